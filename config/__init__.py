@@ -1,0 +1,1 @@
+"""The options (`options.py`), the form they are declared in (`schema.py`), and the presets."""

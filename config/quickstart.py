@@ -1,0 +1,27 @@
+# A character model of Python source code, for any laptop: no GPU, no download, about two minutes on two cores.
+#   python data/python_stdlib/prepare.py && python train.py config/quickstart.py
+#   python sample.py --out_dir=out-quickstart --device=cpu
+dataset = 'python_stdlib'
+out_dir = 'out-quickstart'
+device = 'cpu'
+compile = False # compiling would take longer than it saves here
+
+n_layer = 4
+n_head = 4
+n_embd = 128
+block_size = 128
+dropout = 0.0
+
+batch_size = 16
+gradient_accumulation_steps = 1
+max_iters = 1500
+
+learning_rate = 2e-3
+min_lr = learning_rate / 10
+warmup_iters = 100
+lr_decay_iters = max_iters
+beta2 = 0.99
+
+eval_interval = 250
+eval_iters = 20
+log_interval = 10

@@ -1,0 +1,254 @@
+"""
+Options from defaults, `config/x.py`, `x.yaml` and `--key=value`, applied left to right: the last word wins.
+
+One algorithm, two doors:
+
+- `configure(schema, argv)` starts from the defaults of a `Schema` (see `config/options.py`) and returns it filled in
+  and validated. It also answers `--help [SECTION]` and `--print_config`.
+- `exec(open("configurator.py").read())` overrides the globals of another script, as nanoGPT's own scripts ask for;
+  the types are those of the values found there.
+
+Every mistake is collected, and all are reported together in one `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from core.errors import ConfigError, exit_on_error
+
+if TYPE_CHECKING:
+    from config.schema import Schema
+
+    SchemaT = TypeVar("SchemaT", bound=Schema)
+
+_MODULES = {name: name for name in ("os", "sys", "time", "math", "pickle", "torch")} | {"np": "numpy"}
+
+
+def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
+    """Return the options that `argv` asks for. Raises one ConfigError that lists every mistake."""
+    if {"--help", "-h"} & set(argv):
+        print(schema.help([argument for argument in argv if argument in schema.sections()]))
+        print("\n--help SECTION shows one section; --print_config shows every value and where it came from.")
+        sys.exit(0)
+    # what nanoGPT's configs find in the globals they are executed in, beside the options
+    script = {"__name__": "__main__", "__file__": os.path.join(os.path.dirname(__file__), "train.py")}
+    modules = {name: _LateModule(module) for name, module in _MODULES.items()}
+    overrides = Overrides({**script, **modules, **schema.defaults()}, schema)
+    overrides.apply([argument for argument in argv if argument != "--print_config"])
+    try:
+        options = schema.validated(overrides.values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if "--print_config" in argv:
+        print(options.table(overrides.origins))
+        sys.exit(0)
+    return options
+
+
+class Overrides:
+    """Applies arguments to a dict of values, in place, and collects what is wrong with them."""
+
+    def __init__(self, values: dict[str, Any], schema: type[Schema] | None = None) -> None:
+        self.values = values
+        self.schema = schema
+        self.names = set(schema.model_fields) if schema else {name for name in values if _is_setting(name, values)}
+        self.sections = schema.sections() if schema else {}
+        self.aliases = schema.ALIASES if schema else {}
+        self.initial = {name: values[name] for name in self.names}
+        self.origins: dict[str, str] = {}
+        self.errors: list[str] = []
+
+    def apply(self, arguments: Sequence[str]) -> None:
+        """Apply config files and `--key=value` arguments, left to right. Raises ConfigError for all that is wrong."""
+        for argument in arguments:
+            if argument.startswith("--"):
+                self.apply_flag(argument)
+            elif argument.endswith((".yaml", ".yml")):
+                self.apply_yaml(argument)
+            else:
+                self.apply_python(argument)
+        if self.errors:
+            raise ConfigError("\n".join(self.errors))
+
+    def apply_flag(self, argument: str) -> None:
+        """Apply one `--key=value`; the key is an option, flat or dotted, or a variable of a config file before it."""
+        key, equals, text = argument[2:].partition("=")
+        if not equals:
+            hint = f", did you mean --{key}=VALUE?" if key in self.names else self.suggestion(key)
+            self.errors.append(f"{argument}: wanted --key=value{hint} (--help lists the options)")
+        elif key not in self.names and _is_setting(key, self.values):
+            self.values[key] = _literal(text)
+            _echo(f"Overriding: {key} = {self.values[key]}")
+        elif name := self.assign(key, text, argument):
+            _echo(f"Overriding: {name} = {self.values[name]}")
+
+    def apply_yaml(self, path: str) -> None:
+        """Apply a YAML file: options by their flat names, or under section headings; the two may be mixed."""
+        import yaml
+
+        text = self.read(path)
+        try:
+            content = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            self.errors.append(f"{path} is not valid YAML: {error}")
+            return
+        if not isinstance(content, dict):
+            self.errors.append(f"{path}: wanted options as 'name: value' lines, got {type(content).__name__}")
+            return
+        headings = {*self.sections, *(alias.split(".")[0] for alias in self.aliases if "." in alias)}
+        for key, value in content.items():
+            if isinstance(value, dict) and key in headings:
+                for inner, inner_value in value.items():
+                    self.assign(f"{key}.{inner}", inner_value, path)
+            else:
+                self.assign(str(key), value, path)
+
+    def apply_python(self, path: str) -> None:
+        """Execute a config file with the current values as its globals, and take over what it assigned."""
+        text = self.read(path)
+        before = dict(self.values)
+        try:
+            exec(builtins.compile(text, path, "exec"), self.values)  # `compile` alone is an option in nanoGPT's globals
+            tree = ast.parse(text)
+        except SyntaxError as error:
+            self.errors.append(f"{path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}")
+            return
+        except Exception as error:
+            where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+            line = f"{path}:{where[-1].lineno}: {where[-1].line}" if where else path
+            self.errors.append(f"{line}: {type(error).__name__}: {error}")
+            return
+        lines, read = _names_in(tree)
+        touched = {name for name in self.values if name not in before or before[name] is not self.values[name]}
+        for name in sorted(touched | (self.names & set(lines)), key=lambda name: lines.get(name, 0)):
+            origin, value = f"{path}:{lines.get(name, '?')}", self.values[name]
+            if name in self.names or name in self.aliases:
+                self.values[name] = before.get(name)
+                self.assign(name, value, origin)
+            elif name not in read and _is_setting(name, self.values) and (option := self.misspelt(name)):
+                self.errors.append(
+                    f"{origin}: unknown option {name!r}, did you mean {option!r}? "
+                    "(a variable of the file's own must be used in the file, or have another name)"
+                )
+
+    def assign(self, key: str, value: Any, origin: str) -> str | None:
+        """Set the option that `key` names, in any of its spellings. Returns its name, or None and notes the error."""
+        name = key
+        if key in self.aliases:
+            name, convert = self.aliases[key]
+            try:
+                value = convert(_literal(value))
+            except (LookupError, TypeError, ValueError):
+                self.errors.append(f"{origin}: cannot read {key}={value!r}; use the option {name!r} instead")
+                return None
+        elif "." in key and key.partition(".")[2] in self.sections.get(key.partition(".")[0], ()):
+            name = key.partition(".")[2]
+        if name not in self.names:
+            self.errors.append(f"{origin}: unknown option {key!r}{self.suggestion(key)}")
+            return None
+        try:
+            self.values[name] = self.schema.fit(name, value) if self.schema else _like(self.initial[name], value)
+        except ValueError as error:
+            self.errors.append(f"{origin}: {name}: got {value!r}, wanted {error}")
+            return None
+        self.origins[name] = origin
+        return name
+
+    def read(self, path: str) -> str:
+        """Return a config file's text and echo it as nanoGPT does; unreadable: note the error, return nothing."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            hint = f"; did you mean --{path}?" if "=" in path else ""
+            self.errors.append(f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}{hint}")
+            return ""
+        _echo(f"Overriding config with {path}:\n{text}")
+        return text
+
+    def suggestion(self, key: str) -> str:
+        """Return `, did you mean ...?` with the one or two nearest options, or nothing when none is near."""
+        dotted = [f"{heading}.{name}" for heading, names in self.sections.items() for name in names]
+        candidates = [*dotted, *(alias for alias in self.aliases if "." in alias)] if "." in key else self.names
+        ranked = sorted((_edits(key, name), name) for name in candidates)
+        near = [repr(name) for edits, name in ranked if edits == ranked[0][0] and edits <= max(2, len(key) // 2)]
+        return f", did you mean {' or '.join(near[:3])}?" if near else ""
+
+    def misspelt(self, name: str) -> str | None:
+        """Return the option that a config file's variable is so close to that it must be a slip of the finger."""
+        edits, option = min(((_edits(name, option), option) for option in self.names), default=(99, ""))
+        return option if edits <= (1 if len(name) < 8 else 2) else None
+
+
+class _LateModule:
+    """Stands for a module that config files may use without importing it; loads it on first use."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+def _like(current: Any, value: Any) -> Any:
+    """Return `value` as the type of `current`; a ValueError says what was wanted. None takes anything."""
+    if not isinstance(current, str):
+        value = _literal(value)
+    if isinstance(current, float) and type(value) is int:
+        value = float(value)
+    if current is not None and type(value) is not type(current):
+        raise ValueError(type(current).__name__)
+    return value
+
+
+def _literal(value: Any) -> Any:
+    """Read text as a Python literal where it is one; anything else stays as it is."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def _is_setting(name: str, values: dict[str, Any]) -> bool:
+    """Tell a plain value from modules, functions and private names."""
+    value = values.get(name, _LateModule)
+    return not name.startswith("_") and isinstance(value, bool | int | float | str | list | tuple | dict | None)
+
+
+def _names_in(tree: ast.Module) -> tuple[dict[str, int], set[str]]:
+    """Return the names a file assigns, with the line of the last assignment, and the names it reads."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    assigned = {node.id: node.lineno for node in names if isinstance(node.ctx, ast.Store)}
+    return assigned, {node.id for node in names if isinstance(node.ctx, ast.Load)}
+
+
+def _edits(left: str, right: str) -> int:
+    """Count the insertions, deletions, substitutions and swaps of neighbours that turn one word into the other."""
+    rows = [list(range(len(right) + 1))]
+    for i, a in enumerate(left, 1):
+        row = [i]
+        for j, b in enumerate(right, 1):
+            cost = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _echo(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, once and not once per process
+        print(text)
+
+
+if __name__ != "configurator":  # executed inside another script, whose globals are to be overridden
+    with exit_on_error():
+        __import__("configurator").Overrides(globals()).apply(sys.argv[1:])

@@ -1,0 +1,100 @@
+"""Puts checkpoints on disk so that a crash at any instant leaves the last whole one, and finds it again."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import CheckpointError, ConfigError
+
+PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before a parameter's name
+
+
+class CheckpointManager:
+    """Owns the checkpoint of one run folder. It knows no format: whoever saves hands over what writes.
+
+    writes: this process writes; the folder is then made, and must be writable
+    """
+
+    def __init__(self, out_dir: str | Path, writes: bool = True) -> None:
+        self.out_dir = out_dir  # as the user wrote it, for messages
+        self.path = Path(out_dir) / "ckpt.pt"
+        if writes:
+            _require_writable(self.path.parent)
+
+    def save(self, write: Callable[[Path], None]) -> Path:
+        """Replace the checkpoint by what `write(path)` makes, in one step: readers see the old or the new, whole."""
+        aside = self.path.with_name(self.path.name + ".part")
+        try:
+            write(aside)
+            _flush_to_disk(aside)
+            os.replace(aside, self.path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _flush_to_disk(self.path.parent)
+        return self.path
+
+    def load(self) -> Path:
+        """Return the path of the newest whole checkpoint. Raises CheckpointError where there is none."""
+        if not self.path.is_file():
+            raise CheckpointError(
+                f"no checkpoint at {self.path}: set out_dir to the folder of the run to resume, "
+                "or start afresh with --init_from=scratch"
+            )
+        return self.path
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of ours or of nanoGPT's into CPU memory. Code hidden in it is refused, not run."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"cannot read {path}: it is truncated, damaged, or holds more than tensors and plain values ({reason})"
+        ) from None
+    missing = {"model", "model_args"} - set(checkpoint if isinstance(checkpoint, dict) else ())
+    if missing:
+        raise CheckpointError(f"{path} is not a checkpoint of this program: it lacks {', '.join(sorted(missing))}")
+    checkpoint["model"] = handle_state_dict_prefixes(checkpoint["model"])
+    return dict(checkpoint)
+
+
+def handle_state_dict_prefixes(state: dict[str, Any], like: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the state under the names a plain model has, or under those of `like`, a wrapped model's state."""
+    plain = {_without_prefixes(key): value for key, value in state.items()}
+    if like is None:
+        return plain
+    return {key: plain[_without_prefixes(key)] for key in like if _without_prefixes(key) in plain}
+
+
+def _without_prefixes(key: str) -> str:
+    for prefix in PREFIXES:
+        key = key.replace(f".{prefix}", ".")  # a compiled or wrapped submodule
+    while key.startswith(PREFIXES):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"out_dir={str(folder)!r} cannot be written to: {error.strerror}; choose another") from None
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,39 @@
+"""The mistakes and mishaps a user can meet: one class each, one message, one exit status."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class CoreGPTError(Exception):
+    """Base of the errors that end a program with one clear message instead of a traceback."""
+
+    exit_status = 2
+
+
+class ConfigError(CoreGPTError, ValueError):
+    """An option, a config file or the command line is wrong."""
+
+
+class DataError(CoreGPTError, ValueError):
+    """A data set is missing, damaged, or does not fit the model."""
+
+
+class CheckpointError(CoreGPTError, RuntimeError):
+    """A checkpoint is missing, damaged, or belongs to another model."""
+
+
+class DivergedError(CoreGPTError, RuntimeError):
+    """Training reached numbers that no further update can mend."""
+
+    exit_status = 3
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Turn the errors above into their message on stderr and their exit status: for the door of a program."""
+    try:
+        yield
+    except CoreGPTError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)

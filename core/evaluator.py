@@ -1,0 +1,48 @@
+"""The loss of the model as it is now, on both splits."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.objective import Batch, Objective
+
+SPLITS = ("train", "val")
+
+
+class Evaluator:
+    """Averages the loss over `eval_iters` fresh batches of a split, dropout and loss modifiers off."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        get_batch: Callable[[str], Batch],
+        *,
+        eval_iters: int,
+        autocast: AbstractContextManager[Any],
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.get_batch = get_batch
+        self.eval_iters = eval_iters
+        self.autocast = autocast
+
+    @torch.no_grad()
+    def evaluate(self, split: str) -> torch.Tensor:
+        """Return the mean loss of a split as a float32 scalar on the CPU."""
+        self.model.eval()
+        losses = torch.zeros(self.eval_iters)
+        for i in range(self.eval_iters):
+            batch = self.get_batch(split)
+            with self.autocast:
+                output = self.objective(self.model, batch, train=False)
+            losses[i] = output.loss.item()
+        self.model.train()
+        return losses.mean()
+
+    def evaluate_splits(self) -> dict[str, torch.Tensor]:
+        """Return the mean loss of each split, training data first."""
+        return {split: self.evaluate(split) for split in SPLITS}

@@ -1,0 +1,162 @@
+"""Where the model comes from: made from scratch, resumed, or pretrained; then compiled and spread over processes."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.checkpoint_manager import CheckpointManager, handle_state_dict_prefixes, load_checkpoint
+from core.errors import CheckpointError, ConfigError
+
+log = logging.getLogger("coregpt")
+
+GPT2_VOCAB = 50304
+PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+SHAPE_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size")  # these come with the weights
+
+
+class ModelInitializer:
+    """Makes models of one class, given as `model_class(config_class(**model_args))`; any fork's model.py will do.
+
+    model_args throughout: a dict of nanoGPT's seven keys (SHAPE_ARGS and dropout), and further ones the class knows.
+    The methods update it in place where the weights bring their own values, as it is saved with every checkpoint.
+
+    say:          prints a line, where nanoGPT prints one
+    unsaved_args: further arguments that are no property of the weights (which attention kernel)
+    """
+
+    def __init__(
+        self,
+        model_class: Any,
+        config_class: Any,
+        device: torch.device,
+        say: Callable[[str], None] = print,
+        unsaved_args: dict[str, Any] | None = None,
+    ) -> None:
+        self.model_class = model_class
+        self.config_class = config_class
+        self.device = device
+        self.say = say
+        self.unsaved_args = unsaved_args or {}
+
+    def initialize(
+        self, init_from: str, model_args: dict[str, Any], checkpoints: CheckpointManager
+    ) -> tuple[Any, dict[str, Any] | None]:
+        """Return the model that `init_from` names, and the checkpoint it was resumed from, if it was."""
+        checkpoint, block_size = None, model_args["block_size"]
+        if init_from == "scratch":
+            self.say("Initializing a new model from scratch")
+            model = self.create_model_from_scratch(model_args)
+        elif init_from == "resume":
+            self.say(f"Resuming training from {checkpoints.out_dir}")
+            checkpoint = load_checkpoint(checkpoints.load())
+            model = self.resume_model_from_checkpoint(checkpoint, model_args)
+        else:
+            self.say(f"Initializing from OpenAI GPT-2 weights: {init_from}")
+            model = self.load_pretrained(init_from, model_args)
+        self.crop_block_size(model, block_size, model_args)
+        return model, checkpoint
+
+    def create_model_from_scratch(self, model_args: dict[str, Any]) -> Any:
+        """Return a freshly initialised model on the device. The random draws are made on the CPU."""
+        if model_args["vocab_size"] is None:
+            self.say(f"defaulting to vocab_size of GPT-2 to {GPT2_VOCAB} (50257 rounded up for efficiency)")
+            model_args["vocab_size"] = GPT2_VOCAB
+        return self._build(model_args).to(self.device)
+
+    def resume_model_from_checkpoint(self, checkpoint: dict[str, Any], model_args: dict[str, Any]) -> Any:
+        """Return a model with a checkpoint's shape and weights; what is no matter of shape follows `model_args`."""
+        saved = checkpoint["model_args"]
+        model_args.update({key: saved[key] for key in saved if key in SHAPE_ARGS or key not in model_args})
+        model = self._build(model_args)
+        _load_exactly(model, checkpoint["model"])
+        return model.to(self.device)
+
+    def load_pretrained(self, name: str, model_args: dict[str, Any]) -> Any:
+        """Return a GPT-2 with OpenAI's weights, by its Hugging Face name or from a local folder."""
+        if name not in PRETRAINED and not (Path(name) / "config.json").is_file():
+            raise ConfigError(
+                f"init_from={name!r} is not known: wanted scratch, resume, {', '.join(PRETRAINED)}, "
+                "or a folder that holds a Hugging Face GPT-2"
+            )
+        model = self.model_class.from_pretrained(name, {"dropout": model_args["dropout"], **self.unsaved_args})
+        model_args.update({key: getattr(model.config, key) for key in SHAPE_ARGS})
+        return model.to(self.device)
+
+    def crop_block_size(self, model: Any, block_size: int, model_args: dict[str, Any]) -> None:
+        """Shorten the model's context where a smaller block_size is asked for than it came with."""
+        if block_size < model.config.block_size:
+            model.crop_block_size(block_size)
+            model_args["block_size"] = block_size
+            model.to(self.device)
+
+    def setup_transfer_learning(self, model: nn.Module, path: str | Path) -> list[str]:
+        """Copy the `transformer.*` tensors of a checkpoint whose name and shape the model shares; heads stay fresh.
+
+        A larger vocabulary keeps the rows that the checkpoint knows. Returns the names that were left out.
+        """
+        source = load_checkpoint(path)["model"]
+        own = model.state_dict()
+        skipped = []
+        with torch.no_grad():
+            for name, tensor in source.items():
+                fits = name in own and own[name].shape[1:] == tensor.shape[1:]
+                grows = fits and name.endswith("wte.weight") and len(own[name]) >= len(tensor)
+                if name.startswith("transformer.") and fits and (grows or own[name].shape == tensor.shape):
+                    own[name][: len(tensor)].copy_(tensor)
+                else:
+                    skipped.append(name)
+        return skipped
+
+    def load_unmasking_model(self, path: str | Path, vocab_size: int, block_size: int) -> Any:
+        """Return another run's model, frozen and in evaluation mode, for an objective that needs one at hand."""
+        checkpoint = load_checkpoint(path)
+        model_args = dict(checkpoint["model_args"])
+        if model_args["vocab_size"] != vocab_size or model_args["block_size"] < block_size:
+            raise CheckpointError(
+                f"{path} has vocab_size={model_args['vocab_size']} and block_size={model_args['block_size']}, "
+                f"wanted {vocab_size} and at least {block_size}"
+            )
+        return self.resume_model_from_checkpoint(checkpoint, model_args).eval().requires_grad_(False)
+
+    def compile_and_wrap_model(
+        self, model: nn.Module, compile: bool, wrap: Callable[[nn.Module], nn.Module]
+    ) -> nn.Module:
+        """Return the model as it is called in training: compiled if asked for and possible, then wrapped."""
+        if compile and self.can_compile():
+            self.say("compiling the model... (takes a ~minute)")
+            model = torch.compile(model)  # type: ignore[assignment]
+        return wrap(model)
+
+    def _build(self, model_args: dict[str, Any]) -> Any:
+        return self.model_class(self.config_class(**model_args, **self.unsaved_args))
+
+    def can_compile(self) -> bool:
+        """Compile a trifle, to learn before the run starts whether this machine has what torch.compile needs."""
+        try:
+            torch.compile(torch.neg)(torch.zeros(8, device=self.device))
+        except Exception as error:
+            log.info(f"compile: not possible on this machine ({type(error).__name__}), training without it")
+            return False
+        return True
+
+
+def _load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
+    """Load a state dict; CheckpointError names the tensors that do not fit."""
+    state, own = handle_state_dict_prefixes(state), model.state_dict()
+    wrong = [
+        *(f"{name} is missing" for name in own if name not in state),
+        *(f"{name} is not part of this model" for name in state if name not in own),
+        *(
+            f"{name} has shape {tuple(state[name].shape)}, wanted {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ),
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(f"the checkpoint does not fit the model: {'; '.join(wrong[:5])}{more}")
+    model.load_state_dict(state)

@@ -1,0 +1,143 @@
+"""One process's place in a run: its rank, device, precision and seed."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from core.errors import ConfigError
+
+log = logging.getLogger("coregpt")
+T = TypeVar("T")
+
+
+class Runtime:
+    """Set up the process on entering, tear it down on leaving; in between answer what the parts need to know.
+
+    Reads RANK, LOCAL_RANK and WORLD_SIZE as torchrun sets them; without them the run is a single process.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "cuda",
+        dtype: str = "float32",
+        backend: str = "nccl",
+        seed: int = 1337,
+        cpu_autocast: bool = False,
+    ) -> None:
+        self.distributed = "RANK" in os.environ
+        self.rank = int(os.environ.get("RANK", 0))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.is_master = self.rank == 0
+        self.seed = seed
+        _notes_to_stderr(logging.INFO if self.is_master else logging.ERROR)
+
+        self.device = resolve_device(device, self.local_rank if self.distributed else None)
+        self.backend = backend if self.device.type == "cuda" else "gloo"
+        self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+        lowers = self.device.type == "cuda" or (cpu_autocast and self.device.type == "cpu")
+        self.autocast: AbstractContextManager[Any] = (
+            torch.amp.autocast(self.device.type, dtype=self.dtype) if lowers else nullcontext()
+        )
+        needs_scaling = self.device.type == "cuda" and self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler("cuda", enabled=needs_scaling)
+
+    def __enter__(self) -> "Runtime":
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.distributed:
+            dist.init_process_group(backend=self.backend)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.manual_seed(self.seed + self.rank)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.distributed:
+            dist.destroy_process_group()
+
+    def share(self, gradient_accumulation_steps: int) -> int:
+        """Return the micro-batches that fall to this process, of those that make up one update."""
+        if gradient_accumulation_steps % self.world_size:
+            raise ConfigError(
+                f"gradient_accumulation_steps={gradient_accumulation_steps} cannot be divided evenly among "
+                f"{self.world_size} processes: choose a multiple of {self.world_size}"
+            )
+        return gradient_accumulation_steps // self.world_size
+
+    def from_master(self, compute: Callable[[], T]) -> T:
+        """Call `compute` on the master alone and return its result on every rank."""
+        box = [compute() if self.is_master else None]
+        if self.distributed:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T]:
+        """Return every rank's value, in the order of ranks, on every rank."""
+        values = [value] * self.world_size
+        if self.distributed:
+            dist.all_gather_object(values, value)
+        return values
+
+    def any_rank(self, flags: torch.Tensor) -> torch.Tensor:
+        """Set in place, and return, the flags that any rank has set. flags: int32 on the device."""
+        if self.distributed:
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return flags
+
+    def rng_state(self) -> dict[str, torch.Tensor]:
+        """Return the state of this process's random generators."""
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def set_rng_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue the random generators where `rng_state` found them."""
+        torch.set_rng_state(state["cpu"])
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
+
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
+    """Return the device that `name` means on this machine; `cuda` gives way to mps or cpu where it is absent.
+
+    local_rank: the process's number on its node under torchrun, where each process takes the GPU of that number
+    """
+    if name in ("cuda", "auto") and not torch.cuda.is_available():
+        found = "mps" if torch.backends.mps.is_available() else "cpu"
+        log.info(f"device: no CUDA device here, training on {found} (--device={found} says so yourself)")
+        name = found
+    try:
+        device = torch.device("cuda" if name == "auto" else name)
+    except RuntimeError:
+        raise ConfigError(f"device={name!r} is not known: wanted cuda, cuda:0, mps or cpu") from None
+    if device.type == "cuda" and local_rank is not None:
+        device = torch.device("cuda", local_rank)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices here")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device='mps': not available here, wanted cuda or cpu")
+    if device.type not in ("cuda", "mps", "cpu"):
+        raise ConfigError(f"device={name!r} is not supported: wanted cuda, mps or cpu")
+    return device
+
+
+def _notes_to_stderr(level: int) -> None:
+    """Show our own notes on stderr, one line each; stdout is left to the lines nanoGPT prints."""
+    for old in log.handlers[:]:
+        log.removeHandler(old)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(level)

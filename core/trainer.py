@@ -1,0 +1,250 @@
+"""The training loop, and what it takes to save, restore and stop it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core.errors import DivergedError
+
+if TYPE_CHECKING:
+    from core.callback import Callback
+    from core.checkpoint_manager import CheckpointManager
+    from core.evaluator import Evaluator
+    from core.instability_detector import InstabilityDetector
+    from core.logger import Logger
+    from core.parallel import Replicated
+    from core.runtime import Runtime
+    from core.scheduler import LRScheduler
+    from core.training_step import StepResult, TrainingStep
+
+log = logging.getLogger("coregpt")
+STAY_AS_SAVED = ("n_layer", "n_head", "n_embd", "bias", "weight_decay", "beta1", "beta2")  # as in nanoGPT
+WARMUP_STEPS = 5  # iterations before the mfu is trusted; until then it reads -100%
+
+
+class Trainer:
+    """Runs the parts it is given in nanoGPT's order, and keeps the few numbers that belong to the run as a whole.
+
+    raw_model:          the model itself, neither compiled nor wrapped; its weights are what is saved
+    sequences_per_iter: sequences this process sees per iteration, for the mfu
+    model_args, config: saved with every checkpoint, as nanoGPT does
+    """
+
+    def __init__(
+        self,
+        raw_model: Any,
+        step: TrainingStep,
+        scheduler: LRScheduler,
+        evaluator: Evaluator,
+        detector: InstabilityDetector,
+        checkpoints: CheckpointManager,
+        logger: Logger,
+        runtime: Runtime,
+        parallel: Replicated,
+        callbacks: Sequence[Callback] = (),
+        *,
+        max_iters: int,
+        eval_interval: int,
+        log_interval: int,
+        eval_only: bool,
+        always_save_checkpoint: bool,
+        on_instability: str,
+        sequences_per_iter: int,
+        model_args: dict[str, Any],
+        config: dict[str, Any],
+    ) -> None:
+        self.raw_model = raw_model
+        self.step = step
+        self.scheduler = scheduler
+        self.evaluator = evaluator
+        self.detector = detector
+        self.checkpoints = checkpoints
+        self.logger = logger
+        self.runtime = runtime
+        self.parallel = parallel
+        self.callbacks = list(callbacks)
+
+        self.max_iters = max_iters
+        self.eval_interval = eval_interval
+        self.log_interval = log_interval
+        self.eval_only = eval_only
+        self.always_save_checkpoint = always_save_checkpoint
+        self.on_instability = on_instability
+        self.sequences_per_iter = sequences_per_iter
+        self.model_args = model_args
+        self.config = config
+
+        self.iter_num = 0
+        self.local_iter_num = 0  # iterations made by this process
+        self.best_val_loss = float("inf")  # the lowest seen
+        self.saved_val_loss: torch.Tensor | float = 1e9  # nanoGPT's best_val_loss: of the last save, better or not
+        self.evaluated_at: int | None = None  # the iteration whose evaluation a restored checkpoint already has
+        self.running_mfu = -1.0
+        self.stop_reason: str | None = None
+
+    def train(self) -> float:
+        """Train until `max_iters`, or until somebody calls `stop`. Return the lowest validation loss seen."""
+        self.step.prefetch()  # ahead of the first evaluation: nanoGPT's order of random draws
+        self.emit("on_train_begin")
+        t0 = time.perf_counter()
+        while not self.should_terminate(self.iter_num):
+            # set the learning rate of this iteration
+            lr = self.scheduler.get_lr(self.iter_num)
+            for group in self.step.optimizer.param_groups:
+                group["lr"] = lr
+
+            # now and then: measure the loss on both splits, and save
+            if self.should_evaluate(self.iter_num):
+                self.evaluate(lr)
+                if self.eval_only:
+                    break
+
+            # one update, and a look at whether it was sound
+            self.emit("on_step_begin")
+            result = self.step.execute_step()
+            self.emit("on_step_end", result)
+            self.react(self.detector.judge(result))
+
+            # now and then: report. Reading the loss waits for the device, so it happens nowhere else
+            t1 = time.perf_counter()
+            if self.should_log(self.iter_num):
+                self.report(result, lr, t1 - t0)
+            t0 = t1
+
+            self.iter_num += 1
+            self.local_iter_num += 1
+        self.emit("on_train_end")
+        return self.best_val_loss
+
+    def should_evaluate(self, iter_num: int) -> bool:
+        """Evaluate every `eval_interval` iterations, but not what a restored checkpoint has evaluated already."""
+        return self.eval_only or (iter_num % self.eval_interval == 0 and iter_num != self.evaluated_at)
+
+    def should_log(self, iter_num: int) -> bool:
+        """Report every `log_interval` iterations."""
+        return iter_num % self.log_interval == 0
+
+    def should_terminate(self, iter_num: int) -> bool:
+        """Stop after iteration `max_iters`, which is `max_iters + 1` updates, or when somebody asked for it."""
+        return self.stop_reason is not None or iter_num > self.max_iters
+
+    def evaluate(self, lr: float) -> None:
+        """Measure both losses on the master, tell every rank, report, and save if that is due."""
+        self.emit("on_eval_begin")
+        losses = self.runtime.from_master(self.evaluator.evaluate_splits)
+        metrics = {"train/loss": losses["train"], "val/loss": losses["val"]}
+        self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.running_mfu * 100})
+        self.best_val_loss = min(self.best_val_loss, losses["val"].item())
+        self.emit("on_eval_end", losses)
+        if self.eval_only:
+            return
+        if not self.detector.check_validation_stability(losses):
+            self.react("the loss of an evaluation is not finite")
+        if losses["val"] < self.saved_val_loss or self.always_save_checkpoint:
+            self.saved_val_loss = losses["val"]
+            if self.iter_num > 0:
+                self.save()
+
+    def report(self, result: StepResult, lr: float, seconds: float) -> None:
+        """Log an update under nanoGPT's names: the last micro-batch's loss, the time it took, the running mfu."""
+        loss = result.loss.item() * self.step.gradient_accumulation_steps
+        if self.local_iter_num >= WARMUP_STEPS:
+            mfu = self.raw_model.estimate_mfu(self.sequences_per_iter, seconds)
+            self.running_mfu = mfu if self.running_mfu == -1.0 else 0.9 * self.running_mfu + 0.1 * mfu
+        metrics = {"iter": self.iter_num, "loss": loss, "lr": lr, "time_ms": seconds * 1000}
+        if result.grad_norm is not None:
+            metrics["grad_norm"] = result.grad_norm.item()
+        self.logger.log_step({**metrics, "mfu": self.running_mfu * 100})
+
+    def react(self, instability: str | None) -> None:
+        """Act on the detector's verdict, on all ranks alike."""
+        if instability is None:
+            return
+        message = f"iteration {self.iter_num}: {instability}"
+        if self.on_instability == "stop":
+            raise DivergedError(
+                f"{message}; stopped, and the last checkpoint is untouched. Try a lower learning_rate, more "
+                "warmup_iters or a smaller grad_clip; --on_instability=warn trains on regardless"
+            )
+        log.warning(message)
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end after this iteration. Call it on every rank alike."""
+        self.stop_reason = reason
+
+    def save(self) -> None:
+        """Write a checkpoint with nanoGPT's keys and all that an exact resume needs. Call it on every rank alike."""
+        self.react(self.detector.settle())
+        ranks = self.runtime.gather({"rng": self.runtime.rng_state(), "batch": _to_cpu(self.step.batch)})
+        if not self.runtime.is_master:
+            return
+        checkpoint = {
+            **self.parallel.state_dict(self.raw_model, self.step.optimizer),
+            "model_args": self.model_args,
+            "iter_num": self.iter_num,
+            "best_val_loss": self.saved_val_loss,
+            "config": self.config,
+            "lowest_val_loss": self.best_val_loss,
+            "scaler": self.step.scaler.state_dict(),
+            "callbacks": {type(c).__name__: c.state_dict() for c in self.callbacks if hasattr(c, "state_dict")},
+            "ranks": ranks,
+        }
+        self.logger.log_checkpoint(f"saving checkpoint to {self.checkpoints.out_dir}")
+        path = self.checkpoints.save(functools.partial(torch.save, checkpoint))
+        self.emit("on_checkpoint", path)
+
+    def restore(self, checkpoint: dict[str, Any], exact: bool) -> None:
+        """Take over a checkpoint's counters, and with `exact` its random state, batch and scaler as well.
+
+        Model and optimizer are restored before they are handed to the trainer. A checkpoint that lacks what `exact`
+        needs is continued as nanoGPT does: other batches follow, and the evaluation is repeated.
+        """
+        if differences := _differences(checkpoint.get("config", {}), self.config):
+            log.info(f"resume: the options differ from the checkpoint's: {differences}")
+        self.iter_num = checkpoint["iter_num"]
+        self.saved_val_loss = checkpoint["best_val_loss"]
+        self.best_val_loss = float(checkpoint.get("lowest_val_loss", checkpoint["best_val_loss"]))
+        for callback in self.callbacks:
+            if type(callback).__name__ in checkpoint.get("callbacks", {}):
+                callback.load_state_dict(checkpoint["callbacks"][type(callback).__name__])  # type: ignore[attr-defined]
+        ranks = checkpoint.get("ranks", [])
+        if exact and len(ranks) == self.runtime.world_size:
+            own = ranks[self.runtime.rank]
+            self.step.batch = _to_device(own["batch"], self.runtime.device)
+            self.step.scaler.load_state_dict(checkpoint["scaler"])
+            self.runtime.set_rng_state(own["rng"])
+            self.evaluated_at = self.iter_num
+        elif exact:
+            have = f"of {len(ranks)} processes, not {self.runtime.world_size}" if ranks else "no random state"
+            log.info(f"resume: the checkpoint has {have}; reseeding, as with --resume_rng=reseed")
+
+    def emit(self, event: str, *details: Any) -> None:
+        """Call every callback's method of this name."""
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *details)
+
+
+def _differences(saved: dict[str, Any], given: dict[str, Any]) -> str:
+    """Name the options whose values differ, and which of them a resume takes from the checkpoint regardless."""
+    told = [name for name in given if name in saved and name not in ("init_from", "out_dir")]
+    changed = [name for name in told if saved[name] != given[name]]
+    return ", ".join(
+        f"{name} stays {saved[name]} (not {given[name]})"
+        if name in STAY_AS_SAVED or (name == "block_size" and given[name] > saved[name])
+        else f"{name} {saved[name]} -> {given[name]}"
+        for name in changed
+    )
+
+
+def _to_cpu(batch: Any) -> Any:
+    return tuple(tensor.cpu() for tensor in batch)
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    return tuple(tensor.to(device) for tensor in batch)

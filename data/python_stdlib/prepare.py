@@ -1,0 +1,78 @@
+"""Prepare the source of Python's own standard library, by character: a real corpus without a download."""
+
+import argparse
+import hashlib
+import platform
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from core.errors import DataError, exit_on_error
+from data.corpus import write_text
+from data.tokenizers import CharTokenizer
+
+HERE = Path(__file__).resolve().parent
+STDLIB = Path(sysconfig.get_path("stdlib"))
+MAX_BYTES = 4_000_000
+MAX_FILE_BYTES = 100_000  # a longer module could be a quarter of the validation text
+LEFT_OUT = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
+LEFT_OUT |= {"encodings", "idlelib", "lib2to3", "pydoc_data"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Collect the source and write the data set; the same for the same Python, another for another."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", type=Path, metavar="DIR", default=STDLIB, help="other Python source")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="where the files go")
+    args = parser.parse_args(argv)
+
+    text = collect_source(args.input)
+    tokenizer = CharTokenizer.from_text(text)
+    print(f"source of Python {platform.python_version()} in {args.input}", file=sys.stderr)
+    print(f"length of dataset in characters: {len(text):,}")
+    print(f"vocab size: {tokenizer.vocab_size:,}")
+    write_text(args.out, text, tokenizer)
+
+
+def collect_source(root: Path, max_bytes: int = MAX_BYTES) -> str:
+    r"""Join whole ASCII modules up to `max_bytes`, with \n for every kind of line end.
+
+    The order is that of the hashes of the paths: a fixed shuffle. In plain order the limit would keep the
+    first half of the alphabet, and the validation text, the last tenth, would be a package or two that
+    training never saw the like of.
+    """
+    modules, size = [], 0
+    for path in sorted(source_files(root), key=lambda path: _shuffle_key(path.relative_to(root))):
+        source = path.read_bytes()
+        if not source.isascii() or len(source) > MAX_FILE_BYTES:
+            continue
+        if size + len(source) > max_bytes:
+            break
+        modules.append(source.decode("ascii").replace("\r\n", "\n").replace("\r", "\n"))
+        size += len(source)
+    if not modules:
+        raise DataError(f"no Python source in {root}: give another folder with --input DIR")
+    return "".join(modules)
+
+
+def source_files(root: Path) -> list[Path]:
+    """List the library's modules, without tests, generated tables and what was installed later."""
+    return [
+        path
+        for path in root.rglob("*.py")
+        if path.is_file()  # a distribution may keep dangling links
+        and not LEFT_OUT & set(path.relative_to(root).parts)
+        and not path.name.startswith("_sysconfigdata")
+    ]
+
+
+def _shuffle_key(path: Path) -> bytes:
+    return hashlib.sha256(path.as_posix().encode()).digest()
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

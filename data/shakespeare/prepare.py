@@ -1,0 +1,30 @@
+"""Prepare tiny Shakespeare in GPT-2's tokens: train.bin and val.bin, the same as nanoGPT's."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from core.errors import exit_on_error
+from data.corpus import tiny_shakespeare, write_text
+from data.tokenizers import Gpt2Tokenizer
+
+HERE = Path(__file__).resolve().parent
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read or download the text, and write the data set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", type=Path, metavar="FILE", help="a text to use instead of the download")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="where the files go")
+    args = parser.parse_args(argv)
+
+    tokenizer = Gpt2Tokenizer()
+    write_text(args.out, tiny_shakespeare(args.out, args.input), tokenizer)
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

@@ -1,0 +1,34 @@
+"""Prepare tiny Shakespeare by character: train.bin, val.bin and meta.pkl, the same as nanoGPT's."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from core.errors import exit_on_error
+from data.corpus import tiny_shakespeare, write_text
+from data.tokenizers import CharTokenizer
+
+HERE = Path(__file__).resolve().parent
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read or download the text, number its characters, and write the data set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", type=Path, metavar="FILE", help="a text to use instead of the download")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="where the files go")
+    args = parser.parse_args(argv)
+
+    text = tiny_shakespeare(args.out, args.input)
+    tokenizer = CharTokenizer.from_text(text)
+    print(f"length of dataset in characters: {len(text):,}")
+    print("all the unique characters:", "".join(tokenizer.stoi))
+    print(f"vocab size: {tokenizer.vocab_size:,}")
+    write_text(args.out, text, tokenizer)
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

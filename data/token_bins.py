@@ -1,0 +1,85 @@
+"""Random crops of a data set's `train.bin` and `val.bin`, nanoGPT's files of uint16 token ids."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.errors import DataError
+from data.meta import read_meta
+
+SPLITS = ("train", "val")
+SCANNED_TOKENS = 2**28  # files up to this size are searched for unknown ids; larger ones in their first part only
+
+
+class TokenBins:
+    """A data source: `get_batch(split)` returns inputs and targets, each (B, T) int64, on the device.
+
+    Start positions are drawn from torch's global generator, as nanoGPT draws them. Raises DataError at once when the
+    folder or a file in it cannot serve.
+    """
+
+    def __init__(self, folder: str | Path, block_size: int, batch_size: int, device: torch.device) -> None:
+        self.folder = Path(folder)
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.device = device
+        self.paths = {split: self.folder / f"{split}.bin" for split in SPLITS}
+        for path in self.paths.values():
+            self._check(path)
+
+    @property
+    def meta_path(self) -> Path:
+        """Where a prepare script may have left the vocabulary."""
+        return self.folder / "meta.pkl"
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Size of the vocabulary, or None where the data set does not say."""
+        return int(read_meta(self.meta_path)["vocab_size"]) if self.meta_path.exists() else None
+
+    def get_batch(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a random batch; the targets are the inputs moved on by one position."""
+        tokens = self._tokens(split)
+        starts = torch.randint(len(tokens) - self.block_size, (self.batch_size,))
+        crops = np.stack([tokens[start : start + self.block_size + 1] for start in starts.tolist()])
+        both = torch.from_numpy(crops.astype(np.int64))  # (B, T + 1)
+        inputs, targets = both[:, :-1].contiguous(), both[:, 1:].contiguous()
+        if self.device.type == "cuda":  # from pinned memory the copy runs while the GPU computes
+            inputs, targets = inputs.pin_memory(), targets.pin_memory()
+        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """Raise DataError when a token id is beyond the model's vocabulary."""
+        for split in SPLITS:
+            largest = int(self._tokens(split)[:SCANNED_TOKENS].max())
+            if largest >= vocab_size:
+                raise DataError(
+                    f"{self.paths[split]} holds token id {largest}, but the model knows ids below {vocab_size}: "
+                    "the data set was prepared with another tokenizer than the model's, or meta.pkl is out of date"
+                )
+
+    def _tokens(self, split: str) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
+        # a fresh map each time: one that is kept grows by every page it has touched
+        return np.memmap(self.paths[split], dtype=np.uint16, mode="r")
+
+    def _check(self, path: Path) -> None:
+        script = self.folder / "prepare.py"
+        remedy = (
+            f"run `python {script}`" if script.exists() else f"set dataset to one of: {_prepared(self.folder.parent)}"
+        )
+        if not path.is_file():
+            raise DataError(f"no data at {path}: {remedy}")
+        size = path.stat().st_size
+        if size % 2:
+            raise DataError(f"{path} has {size} bytes, which is odd: not a file of 2-byte tokens; {remedy} again")
+        if size // 2 <= self.block_size:
+            raise DataError(
+                f"{path} has {size // 2} tokens, wanted more than block_size={self.block_size}: "
+                "use more text or a smaller block_size"
+            )
+
+
+def _prepared(folder: Path) -> str:
+    names = sorted(path.parent.name for path in folder.glob("*/train.bin"))
+    return ", ".join(names) or f"none is prepared yet (see {folder}/*/prepare.py)"

@@ -1,0 +1,340 @@
+"""
+The GPT, in one file, with nanoGPT's parameter names and, draw for draw, its initialisation.
+
+Shapes: B batch, T time, C = n_embd, H heads, D = C / H head size, V vocabulary.
+
+Architecture is chosen in the constructors (attention type, positions, attention backend); with the defaults the
+numbers are nanoGPT's to the bit. Training features never appear here.
+"""
+
+import importlib.util
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.errors import ConfigError
+
+log = logging.getLogger("coregpt")
+
+A100_FLOPS = 312e12  # bfloat16 peak, the unit of nanoGPT's mfu
+GPT2_SIZES = {  # n_layer, n_head, n_embd
+    "gpt2": (12, 12, 768),
+    "gpt2-medium": (24, 16, 1024),
+    "gpt2-large": (36, 20, 1280),
+    "gpt2-xl": (48, 25, 1600),
+}
+INIT_STD = 0.02
+
+
+@dataclass
+class GPTConfig:
+    """The shape of a GPT. The first seven are nanoGPT's."""
+
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    block_size: int = 1024
+    vocab_size: int = 50304  # GPT-2's 50257, rounded up to a multiple of 64 for speed
+    bias: bool = True
+    dropout: float = 0.0
+    attention_type: str = "causal"  # or bidirectional
+    position_encoding: str = "absolute"  # or rotary
+    attention: str = "sdpa"  # or manual, flash: the same numbers up to rounding
+
+
+# Attention backends: q, k, v (B, H, T, D) -> (B, H, T, D)
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
+    """Attend with PyTorch's fused kernels."""
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+
+
+def manual_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
+    """Attend by the formula, for reading and for checking the others."""
+    scores = q @ k.mT / math.sqrt(q.size(-1))  # (B, H, T, T)
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(diagonal=1)
+        scores = scores.masked_fill(future, float("-inf"))
+    return F.dropout(scores.softmax(dim=-1), p=dropout) @ v
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
+    """Attend with the flash-attn package, which computes in half precision on a GPU; anything else goes to sdpa."""
+    if not q.is_cuda or q.dtype == torch.float32:
+        return sdpa_attention(q, k, v, causal, dropout)
+    from flash_attn import flash_attn_func
+
+    swapped = (tensor.transpose(1, 2) for tensor in (q, k, v))  # each (B, T, H, D)
+    out: Tensor = flash_attn_func(*swapped, dropout_p=dropout, causal=causal)
+    return out.transpose(1, 2)
+
+
+def attention_backend(name: str) -> Callable[[Tensor, Tensor, Tensor, bool, float], Tensor]:
+    """Return the attention function of that name; flash gives way to sdpa, and says so, where it cannot run."""
+    if name == "flash" and (importlib.util.find_spec("flash_attn") is None or not torch.cuda.is_available()):
+        log.warning("attention=flash needs a CUDA device and `pip install flash-attn`; using sdpa instead")
+        name = "sdpa"
+    return {"sdpa": sdpa_attention, "manual": manual_attention, "flash": flash_attention}[name]
+
+
+def rotary_table(block_size: int, head_size: int) -> Tensor:
+    """Return cosines and sines of each position's angles, (2, block_size, D), for the half-split rotation."""
+    frequencies = 10_000.0 ** (-torch.arange(0, head_size, 2) / head_size)  # (D / 2)
+    angles = torch.outer(torch.arange(block_size), frequencies).repeat(1, 2)  # (block_size, D)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate queries or keys (B, H, T, D) by their positions. Su et al. 2021, https://arxiv.org/abs/2104.09864"""
+    cos, sin = table[0].to(x.dtype), table[1].to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation whose bias can be left out."""
+
+    def __init__(self, width: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, causal or bidirectional."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        width, self.n_head, self.dropout = config.n_embd, config.n_head, config.dropout
+        if width % self.n_head:
+            raise ConfigError(f"n_embd={width} must be divisible by n_head={self.n_head}")
+        self.c_attn = nn.Linear(width, 3 * width, bias=config.bias)
+        self.c_proj = nn.Linear(width, width, bias=config.bias)
+        self.resid_dropout = nn.Dropout(self.dropout)
+        self.causal = config.attention_type == "causal"
+        self.attend = attention_backend(config.attention)
+
+    def forward(self, x: Tensor, rotary: Tensor | None) -> Tensor:
+        """Mix information between positions. rotary: this window's table (2, T, D), or None"""
+        B, T, C = x.shape
+        qkv = self.c_attn(x).split(C, dim=2)
+        q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in qkv)  # each (B, H, T, D)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        y = self.attend(q, k, v, self.causal, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        out: Tensor = self.resid_dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them, four times as wide inside."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        width, inner = config.n_embd, 4 * config.n_embd
+        self.c_fc = nn.Linear(width, inner, bias=config.bias)
+        self.c_proj = nn.Linear(inner, width, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each position by itself."""
+        out: Tensor = self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        return out
+
+
+class Block(nn.Module):
+    """One transformer layer: attention, then MLP, each added to what goes in, normalised first."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.ln_1, self.attn = LayerNorm(config.n_embd, config.bias), SelfAttention(config)
+        self.ln_2, self.mlp = LayerNorm(config.n_embd, config.bias), MLP(config)
+
+    def forward(self, x: Tensor, rotary: Tensor | None) -> Tensor:
+        """Transform (B, T, C) to (B, T, C)."""
+        x = x + self.attn(self.ln_1(x), rotary)
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer: token ids (B, T) in, logits (B, T, V) and the loss out."""
+
+    rotary: Tensor | None
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        absolute = config.position_encoding == "absolute"
+        parts: dict[str, nn.Module] = {"wte": nn.Embedding(config.vocab_size, config.n_embd)}
+        if absolute:
+            parts["wpe"] = nn.Embedding(config.block_size, config.n_embd)
+        parts["drop"] = nn.Dropout(config.dropout)
+        parts["h"] = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        parts["ln_f"] = LayerNorm(config.n_embd, config.bias)
+        self.transformer = nn.ModuleDict(parts)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.transformer["wte"].weight = self.lm_head.weight  # tied: one matrix reads tokens and writes logits
+
+        self._init_weights()
+        table = None if absolute else rotary_table(config.block_size, config.n_embd // config.n_head)
+        self.register_buffer("rotary", table, persistent=False)
+        print(f"number of parameters: {self.get_num_params() / 1e6:.2f}M")
+
+    def _init_weights(self) -> None:
+        """Draw the weights as GPT-2 does. The order of draws is nanoGPT's: the tied matrix is drawn twice."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Embedding):
+                nn.init.normal_(layer.weight, std=INIT_STD)
+            if isinstance(layer, nn.Linear) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        # every layer adds twice to the residual stream, whose variance is to stay put
+        for name, weight in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(weight, std=INIT_STD / math.sqrt(2 * self.config.n_layer))
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return (logits, loss); positions whose target is -1 do not count.
+
+        Without targets there is no loss, and a causal model gives logits for the last position only (B, 1, V), a
+        bidirectional one for all.
+        """
+        T = idx.size(1)
+        assert self.config.block_size >= T, f"{T} tokens do not fit block_size={self.config.block_size}"
+        x = self.transformer["wte"](idx)  # (B, T, C)
+        rotary = None
+        if self.rotary is None:
+            x = x + self.transformer["wpe"](torch.arange(T, device=idx.device))
+        else:
+            rotary = self.rotary[:, :T]
+        x = self.transformer["drop"](x)
+        for block in self.transformer["h"]:  # type: ignore[attr-defined]
+            x = block(x, rotary)
+        x = self.transformer["ln_f"](x)  # (B, T, C)
+
+        if targets is not None:
+            logits = self.lm_head(x)  # (B, T, V)
+            return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        if self.config.attention_type == "causal":
+            x = x[:, [-1]]
+        return self.lm_head(x), None
+
+    def get_num_params(self, non_embedding: bool = True) -> int:
+        """Count the parameters; position embeddings are left out unless `non_embedding` is False."""
+        count = sum(parameter.numel() for parameter in self.parameters())
+        if non_embedding and "wpe" in self.transformer:
+            count -= self.transformer["wpe"].weight.numel()  # type: ignore[operator]
+        return count
+
+    def crop_block_size(self, block_size: int) -> None:
+        """Shorten the context to its first `block_size` positions."""
+        assert block_size <= self.config.block_size
+        self.config.block_size = block_size
+        if self.rotary is None:
+            positions: Any = self.transformer["wpe"]
+            positions.weight = nn.Parameter(positions.weight.detach()[:block_size].clone())
+        else:
+            self.rotary = self.rotary[:, :block_size]
+
+    @classmethod
+    def from_pretrained(cls, model_type: str, override_args: dict[str, Any] | None = None) -> "GPT":
+        """Return a GPT-2 with OpenAI's weights, by name (gpt2 ... gpt2-xl) or from a local Hugging Face folder.
+
+        override_args: `dropout` and `attention` may be overridden
+        """
+        overrides = override_args or {}
+        assert set(overrides) <= {"dropout", "attention"}, f"cannot override {sorted(overrides)}"
+        try:
+            from transformers import GPT2Config, GPT2LMHeadModel
+        except ImportError:
+            raise ConfigError("GPT-2 weights need the transformers package: pip install 'coregpt[hf]'") from None
+        print(f"loading weights from pretrained gpt: {model_type}")
+        try:
+            sizes = _gpt2_sizes(model_type, GPT2Config)
+            print("forcing vocab_size={vocab_size}, block_size={block_size}, bias={bias}".format(**sizes))
+            if "dropout" in overrides:
+                print(f"overriding dropout rate to {overrides['dropout']}")
+            model = cls(GPTConfig(**sizes, **overrides))
+            theirs = GPT2LMHeadModel.from_pretrained(model_type).state_dict()
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"cannot load the weights of {model_type!r} from the hub or a folder: {reason}") from None
+        model._copy_gpt2(theirs)
+        return model
+
+    @torch.no_grad()
+    def _copy_gpt2(self, theirs: dict[str, Tensor]) -> None:
+        """Take over Hugging Face's tensors of the same names; their Conv1D weights are (in, out), ours (out, in)."""
+        own = self.state_dict()
+        missing = set(own) - set(theirs)
+        assert not missing, f"the pretrained weights lack {sorted(missing)}"
+        for name, tensor in own.items():
+            is_conv1d = "c_" in name and name.endswith(".weight")
+            tensor.copy_(theirs[name].T if is_conv1d else theirs[name])
+
+    def configure_optimizers(
+        self, weight_decay: float, learning_rate: float, betas: tuple[float, float], device_type: str
+    ) -> torch.optim.AdamW:
+        """Return AdamW over the trainable parameters: matrices and embeddings decay, biases and norms do not."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        decay = [parameter for parameter in trainable if parameter.dim() >= 2]
+        rest = [parameter for parameter in trainable if parameter.dim() < 2]
+        for kind, group in (("decayed", decay), ("non-decayed", rest)):
+            size = sum(parameter.numel() for parameter in group)
+            print(f"num {kind} parameter tensors: {len(group)}, with {size:,} parameters")
+        fused = device_type == "cuda"
+        groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
+        print(f"using fused AdamW: {fused}")
+        return optimizer
+
+    def estimate_mfu(self, fwdbwd_per_iter: float, dt: float) -> float:
+        """Return the model flops utilisation, as a share of an A100's bfloat16 peak.
+
+        fwdbwd_per_iter: sequences per iteration; dt: seconds per iteration.
+        6 flops per parameter and token, and attention's, as in PaLM's appendix B, https://arxiv.org/abs/2204.02311
+        """
+        shape = self.config
+        attention = 12 * shape.n_layer * shape.n_embd * shape.block_size
+        per_sequence = (6 * self.get_num_params() + attention) * shape.block_size
+        return per_sequence * fwdbwd_per_iter * (1.0 / dt) / A100_FLOPS
+
+    @torch.no_grad()
+    def generate(self, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+        """Continue the token ids (B, T) by sampling, one at a time, and return (B, T + max_new_tokens).
+
+        top_k: choose among the k likeliest tokens only. Put the model in evaluation mode first.
+        """
+        for _ in range(max_new_tokens):
+            logits, _ = self(idx[:, -self.config.block_size :])
+            scores = logits[:, -1] / temperature  # (B, V)
+            if top_k is not None:
+                weakest = scores.topk(min(top_k, scores.size(-1))).values[:, [-1]]
+                scores = scores.masked_fill(scores < weakest, float("-inf"))
+            drawn = torch.multinomial(scores.softmax(dim=-1), num_samples=1)  # (B, 1)
+            idx = torch.cat([idx, drawn], dim=1)
+        return idx
+
+
+def _gpt2_sizes(model_type: str, config_class: Any) -> dict[str, Any]:
+    """Return the shape of a GPT-2: the four known ones by heart, any other from its folder."""
+    if model_type in GPT2_SIZES:
+        n_layer, n_head, n_embd = GPT2_SIZES[model_type]
+        vocab_size, block_size = 50257, 1024
+    else:
+        theirs = config_class.from_pretrained(model_type)
+        n_layer, n_head, n_embd = theirs.n_layer, theirs.n_head, theirs.n_embd
+        vocab_size, block_size = theirs.vocab_size, theirs.n_positions
+    shape = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
+    return {**shape, "vocab_size": vocab_size, "block_size": block_size, "bias": True}

@@ -1,0 +1,144 @@
+"""meta.pkl: what is written is nanoGPT's, what is read can do no harm."""
+
+import os
+import pickle
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.errors import DataError
+from data.meta import read_meta, write_meta
+
+META = {"vocab_size": 2, "itos": {0: "a", 1: "b"}, "stoi": {"a": 0, "b": 1}}
+
+
+def pickled(path: Path, value: Any, protocol: int = 4) -> Path:
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    return path
+
+
+def test_written_meta_is_a_plain_pickled_dict(tmp_path: Path) -> None:
+    """nanoGPT opens the file with pickle.load and nothing else."""
+    write_meta(tmp_path / "meta.pkl", OrderedDict(META))
+
+    loaded = pickle.loads((tmp_path / "meta.pkl").read_bytes())
+    assert loaded == META and type(loaded) is dict
+    assert read_meta(tmp_path / "meta.pkl") == META
+    assert os.listdir(tmp_path) == ["meta.pkl"]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_every_pickle_protocol_is_read(tmp_path: Path, protocol: int) -> None:
+    assert read_meta(pickled(tmp_path / "meta.pkl", META, protocol)) == META
+
+
+def test_further_keys_survive(tmp_path: Path) -> None:
+    write_meta(tmp_path / "meta.pkl", META | {"tokenizer": "byte"})
+
+    assert read_meta(tmp_path / "meta.pkl")["tokenizer"] == "byte"
+
+
+def test_relatives_of_dict_become_dict(tmp_path: Path) -> None:
+    meta = read_meta(pickled(tmp_path / "meta.pkl", OrderedDict(META, counts=Counter("aab"))))
+
+    assert meta == META | {"counts": {"a": 2, "b": 1}}
+    assert type(meta) is dict and type(meta["counts"]) is dict
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.int64(65), np.uint8(65), np.dtype(">i4").type(65), np.float32(0.5), np.bool_(True), np.str_("é")],
+)
+def test_numpy_scalars_become_plain_values(tmp_path: Path, value: Any) -> None:
+    meta = read_meta(pickled(tmp_path / "meta.pkl", META | {"value": value}))
+
+    assert meta["value"] == value.item()
+    assert type(meta["value"]) is type(value.item())
+
+
+def test_numpy_objects_are_refused(tmp_path: Path) -> None:
+    """An object dtype is where numpy's own unpickling would hand over anything."""
+    path = pickled(tmp_path / "meta.pkl", META | {"value": np.dtype(object)})
+
+    with pytest.raises(DataError, match="numpy value of type 'O8'"):
+        read_meta(path)
+
+
+class Hostile:
+    """Unpickles by calling `function`."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def test_a_hostile_pickle_does_not_run(tmp_path: Path) -> None:
+    path = pickled(tmp_path / "meta.pkl", META | {"x": Hostile(os.mkdir, str(tmp_path / "harm"))})
+
+    with pytest.raises(DataError, match=r"asks for posix\.mkdir|asks for nt\.mkdir"):
+        read_meta(path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("function", [eval, getattr, np.load, Path, Counter.update])
+def test_other_globals_are_refused(tmp_path: Path, function: Any) -> None:
+    with pytest.raises(DataError, match="asks for"):
+        read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": 2, "x": function}))
+
+
+@pytest.mark.parametrize("name", ["numpy\ndtype", "collections\nCounter", "numpy.core.multiarray\nscalar"])
+def test_a_pickle_cannot_change_what_the_next_one_gets(tmp_path: Path, name: str) -> None:
+    """The opcodes name an allowed global and set the attribute `value` of it."""
+    opcodes = b"\x80\x04c" + name.encode() + b"\nN}X\x05\x00\x00\x00valueK\x01s\x86b."
+    (tmp_path / "bad.pkl").write_bytes(opcodes)
+
+    with pytest.raises(DataError):
+        read_meta(tmp_path / "bad.pkl")
+    assert not hasattr(Counter, "value")
+    assert read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": np.int64(3)})) == {"vocab_size": 3}
+
+
+@pytest.mark.parametrize("length", [0, 1, 20, 40])
+def test_a_cut_file_is_one_clear_error(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "meta.pkl"
+    path.write_bytes(pickle.dumps(META)[:length])
+
+    with pytest.raises(DataError, match="is damaged"):
+        read_meta(path)
+
+
+@pytest.mark.parametrize("value", [[1, 2], "text", None])
+def test_something_else_than_a_dict_is_refused(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(DataError, match=f"holds a {type(value).__name__}, wanted a dict"):
+        read_meta(pickled(tmp_path / "meta.pkl", value))
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 65.0, "65", None])
+def test_a_wrong_vocab_size_is_refused(tmp_path: Path, size: Any) -> None:
+    with pytest.raises(DataError, match=f"vocab_size is {size!r}"):
+        read_meta(pickled(tmp_path / "meta.pkl", META | {"vocab_size": size}))
+
+
+def test_errors_say_which_command_mends_it(tmp_path: Path) -> None:
+    path = pickled(tmp_path / "meta.pkl", {"stoi": {}})
+
+    with pytest.raises(DataError, match=f"no vocab_size.*data/text/prepare.py FILE --name {tmp_path.name}"):
+        read_meta(path)
+    (tmp_path / "prepare.py").touch()
+    with pytest.raises(DataError, match=f"run `python {tmp_path / 'prepare.py'}` again"):
+        read_meta(path)
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read .*meta\.pkl \(No such file"):
+        read_meta(tmp_path / "meta.pkl")
+
+
+def test_writing_to_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot write"):
+        write_meta(tmp_path / "absent" / "meta.pkl", META)
