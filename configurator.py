@@ -46,7 +46,8 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
     try:
         options = schema.validated(overrides.values)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        overrides.errors.append(str(error))
+    overrides.check()
     if "--print_config" in argv:
         print(options.table(overrides.origins))
         sys.exit(0)
@@ -67,7 +68,7 @@ class Overrides:
         self.errors: list[str] = []
 
     def apply(self, arguments: Sequence[str]) -> None:
-        """Apply config files and `--key=value` arguments, left to right. Raises ConfigError for all that is wrong."""
+        """Apply config files and `--key=value` arguments, left to right."""
         for argument in arguments:
             if argument.startswith("--"):
                 self.apply_flag(argument)
@@ -75,6 +76,9 @@ class Overrides:
                 self.apply_yaml(argument)
             else:
                 self.apply_python(argument)
+
+    def check(self) -> None:
+        """Raise one ConfigError for all that was wrong."""
         if self.errors:
             raise ConfigError("\n".join(self.errors))
 
@@ -251,4 +255,6 @@ def _echo(text: str) -> None:
 
 if __name__ != "configurator":  # executed inside another script, whose globals are to be overridden
     with exit_on_error():
-        __import__("configurator").Overrides(globals()).apply(sys.argv[1:])
+        _overrides = __import__("configurator").Overrides(globals())
+        _overrides.apply(sys.argv[1:])
+        _overrides.check()

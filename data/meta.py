@@ -78,7 +78,10 @@ class _ScalarType:
         self._code = code
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._code = ("" if state[1] == "|" else state[1]) + self._code
+        order = state[1]
+        if order not in {"<", ">", "=", "|"}:
+            raise pickle.UnpicklingError(f"it holds a numpy value of byte order {order!r}")
+        self._code = order.strip("|") + self._code
 
     def value(self, raw: bytes) -> Any:
         (value,) = np.frombuffer(raw, dtype=self._code).tolist()

@@ -92,15 +92,18 @@ class Gpt2Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Encode a prompt, in which <|endoftext|> is the special token."""
-        return self._encoding.encode(text, allowed_special={END_OF_TEXT})
+        ids: list[int] = self._encoding.encode(text, allowed_special={END_OF_TEXT})
+        return ids
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Encode a corpus, in which <|endoftext|> is text like any other."""
-        return self._encoding.encode_ordinary(text)
+        ids: list[int] = self._encoding.encode_ordinary(text)
+        return ids
 
     def encode_ordinary_batch(self, texts: Sequence[str], num_threads: int) -> list[list[int]]:
         """Encode the documents of a corpus, several at a time."""
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
+        ids: list[list[int]] = self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Join tokens to text; U+FFFD stands for bytes that are not UTF-8 and for ids from 50257 on."""

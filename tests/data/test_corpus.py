@@ -131,7 +131,7 @@ def test_unreadable_text_is_one_clear_error(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"latin1 is not UTF-8 text \(at byte 3\)"):
         read_text(tmp_path / "latin1")
-    with pytest.raises(DataError, match="cannot read .*absent: No such file"):
+    with pytest.raises(DataError, match=r"cannot read .*absent: No such file"):
         read_text(tmp_path / "absent")
     with pytest.raises(DataError, match="cannot read"):
         read_text(tmp_path)
@@ -254,13 +254,11 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(DataError, match="cannot write the data set to .*file"):
+    with pytest.raises(DataError, match=r"cannot write the data set to .*file"):
         write_bins(tmp_path / "file" / "set", [1, 2], [3, 4], ByteTokenizer())
 
 
-def test_text_is_split_by_characters_before_it_is_encoded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_text_is_split_by_characters_before_it_is_encoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "é" * 90 + "abcdefghij"
 
     write_text(tmp_path, text, ByteTokenizer())

@@ -85,6 +85,17 @@ def test_a_hostile_pickle_does_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
+def test_numpy_types_are_not_taken_at_their_word(tmp_path: Path) -> None:
+    """The state of a pickled dtype is the pickle's to choose."""
+
+    class Type:
+        def __reduce__(self) -> Any:
+            return np.dtype, ("i8", False, True), (3, "O,", None, None, None, -1, -1, 0)
+
+    with pytest.raises(DataError, match="byte order 'O,'"):
+        read_meta(pickled(tmp_path / "meta.pkl", META | {"value": Type()}))
+
+
 @pytest.mark.parametrize("function", [eval, getattr, np.load, Path, Counter.update])
 def test_other_globals_are_refused(tmp_path: Path, function: Any) -> None:
     with pytest.raises(DataError, match="asks for"):

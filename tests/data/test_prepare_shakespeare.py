@@ -24,9 +24,7 @@ def gpt2() -> Gpt2Tokenizer:
         pytest.skip(str(error))
 
 
-def test_the_files_are_nanogpts(
-    gpt2: Gpt2Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_files_are_nanogpts(gpt2: Gpt2Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The halves are cut by characters and then encoded, the special token's name as the text it is."""
     (tmp_path / "text").write_text(TEXT)
 

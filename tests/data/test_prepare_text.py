@@ -25,9 +25,7 @@ def text(tmp_path: Path) -> str:
 
 
 def read_back(folder: Path) -> tuple[str, str]:
-    tokenizer = tokenizer_from_meta(
-        read_meta(folder / "meta.pkl") if (folder / "meta.pkl").exists() else None
-    )
+    tokenizer = tokenizer_from_meta(read_meta(folder / "meta.pkl") if (folder / "meta.pkl").exists() else None)
     train, val = (np.fromfile(folder / f"{name}.bin", dtype=np.uint16).tolist() for name in ("train", "val"))
     return tokenizer.decode(train), tokenizer.decode(val)
 
@@ -92,7 +90,7 @@ def test_a_folder_with_other_files_is_left_alone(text: str, tmp_path: Path, file
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "/a", "a\\b", "c:d"])
 def test_a_name_that_is_a_path_is_refused(text: str, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="--name is .*, wanted a plain name"):
+    with pytest.raises(ConfigError, match=r"--name is .*, wanted a plain name"):
         main([text, "--name", name, "--tokenizer", "char"], data=tmp_path)
 
     assert os.listdir(tmp_path) == ["text.txt"]
@@ -105,7 +103,7 @@ def test_a_name_that_is_a_file_is_refused(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fraction", ["0", "1", "-0.1", "90", "nan"])
 def test_a_fraction_that_leaves_a_split_empty_is_refused(text: str, tmp_path: Path, fraction: str) -> None:
-    with pytest.raises(ConfigError, match="--val-fraction is .*, wanted a number between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"--val-fraction is .*, wanted a number between 0 and 1"):
         main([text, "--name", "mine", "--tokenizer", "char", f"--val-fraction={fraction}"], data=tmp_path)
 
 

@@ -130,9 +130,7 @@ def test_no_meta_means_gpt2(gpt2: Gpt2Tokenizer) -> None:
     assert isinstance(tokenizer_from_meta(None), Gpt2Tokenizer)
 
 
-def test_gpt2_without_cache_and_network_names_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpt2_without_cache_and_network_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = pytest.importorskip("tiktoken.registry")
     monkeypatch.setattr(registry, "ENCODINGS", {})  # forget what this process has loaded
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))

@@ -1,0 +1,252 @@
+"""
+Run a legacy training script and train.py on the same data, each in a process of its own, and compare them bit by bit.
+
+    python -m benchmark.compare_legacy                            # against the flat loop, benchmark/reference.py
+    python -m benchmark.compare_legacy --legacy ~/nanoGPT -- config/train_shakespeare_char.py --device=cpu --compile=False
+    python -m benchmark.compare_legacy --all [--legacy ~/nanoGPT]  # every combination of the table below
+
+Compared exactly: every printed loss, and at every checkpoint all weights, all optimizer tensors, the best validation
+loss and the model's arguments. Exit status 1 where anything differs.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core import handle_state_dict_prefixes
+from data.meta import write_meta
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {  # a run of a few seconds
+    "dataset": "tiny", "device": "cpu", "compile": False, "dtype": "float32",
+    "n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "batch_size": 4,
+    "gradient_accumulation_steps": 1, "eval_iters": 2, "log_interval": 1, "warmup_iters": 3, "lr_decay_iters": 9,
+    "learning_rate": 1e-2, "min_lr": 1e-3,
+}  # fmt: skip
+GPT2_RUN = {"init_from": "gpt2", "dataset": "words", "batch_size": 1, "block_size": 16}
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One row of the table: options beside TINY's, and how the run starts.
+
+    resume: the legacy script makes a checkpoint first, and both go on from copies of it
+    """
+
+    name: str
+    options: dict[str, Any]
+    resume: bool = False
+    processes: int = 1
+
+
+def combinations() -> list[Combination]:
+    """Return the table that `--all` runs."""
+    scratch = [
+        ("plain", {}),
+        ("accumulation", {"gradient_accumulation_steps": 4}),
+        ("dropout", {"dropout": 0.2}),
+        ("dropout-accumulation", {"dropout": 0.2, "gradient_accumulation_steps": 4}),
+        ("no-clip", {"grad_clip": 0.0}),
+        ("tight-clip", {"grad_clip": 0.05}),
+        ("no-decay-lr", {"decay_lr": False}),
+        ("no-weight-decay", {"weight_decay": 0.0}),
+        ("bias", {"bias": True}),
+        ("bias-dropout", {"bias": True, "dropout": 0.2}),
+        ("best-only", {"always_save_checkpoint": False}),
+        ("best-only-dropout", {"always_save_checkpoint": False, "dropout": 0.2, "gradient_accumulation_steps": 4}),
+        ("betas", {"beta1": 0.8, "beta2": 0.99}),
+        ("gpt2-vocabulary", {"dataset": "words"}),
+        ("sparse-log", {"log_interval": 3}),
+        ("compiled", {"compile": True}),
+    ]
+    resumed = ["plain", "accumulation", "dropout", "no-clip", "no-decay-lr", "bias-dropout", "best-only"]
+    pretrained = [("gpt2", {}), ("gpt2-dropout", {"dropout": 0.2, "gradient_accumulation_steps": 4})]
+    table = [Combination(name, options) for name, options in scratch]
+    table += [Combination(f"resume-{name}", options, resume=True) for name, options in scratch if name in resumed]
+    table += [Combination(name, {**GPT2_RUN, **options}) for name, options in pretrained]
+    two = {"gradient_accumulation_steps": 4}
+    table += [
+        Combination("two-ranks", two, processes=2),
+        Combination("two-ranks-dropout", {**two, "dropout": 0.2, "bias": True}, processes=2),
+        Combination("two-ranks-no-clip", {**two, "grad_clip": 0.0}, processes=2),
+        Combination("two-ranks-resume", two, resume=True, processes=2),
+    ]
+    return table
+
+
+class Side:
+    """One of the two programs, in a working folder of its own with the shared data, and what it left behind."""
+
+    def __init__(self, script: Path, folder: Path, data: Path, threads: int) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "data").symlink_to(data)
+        if (data / "gpt2").is_dir():
+            (folder / "gpt2").symlink_to(data / "gpt2")
+        self.script = script
+        if not script.is_relative_to(ROOT):  # a legacy script reads its configurator from the working folder
+            for source in script.parent.glob("*.py"):
+                shutil.copy(source, folder)
+            self.script = folder / script.name
+        self.env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+        self.output = ""
+
+    def run(self, arguments: list[str], processes: int = 1) -> None:
+        """Run the program to its end. Raises RuntimeError with its last words when it fails."""
+        shutil.rmtree(self.folder / "kept", ignore_errors=True)
+        (self.folder / "kept").mkdir()
+        launcher = [sys.executable]
+        if processes > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        recorder = [str(ROOT / "benchmark" / "record.py"), str(self.folder / "kept"), str(self.script)]
+        done = subprocess.run(
+            [*launcher, *recorder, *arguments], cwd=self.folder, env=self.env, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.script} failed ({done.returncode}):\n{done.stderr[-2000:]}")
+        self.output = done.stdout
+
+    def losses(self) -> list[str]:
+        """Return the loss of every step and iter line, as printed."""
+        return re.findall(r"^(step \d+: .*|iter \d+: loss [^,]*)", self.output, re.MULTILINE)
+
+    def checkpoints(self) -> dict[int, dict[str, Any]]:
+        """Return every checkpoint written, by iteration."""
+        paths = sorted((self.folder / "kept").glob("*.pt"), key=lambda path: int(path.stem))
+        return {int(path.stem): torch.load(path, map_location="cpu", weights_only=True) for path in paths}
+
+
+def same_bits(left: Any, right: Any) -> bool:
+    """Tell whether two tensors or numbers agree in every bit."""
+    left, right = torch.as_tensor(left), torch.as_tensor(right)
+    if left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    raw = [value.contiguous().reshape(-1).view(torch.uint8) for value in (left, right)]
+    return torch.equal(*raw)
+
+
+def differences(legacy: Side, ours: Side) -> list[str]:
+    """List everything in which the two runs differ; empty where they are the same to the bit."""
+    found = []
+    if legacy.losses() != ours.losses():
+        pairs = list(zip(legacy.losses(), ours.losses(), strict=False))
+        first = next((f"{a!r} != {b!r}" for a, b in pairs if a != b), "one run printed more lines")
+        found.append(f"printed losses: {first}")
+    theirs, own = legacy.checkpoints(), ours.checkpoints()
+    if list(theirs) != list(own):
+        found.append(f"checkpoints at {list(theirs)} != {list(own)}")
+    for iter_num in theirs.keys() & own.keys():
+        a, b = theirs[iter_num], own[iter_num]
+        tensors = {f"model.{name}": value for name, value in handle_state_dict_prefixes(a["model"]).items()}
+        others = {f"model.{name}": value for name, value in handle_state_dict_prefixes(b["model"]).items()}
+        for side, checkpoint in ((tensors, a), (others, b)):
+            side["best_val_loss"] = checkpoint["best_val_loss"]
+            for index, state in checkpoint["optimizer"]["state"].items():
+                side.update({f"optimizer.{index}.{name}": value for name, value in state.items()})
+        wrong = [name for name in tensors.keys() | others.keys() if name not in tensors or name not in others]
+        wrong += [name for name in tensors.keys() & others.keys() if not same_bits(tensors[name], others[name])]
+        found += [f"iteration {iter_num}: {name}" for name in sorted(wrong)]
+        found += [f"iteration {iter_num}: {key}" for key in ("model_args", "iter_num") if a[key] != b[key]]
+        groups = [[{k: v for k, v in group.items()} for group in c["optimizer"]["param_groups"]] for c in (a, b)]
+        if groups[0] != groups[1]:
+            found.append(f"iteration {iter_num}: optimizer groups")
+    if not theirs:
+        found.append("no checkpoint was written: nothing to compare")
+    return found
+
+
+def make_data(folder: Path, with_gpt2: bool) -> Path:
+    """Make the data the table needs: `tiny` with a vocabulary of 65, `words` without one, and a random GPT-2."""
+    generator = np.random.default_rng(0)
+    for name, vocab_size in (("tiny", 65), ("words", 50257)):
+        (folder / name).mkdir(parents=True)
+        for split, size in (("train", 20_000), ("val", 4_000)):
+            steps = generator.integers(0, 3, size).cumsum() % vocab_size  # something that can be learnt
+            steps.astype(np.uint16).tofile(folder / name / f"{split}.bin")
+    write_meta(folder / "tiny" / "meta.pkl", {"vocab_size": 65})
+    if with_gpt2:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(0)
+        GPT2LMHeadModel(GPT2Config(bos_token_id=50256, eos_token_id=50256)).save_pretrained(folder / "gpt2")
+    return folder
+
+
+def flags(options: dict[str, Any]) -> list[str]:
+    """Return options as command-line arguments."""
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+def compare(legacy: Side, ours: Side, arguments: list[str], iters: int, *, resume: bool, processes: int) -> list[str]:
+    """Run both sides and list their differences. `arguments` are for both."""
+    arguments = [*arguments, f"--eval_interval={max(1, iters // 3)}", "--out_dir=out", f"--max_iters={iters}"]
+    if resume:
+        legacy.run([*arguments, f"--max_iters={iters // 2}"], processes)
+        shutil.copytree(legacy.folder / "out", ours.folder / "out", dirs_exist_ok=True)
+        arguments.append("--init_from=resume")
+    legacy.run(arguments, processes)
+    ours.run([*arguments, "--resume_rng=reseed"], processes)
+    return differences(legacy, ours)
+
+
+def run_combination(row: Combination, script: Path, data: Path, iters: int, threads: int) -> list[str]:
+    """Run one row of the table and list the differences."""
+    with tempfile.TemporaryDirectory() as folder:
+        legacy = Side(script, Path(folder) / "legacy", data, threads)
+        ours = Side(ROOT / "train.py", Path(folder) / "ours", data, threads)
+        return compare(
+            legacy, ours, flags({**TINY, **row.options}), iters, resume=row.resume, processes=row.processes
+        )
+
+
+def main() -> int:
+    """Compare as the command line asks; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--legacy", type=Path, default=ROOT / "benchmark" / "reference.py", help="checkout or script")
+    parser.add_argument("--iters", type=int, default=9, help="iterations; checkpoints at each third")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
+    parser.add_argument("--all", action="store_true", help="run the whole table")
+    parser.add_argument("--only", default="", help="with --all: rows whose name contains this")
+    parser.add_argument("overrides", nargs="*", help="after --: config files and --key=value for both programs")
+    chosen = parser.parse_args()
+    script = (chosen.legacy / "train.py" if chosen.legacy.is_dir() else chosen.legacy).resolve()
+    is_reference = script.parent == ROOT / "benchmark"
+
+    rows = [row for row in combinations() if chosen.only in row.name and (row.processes == 1 or is_reference)]
+    if not chosen.all:
+        rows = [Combination("as given", {})]
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_data(Path(folder), any(row.options.get("init_from") == "gpt2" for row in rows))
+        for row in rows:
+            if chosen.overrides:  # the user's own run, on the user's own data
+                found = run_own(chosen.overrides, script, chosen.iters, chosen.threads)
+            else:
+                found = run_combination(row, script, data, chosen.iters, chosen.threads)
+            print(f"{row.name:24} {'equal' if not found else 'DIFFERENT: ' + '; '.join(found[:3])}", flush=True)
+            failed += bool(found)
+    print(f"{len(rows) - failed} of {len(rows)} equal to the bit ({script}, {chosen.iters} iterations)")
+    return 1 if failed else 0
+
+
+def run_own(overrides: list[str], script: Path, iters: int, threads: int) -> list[str]:
+    """Compare on the user's configs and flags, with the data folder beside us."""
+    arguments = [text if text.startswith("--") else str(Path(text).resolve()) for text in overrides]
+    with tempfile.TemporaryDirectory() as folder:
+        legacy = Side(script, Path(folder) / "legacy", Path("data").resolve(), threads)
+        ours = Side(ROOT / "train.py", Path(folder) / "ours", Path("data").resolve(), threads)
+        return compare(legacy, ours, arguments, iters, resume=False, processes=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
