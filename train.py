@@ -8,7 +8,6 @@ Train a GPT.
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 
 import core
 import extras
@@ -25,6 +24,7 @@ def build(options: Options, run: core.Runtime, callbacks: Sequence[core.Callback
     progress = extras.progress(options, run)
     logger = core.CompositeLogger([*progress, core.ConsoleLogger()] if run.is_master else [])
     sequences = options.batch_size * accumulation  # per iteration and process
+    run.at_exit(logger.close)
     logger.log_info(f"tokens per iteration will be: {sequences * run.world_size * options.block_size:,}")
     data = TokenBins(os.path.join("data", options.dataset), options.block_size, options.batch_size, run.device)
     if data.vocab_size:
@@ -70,9 +70,7 @@ def main(argv: Sequence[str], callbacks: Sequence[core.Callback] = ()) -> float:
     """Run one experiment, given as its command line. Return the lowest validation loss."""
     options = configure(Options, argv)
     with core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as run:
-        trainer = build(options, run, callbacks)
-        with closing(trainer.logger):
-            return trainer.train()
+        return build(options, run, callbacks).train()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ TINY = {  # a run of a few seconds
     "gradient_accumulation_steps": 1, "eval_iters": 2, "log_interval": 1, "warmup_iters": 3, "lr_decay_iters": 9,
     "learning_rate": 1e-2, "min_lr": 1e-3,
 }  # fmt: skip
+Launch = Callable[[Path, Path, list[str], int], str]
 GPT2_RUN = {"init_from": "gpt2", "dataset": "words", "batch_size": 1, "block_size": 16}
 
 
@@ -84,37 +86,48 @@ def combinations() -> list[Combination]:
     return table
 
 
+@dataclass(frozen=True)
+class Processes:
+    """Runs a script in processes of its own."""
+
+    threads: int = 1
+
+    def __call__(self, folder: Path, script: Path, arguments: list[str], processes: int) -> str:
+        """Run `record.py folder/kept script arguments` in `folder`; return its stdout, RuntimeError where it fails."""
+        launcher = [sys.executable]
+        if processes > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [*launcher, str(ROOT / "benchmark" / "record.py"), str(folder / "kept"), str(script), *arguments]
+        quiet = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+        env = {**os.environ, **quiet, "OMP_NUM_THREADS": str(self.threads)}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{script} failed ({done.returncode}):\n{done.stderr[-2000:]}")
+        return done.stdout
+
+
 class Side:
     """One of the two programs, in a working folder of its own with the shared data, and what it left behind."""
 
-    def __init__(self, script: Path, folder: Path, data: Path, threads: int) -> None:
+    def __init__(self, script: Path, folder: Path, data: Path, launch: Launch) -> None:
         self.folder = folder
+        self.launch = launch
+        self.script = script
+        self.output = ""
         folder.mkdir()
         (folder / "data").symlink_to(data)
-        if (data / "gpt2").is_dir():
-            (folder / "gpt2").symlink_to(data / "gpt2")
-        self.script = script
+        for pretrained in data.glob("gpt2*"):
+            (folder / pretrained.name).symlink_to(pretrained)
         if not script.is_relative_to(ROOT):  # a legacy script reads its configurator from the working folder
             for source in script.parent.glob("*.py"):
                 shutil.copy(source, folder)
             self.script = folder / script.name
-        self.env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-        self.output = ""
 
     def run(self, arguments: list[str], processes: int = 1) -> None:
-        """Run the program to its end. Raises RuntimeError with its last words when it fails."""
+        """Run the program to its end, every checkpoint kept."""
         shutil.rmtree(self.folder / "kept", ignore_errors=True)
         (self.folder / "kept").mkdir()
-        launcher = [sys.executable]
-        if processes > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        recorder = [str(ROOT / "benchmark" / "record.py"), str(self.folder / "kept"), str(self.script)]
-        done = subprocess.run(
-            [*launcher, *recorder, *arguments], cwd=self.folder, env=self.env, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(f"{self.script} failed ({done.returncode}):\n{done.stderr[-2000:]}")
-        self.output = done.stdout
+        self.output = self.launch(self.folder, self.script, arguments, processes)
 
     def losses(self) -> list[str]:
         """Return the loss of every step and iter line, as printed."""
@@ -165,8 +178,11 @@ def differences(legacy: Side, ours: Side) -> list[str]:
     return found
 
 
-def make_data(folder: Path, with_gpt2: bool) -> Path:
-    """Make the data the table needs: `tiny` with a vocabulary of 65, `words` without one, and a random GPT-2."""
+def make_data(folder: Path, pretrained: Mapping[str, dict[str, int]]) -> Path:
+    """Make the data the table needs: `tiny` with a vocabulary of 65, `words` without one, and random GPT-2s.
+
+    pretrained: folder names and the shapes of the models to put there, as arguments of Hugging Face's GPT2Config
+    """
     generator = np.random.default_rng(0)
     for name, vocab_size in (("tiny", 65), ("words", 50257)):
         (folder / name).mkdir(parents=True)
@@ -174,11 +190,11 @@ def make_data(folder: Path, with_gpt2: bool) -> Path:
             steps = generator.integers(0, 3, size).cumsum() % vocab_size  # something that can be learnt
             steps.astype(np.uint16).tofile(folder / name / f"{split}.bin")
     write_meta(folder / "tiny" / "meta.pkl", {"vocab_size": 65})
-    if with_gpt2:
+    for name, shape in pretrained.items():
         from transformers import GPT2Config, GPT2LMHeadModel
 
         torch.manual_seed(0)
-        GPT2LMHeadModel(GPT2Config(bos_token_id=50256, eos_token_id=50256)).save_pretrained(folder / "gpt2")
+        GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **shape)).save_pretrained(folder / name)
     return folder
 
 
@@ -199,14 +215,13 @@ def compare(legacy: Side, ours: Side, arguments: list[str], iters: int, *, resum
     return differences(legacy, ours)
 
 
-def run_combination(row: Combination, script: Path, data: Path, iters: int, threads: int) -> list[str]:
+def run_combination(row: Combination, script: Path, data: Path, iters: int, launch: Launch) -> list[str]:
     """Run one row of the table and list the differences."""
     with tempfile.TemporaryDirectory() as folder:
-        legacy = Side(script, Path(folder) / "legacy", data, threads)
-        ours = Side(ROOT / "train.py", Path(folder) / "ours", data, threads)
-        return compare(
-            legacy, ours, flags({**TINY, **row.options}), iters, resume=row.resume, processes=row.processes
-        )
+        legacy = Side(script, Path(folder) / "legacy", data, launch)
+        ours = Side(ROOT / "train.py", Path(folder) / "ours", data, launch)
+        arguments = flags({**TINY, **row.options})
+        return compare(legacy, ours, arguments, iters, resume=row.resume, processes=row.processes)
 
 
 def main() -> int:
@@ -225,26 +240,27 @@ def main() -> int:
     rows = [row for row in combinations() if chosen.only in row.name and (row.processes == 1 or is_reference)]
     if not chosen.all:
         rows = [Combination("as given", {})]
-    failed = 0
+    failed, launch = 0, Processes(chosen.threads)
     with tempfile.TemporaryDirectory() as folder:
-        data = make_data(Path(folder), any(row.options.get("init_from") == "gpt2" for row in rows))
+        gpt2 = any(row.options.get("init_from") == "gpt2" for row in rows)
+        data = make_data(Path(folder), {"gpt2": {}} if gpt2 else {})
         for row in rows:
             if chosen.overrides:  # the user's own run, on the user's own data
-                found = run_own(chosen.overrides, script, chosen.iters, chosen.threads)
+                found = run_own(chosen.overrides, script, chosen.iters, launch)
             else:
-                found = run_combination(row, script, data, chosen.iters, chosen.threads)
+                found = run_combination(row, script, data, chosen.iters, launch)
             print(f"{row.name:24} {'equal' if not found else 'DIFFERENT: ' + '; '.join(found[:3])}", flush=True)
             failed += bool(found)
     print(f"{len(rows) - failed} of {len(rows)} equal to the bit ({script}, {chosen.iters} iterations)")
     return 1 if failed else 0
 
 
-def run_own(overrides: list[str], script: Path, iters: int, threads: int) -> list[str]:
+def run_own(overrides: list[str], script: Path, iters: int, launch: Launch) -> list[str]:
     """Compare on the user's configs and flags, with the data folder beside us."""
     arguments = [text if text.startswith("--") else str(Path(text).resolve()) for text in overrides]
     with tempfile.TemporaryDirectory() as folder:
-        legacy = Side(script, Path(folder) / "legacy", Path("data").resolve(), threads)
-        ours = Side(ROOT / "train.py", Path(folder) / "ours", Path("data").resolve(), threads)
+        legacy = Side(script, Path(folder) / "legacy", Path("data").resolve(), launch)
+        ours = Side(ROOT / "train.py", Path(folder) / "ours", Path("data").resolve(), launch)
         return compare(legacy, ours, arguments, iters, resume=False, processes=1)
 
 

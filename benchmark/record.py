@@ -16,9 +16,10 @@ def main(folder: str, script: str, arguments: list[str]) -> None:
     """Run `script` as a program, `torch.save` extended by a second copy in `folder`."""
     save = torch.save
 
-    def save_twice(checkpoint: dict[str, Any], path: Any, *args: Any, **kwargs: Any) -> None:
-        save(checkpoint, path, *args, **kwargs)
-        save(checkpoint, os.path.join(folder, f"{checkpoint['iter_num']}.pt"))
+    def save_twice(content: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        save(content, path, *args, **kwargs)
+        if isinstance(content, dict) and "iter_num" in content:  # torch pickles other things with it too
+            save(content, os.path.join(folder, f"{content['iter_num']}.pt"))
 
     torch.save = save_twice
     sys.argv = [script, *arguments]

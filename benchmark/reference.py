@@ -7,6 +7,7 @@ It takes train.py's options, and under torchrun runs on gloo. To learn what trai
     python benchmark/reference.py config/quickstart.py --max_iters=100
 """
 
+import gc
 import math
 import os
 import sys
@@ -28,7 +29,7 @@ from model import GPT, GPTConfig
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size")
 
 
-def main(argv: list[str]) -> None:
+def train(argv: list[str]) -> None:
     """Train as the command line says, printing and saving what nanoGPT prints and saves."""
     o = configure(Options, argv)
 
@@ -152,9 +153,10 @@ def main(argv: list[str]) -> None:
                 mfu = share if mfu == -1.0 else 0.9 * mfu + 0.1 * share
             shown = loss.item() * micro_steps
             print(f"iter {it}: loss {shown:.4f}, time {took * 1000:.2f}ms, mfu {mfu * 100:.2f}%")
-    if parallel:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    train(sys.argv[1:])
+    if dist.is_initialized():
+        gc.collect()  # the wrapped model goes ahead of its process group, or the process may abort
+        dist.destroy_process_group()

@@ -1,5 +1,6 @@
 """How a model is spread over processes: here, one whole copy in each."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+# a model's buffers are tables, alike on all ranks; torch 2.13 renamed what keeps them from being sent at each step
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if _RENAMED else "broadcast_buffers"
 
 
 class Replicated:
@@ -24,7 +29,7 @@ class Replicated:
         if not self.distributed:
             return model
         ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(model, device_ids=ids, **{SYNC_BUFFERS: False})
 
     def unwrap(self, model: nn.Module) -> nn.Module:
         """Return the model inside, for evaluation on one rank alone."""

@@ -1,10 +1,11 @@
 """One process's place in a run: its rank, device, precision and seed."""
 
+import gc
 import logging
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ class Runtime:
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         self.is_master = self.rank == 0
         self.seed = seed
+        self._at_exit = ExitStack()
         _notes_to_stderr(logging.INFO if self.is_master else logging.ERROR)
 
         self.device = resolve_device(device, self.local_rank if self.distributed else None)
@@ -63,8 +65,14 @@ class Runtime:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._at_exit.close()
         if self.distributed:
+            gc.collect()  # a wrapped model that outlives its process group can abort the process, so it goes first
             dist.destroy_process_group()
+
+    def at_exit(self, action: Callable[[], None]) -> None:
+        """Call `action` on leaving, however the run ends; the last one given comes first."""
+        self._at_exit.callback(action)
 
     def share(self, gradient_accumulation_steps: int) -> int:
         """Return the micro-batches that fall to this process, of those that make up one update."""

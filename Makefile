@@ -1,0 +1,72 @@
+# make train   train a small model on this machine, and show what it writes
+# make test    run the whole test suite
+# make help    the other targets
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := out-quickstart
+
+.PHONY: help train test check parity mutations bench docs install-cpu clean
+
+help:
+	@echo 'make train        train a small model (2 minutes on 2 cores) and print a sample'
+	@echo 'make test         run the test suite'
+	@echo 'make check        lint and types'
+	@echo 'make parity       compare with the flat loop, bit by bit, in every combination (LEGACY=~/nanoGPT: with nanoGPT)'
+	@echo 'make mutations    break the code in many ways and see a test fail for each'
+	@echo 'make bench        time a step against the flat loop'
+	@echo 'make docs         write the options page anew'
+	@echo 'make install-cpu  make .venv without the CUDA packages (several GB) that pip takes by default on Linux'
+
+# two stamps in one environment: what training needs, and what testing needs on top
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install-cpu:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu
+	$(MAKE) $(VENV)/.installed
+
+data/python_stdlib/train.bin: data/python_stdlib/prepare.py | $(VENV)/.installed
+	$(BIN)/python data/python_stdlib/prepare.py
+
+train: $(VENV)/.installed data/python_stdlib/train.bin
+	$(BIN)/python train.py config/quickstart.py
+	@echo && echo 'A sample of what it has learnt:' && echo
+	$(BIN)/python sample.py --out_dir=$(OUT) --device=cpu --num_samples=1 --max_new_tokens=400 --start='def '
+	@echo
+	@echo 'The model is in $(OUT)/ckpt.pt, its losses in $(OUT)/metrics.jsonl, the data in data/python_stdlib/.'
+	@echo 'Next: $(BIN)/python sample.py --out_dir=$(OUT) --device=cpu --start="class "'
+	@echo '      $(BIN)/python train.py config/quickstart.py --init_from=resume --max_iters=3000'
+	@echo '      $(BIN)/python data/text/prepare.py FILE --name mine --tokenizer char   (then --dataset=mine)'
+	@echo '      $(BIN)/python train.py --help'
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+parity: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmark.compare_legacy --all $(if $(LEGACY),--legacy $(LEGACY))
+
+mutations: $(VENV)/.installed-dev
+	$(BIN)/python tests/mutations.py
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmark.throughput $(if $(LEGACY),--legacy $(LEGACY))
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m tools.options_page
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,144 @@
+"""The options as a promise to users: nanoGPT's names and defaults, and no option lost by accident."""
+
+import re
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from config.options import Options, SampleOptions
+from config.schema import Schema
+from configurator import configure
+from core.errors import ConfigError
+
+# nanoGPT's 33 options and their defaults; dtype is worked out
+NANOGPT = dict(
+    out_dir="out", eval_interval=2000, log_interval=1, eval_iters=200, eval_only=False, always_save_checkpoint=True,
+    init_from="scratch", wandb_log=False, wandb_project="owt", wandb_run_name="gpt2", dataset="openwebtext",
+    gradient_accumulation_steps=40, batch_size=12, block_size=1024, n_layer=12, n_head=12, n_embd=768, dropout=0.0,
+    bias=False, learning_rate=6e-4, max_iters=600000, weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0,
+    decay_lr=True, warmup_iters=2000, lr_decay_iters=600000, min_lr=6e-5, backend="nccl", device="cuda", compile=True,
+)  # fmt: skip
+NANOGPT_SAMPLE = dict(init_from="resume", out_dir="out", start="\n", num_samples=10, max_new_tokens=500,
+                      temperature=0.8, top_k=200, seed=1337, device="cuda", compile=False)  # fmt: skip
+
+# every name that a config file of a user's may hold: removing or renaming one breaks it, adding one is noted here
+SURFACE = {
+    Options: {
+        "run": "out_dir init_from resume_rng eval_only always_save_checkpoint training_type seed",
+        "evaluation": "eval_interval eval_iters",
+        "logging": "log_interval wandb_log wandb_project wandb_run_name",
+        "data": "dataset",
+        "model": "n_layer n_head n_embd block_size dropout bias attention_type position_encoding attention",
+        "training": "batch_size gradient_accumulation_steps max_iters grad_clip on_instability",
+        "optimizer": "learning_rate weight_decay beta1 beta2",
+        "schedule": "decay_lr warmup_iters lr_decay_iters min_lr",
+        "system": "device dtype cpu_autocast compile backend",
+    },
+    SampleOptions: {
+        "model": "init_from out_dir",
+        "text": "start num_samples max_new_tokens temperature top_k seed",
+        "system": "device dtype cpu_autocast compile",
+    },
+}
+both = pytest.mark.parametrize("schema", [Options, SampleOptions])
+
+
+@pytest.mark.parametrize(("schema", "facts"), [(Options, NANOGPT), (SampleOptions, NANOGPT_SAMPLE)])
+def test_nanogpts_names_and_defaults(schema: type[Schema], facts: dict[str, Any]) -> None:
+    defaults = schema.defaults()
+
+    assert {name: defaults[name] for name in facts} == facts
+    assert all(type(defaults[name]) is type(value) for name, value in facts.items())
+
+
+@both
+def test_the_default_precision_is_nanogpts(schema: type[Schema]) -> None:
+    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+    assert schema.defaults()["dtype"] == ("bfloat16" if able else "float16")
+
+
+@both
+def test_no_option_was_lost_or_renamed(schema: type[Schema]) -> None:
+    assert {heading: " ".join(names) for heading, names in schema.sections().items()} == SURFACE[schema]
+
+
+@both
+def test_every_option_has_a_meaning_and_a_section(schema: type[Schema]) -> None:
+    for name, field in schema.model_fields.items():
+        assert field.description and len(field.description) > 5, name
+        assert isinstance(field.json_schema_extra, dict) and field.json_schema_extra["section"], name
+
+
+@both
+def test_no_option_is_named_like_a_section(schema: type[Schema]) -> None:
+    """In YAML `model:` is a heading, and could not be an option as well."""
+    assert not set(schema.sections()) & set(schema.model_fields)
+
+
+@both
+def test_every_default_passes_its_own_check(schema: type[Schema]) -> None:
+    for name, value in schema.defaults().items():
+        fitted = schema.fit(name, value)
+        assert fitted == value and type(fitted) is type(value), name
+
+
+def shown_in_help(schema: type[Schema]) -> dict[str, str]:
+    return dict(re.findall(r"^  --(\w+)=(.*?)  \[", schema.help(), re.MULTILINE))
+
+
+@both
+def test_help_shows_every_default_on_one_line(schema: type[Schema]) -> None:
+    assert list(shown_in_help(schema)) == [name for names in schema.sections().values() for name in names]
+
+
+@both
+def test_help_shows_no_default_that_would_be_refused(schema: type[Schema]) -> None:
+    configure(schema, [f"--{name}={text}" for name, text in shown_in_help(schema).items()])
+
+
+def test_flags_of_choice_options_are_their_choices() -> None:
+    for name, field in Options.model_fields.items():
+        for choice in get_args(field.annotation):
+            assert getattr(configure(Options, [f"--{name}={choice}"]), name) == choice
+
+
+# rules between options
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--n_embd=100", "--n_head=3"], r"n_embd=100 must be divisible by n_head=3: change"),
+        (["--n_embd=6", "--n_head=2", "--position_encoding=rotary"], r"rotary.*even head size, got .* = 3: change"),
+        (["--init_from=gpt2", "--position_encoding=rotary"], r"init_from=gpt2 .*remove position_encoding=rotary"),
+        (["--init_from=gpt2", "--attention_type=bidirectional"], r"remove attention_type=bidirectional"),
+    ],
+)
+def test_options_that_do_not_go_together(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configure(Options, flags)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--n_embd=6", "--n_head=2"],
+        ["--n_embd=8", "--n_head=2", "--position_encoding=rotary"],
+        ["--init_from=resume", "--n_head=5"],  # the shape comes with the checkpoint
+        ["--init_from=gpt2", "--n_head=5"],
+        ["--init_from=resume", "--position_encoding=rotary", "--attention_type=bidirectional"],
+    ],
+)
+def test_options_that_go_together(flags: list[str]) -> None:
+    configure(Options, flags)
+
+
+def test_model_args_are_nanogpts_seven_and_others_only_when_changed() -> None:
+    seven = ["n_layer", "n_head", "n_embd", "block_size", "bias", "dropout", "vocab_size"]
+
+    assert list(Options().model_args(65)) == seven
+    assert Options().model_args(65)["vocab_size"] == 65 and Options().model_args(None)["vocab_size"] is None
+    changed = Options(position_encoding="rotary", attention_type="bidirectional", attention="manual").model_args(65)
+    assert set(changed) - set(seven) == {"position_encoding", "attention_type"}

@@ -1,0 +1,159 @@
+"""How options are declared, and what follows from one declaration."""
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError, model_validator
+
+from config.schema import Schema, default_text, literal, section, wanted
+
+
+class Kitchen(Schema):
+    """Options of every type there is."""
+
+    opt = section("oven")
+    heat: float = opt(180.0, "degrees", gt=0, le=300)
+    minutes: int = opt(40, "time in the oven", ge=1)
+    grill: bool = opt(False, "from above")
+    opt = section("dish")
+    name: str = opt("cake", "what it is")
+    kind: Literal["sweet", "salty"] = opt("sweet", "taste")
+    guests: int | None = opt(None, "how many eat", ge=1)
+    baked_at: str = opt(lambda: "noon", "worked out when asked")
+    del opt
+
+    ALIASES: ClassVar[Any] = {"temperature": ("heat", float)}
+
+    @model_validator(mode="after")
+    def _not_too_hot(self) -> "Kitchen":
+        if self.heat * self.minutes > 20_000:
+            raise ValueError(f"heat={self.heat} for minutes={self.minutes} burns it: lower one of them")
+        return self
+
+
+def test_defaults_and_sections_keep_the_order_of_declaration() -> None:
+    assert Kitchen.defaults() == dict(
+        heat=180.0, minutes=40, grill=False, name="cake", kind="sweet", guests=None, baked_at="noon"
+    )
+    assert Kitchen.sections() == {"oven": ["heat", "minutes", "grill"], "dish": ["name", "kind", "guests", "baked_at"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("heat", 200, 200.0),
+        ("heat", "1e2", 100.0),
+        ("heat", np.float32(0.5), 0.5),
+        ("minutes", 60.0, 60),
+        ("minutes", "6e1", 60),
+        ("minutes", np.int64(7), 7),
+        ("minutes", torch.tensor(7), 7),
+        ("grill", True, True),
+        ("grill", "false", False),
+        ("grill", np.bool_(True), True),
+        ("name", "007", "007"),
+        ("name", 7, "7"),
+        ("name", 0.5, "0.5"),
+        ("name", "None", "None"),
+        ("name", "", ""),
+        ("kind", "salty", "salty"),
+        ("guests", None, None),
+        ("guests", "None", None),
+        ("guests", "null", None),
+        ("guests", "3", 3),
+    ],
+)
+def test_a_value_is_fitted_to_its_option(name: str, given: Any, expected: Any) -> None:
+    fitted = Kitchen.fit(name, given)
+
+    assert fitted == expected and type(fitted) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("heat", 0, "float > 0 and <= 300"),
+        ("heat", 301.0, "float > 0 and <= 300"),
+        ("heat", float("nan"), "float > 0 and <= 300"),
+        ("heat", True, "float > 0 and <= 300"),
+        ("heat", "hot", "float > 0 and <= 300"),
+        ("heat", [1], "float > 0 and <= 300"),
+        ("minutes", 1.5, "int >= 1"),
+        ("minutes", True, "int >= 1"),
+        ("minutes", None, "int >= 1"),
+        ("grill", 1, "bool"),
+        ("grill", "yes", "bool"),
+        ("name", True, "str"),
+        ("name", None, "str"),
+        ("kind", "sour", "'sweet' or 'salty'"),
+        ("guests", 0, "int or None >= 1"),
+    ],
+)
+def test_a_value_that_does_not_fit(name: str, given: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Kitchen.fit(name, given)
+
+    assert str(caught.value) == message == wanted(Kitchen.model_fields[name])
+
+
+@pytest.mark.parametrize("given", [np.arange(2), torch.ones(2)])
+def test_an_array_is_not_a_number(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"^int >= 1$"):
+        Kitchen.fit("minutes", given)
+
+
+def test_rules_between_options_speak_their_own_words() -> None:
+    values = Kitchen.defaults() | {"heat": 300.0, "minutes": 100}
+
+    with pytest.raises(ValueError) as caught:
+        Kitchen.validated(values)
+
+    assert str(caught.value) == "heat=300.0 for minutes=100 burns it: lower one of them"
+    assert Kitchen.validated(values | {"minutes": 10, "helper": 3}).minutes == 10
+
+
+def test_options_cannot_change_afterwards_or_grow() -> None:
+    with pytest.raises(ValidationError):
+        Kitchen().heat = 3.0  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        Kitchen(salt=1)  # type: ignore[call-arg]
+
+
+def test_pick_and_changed() -> None:
+    made = Kitchen(heat=200.0)
+
+    assert made.pick("heat", "name") == {"heat": 200.0, "name": "cake"}
+    assert made.changed("heat", "name", "baked_at") == {"heat": 200.0}
+
+
+def test_help() -> None:
+    assert Kitchen.help(["dish"]) == (
+        "dish:\n"
+        "  --name=cake  [str]\n      what it is\n"
+        "  --kind=sweet  ['sweet' or 'salty']\n      taste\n"
+        "  --guests=None  [int or None >= 1]\n      how many eat\n"
+        "  --baked_at=auto  [str]\n      worked out when asked"
+    )
+    assert Kitchen.help().startswith("oven:\n  --heat=180.0  [float > 0 and <= 300]\n      degrees\n")
+    assert default_text(Kitchen.model_fields["baked_at"]) == "auto"
+
+
+def test_a_table_runs_as_a_config_file() -> None:
+    made = Kitchen(name="it's", guests=3)
+    names: dict[str, Any] = {}
+
+    exec(made.table({"guests": "x.py:3"}), names)
+
+    assert {name: names[name] for name in Kitchen.model_fields} == made.model_dump()
+    assert "guests = 3  # x.py:3" in made.table({"guests": "x.py:3"})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("'3'", "3"), ("[1, 2]", [1, 2]), ("true", True), ("null", None), ("None", None), ("1_0", 10),
+     ("os.getcwd()", "os.getcwd()"), ("", ""), ("(" * 300, "(" * 300), ("two words", "two words")],
+)  # fmt: skip
+def test_literals_are_read_and_other_text_stays(text: str, value: Any) -> None:
+    assert literal(text) == value and type(literal(text)) is type(value)

@@ -1,0 +1,75 @@
+"""What the tests share: one thread, one seed, a tiny model, a tiny data set, and a folder to run in."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the programs that tests start
+
+import numpy as np
+import pytest
+import torch
+
+from data.meta import write_meta
+from model import GPT, GPTConfig
+
+torch.set_num_threads(1)  # results are the same to the bit for one thread count only
+
+CHARS = "\nabcdefghijklmnop"
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Give every test the same random numbers, whatever ran before it."""
+    torch.manual_seed(1337)
+
+
+@pytest.fixture(autouse=True)
+def own_notes() -> Iterator[None]:
+    """Take down the stderr handler that a Runtime leaves on our log, as it holds the stderr of one test."""
+    yield
+    log = logging.getLogger("coregpt")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def tiny_model() -> GPT:
+    """Return a GPT of 2 layers, 2 heads, width 32, block size 16 and vocabulary 17, without dropout and biases."""
+    return GPT(GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=len(CHARS), bias=False))
+
+
+@pytest.fixture
+def tiny_bins(tmp_path: Path) -> Path:
+    """Return tmp_path/data/tiny, a data set of 17 characters: train.bin (2000 tokens), val.bin (400), meta.pkl."""
+    folder = tmp_path / "data" / "tiny"
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for split, tokens in (("train", 2000), ("val", 400)):
+        steps = draw.integers(1, 4, tokens)  # a walk round the alphabet: there is something to learn
+        (steps.cumsum() % len(CHARS)).astype(np.uint16).tofile(folder / f"{split}.bin")
+    itos = dict(enumerate(CHARS))
+    stoi = {char: number for number, char in itos.items()}
+    write_meta(folder / "meta.pkl", {"vocab_size": len(CHARS), "itos": itos, "stoi": stoi})
+    return folder
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, tiny_bins: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Enter tmp_path, where data/tiny lies, so that `train.main(tiny_argv)` runs there; outputs go to run_dir/out."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_argv() -> list[str]:
+    """Return the command line of a run on data/tiny: 7 updates of 2 micro-batches with dropout, 3 evaluations."""
+    values = dict(
+        dataset="tiny", device="cpu", compile=False, n_layer=2, n_head=2, n_embd=32, block_size=16, dropout=0.2,
+        batch_size=4, gradient_accumulation_steps=2, max_iters=6, eval_interval=3, eval_iters=2, learning_rate=1e-2,
+        min_lr=1e-3, warmup_iters=2, lr_decay_iters=6,
+    )  # fmt: skip
+    return [f"--{name}={value}" for name, value in values.items()]

@@ -1,0 +1,39 @@
+"""Errors: what they inherit, and how a program ends with one."""
+
+import pytest
+
+from core.errors import CheckpointError, ConfigError, CoreGPTError, DataError, DivergedError, exit_on_error
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin", "exit_status"),
+    [
+        (ConfigError, ValueError, 2),
+        (DataError, ValueError, 2),
+        (CheckpointError, RuntimeError, 2),
+        (DivergedError, RuntimeError, 3),
+    ],
+)
+def test_error_ends_the_program_with_its_message_and_status(
+    error: type[CoreGPTError], builtin: type[Exception], exit_status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert issubclass(error, CoreGPTError) and issubclass(error, builtin)
+
+    with pytest.raises(SystemExit) as end, exit_on_error():
+        raise error("learning_rate=-1, wanted 0 or more")
+
+    assert end.value.code == exit_status
+    assert capsys.readouterr() == ("", "error: learning_rate=-1, wanted 0 or more\n")
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyboardInterrupt])
+def test_other_errors_keep_their_traceback(error: type[BaseException]) -> None:
+    with pytest.raises(error, match="a mistake in the program"), exit_on_error():
+        raise error("a mistake in the program")
+
+
+def test_without_an_error_nothing_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    with exit_on_error():
+        pass
+
+    assert capsys.readouterr() == ("", "")

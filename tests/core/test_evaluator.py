@@ -1,0 +1,109 @@
+"""The evaluator: plain means over fresh batches, and a model left as it was."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from core.evaluator import Evaluator
+from core.objective import LanguageModeling, Objective, Output
+from model import GPT
+
+
+def get_batch(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw inputs and targets from torch's global generator, of other tokens for each split."""
+    tokens = torch.randint(*{"train": (0, 9), "val": (9, 17)}[split], (2, 9))
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def evaluator(model: nn.Module, objective: Objective | None = None, **changes: Any) -> Evaluator:
+    settings = dict(get_batch=get_batch, eval_iters=3, autocast=nullcontext()) | changes
+    return Evaluator(model, objective or LanguageModeling(), **settings)  # type: ignore[arg-type]
+
+
+class Scripted(Objective):
+    """Gives the losses it is told to, and remembers how it was called."""
+
+    def __init__(self, losses: list[float]) -> None:
+        self.losses = iter(losses)
+        self.calls: list[tuple[bool, bool, bool, bool]] = []
+
+    def __call__(self, model: nn.Module, batch: Any, train: bool) -> Output:
+        modes = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+        self.calls.append((train, model.training, *modes))
+        return Output(torch.tensor(next(self.losses)), {})
+
+
+@pytest.fixture
+def dropping_model(tiny_model: GPT) -> GPT:
+    return GPT(replace(tiny_model.config, dropout=0.5))
+
+
+def test_loss_is_the_mean_over_fresh_batches_without_dropout(dropping_model: GPT) -> None:
+    """Draws are made for nothing but the batches, so that whatever comes next draws what it would in nanoGPT."""
+    generator = torch.get_rng_state()
+    losses = evaluator(dropping_model).evaluate_splits()
+    after = torch.get_rng_state()
+
+    torch.set_rng_state(generator)
+    dropping_model.eval()
+    for split in ("train", "val"):
+        expected = torch.tensor([dropping_model(*get_batch(split))[1].item() for _ in range(3)]).mean()
+        assert torch.equal(losses[split], expected)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert list(losses) == ["train", "val"]
+
+
+def test_mean_is_taken_in_float32(tiny_model: GPT) -> None:
+    """1 is lost beside 2^24 in float32: Python's own numbers would give another mean, and other printed digits."""
+    mean = evaluator(tiny_model, Scripted([2.0**24, 1.0, 1.0])).evaluate("val")
+
+    assert mean.dtype == torch.float32 and mean.dim() == 0 and mean.device.type == "cpu"
+    assert torch.equal(mean, torch.tensor([2.0**24, 1.0, 1.0]).mean())
+    assert mean.item() != (2.0**24 + 2) / 3
+
+
+def test_each_split_gets_its_own_batches_training_data_first(tiny_model: GPT) -> None:
+    asked = []
+
+    def recording(split: str) -> None:
+        asked.append(split)
+
+    losses = evaluator(tiny_model, Scripted([1.0, 2.0, 3.0, 4.0]), get_batch=recording, eval_iters=2).evaluate_splits()
+
+    assert asked == ["train", "train", "val", "val"]
+    assert {split: loss.item() for split, loss in losses.items()} == {"train": 1.5, "val": 3.5}
+
+
+def test_model_is_in_evaluation_mode_and_builds_no_graph(dropping_model: GPT) -> None:
+    objective = Scripted([1.0, 2.0, 3.0])
+
+    evaluator(dropping_model, objective).evaluate("val")
+
+    assert objective.calls == [(False, False, False, False)] * 3
+    assert all(module.training for module in dropping_model.modules())
+    assert all(parameter.grad is None for parameter in dropping_model.parameters())
+    assert torch.is_grad_enabled()
+
+
+def test_every_batch_is_computed_under_autocast(tiny_model: GPT) -> None:
+    objective = Scripted([1.0, 2.0, 3.0])
+
+    evaluator(tiny_model, objective, autocast=torch.amp.autocast("cpu", torch.bfloat16)).evaluate("val")
+
+    assert [autocast for *_, autocast in objective.calls] == [True] * 3
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_loss_modifiers_are_never_seen(tiny_model: GPT) -> None:
+    def modify(*_: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("called in an evaluation")
+
+    generator = torch.get_rng_state()
+    modified = evaluator(tiny_model, LanguageModeling(modify)).evaluate("val")
+    torch.set_rng_state(generator)
+
+    assert torch.equal(modified, evaluator(tiny_model).evaluate("val"))

@@ -1,0 +1,128 @@
+"""AdamW as the model makes it, and its state restored."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from core.errors import CheckpointError
+from core.optimizer import load_optimizer_state
+from model import GPT
+
+DECAY, LR, BETAS = 0.1, 1e-2, (0.8, 0.9)
+
+
+def make_optimizer(model: GPT, weight_decay: float = DECAY) -> torch.optim.AdamW:
+    return model.configure_optimizers(weight_decay, LR, BETAS, "cpu")
+
+
+def update(model: GPT, optimizer: torch.optim.Optimizer, times: int = 1) -> None:
+    """Make updates on random tokens that fill the model's context."""
+    for _ in range(times):
+        tokens = torch.randint(model.config.vocab_size, (2, model.config.block_size))
+        model(tokens, tokens)[1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def by_hand(start: torch.Tensor, gradients: Sequence[torch.Tensor], weight_decay: float) -> torch.Tensor:
+    """Return a tensor after AdamW's updates, as Loshchilov and Hutter write them, in double precision."""
+    weight, mean, square = start.double(), torch.zeros_like(start).double(), torch.zeros_like(start).double()
+    for count, gradient in enumerate(gradients, start=1):
+        mean = BETAS[0] * mean + (1 - BETAS[0]) * gradient
+        square = BETAS[1] * square + (1 - BETAS[1]) * gradient**2
+        direction = (mean / (1 - BETAS[0] ** count)) / ((square / (1 - BETAS[1] ** count)).sqrt() + 1e-8)
+        weight = weight - LR * (direction + weight_decay * weight)
+    return weight.float()
+
+
+@pytest.mark.parametrize(
+    ("name", "weight_decay"),
+    [("lm_head.weight", DECAY), ("transformer.h.1.mlp.c_fc.weight", DECAY), ("transformer.ln_f.weight", 0.0)],
+)
+def test_three_updates_are_adamws_and_only_matrices_decay(tiny_model: GPT, name: str, weight_decay: float) -> None:
+    optimizer = make_optimizer(tiny_model)
+    parameter = dict(tiny_model.named_parameters())[name.replace("lm_head", "transformer.wte")]
+    start = parameter.detach().clone()
+    draws = [torch.randn_like(parameter) for _ in range(3)]
+    for draw in draws:
+        parameter.grad = draw.clone()
+        optimizer.step()
+
+    torch.testing.assert_close(parameter.detach(), by_hand(start, draws, weight_decay))
+
+
+def test_restored_optimizer_goes_on_as_the_saved_one(tiny_model: GPT) -> None:
+    """As in nanoGPT the saved weight decay comes along; learning rates are set in every iteration anyway."""
+    optimizer = make_optimizer(tiny_model)
+    update(tiny_model, optimizer, times=2)
+    twin = copy.deepcopy(tiny_model)
+    restored = make_optimizer(twin, weight_decay=7.0)
+
+    load_optimizer_state(restored, copy.deepcopy(optimizer.state_dict()))
+
+    assert [group["weight_decay"] for group in restored.param_groups] == [DECAY, 0.0]
+    for model, its_optimizer in [(tiny_model, optimizer), (twin, restored)]:
+        torch.manual_seed(5)
+        update(model, its_optimizer, times=2)
+    for ours, theirs in zip(tiny_model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_moments_are_cropped_with_the_position_embedding(tiny_model: GPT) -> None:
+    optimizer = make_optimizer(tiny_model)
+    update(tiny_model, optimizer, times=2)
+    state = optimizer.state_dict()
+    tiny_model.crop_block_size(6)
+    cropped = make_optimizer(tiny_model)
+
+    load_optimizer_state(cropped, state)
+
+    positions = tiny_model.transformer["wpe"].weight
+    moments = cropped.state[positions]
+    (key,) = [key for key, saved in state["state"].items() if saved["exp_avg"].shape == (16, 32)]
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(moments[name], state["state"][key][name][:6])
+        assert moments[name].untyped_storage().nbytes() == 6 * 32 * 4  # the rest is not saved along
+    assert moments["step"] == 2
+    before = positions.detach().clone()
+    update(tiny_model, cropped)
+    assert not torch.equal(positions, before)
+
+
+def test_an_optimizer_that_has_made_no_update_has_nothing_to_load(tiny_model: GPT) -> None:
+    state = make_optimizer(tiny_model).state_dict()
+    fresh = make_optimizer(tiny_model)
+
+    load_optimizer_state(fresh, state)
+
+    assert not fresh.state
+    update(tiny_model, fresh)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layer": 1}, r"groups of \[6, 3\] tensors, this model's has \[10, 5\]: it was saved for another model"),
+        ({"bias": True}, r"groups of \[10, 18\] tensors, this model's has \[10, 5\]"),
+        ({"n_embd": 16}, r"holds exp_avg of shape \(17, 16\) for a tensor of shape \(17, 32\)"),
+    ],
+)
+def test_another_models_state_is_refused(tiny_model: GPT, changes: dict[str, Any], message: str) -> None:
+    other = GPT(replace(tiny_model.config, **changes))
+    state = make_optimizer(other)
+    update(other, state)
+    optimizer = make_optimizer(tiny_model)
+    update(tiny_model, optimizer)
+    before = copy.deepcopy(optimizer.state_dict())
+
+    with pytest.raises(CheckpointError, match=message):
+        load_optimizer_state(optimizer, state.state_dict())
+
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for key, moments in before["state"].items():
+        assert all(torch.equal(after["state"][key][name], value) for name, value in moments.items())

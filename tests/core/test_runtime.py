@@ -1,0 +1,223 @@
+"""The process's surroundings: device, precision, seed, and answers that are the same on all ranks."""
+
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from core.errors import ConfigError
+from core.runtime import Runtime, resolve_device
+
+no_gpu = pytest.mark.skipif(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="is about machines without a GPU"
+)
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> None:
+    """Set what torchrun sets."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    names = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world_size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    for name, value in names.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.fixture
+def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    """Be launched as the only process of a group, so that every collective is really called."""
+    launched(monkeypatch, rank=0, world_size=1)
+    with Runtime(device="cpu", backend="nccl") as run:
+        yield run
+
+
+def test_without_a_launcher_the_run_is_one_process() -> None:
+    with Runtime(device="cpu") as run:
+        assert not dist.is_initialized()
+
+    assert (run.rank, run.local_rank, run.world_size, run.is_master, run.distributed) == (0, 0, 1, True, False)
+
+
+def test_a_launched_process_joins_the_group_and_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU takes gloo whatever `backend` says, as nanoGPT's default is nccl."""
+    launched(monkeypatch, rank=0, world_size=1)
+
+    with Runtime(device="cpu", backend="nccl") as run:
+        assert run.distributed and dist.is_initialized()
+        assert dist.get_backend() == run.backend == "gloo"
+    assert not dist.is_initialized()
+
+
+def test_group_is_left_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, rank=0, world_size=1)
+
+    with pytest.raises(ZeroDivisionError), Runtime(device="cpu"):
+        _ = 1 / 0
+
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(("rank", "seed"), [(0, 1337), (3, 1340)])
+def test_each_rank_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch, rank: int, seed: int) -> None:
+    launched(monkeypatch, rank, world_size=4)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: None)  # the other three are not there
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+
+    with Runtime(device="cpu", seed=1337) as run:
+        drawn = torch.rand(5)
+
+    assert run.is_master == (rank == 0) and run.world_size == 4
+    assert torch.equal(drawn, torch.rand(5, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_cpu_has_neither_autocast_nor_scaler_whatever_the_dtype(dtype: str) -> None:
+    run = Runtime(device="cpu", dtype=dtype)
+
+    assert isinstance(run.autocast, nullcontext)
+    assert not run.scaler.is_enabled()
+    with run.autocast:
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_cpu_autocast_turns_bfloat16_on() -> None:
+    run = Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True)
+
+    for _ in range(2):  # it is entered again for every micro-batch
+        with run.autocast:
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        assert not torch.is_autocast_enabled("cpu")
+    assert not run.scaler.is_enabled()
+
+
+@no_gpu
+@pytest.mark.parametrize("name", ["cuda", "auto"])
+def test_without_a_gpu_the_cpu_takes_over_and_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Runtime(device=name, dtype="float16")
+
+    assert run.device == torch.device("cpu")
+    assert not run.scaler.is_enabled()
+    note = "device: no CUDA device here, training on cpu (--device=cpu says so yourself)\n"
+    assert capsys.readouterr() == ("", note)
+
+
+def test_a_device_that_was_asked_for_is_taken_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Runtime(device="cpu").device == torch.device("cpu")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpu", "device='gpu' is not known: wanted cuda, cuda:0, mps or cpu"),
+        ("", "device='' is not known"),
+        ("cuda:x", "device='cuda:x' is not known"),
+        ("meta", "device='meta' is not supported: wanted cuda, mps or cpu"),
+        pytest.param("cuda:9", "device=cuda:9: there are 0 CUDA devices here", marks=no_gpu),
+        pytest.param("cuda:0", "device=cuda:0: there are 0 CUDA devices here", marks=no_gpu),
+        pytest.param("mps", "device='mps': not available here, wanted cuda or cpu", marks=no_gpu),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        resolve_device(name)
+
+
+def test_notes_of_other_ranks_stay_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("coregpt")
+    for rank in (0, 1):
+        launched(monkeypatch, rank, world_size=2)
+        Runtime(device="cpu")
+        log.info(f"a note of rank {rank}")
+        log.error(f"an error of rank {rank}")
+
+    assert capsys.readouterr() == ("", "a note of rank 0\nan error of rank 0\nan error of rank 1\n")
+
+
+def test_a_second_run_does_not_say_everything_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    Runtime(device="cpu")
+    Runtime(device="cpu")
+    logging.getLogger("coregpt").info("once")
+
+    assert capsys.readouterr().err == "once\n"
+    (handler,) = logging.getLogger("coregpt").handlers
+    assert handler.stream is sys.stderr  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("world_size", "steps", "share"), [(1, 5, 5), (4, 40, 10), (5, 5, 1)])
+def test_micro_batches_are_shared_evenly(
+    monkeypatch: pytest.MonkeyPatch, world_size: int, steps: int, share: int
+) -> None:
+    launched(monkeypatch, 0, world_size)
+
+    assert Runtime(device="cpu").share(steps) == share
+
+
+@pytest.mark.parametrize(("world_size", "steps"), [(4, 6), (8, 4)])
+def test_micro_batches_that_do_not_divide_are_refused(
+    monkeypatch: pytest.MonkeyPatch, world_size: int, steps: int
+) -> None:
+    launched(monkeypatch, 0, world_size)
+
+    message = f"gradient_accumulation_steps={steps} cannot be divided evenly among {world_size} processes: choose a "
+    with pytest.raises(ConfigError, match=f"^{message}multiple of {world_size}$"):
+        Runtime(device="cpu").share(steps)
+
+
+def check_collectives(run: Runtime) -> None:
+    losses = {"train": torch.tensor(1.5), "val": torch.tensor(2.5)}
+    assert run.from_master(lambda: losses) == losses
+    assert run.gather({"rank": run.rank}) == [{"rank": 0}]
+    flags = torch.tensor([0, 1, 0], dtype=torch.int32)
+    assert run.any_rank(flags) is flags
+    assert flags.tolist() == [0, 1, 0]
+
+
+def test_one_process_agrees_with_itself() -> None:
+    check_collectives(Runtime(device="cpu"))
+
+
+def test_a_group_of_one_agrees_with_itself(group_of_one: Runtime) -> None:
+    check_collectives(group_of_one)
+
+
+def test_only_the_master_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute() -> Any:
+        raise AssertionError("called on rank 1")
+
+    launched(monkeypatch, rank=1, world_size=2)
+    received = []
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda box, src: received.append((list(box), src)))
+
+    Runtime(device="cpu").from_master(compute)
+
+    assert received == [([None], 0)]
+
+
+def test_random_state_is_continued_where_it_was_found() -> None:
+    run = Runtime(device="cpu")
+    state = run.rng_state()
+    first = torch.rand(5), torch.randint(100, (5,))
+
+    run.set_rng_state(state)
+
+    assert torch.equal(torch.rand(5), first[0]) and torch.equal(torch.randint(100, (5,)), first[1])
+    assert list(state) == ["cpu"]

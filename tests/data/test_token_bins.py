@@ -1,0 +1,207 @@
+"""Crops of token files: the right ones, drawn as nanoGPT draws them, and clear words about files that cannot serve."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core.errors import DataError
+from data.token_bins import TokenBins
+
+CPU = torch.device("cpu")
+
+
+def bins(folder: Path, block_size: int = 16, batch_size: int = 4) -> TokenBins:
+    return TokenBins(folder, block_size, batch_size, CPU)
+
+
+def refusal(folder: Path, **sizes: int) -> str:
+    with pytest.raises(DataError) as caught:
+        bins(folder, **sizes)
+    return str(caught.value)
+
+
+# batches
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(("block_size", "batch_size"), [(16, 4), (1, 1), (100, 7)])
+def test_batches_equal_an_independent_reading(tiny_bins: Path, split: str, block_size: int, batch_size: int) -> None:
+    """One draw of batch_size start positions per batch, anywhere that leaves room for the target of the last token."""
+    source = bins(tiny_bins, block_size, batch_size)
+    tokens = np.fromfile(tiny_bins / f"{split}.bin", dtype=np.uint16).astype(int).tolist()
+
+    torch.manual_seed(5)
+    batches = [source.get_batch(split) for _ in range(3)]
+    after = torch.get_rng_state()
+
+    torch.manual_seed(5)
+    for inputs, targets in batches:
+        starts = torch.randint(len(tokens) - block_size, (batch_size,)).tolist()
+        assert inputs.tolist() == [tokens[start : start + block_size] for start in starts]
+        assert targets.tolist() == [tokens[start + 1 : start + 1 + block_size] for start in starts]
+    assert torch.equal(torch.get_rng_state(), after)
+
+
+def test_targets_are_the_inputs_moved_on(tiny_bins: Path) -> None:
+    inputs, targets = bins(tiny_bins).get_batch("train")
+
+    assert inputs.shape == targets.shape == (4, 16)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    for tensor in (inputs, targets):
+        assert tensor.dtype == torch.int64 and tensor.device == CPU and tensor.is_contiguous()
+
+
+def test_every_position_is_reached_and_none_beyond(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        np.arange(20, dtype=np.uint16).tofile(tmp_path / f"{split}.bin")
+
+    inputs, targets = bins(tmp_path, block_size=15, batch_size=500).get_batch("train")
+
+    assert set(inputs[:, 0].tolist()) == {0, 1, 2, 3, 4}
+    assert targets.max() == 19
+
+
+def test_a_batch_is_a_copy(tiny_bins: Path) -> None:
+    source, before = bins(tiny_bins), (tiny_bins / "train.bin").read_bytes()
+
+    inputs, _ = source.get_batch("train")
+    inputs.zero_()
+
+    assert (tiny_bins / "train.bin").read_bytes() == before
+    assert source.get_batch("train")[0].any()
+
+
+def test_large_ids_keep_their_sign(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        np.full(20, 65535, dtype=np.uint16).tofile(tmp_path / f"{split}.bin")
+
+    assert bins(tmp_path).get_batch("val")[0].unique().tolist() == [65535]
+
+
+# the vocabulary
+
+
+def test_vocab_size_comes_from_meta(tiny_bins: Path) -> None:
+    assert bins(tiny_bins).vocab_size == 17
+    assert bins(tiny_bins).meta_path == tiny_bins / "meta.pkl"
+    (tiny_bins / "meta.pkl").unlink()
+    assert bins(tiny_bins).vocab_size is None
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_hostile_meta_is_refused_and_not_run(tiny_bins: Path, tmp_path: Path) -> None:
+    content = pickle.dumps({"vocab_size": 17, "extra": Hostile(tmp_path / "made")})
+    (tiny_bins / "meta.pkl").write_bytes(content)
+
+    with pytest.raises(DataError, match=r"meta\.pkl is damaged or not plain data \(it asks for \w+\.mkdir"):
+        _ = bins(tiny_bins).vocab_size
+    assert not (tmp_path / "made").exists()
+    pickle.loads(content)
+    assert (tmp_path / "made").exists()  # the file was a dangerous one
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged"),
+        (pickle.dumps({"vocab_size": 17})[:-4], "damaged"),
+        (pickle.dumps([17]), "holds a list, wanted a dict"),
+        (pickle.dumps({"stoi": {}}), "no vocab_size"),
+        (pickle.dumps({"vocab_size": 0}), "vocab_size is 0"),
+        (pickle.dumps({"vocab_size": "17"}), "vocab_size is '17'"),
+    ],
+)
+def test_a_broken_meta_is_named(tiny_bins: Path, content: bytes, message: str) -> None:
+    (tiny_bins / "meta.pkl").write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"meta\.pkl.*{message}.*: make it again"):
+        _ = bins(tiny_bins).vocab_size
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_id_beyond_the_vocabulary_is_found(tiny_bins: Path, split: str) -> None:
+    source, path = bins(tiny_bins), tiny_bins / f"{split}.bin"
+    source.check_vocab(17)
+    tokens = np.fromfile(path, dtype=np.uint16)
+    tokens[-1] = 17
+    tokens.tofile(path)
+
+    source.check_vocab(18)
+    with pytest.raises(
+        DataError, match=rf"{split}\.bin holds token id 17, but the model knows ids below 17: .*meta\.pkl"
+    ):
+        source.check_vocab(17)
+
+
+# files that cannot serve
+
+
+def test_a_missing_folder_names_those_there_are(tiny_bins: Path) -> None:
+    elsewhere = tiny_bins.parent / "nowhere"
+
+    assert refusal(elsewhere) == f"no data at {elsewhere}/train.bin: set dataset to one of: tiny"
+
+
+def test_where_nothing_is_prepared_yet(tmp_path: Path) -> None:
+    assert "none is prepared yet" in refusal(tmp_path / "data" / "nowhere")
+
+
+@pytest.mark.parametrize("missing", ["train.bin", "val.bin"])
+def test_an_unprepared_set_names_its_script(tiny_bins: Path, missing: str) -> None:
+    (tiny_bins / "prepare.py").touch()
+    (tiny_bins / missing).unlink()
+
+    assert refusal(tiny_bins) == f"no data at {tiny_bins / missing}: run `python {tiny_bins}/prepare.py`"
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has 0 tokens, wanted more than block_size=16: use more text or a smaller block_size"),
+        (b"\0" * 32, "has 16 tokens, wanted more than block_size=16: use more text or a smaller block_size"),
+        (b"\0" * 101, "has 101 bytes, which is odd: not a file of 2-byte tokens"),
+    ],
+)
+def test_a_file_that_is_no_data(tiny_bins: Path, name: str, content: bytes, message: str) -> None:
+    (tiny_bins / name).write_bytes(content)
+
+    assert refusal(tiny_bins).startswith(f"{tiny_bins / name} {message}")
+
+
+def test_a_file_of_the_wrong_size_says_what_to_run(tiny_bins: Path) -> None:
+    """The broken set itself is no remedy."""
+    (tiny_bins / "train.bin").write_bytes(b"abc")
+    assert "tiny again" not in refusal(tiny_bins)
+
+    (tiny_bins / "prepare.py").touch()
+    assert refusal(tiny_bins).endswith(f"run `python {tiny_bins}/prepare.py` again")
+
+
+def test_one_token_more_than_the_block_is_enough(tiny_bins: Path) -> None:
+    np.arange(17, dtype=np.uint16).tofile(tiny_bins / "val.bin")
+
+    inputs, targets = bins(tiny_bins).get_batch("val")
+
+    assert inputs.tolist() == [list(range(16))] * 4 and targets.tolist() == [list(range(1, 17))] * 4
+
+
+def test_a_folder_in_place_of_a_file(tiny_bins: Path) -> None:
+    (tiny_bins / "val.bin").unlink()
+    (tiny_bins / "val.bin").mkdir()
+
+    assert refusal(tiny_bins).startswith(f"no data at {tiny_bins}/val.bin: ")

@@ -1,0 +1,694 @@
+"""Options from defaults, config files and the command line: every rule, every message, both doors."""
+
+import keyword
+import random
+import re
+import string
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.options import Options, SampleOptions
+from configurator import configure
+from core.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(Options.model_fields)
+
+# exec(open(...).read()), the idiom of nanoGPT's scripts, leaves the closing of the file to Python
+idiom = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, so that config files go by short names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+    return tmp_path
+
+
+def write(name: str, text: str) -> str:
+    Path(name).write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf-8")
+    return name
+
+
+def from_py(text: str, *more: str) -> Options:
+    return configure(Options, [write("x.py", text), *more])
+
+
+def from_yaml(text: str, *more: str) -> Options:
+    return configure(Options, [write("x.yaml", text), *more])
+
+
+def complaint(*argv: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        configure(Options, argv)
+    return str(caught.value)
+
+
+# order
+
+
+def test_without_arguments_everything_is_default() -> None:
+    assert configure(Options, []).model_dump() == Options.defaults()
+
+
+@pytest.mark.parametrize(
+    ("argv", "batch_size"),
+    [
+        (["--batch_size=1", "--batch_size=2"], 2),
+        (["three.py", "--batch_size=1"], 1),
+        (["--batch_size=1", "three.py"], 3),
+        (["three.py", "four.yaml"], 4),
+        (["four.yaml", "three.py"], 3),
+        (["four.yaml", "--batch_size=5", "three.py", "--batch_size=6"], 6),
+        (["--batch_size=7", "four.yaml", "one_more.py"], 5),
+    ],
+)
+def test_the_last_word_wins(argv: list[str], batch_size: int) -> None:
+    write("three.py", "batch_size = 3")
+    write("four.yaml", "batch_size: 4")
+    write("one_more.py", "batch_size = batch_size + 1")
+
+    assert configure(Options, argv).batch_size == batch_size
+
+
+# .py files
+
+
+def test_a_python_file_computes_from_the_current_values() -> None:
+    write(
+        "x.py",
+        """
+        max_iters = lr_decay_iters = 5000
+        min_lr = learning_rate / 10
+        block_size *= 2
+        batch_size, n_layer = 3, 4
+        if dataset == "mine":
+            factor = 2
+            def times(x):
+                return x * factor
+            eval_iters = times(eval_iters)
+        for warmup_iters in range(8):
+            pass
+        """,
+    )
+    options = configure(Options, ["--learning_rate=1e-2", "--dataset=mine", "x.py"])
+
+    assert options.changed(*NAMES) == dict(
+        learning_rate=0.01, dataset="mine", max_iters=5000, lr_decay_iters=5000, min_lr=0.001, block_size=2048,
+        batch_size=3, n_layer=4, eval_iters=400, warmup_iters=7,
+    )  # fmt: skip
+
+
+def test_a_python_file_has_nanogpts_imports() -> None:
+    options = from_py(
+        """
+        out_dir = os.path.join("runs", str(int(time.time() > 0)))
+        n_layer = int(math.sqrt(16))
+        n_head = len(pickle.loads(pickle.dumps([1, 2])))
+        n_embd = np.int64(8) * 4
+        wandb_run_name = "at " + torch.float32.__repr__()
+        """
+    )
+
+    assert options.pick("out_dir", "n_layer", "n_head", "n_embd", "wandb_run_name") == dict(
+        out_dir="runs/1", n_layer=4, n_head=2, n_embd=32, wandb_run_name="at torch.float32"
+    )
+
+
+@idiom
+def test_a_python_file_may_import_and_run_others() -> None:
+    write("base.py", "n_layer = 3\nbatch_size = 5\n")
+    options = from_py("import os.path as where\nexec(open('base.py').read())\nbatch_size += where.exists('base.py')\n")
+
+    assert (options.n_layer, options.batch_size) == (3, 6)
+
+
+def test_numpy_and_torch_scalars_become_plain_values() -> None:
+    options = from_py(
+        """
+        from pathlib import Path
+        max_iters = np.int64(5)
+        learning_rate = np.float32(0.5)
+        grad_clip = np.int32(2)
+        bias = np.bool_(True)
+        dataset = np.str_("mine")
+        dropout = torch.tensor(0.25)
+        out_dir = Path("a") / "b"
+        """
+    )
+
+    found = options.pick("max_iters", "learning_rate", "grad_clip", "bias", "dataset", "dropout", "out_dir")
+    assert found == dict(
+        max_iters=5, learning_rate=0.5, grad_clip=2.0, bias=True, dataset="mine", dropout=0.25, out_dir="a/b"
+    )
+    assert [type(value) for value in found.values()] == [int, float, float, bool, str, float, str]
+
+
+# .yaml files
+
+
+def test_yaml_flat_in_sections_and_dotted_may_be_mixed() -> None:
+    options = from_yaml(
+        """
+        learning_rate: 1e-3
+        training:
+          batch_size: 3
+          grad_clip: 0
+        schedule: {min_lr: 1.0e-4, decay_lr: no}
+        model.n_layer: 4
+        max_iters: 1_000
+        dataset: mine
+        wandb_run_name: 2024
+        eval_iters: "5"
+        """
+    )
+
+    assert options.changed(*NAMES) == dict(
+        learning_rate=0.001, batch_size=3, grad_clip=0.0, min_lr=0.0001, decay_lr=False, n_layer=4, max_iters=1000,
+        dataset="mine", wandb_run_name="2024", eval_iters=5,
+    )  # fmt: skip
+
+
+def test_an_empty_yaml_file_changes_nothing() -> None:
+    assert from_yaml("# nothing yet\n").model_dump() == Options.defaults()
+
+
+def test_an_empty_yaml_section_changes_nothing() -> None:
+    assert from_yaml("training:\n  # batch_size: 3\nmodel:\n  n_layer: 3\n").changed(*NAMES) == {"n_layer": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize: 3\n", "x.yaml: unknown option 'batchsize', did you mean 'batch_size'?"),
+        ("model:\n  n_layers: 3\n", "x.yaml: unknown option 'model.n_layers', did you mean 'model.n_layer'?"),
+        ("nonsense: {batch_size: 3}\n", "x.yaml: unknown option 'nonsense'"),
+        ("max_iters: null\n", "x.yaml: max_iters: got None, wanted int >= 0"),
+        ("max_iters: [1, 2]\n", "x.yaml: max_iters: got [1, 2], wanted int >= 0"),
+        ("dropout: 1\n", "x.yaml: dropout: got 1, wanted float >= 0 and < 1"),
+        ("- 1\n- 2\n", "x.yaml: wanted options as 'name: value' lines, got list"),
+    ],
+)
+def test_what_is_wrong_with_a_yaml_file(text: str, message: str) -> None:
+    assert complaint(write("x.yaml", text)) == message
+
+
+@pytest.mark.parametrize("text", ["a: [1\n", "!!python/object/apply:os.mkdir ['made']\n", "max_iters: 3: 4\n"])
+def test_a_yaml_file_that_is_none(text: str, folder: Path) -> None:
+    assert complaint(write("x.yaml", text)).startswith("x.yaml is not valid YAML: ")
+    assert [path.name for path in folder.iterdir()] == ["x.yaml"]
+
+
+@pytest.mark.parametrize("heading", ["optimizer", "model", "nonsense"])
+def test_a_key_under_another_sections_heading_is_not_taken(heading: str) -> None:
+    """Options of two sections are never confused because they share the last part of their names."""
+    assert f"unknown option '{heading}.batch_size'" in complaint(f"--{heading}.batch_size=3")
+    wrong = complaint(write("x.yaml", f"{heading}:\n  batch_size: 3\n"))
+    assert f"unknown option '{heading}" in wrong
+
+
+@pytest.mark.parametrize("heading", ["optimizer", "model", "run"])
+def test_the_right_section_of_a_known_option_is_suggested(heading: str) -> None:
+    assert complaint(f"--{heading}.batch_size=3").endswith("did you mean 'training.batch_size'?")
+
+
+def test_a_misspelt_section_is_suggested() -> None:
+    assert complaint("--trainig.batch_size=3").endswith("did you mean 'training.batch_size'?")
+
+
+# flags
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "value"),
+    [
+        ("--learning_rate=1", "learning_rate", 1.0),
+        ("--learning_rate=1e-3", "learning_rate", 1e-3),
+        ("--max_iters=1e5", "max_iters", 100_000),
+        ("--max_iters=10_000", "max_iters", 10_000),
+        ("--bias=True", "bias", True),
+        ("--bias=true", "bias", True),
+        ("--compile=False", "compile", False),
+        ("--wandb_run_name=123", "wandb_run_name", "123"),
+        ("--wandb_run_name=007", "wandb_run_name", "007"),
+        ("--wandb_run_name=1e5", "wandb_run_name", "1e5"),
+        ("--wandb_run_name=True", "wandb_run_name", "True"),
+        ("--wandb_run_name=None", "wandb_run_name", "None"),
+        ("--wandb_run_name=", "wandb_run_name", ""),
+        ("--wandb_run_name=lr=1=2", "wandb_run_name", "lr=1=2"),
+        ("--out_dir=a b/c", "out_dir", "a b/c"),
+        ("--dtype=float32", "dtype", "float32"),
+        ("--training.batch_size=16", "batch_size", 16),
+        ("--model.bias=True", "bias", True),
+        ("--seed=0", "seed", 0),
+    ],
+)
+def test_a_flag_takes_the_options_type(flag: str, name: str, value: Any) -> None:
+    found = configure(Options, [flag])
+
+    assert getattr(found, name) == value and type(getattr(found, name)) is type(value)
+    assert set(found.changed(*NAMES)) <= {name}
+
+
+@pytest.mark.parametrize("text", ['"two words"', "'two words'"])
+def test_a_quoted_string_loses_its_quotes_as_in_nanogpt(text: str) -> None:
+    assert configure(Options, [f"--wandb_run_name={text}"]).wandb_run_name == "two words"
+
+
+def test_none_where_none_is_allowed() -> None:
+    assert configure(SampleOptions, ["--top_k=None"]).top_k is None
+    assert configure(SampleOptions, ["--top_k=null"]).top_k is None
+    assert configure(SampleOptions, [write("x.py", "top_k = None")]).top_k is None
+    assert configure(SampleOptions, ["--top_k=5"]).top_k == 5
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--max_iters=1.5", "max_iters: got '1.5', wanted int >= 0"),
+        ("--max_iters=True", "max_iters: got 'True', wanted int >= 0"),
+        ("--max_iters=", "max_iters: got '', wanted int >= 0"),
+        ("--max_iters=many", "max_iters: got 'many', wanted int >= 0"),
+        ("--batch_size=0", "batch_size: got '0', wanted int >= 1"),
+        ("--learning_rate=-1", "learning_rate: got '-1', wanted float >= 0"),
+        ("--learning_rate=nan", "learning_rate: got 'nan', wanted float >= 0"),
+        ("--dropout=1.0", "dropout: got '1.0', wanted float >= 0 and < 1"),
+        ("--bias=1", "bias: got '1', wanted bool"),
+        ("--bias=maybe", "bias: got 'maybe', wanted bool"),
+        ("--dtype=float64", "dtype: got 'float64', wanted 'float32' or 'bfloat16' or 'float16'"),
+        ("--max_itres=3", "unknown option 'max_itres', did you mean 'max_iters'?"),
+        ("--zzzzzzzzzzzz=3", "unknown option 'zzzzzzzzzzzz'"),
+        ("--max_iters", "wanted --key=value, did you mean --max_iters=VALUE? (--help lists the options)"),
+    ],
+)
+def test_what_is_wrong_with_a_flag(flag: str, message: str) -> None:
+    assert complaint(flag) == f"{flag}: {message}"
+
+
+def test_flags_without_their_dashes_are_recognised() -> None:
+    assert complaint("max_iters=3").endswith("did you mean --max_iters=3?")
+    assert complaint("-max_iters=3").endswith("did you mean --max_iters=3?")
+
+
+# other systems' spellings
+
+
+def test_aliases_on_the_command_line_in_yaml_and_in_python() -> None:
+    assert configure(Options, ["--use_rope=True"]).position_encoding == "rotary"
+    assert configure(Options, ["--use_rope=False"]).position_encoding == "absolute"
+    assert from_py("use_rope = True\n").position_encoding == "rotary"
+    assert from_yaml("use_rope: true\n").position_encoding == "rotary"
+    assert configure(Options, ["--training.lr=1e-2"]).learning_rate == 1e-2
+    assert configure(Options, ["--model_mode=language_model"]).training_type == "language_model"
+    options = from_yaml(
+        "optimization: {learning_rate: 3e-4, max_grad_norm: 2}\nmonitoring:\n  log_every_n_steps: 7\n",
+        "--wandb.project=p",
+    )
+    assert options.changed(*NAMES) == dict(learning_rate=3e-4, grad_clip=2.0, log_interval=7, wandb_project="p")
+
+
+def test_an_alias_without_meaning_names_the_option() -> None:
+    wanted = "cannot read use_rope='maybe'; use the option 'position_encoding' instead"
+    assert complaint("--use_rope=maybe") == f"--use_rope=maybe: {wanted}"
+    assert complaint(write("x.py", "\nuse_rope = 'maybe'")) == f"x.py:1: {wanted}"
+
+
+def test_every_alias_reaches_its_option() -> None:
+    meanings = {bool: "True", float: "0.5", int: "3", str: "language_model"}
+    for alias, (name, convert) in Options.ALIASES.items():
+        text = meanings.get(convert, "True")
+        assert name in Options.model_fields
+        configure(Options, [f"--{alias}={text}"])
+
+
+def test_aliases_are_never_second_options() -> None:
+    assert not set(Options.ALIASES) & set(Options.model_fields)
+
+
+# the echo
+
+
+def test_the_echo_is_nanogpts(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "# mine\nbatch_size = 3\n\nmin_lr = 1e-5 # low"
+    Path("x.py").write_text(text)
+
+    configure(Options, ["--n_layer=2", "x.py", "--learning_rate=1e-3", "--wandb_run_name=a=b", "--bias=True"])
+
+    assert capsys.readouterr().out == (
+        "Overriding: n_layer = 2\n"
+        "Overriding config with x.py:\n"
+        f"{text}\n"
+        "Overriding: learning_rate = 0.001\n"
+        "Overriding: wandb_run_name = a=b\n"
+        "Overriding: bias = True\n"
+    )
+
+
+def test_a_yaml_file_is_echoed_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    from_yaml("n_layer: 3\n")
+
+    assert capsys.readouterr().out == "Overriding config with x.yaml:\nn_layer: 3\n\n"
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False), ("7", False)])
+def test_only_the_first_process_speaks(
+    rank: str, speaks: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+
+    assert from_py("n_layer = 3", "--n_head=3").n_layer == 3
+    assert bool(capsys.readouterr().out) is speaks
+
+
+# slips and helpers in .py files
+
+
+def test_a_typo_in_a_file_is_an_error_with_file_line_and_suggestion() -> None:
+    assert complaint(write("x.py", "batch_size = 3\n\nlearing_rate = 1e-3\n")) == (
+        "x.py:3: unknown option 'learing_rate', did you mean 'learning_rate'? "
+        "(a variable of the file's own must be used in the file, or have another name)"
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "max_iter = 3",
+        "max_iter: int = 3",
+        "max_iter, other = 3, 4",
+        "for max_iter in range(3): pass",
+        "if True: max_iter = 3",
+        "exec('max_iter = 3')",
+    ],
+)
+def test_a_typo_is_found_however_it_is_assigned(statement: str) -> None:
+    assert "unknown option 'max_iter', did you mean 'max_iters'?" in complaint(write("x.py", statement))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "max_iter = 5\nmax_iters = max_iter * 2\n",  # close to an option, but the file reads it
+        "tokens_wanted = 5\n",  # far from every option
+        "import time as seeds\n",
+        "def learning_rates():\n    pass\n",
+        "class dtypes:\n    pass\n",
+        "_max_iter = 5\n",
+        "from math import *\n",
+    ],
+)
+def test_a_files_own_names_are_left_alone(text: str) -> None:
+    assert set(from_py(text).changed(*NAMES)) <= {"max_iters"}
+
+
+def test_a_flag_overrides_a_helper_of_the_files_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:
+    write("helper.py", "epochs = 2\n")
+    write("uses.py", "max_iters = epochs * 100\n")
+
+    assert configure(Options, ["helper.py", "--epochs=7", "uses.py"]).max_iters == 700
+    assert "Overriding: epochs = 7\n" in capsys.readouterr().out
+    assert complaint("--epochs=7", "helper.py", "uses.py") == "--epochs=7: unknown option 'epochs'"
+
+
+def test_an_option_that_a_file_deletes() -> None:
+    assert "n_layer" in complaint(write("x.py", "del n_layer\n"))
+
+
+# messages
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    write("x.py", "batch_sise = 3\nn_layer = 'many'\nbatch_size = 0.5\n")
+    write("y.yaml", "eval_itters: 3\nmodel: {n_head: 0}\n")
+
+    lines = complaint(
+        "--bogus=1", "x.py", "y.yaml", "--dtype=int8", "none.py", "--n_embd=100", "--n_head=3"
+    ).splitlines()
+
+    assert [line.split(" (")[0] for line in lines] == [
+        "--bogus=1: unknown option 'bogus'",
+        "x.py:1: unknown option 'batch_sise', did you mean 'batch_size'?",
+        "x.py:2: n_layer: got 'many', wanted int >= 1",
+        "x.py:3: batch_size: got 0.5, wanted int >= 1",
+        "y.yaml: unknown option 'eval_itters', did you mean 'eval_iters'?",
+        "y.yaml: n_head: got 0, wanted int >= 1",
+        "--dtype=int8: dtype: got 'int8', wanted 'float32' or 'bfloat16' or 'float16'",
+        "cannot read config file none.py: No such file or directory",
+        "n_embd=100 must be divisible by n_head=3: change one of them",
+    ]
+
+
+def test_a_syntax_error_shows_the_line() -> None:
+    assert complaint(write("x.py", "max_iters = 1\nbatch_size = = 3\n")) == "x.py:2: invalid syntax: batch_size = = 3"
+
+
+def test_a_file_that_raises_shows_its_line() -> None:
+    raising = write("x.py", "n_layer = 3\nmin_lr = learning_rate / 0\n")
+    assert complaint(raising).startswith("x.py:2: min_lr = learning_rate / 0: ZeroDivisionError: ")
+    text = "import json\ndef load():\n    return json.loads('{')\nn_layer = load()\n"
+    assert complaint(write("y.py", text)).startswith("y.py:3: return json.loads('{'): JSONDecodeError: Expecting ")
+    assert "x.py:1: n_layer = layers: NameError: name 'layers'" in complaint(write("x.py", "n_layer = layers"))
+
+
+def test_files_that_cannot_be_read() -> None:
+    Path("latin.py").write_bytes(b"out_dir = '\xe9'\n")
+    Path("folder.py").mkdir()
+
+    assert complaint("none.py") == "cannot read config file none.py: No such file or directory"
+    assert complaint("none.yaml") == "cannot read config file none.yaml: No such file or directory"
+    assert complaint("folder.py") == "cannot read config file folder.py: Is a directory"
+    assert complaint("latin.py").startswith("cannot read config file latin.py: 'utf-8' codec can't decode")
+
+
+def test_rules_between_options_are_checked_last() -> None:
+    assert "n_embd=768 must be divisible by n_head=5" in complaint("--n_head=5")
+    assert configure(Options, ["--n_head=5", "--n_embd=100"]).n_head == 5
+
+
+# the fuzz
+
+
+def typos(count: int, random_seed: int) -> Iterator[tuple[str, str]]:
+    """Yield distinct one-edit typos of option names, usable as Python names, with the name that was meant."""
+    draw, letters, known = random.Random(random_seed), string.ascii_lowercase + "_", {*NAMES, *Options.ALIASES}
+    while count:
+        name = draw.choice(NAMES)
+        at, letter = draw.randrange(len(name)), draw.choice(letters)
+        typo = draw.choice(
+            [
+                name[:at] + letter + name[at:],
+                name[:at] + name[at + 1 :],
+                name[:at] + letter + name[at + 1 :],
+                name[:at] + name[at + 1 : at + 2] + name[at] + name[at + 2 :],
+            ]
+        )
+        if typo not in known and typo.isidentifier() and not keyword.iskeyword(typo) and not typo.startswith("_"):
+            known.add(typo)
+            count -= 1
+            yield typo, name
+
+
+def test_a_thousand_typos_on_the_command_line_find_the_right_option() -> None:
+    cases = list(typos(1000, 1337))
+
+    lines = complaint(*(f"--{typo}=1" for typo, _ in cases)).splitlines()
+
+    assert len(lines) == 1000
+    for line, (typo, _) in zip(lines, cases, strict=True):
+        assert line.startswith(f"--{typo}=1: unknown option '{typo}'")
+    right = [name in re.findall(r"'(\w+)'", line)[1:] for line, (_, name) in zip(lines, cases, strict=True)]
+    assert sum(right) >= 950
+
+
+def test_a_thousand_typos_in_a_config_file_find_the_right_option() -> None:
+    cases = list(typos(1000, 7331))
+    write("x.py", "".join(f"{typo} = 1\n" for typo, _ in cases))
+
+    lines = complaint("x.py").splitlines()
+
+    expected = [
+        f"x.py:{number}: unknown option '{typo}', did you mean '{name}'?"
+        for number, (typo, name) in enumerate(cases, start=1)
+    ]
+    found = {line.split(" (")[0] for line in lines}
+    assert len(lines) >= 950 and sum(line in found for line in expected) >= 950
+
+
+# --help and --print_config
+
+
+def said(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        configure(Options, argv)
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_every_option_with_its_meaning(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = said([flag], capsys)
+
+    for name, field in Options.model_fields.items():
+        assert f"--{name}=" in text and field.description and field.description in text
+    assert re.findall(r"^(\w+):$", text, re.MULTILINE) == list(Options.sections())
+    assert "--batch_size=12  [int >= 1]" in text
+    assert "--attention_type=causal  ['causal' or 'bidirectional']" in text
+
+
+def test_help_of_one_section(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(["--help", "optimizer"], capsys)
+
+    assert re.findall(r"--(\w+)=", text) == ["learning_rate", "weight_decay", "beta1", "beta2"]
+
+
+def test_help_wins_over_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--batch_size" in said(["--bogus=1", "none.py", "--help"], capsys)
+
+
+def test_print_config_shows_values_and_origins(capsys: pytest.CaptureFixture[str]) -> None:
+    write("x.py", "# mine\nbatch_size = 3\nmin_lr = learning_rate / 10\n")
+    write("y.yaml", "model: {n_layer: 4}\n")
+
+    text = said(["x.py", "y.yaml", "--print_config", "--wandb_run_name=it's", "--training.grad_clip=0"], capsys)
+
+    assert "batch_size = 3  # x.py:2\n" in text
+    assert f"min_lr = {6e-4 / 10}  # x.py:3\n" in text
+    assert "n_layer = 4  # y.yaml\n" in text
+    assert "wandb_run_name = \"it's\"  # --wandb_run_name=it's\n" in text
+    assert "grad_clip = 0.0  # --training.grad_clip=0\n" in text
+    assert "n_head = 12  # default\n" in text
+
+
+def test_a_printed_config_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--batch_size=3", "--wandb_run_name=a", "--bias=True"]
+    table = said([*flags, "--print_config"], capsys).split("Overriding: bias = True\n")[1]
+
+    assert from_py(table) == configure(Options, flags)
+
+
+def test_print_config_does_not_hide_mistakes() -> None:
+    assert complaint("--print_config", "--batch_sise=3").startswith("--batch_sise=3: unknown option")
+
+
+def test_help_answers_in_under_three_seconds(folder: Path) -> None:
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=9.0) >= 3:  # a busy machine gets a second and a third chance
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--batch_size=12" in done.stdout
+    assert min(seconds) < 3
+
+
+# the second door: exec(open("configurator.py").read()), as in nanoGPT's scripts
+
+FORK = """
+import time
+
+rate = 0.5
+steps = 10
+name = 'mine'
+quick = False
+compile = True # hides Python's own
+top = None
+_hidden = 1
+exec(open('configurator.py').read())
+print([rate, steps, name, quick, compile, top, _hidden])
+"""
+
+
+@pytest.fixture
+def fork(folder: Path) -> Path:
+    """A folder with a script of somebody else's and our files beside it."""
+    for name in ("configurator.py", "core", "config"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "fork.py").write_text(FORK)
+    return folder
+
+
+def run_fork(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Do in this process what `python fork.py argv` does."""
+    monkeypatch.setattr(sys, "argv", ["fork.py", *argv])
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(FORK, names)
+    return names
+
+
+@idiom
+def test_the_second_door_overrides_globals(
+    fork: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("mine.py", "steps = steps * 2\nhelper = 3\nquick = steps > helper\n")
+    write("mine.yaml", "rate: 1e-3\n")
+    argv = ["mine.py", "--rate=1", "--name=007", "--compile=False", "--top=5", "--helper=4", "mine.yaml"]
+
+    run_fork(argv, monkeypatch)
+
+    assert capsys.readouterr().out == (
+        "Overriding config with mine.py:\nsteps = steps * 2\nhelper = 3\nquick = steps > helper\n\n"
+        "Overriding: rate = 1.0\nOverriding: name = 007\nOverriding: compile = False\nOverriding: top = 5\n"
+        "Overriding: helper = 4\nOverriding config with mine.yaml:\nrate: 1e-3\n\n"
+        "[0.001, 20, '007', True, False, 5, 1]\n"
+    )
+
+
+@idiom
+def test_the_second_door_changes_nothing_without_arguments(
+    fork: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = run_fork([], monkeypatch)
+
+    assert capsys.readouterr().out == "[0.5, 10, 'mine', False, True, None, 1]\n"
+    assert names["time"] is time and names["__name__"] == "__main__"
+
+
+@idiom
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--stesp=3"], "--stesp=3: unknown option 'stesp', did you mean 'steps'?"),
+        (["--_hidden=3"], "--_hidden=3: unknown option '_hidden'"),
+        (["--time=3"], "--time=3: unknown option 'time'"),
+        (["--steps=0.5"], "--steps=0.5: steps: got '0.5', wanted int"),
+        (["--quick=1"], "--quick=1: quick: got '1', wanted bool"),
+        (["typo.py"], "typo.py:1: unknown option 'nmae', did you mean 'name'?"),
+        (["none.py"], "cannot read config file none.py: No such file or directory"),
+    ],
+)
+def test_mistakes_at_the_second_door(
+    argv: list[str],
+    message: str,
+    fork: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("typo.py", "nmae = 'x'\n")
+
+    with pytest.raises(SystemExit) as caught:
+        run_fork(argv, monkeypatch)
+
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert err.startswith(f"error: {message}") and "mine" not in out
+
+
+def test_the_second_door_in_a_process_of_its_own(fork: Path) -> None:
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "fork.py", *argv], cwd=fork, capture_output=True, text=True)
+
+    good, bad = run("--steps=3"), run("--steps=3", "--qwick=True")
+
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout == "Overriding: steps = 3\n[0.5, 3, 'mine', False, True, None, 1]\n"
+    assert (bad.returncode, bad.stdout) == (2, "Overriding: steps = 3\n")
+    assert bad.stderr == "error: --qwick=True: unknown option 'qwick', did you mean 'quick'?\n"

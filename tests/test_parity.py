@@ -1,0 +1,116 @@
+"""The trainer and the flat loop, benchmark/reference.py, end on the same bits: losses, weights, optimizer, best loss.
+
+Most rows run both programs in this process; those of two ranks, and one of one, run them as a user does.
+"""
+
+import contextlib
+import io
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import record
+from benchmark.compare_legacy import (
+    ROOT,
+    TINY,
+    Combination,
+    Processes,
+    Side,
+    combinations,
+    compare,
+    flags,
+    make_data,
+    run_combination,
+    same_bits,
+)
+
+REFERENCE = ROOT / "benchmark" / "reference.py"
+ITERS = 9
+TINY_GPT2 = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 50304}
+PRETRAINED = {"init_from": "gpt2-tiny", "dataset": "words"}
+HERE = [row for row in combinations() if row.processes == 1 and not {"compile", "init_from"} & set(row.options)]
+HERE += [
+    Combination("pretrained", {**PRETRAINED, "dropout": 0.2}),
+    Combination("pretrained-cropped", {**PRETRAINED, "block_size": 8, "gradient_accumulation_steps": 4}),
+]
+TWO_RANKS = [row for row in combinations() if row.name in ("two-ranks-dropout", "two-ranks-resume")]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("parity"), {"gpt2-tiny": TINY_GPT2})
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch):
+    """Run a script in this process as `python record.py` would."""
+
+    def run(folder: Path, script: Path, arguments: list[str], processes: int) -> str:
+        printed = io.StringIO()
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Hugging Face's, while it loads
+            patch.chdir(folder)
+            patch.setattr(torch, "save", torch.save)  # so that what record.py does to it is undone
+            patch.setattr(sys, "argv", [])
+            patch.setattr(sys, "path", [*sys.path])
+            patch.setenv("HF_HUB_OFFLINE", "1")
+            record.main(str(folder / "kept"), str(script), arguments)
+        return printed.getvalue()
+
+    return run
+
+
+@pytest.mark.parametrize("row", HERE, ids=lambda row: row.name)
+def test_same_bits_as_the_flat_loop(row: Combination, data: Path, launch) -> None:
+    assert run_combination(row, REFERENCE, data, ITERS, launch) == []
+
+
+@pytest.mark.parametrize("row", TWO_RANKS, ids=lambda row: row.name)
+def test_same_bits_as_the_flat_loop_on_two_ranks(row: Combination, data: Path) -> None:
+    assert run_combination(row, REFERENCE, data, ITERS, Processes()) == []
+
+
+def test_same_stdout_as_the_flat_loop(data: Path, tmp_path: Path) -> None:
+    """Byte for byte, but for the milliseconds."""
+    sides = [Side(script, tmp_path / script.stem, data, Processes()) for script in (REFERENCE, ROOT / "train.py")]
+    for side in sides:
+        side.run([*flags(TINY), "--out_dir=out", "--max_iters=8", "--eval_interval=4"])
+    reference, ours = (re_time(side.output) for side in sides)
+
+    assert ours == reference
+    assert "saving checkpoint to out\n" in ours and "mfu -100.00%" in ours and "mfu 0." in ours
+
+
+def test_a_difference_is_found(data: Path, tmp_path: Path, launch) -> None:
+    """The comparison can fail: it names what differs when the programs are given different options."""
+    legacy, ours = (Side(script, tmp_path / script.stem, data, launch) for script in (REFERENCE, ROOT / "train.py"))
+    ours_run = ours.run
+    ours.run = lambda arguments, processes=1: ours_run([*arguments, "--beta2=0.9501"], processes)
+    found = compare(legacy, ours, flags(TINY), ITERS, resume=False, processes=1)
+
+    assert any("model.transformer" in line for line in found)
+    assert any("optimizer groups" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [
+        (torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")]), True),
+        (torch.tensor(0.0), torch.tensor(-0.0), False),
+        (torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.float64), False),
+        (torch.tensor([1.0]), torch.tensor([1.0 + 2**-23]), False),
+    ],
+)
+def test_bits_are_compared_not_values(left: torch.Tensor, right: torch.Tensor, same: bool) -> None:
+    assert same_bits(left, right) is same
+
+
+def re_time(text: str) -> str:
+    import re
+
+    return re.sub(
+        r"time [\d.]+ms, mfu 0\.\d\d%", "time, mfu 0.", re.sub(r"time [\d.]+ms, mfu -100", "time, mfu -100", text)
+    )

@@ -1,0 +1,255 @@
+"""Writing text with a checkpoint: what is printed, from which prompt, and what can be wrong with either."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sample
+from core import CheckpointError, ConfigError, DataError
+from model import GPT
+
+ROOT = Path(__file__).parents[1]
+CPU = ["--device=cpu", "--num_samples=2", "--max_new_tokens=12"]
+
+
+@pytest.fixture
+def checkpoint(run_dir: Path, tiny_model: GPT) -> dict[str, Any]:
+    """A checkpoint as nanoGPT writes it, in out/, of a model that prefers some characters clearly."""
+    with torch.no_grad():
+        for parameter in tiny_model.parameters():
+            parameter.mul_(5)
+    shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=16, bias=False, vocab_size=17, dropout=0.2)
+    content = {
+        "model": tiny_model.state_dict(),
+        "optimizer": {"state": {}, "param_groups": []},
+        "model_args": shape,
+        "iter_num": 5,
+        "best_val_loss": torch.tensor(2.5),
+        "config": {"dataset": "tiny", "out_dir": "out"},
+    }
+    save(content)
+    return content
+
+
+def save(content: Any) -> None:
+    Path("out").mkdir(exist_ok=True)
+    torch.save(content, "out/ckpt.pt")
+
+
+def printed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return what `sample.py argv` prints after its introduction."""
+    capsys.readouterr()
+    sample.main(argv)
+    return capsys.readouterr().out.split("meta.pkl...\n")[1].split("\n---------------\n")
+
+
+def generated(
+    model: GPT,
+    prompt: str,
+    *,
+    seed: int = 1337,
+    count: int = 2,
+    new: int = 12,
+    temperature: float = 0.8,
+    top_k: int | None = 200,
+) -> list[str]:
+    """Return what nanoGPT would print: seeded, then a model made (which draws its weights) before they are loaded."""
+    chars = "\nabcdefghijklmnop"
+    torch.manual_seed(seed)
+    GPT(model.config)
+    ids = torch.tensor([[chars.index(char) for char in prompt]])
+    texts = [model.eval().generate(ids, new, temperature, top_k)[0].tolist() for _ in range(count)]
+    return ["".join(chars[i] for i in text) for text in texts] + [""]
+
+
+def test_samples_are_those_of_direct_generation(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = printed([*CPU, "--start=abc"], capsys)
+
+    assert texts == generated(tiny_model, "abc")
+    assert texts[0] != texts[1] and texts[0].startswith("abc")
+
+
+def test_every_option_reaches_the_generation(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--seed=3", "--temperature=2.5", "--top_k=4", "--num_samples=3", "--max_new_tokens=20"]
+
+    expected = generated(tiny_model, "\n", seed=3, count=3, new=20, temperature=2.5, top_k=4)
+    assert printed(["--device=cpu", *flags], capsys) == expected
+    for change in ("--seed=4", "--temperature=1.0", "--top_k=None"):
+        assert printed(["--device=cpu", *flags, change], capsys) != expected, change
+
+
+def test_the_whole_output(checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    sample.main([*CPU, "--start=a"])
+
+    out, err = capsys.readouterr()
+    first, second, _ = generated(tiny_model, "a")
+    assert out == (
+        "Overriding: device = cpu\nOverriding: num_samples = 2\nOverriding: max_new_tokens = 12\n"
+        "Overriding: start = a\n"
+        "number of parameters: 0.03M\nLoading meta from data/tiny/meta.pkl...\n"
+        f"{first}\n---------------\n{second}\n---------------\n"
+    )
+    assert err == ""
+
+
+def test_a_prompt_from_a_file(checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("prompt.txt").write_text("deaf\n", encoding="utf-8")
+
+    assert printed([*CPU, "--start=FILE:prompt.txt"], capsys) == generated(tiny_model, "deaf\n")
+
+
+def test_a_prompt_longer_than_the_block(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert printed([*CPU, f"--start={'abcde' * 8}"], capsys) == generated(tiny_model, "abcde" * 8)
+
+
+def test_a_checkpoint_of_a_compiled_model(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint["model"] = {f"_orig_mod.{name}": tensor for name, tensor in checkpoint["model"].items()}
+    save(checkpoint)
+
+    assert printed([*CPU, "--start=abc"], capsys) == generated(tiny_model, "abc")
+
+
+def test_other_architectures_come_with_the_checkpoint(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
+    further = {"attention_type": "bidirectional", "position_encoding": "rotary"}
+    checkpoint["model"].pop("transformer.wpe.weight")
+    checkpoint["model_args"].update(further)
+    save(checkpoint)
+
+    for name, value in further.items():
+        setattr(tiny_model.config, name, value)
+    other = GPT(tiny_model.config)
+    other.load_state_dict(checkpoint["model"])
+    assert printed([*CPU, "--start=abc"], capsys) == generated(other, "abc")
+
+
+def test_sampling_writes_nothing(checkpoint: dict[str, Any]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+
+    sample.main([*CPU, "--start=abc"])
+
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+def test_ids_beyond_the_vocabulary_are_shown_as_unknown(
+    checkpoint: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model may know more ids than the data set has characters: a padded vocabulary."""
+    meta = {"vocab_size": 17, "itos": {0: "\n", 1: "a"}, "stoi": {"\n": 0, "a": 1}}
+    Path("data/tiny/meta.pkl").write_bytes(pickle.dumps(meta))
+
+    assert set("".join(printed([*CPU, "--start=a"], capsys))) - {"\n"} == {"a", "\ufffd"}
+
+
+@pytest.mark.parametrize("known", [{"dataset": "gone"}, {}, None])
+def test_without_meta_the_tokens_are_gpt2s(
+    checkpoint: dict[str, Any], known: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their vocabulary may be out of reach, so a stand-in for it answers here."""
+
+    class Numbers:
+        def encode(self, text: str) -> list[int]:
+            return [len(text)]
+
+        def decode(self, ids: list[int]) -> str:
+            return " ".join(map(str, ids))
+
+    checkpoint.pop("config")
+    save(checkpoint if known is None else {**checkpoint, "config": known})
+    monkeypatch.setattr(sample, "Gpt2Tokenizer", Numbers)
+    capsys.readouterr()
+
+    sample.main([*CPU, "--start=abcd"])
+
+    out = capsys.readouterr().out
+    assert "No meta.pkl found, assuming GPT-2 encodings...\n4 " in out
+    assert len(out.split("encodings...\n")[1].split("\n")[0].split(" ")) == 13
+
+
+# what can be wrong
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "message"),
+    [
+        (
+            ["--start=abXYZab"],
+            DataError,
+            r"17 characters lack 'X', 'Y', 'Z': leave them out .* or prepare the data set",
+        ),
+        (["--start=zyxwvutsr"], DataError, r"lack 'r', 's', 't', 'u', 'v' and 4 more: "),
+        (["--start="], ConfigError, r"--start is empty: give the model at least one character"),
+        (["--start=FILE:empty.txt"], ConfigError, r"--start is empty"),
+        (["--start=FILE:none.txt"], ConfigError, r"--start=FILE:none\.txt: the prompt cannot be read \(.*No such file"),
+        (["--start=FILE:latin.txt"], ConfigError, r"--start=FILE:latin\.txt: the prompt cannot be read \(.*utf-8"),
+        (["--start=FILE:data"], ConfigError, r"--start=FILE:data: the prompt cannot be read"),
+        (["--out_dir=none"], CheckpointError, r"no checkpoint at none/ckpt\.pt: set out_dir"),
+        (["--init_from=gpt3"], ConfigError, r"init_from='gpt3' is not known: wanted .*gpt2-xl"),
+        (["--temperature=0"], ConfigError, r"temperature: got '0', wanted float > 0"),
+        (["--top_k=0"], ConfigError, r"top_k: got '0', wanted int or None >= 1"),
+        (["--num_sample=3"], ConfigError, r"unknown option 'num_sample', did you mean 'num_samples'\?"),
+        (["--batch_size=3"], ConfigError, r"unknown option 'batch_size'"),
+    ],
+)
+def test_mistakes(checkpoint: dict[str, Any], flags: list[str], error: type[Exception], message: str) -> None:
+    Path("empty.txt").touch()
+    Path("latin.txt").write_bytes("Käse".encode("latin-1"))
+
+    with pytest.raises(error, match=message):
+        sample.main([*CPU, *flags])
+
+
+def test_scratch_is_not_offered_for_sampling(checkpoint: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sample.main([*CPU, "--init_from=scratch"])
+
+    assert "wanted scratch" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"vocab_size": 17}, "lacks stoi .* or itos"),
+        ({"vocab_size": 17, "tokenizer": "words"}, "names the tokenizer 'words'"),
+        ([], "holds a list, wanted a dict"),
+    ],
+)
+def test_a_meta_that_describes_no_tokenizer(checkpoint: dict[str, Any], meta: Any, message: str) -> None:
+    Path("data/tiny/meta.pkl").write_bytes(pickle.dumps(meta))
+
+    with pytest.raises(DataError, match=message):
+        sample.main(CPU)
+
+
+def test_a_truncated_checkpoint(checkpoint: dict[str, Any]) -> None:
+    whole = Path("out/ckpt.pt").read_bytes()
+    Path("out/ckpt.pt").write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(CheckpointError, match=r"cannot read out/ckpt\.pt: it is truncated, damaged"):
+        sample.main(CPU)
+
+
+def test_the_program_ends_with_status_2_and_one_message(checkpoint: dict[str, Any]) -> None:
+    command = [sys.executable, ROOT / "sample.py", *CPU, "--start=aXb"]
+
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "error"})
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the data set's 17 characters lack 'X': ") and done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stdout + done.stderr
