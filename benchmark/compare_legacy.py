@@ -1,9 +1,9 @@
 """
 Run a legacy training script and train.py on the same data, each in a process of its own, and compare them bit by bit.
 
-    python -m benchmark.compare_legacy                            # against the flat loop, benchmark/reference.py
-    python -m benchmark.compare_legacy --legacy ~/nanoGPT -- config/train_shakespeare_char.py --device=cpu --compile=False
-    python -m benchmark.compare_legacy --all [--legacy ~/nanoGPT]  # every combination of the table below
+    python -m benchmark.compare_legacy                              # against the flat loop, benchmark/reference.py
+    python -m benchmark.compare_legacy --legacy ~/nanoGPT -- config/quickstart.py --batch_size=4
+    python -m benchmark.compare_legacy --all [--legacy ~/nanoGPT]   # every combination of the table below
 
 Compared exactly: every printed loss, and at every checkpoint all weights, all optimizer tensors, the best validation
 loss and the model's arguments. Exit status 1 where anything differs.

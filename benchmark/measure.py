@@ -12,6 +12,7 @@ import runpy
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -24,10 +25,12 @@ def main(report: str, script: str, arguments: list[str]) -> None:
     """Import what the script will, note the level, run it, note the peak."""
     folder = os.path.dirname(os.path.abspath(script))
     sys.path[0] = folder
-    for module in ("torch", "numpy", "model"):
+    modules = ["torch", "numpy", "model"]
+    if Path(folder).is_relative_to(ROOT):
+        sys.path.insert(1, str(ROOT))
+        modules.append("train")  # with all that it imports
+    for module in modules:
         importlib.import_module(module)
-    if Path(folder, "core").is_dir():
-        importlib.import_module("train")
     level = resident_bytes()
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")

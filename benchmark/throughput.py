@@ -99,9 +99,7 @@ def main() -> None:
     parser.add_argument("--iters", type=int, default=200)
     parser.add_argument("--eval_iters", type=int, default=100)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of each process")
-    parser.add_argument(
-        "overrides", nargs="*", help="after --: config files and --key=value, instead of the CPU recipe"
-    )
+    parser.add_argument("overrides", nargs="*", help="after --: configs and --key=value, instead of the CPU recipe")
     chosen = parser.parse_args()
 
     programs = {"train.py": ROOT / "train.py"}
@@ -118,10 +116,9 @@ def main() -> None:
     for _ in range(chosen.rounds):
         for name, script in programs.items():
             rows[name].append(measure(script, arguments, chosen.threads))
-    machine = (
-        f"{platform.machine()}, {chosen.threads} threads, Python {platform.python_version()}, torch {torch.__version__}"
-    )
-    print(f"{chosen.rounds} rounds of {chosen.iters} iterations, {machine}\n{table(rows)}")
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{chosen.rounds} rounds of {chosen.iters} iterations, {chosen.threads} threads, {versions}")
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,10 @@ class Replicated:
         """Return the model as the training step calls it; all ranks then hold rank 0's weights."""
         if not self.distributed:
             return model
-        ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=ids, **{SYNC_BUFFERS: False})
+        settings: dict[str, Any] = {SYNC_BUFFERS: False}
+        if self.device.type == "cuda":
+            settings["device_ids"] = [self.device]
+        return DistributedDataParallel(model, **settings)
 
     def unwrap(self, model: nn.Module) -> nn.Module:
         """Return the model inside, for evaluation on one rank alone."""

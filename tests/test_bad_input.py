@@ -1,5 +1,6 @@
 """Bad input, end to end: one clear message, exit status 2, and nothing of an earlier run lost."""
 
+import contextlib
 import os
 import pickle
 import re
@@ -18,6 +19,7 @@ import train
 from core import CheckpointError, ConfigError, CoreGPTError, DataError
 
 ROOT = Path(__file__).parents[1]
+RESUME = ["--init_from=resume"]
 Prepare = Callable[[], None]
 
 
@@ -32,16 +34,23 @@ def nothing() -> None:
     """Leave the folder as it is."""
 
 
+def writing(path: str, content: bytes) -> Prepare:
+    def write() -> None:
+        Path(path).write_bytes(content)
+
+    return write
+
+
 def config(text: str) -> Prepare:
-    return lambda: Path("x.py").write_text(text) and None
+    return writing("x.py", text.encode())
 
 
 def yaml(text: str) -> Prepare:
-    return lambda: Path("x.yaml").write_text(text) and None
+    return writing("x.yaml", text.encode())
 
 
 def data(name: str, content: bytes) -> Prepare:
-    return lambda: Path("data/tiny", name).write_bytes(content) and None
+    return writing(f"data/tiny/{name}", content)
 
 
 def token(value: int) -> bytes:
@@ -50,13 +59,17 @@ def token(value: int) -> bytes:
     return tokens.tobytes()
 
 
-def no_data() -> None:
-    Path("data/tiny/train.bin").unlink()
+def meta(content: dict[str, Any]) -> Prepare:
+    return data("meta.pkl", pickle.dumps(content))
 
 
 def unprepared() -> None:
     Path("data/tiny/prepare.py").touch()
-    no_data()
+    Path("data/tiny/train.bin").unlink()
+
+
+def a_file() -> None:
+    Path("taken").touch()
 
 
 def edited(edit: Callable[[dict[str, Any]], Any]) -> Prepare:
@@ -82,75 +95,85 @@ def hostile_pickle() -> None:
     Path("out/ckpt.pt").write_bytes(pickle.dumps({"model": Hostile()}, protocol=2))
 
 
-def missing_checkpoint() -> None:
-    Path("out/ckpt.pt").unlink()
+def another_file() -> None:
+    torch.save([1], "out/ckpt.pt")
 
 
-def read_only() -> None:
-    Path("locked").write_text("a file where a folder is wanted")
-
-
-RESUME = ["--init_from=resume"]
-CASES: dict[str, tuple[Prepare, list[str], type[CoreGPTError], str]] = {
+NONE: list[str] = []
+CONFIG: dict[str, tuple[Prepare, list[str], str]] = {
     # the command line
-    "unknown key": (nothing, ["--learing_rate=1"], ConfigError, r"unknown option 'learing_rate', did you mean 'learning_rate'"),
-    "no value": (nothing, ["--max_iters"], ConfigError, r"--max_iters: wanted --key=value"),
-    "no dashes": (nothing, ["max_iters=3"], ConfigError, r"max_iters=3.*did you mean --max_iters=3"),
-    "wrong type": (nothing, ["--max_iters=many"], ConfigError, r"max_iters: got 'many', wanted int >= 0"),
-    "out of bounds": (nothing, ["--dropout=1.5"], ConfigError, r"dropout: got '1\.5', wanted float >= 0 and < 1"),
-    "not finite": (nothing, ["--learning_rate=1e999"], ConfigError, r"learning_rate: got '1e999'"),
-    "training type": (nothing, ["--training_type=nlp"], ConfigError, r"training_type: got 'nlp', wanted 'language_model'"),
-    "attention type": (nothing, ["--attention_type=left"], ConfigError, r"got 'left', wanted 'causal' or 'bidirectional'"),
-    "attention": (nothing, ["--attention=fast"], ConfigError, r"got 'fast', wanted 'sdpa' or 'manual' or 'flash'"),
-    "dtype": (nothing, ["--dtype=float8"], ConfigError, r"dtype: got 'float8', wanted 'float32' or 'bfloat16' or"),
-    "backend": (nothing, ["--backend=tcp"], ConfigError, r"backend: got 'tcp', wanted 'nccl' or 'gloo'"),
-    "device": (nothing, ["--device=tpu"], ConfigError, r"device='tpu' is not known: wanted cuda"),
-    "device number": (nothing, ["--device=cuda:99"], ConfigError, r"cuda:99: there are \d+ CUDA devices"),
-    "heads": (nothing, ["--n_head=3"], ConfigError, r"n_embd=32 must be divisible by n_head=3: change"),
-    "init_from": (nothing, ["--init_from=gpt5"], ConfigError, r"init_from='gpt5' is not known: wanted scratch, resume, gpt2,"),
+    "unknown key": (nothing, ["--learing_rate=1"], r"option 'learing_rate', did you mean 'learning_rate'"),
+    "no value": (nothing, ["--max_iters"], r"--max_iters: wanted --key=value"),
+    "no dashes": (nothing, ["max_iters=3"], r"max_iters=3.*did you mean --max_iters=3"),
+    "wrong type": (nothing, ["--max_iters=many"], r"max_iters: got 'many', wanted int >= 0"),
+    "out of bounds": (nothing, ["--dropout=1.5"], r"dropout: got '1\.5', wanted float >= 0 and < 1"),
+    "training type": (nothing, ["--training_type=nlp"], r"training_type: got 'nlp', wanted 'language_model'"),
+    "attention type": (nothing, ["--attention_type=left"], r"got 'left', wanted 'causal' or 'bidirectional'"),
+    "attention": (nothing, ["--attention=fast"], r"got 'fast', wanted 'sdpa' or 'manual' or 'flash'"),
+    "dtype": (nothing, ["--dtype=float8"], r"dtype: got 'float8', wanted 'float32' or 'bfloat16' or"),
+    "backend": (nothing, ["--backend=tcp"], r"backend: got 'tcp', wanted 'nccl' or 'gloo'"),
+    "device": (nothing, ["--device=tpu"], r"device='tpu' is not known: wanted cuda"),
+    "device number": (nothing, ["--device=cuda:99"], r"cuda:99: there are \d+ CUDA devices"),
+    "heads": (nothing, ["--n_head=3"], r"n_embd=32 must be divisible by n_head=3: change"),
+    "init_from": (nothing, ["--init_from=gpt5"], r"init_from='gpt5' is not known: wanted scratch, resume, gpt2,"),
+    "out_dir": (a_file, ["--out_dir=taken"], r"out_dir='taken' cannot be written to: .*; choose another"),
+    "out_dir below": (a_file, ["--out_dir=taken/out"], r"out_dir='taken/out' cannot be written to: .*; choose another"),
     # config files
-    "file missing": (nothing, ["none.py"], ConfigError, r"cannot read config file none\.py: No such file"),
-    "typo in a file": (config("a = 1\nbatchsize = 3\n"), ["x.py"], ConfigError, r"x\.py:2: .*'batchsize', did you mean 'batch_size'"),
-    "wrong type in a file": (config("n_layer = 'two'\n"), ["x.py"], ConfigError, r"x\.py:1: n_layer: got 'two', wanted int >= 1"),
-    "syntax error": (config("a = 1\nn_layer = (2\n"), ["x.py"], ConfigError, r"x\.py:2: .*: n_layer = \(2"),
-    "raising": (config("import math\nmin_lr = math.log(0)\n"), ["x.py"], ConfigError, r"x\.py:2: min_lr = math\.log\(0\): ValueError"),
-    "yaml key": (yaml("training:\n  batchsize: 3\n"), ["x.yaml"], ConfigError, r"x\.yaml: .*did you mean 'training\.batch_size'"),
-    "yaml syntax": (yaml("a: [1\n"), ["x.yaml"], ConfigError, r"x\.yaml is not valid YAML"),
-    # folders
-    "out_dir": (read_only, ["--out_dir=locked"], ConfigError, r"out_dir='locked' cannot be written to: .*; choose another"),
-    "out_dir below": (read_only, ["--out_dir=locked/out"], ConfigError, r"out_dir='locked/out' cannot be written to"),
-    "data set": (nothing, ["--dataset=tinny"], DataError, r"no data at data/tinny/train\.bin: set dataset to one of: tiny"),
-    "not prepared": (unprepared, [], DataError, r"no data at data/tiny/train\.bin: run `python data/tiny/prepare\.py`"),
-    # data
-    "empty": (data("train.bin", b""), [], DataError, r"train\.bin has 0 tokens, wanted more than block_size=16: use more text"),
-    "odd": (data("val.bin", b"\0" * 101), [], DataError, r"val\.bin has 101 bytes, which is odd"),
-    "short": (data("val.bin", b"\0" * 32), [], DataError, r"val\.bin has 16 tokens, wanted more than block_size=16.*smaller block_size"),
-    "token id": (data("train.bin", token(17)), [], DataError, r"train\.bin holds token id 17, .* ids below 17: .*tokenizer"),
-    "hostile meta": (data("meta.pkl", pickle.dumps({"vocab_size": Hostile()})), [], DataError, r"meta\.pkl is damaged or not plain"),
-    "broken meta": (data("meta.pkl", b"\x80\x04nonsense"), [], DataError, r"meta\.pkl is damaged .*: make it again"),
-    "meta without size": (data("meta.pkl", pickle.dumps({})), [], DataError, r"meta\.pkl: no vocab_size, wanted a whole number"),
-    # checkpoints
-    "no checkpoint": (nothing, [*RESUME, "--out_dir=none"], CheckpointError, r"no checkpoint at none/ckpt\.pt: set out_dir"),
-    "empty checkpoint": (truncated(0), RESUME, CheckpointError, r"cannot read out/ckpt\.pt: it is truncated"),
-    "truncated": (truncated(100_000), RESUME, CheckpointError, r"cannot read out/ckpt\.pt: it is truncated, damaged"),
-    "hostile checkpoint": (hostile_checkpoint, RESUME, CheckpointError, r"cannot read out/ckpt\.pt: .*more than tensors"),
-    "hostile pickle": (hostile_pickle, RESUME, CheckpointError, r"cannot read out/ckpt\.pt: .*more than tensors"),
-    "another file": (lambda: torch.save([1], "out/ckpt.pt"), RESUME, CheckpointError, r"not a checkpoint .* lacks model, model_args"),
-    "another width": (edited(lambda c: c["model_args"].update(n_embd=64)), RESUME, CheckpointError,
-                      r"does not fit the model: transformer\.wte\.weight has shape \(17, 32\), wanted \(17, 64\); .* and 11 more"),
-    "a tensor less": (edited(lambda c: c["model"].pop("transformer.ln_f.weight")), RESUME, CheckpointError,
-                      r"transformer\.ln_f\.weight is missing"),
-    "a tensor more": (edited(lambda c: c["model"].update(extra=torch.ones(1))), RESUME, CheckpointError,
-                      r"extra is not part of this model"),
-    "heads of a checkpoint": (edited(lambda c: c["model_args"].update(n_head=3)), RESUME, ConfigError, r"n_head=3"),
-    "foreign argument": (edited(lambda c: c["model_args"].update(use_moe=True)), RESUME, CheckpointError, r"use_moe"),
-    "no optimizer": (edited(lambda c: c.pop("optimizer")), RESUME, CheckpointError, r"lacks .*optimizer"),
-    "no counter": (edited(lambda c: c.pop("iter_num")), RESUME, CheckpointError, r"lacks .*iter_num"),
-    "no weights": (edited(lambda c: c.update(model=5)), RESUME, CheckpointError, r"out/ckpt\.pt"),
-    "other optimizer": (edited(lambda c: c["optimizer"]["param_groups"][1]["params"].pop()), RESUME, CheckpointError,
-                        r"optimizer has groups of \[10, 4\] tensors, this model's has \[10, 5\]"),
-    "longer block": (nothing, [*RESUME, "--block_size=32"], ConfigError, r"block_size=32\b.*\b16\b"),
-}  # fmt: skip
+    "file missing": (nothing, ["none.py"], r"cannot read config file none\.py: No such file"),
+    "typo in a file": (config("\nbatchsize = 3\n"), ["x.py"], r"x\.py:2: .*'batchsize', did you mean 'batch_size'"),
+    "type in a file": (config("n_layer = 'two'\n"), ["x.py"], r"x\.py:1: n_layer: got 'two', wanted int >= 1"),
+    "syntax error": (config("\nn_layer = (2\n"), ["x.py"], r"x\.py:2: .*: n_layer = \(2"),
+    "raising": (config("\nmin_lr = math.log(0)\n"), ["x.py"], r"x\.py:2: min_lr = math\.log\(0\): ValueError"),
+    "yaml key": (yaml("training:\n  batchsize: 3\n"), ["x.yaml"], r"x\.yaml: .*did you mean 'training\.batch_size'"),
+    "yaml syntax": (yaml("a: [1\n"), ["x.yaml"], r"x\.yaml is not valid YAML"),
+    # what shows in the checkpoint only
+    "heads of a checkpoint": (edited(lambda c: c["model_args"].update(n_head=3)), RESUME, r"n_head=3"),
+    "longer block": (nothing, [*RESUME, "--block_size=32"], r"block_size=32\b.*\b16\b"),
+}
+DATA: dict[str, tuple[Prepare, list[str], str]] = {
+    "data set": (nothing, ["--dataset=tinny"], r"no data at data/tinny/train\.bin: set dataset to one of: tiny"),
+    "not prepared": (unprepared, NONE, r"no data at data/tiny/train\.bin: run `python data/tiny/prepare\.py`"),
+    "empty": (data("train.bin", b""), NONE, r"train\.bin has 0 tokens, wanted more than block_size=16: use more"),
+    "odd": (data("val.bin", b"\0" * 101), NONE, r"val\.bin has 101 bytes, which is odd"),
+    "short": (data("val.bin", b"\0" * 32), NONE, r"val\.bin has 16 tokens, wanted more .*smaller block_size"),
+    "token id": (data("train.bin", token(17)), NONE, r"train\.bin holds token id 17, .* ids below 17: .*tokenizer"),
+    "hostile meta": (
+        meta({"vocab_size": Hostile()}),
+        NONE,
+        r"meta\.pkl is damaged or not plain data .*mkdir.*: make it",
+    ),
+    "broken meta": (data("meta.pkl", b"\x80\x04nonsense"), NONE, r"meta\.pkl is damaged .*: make it again"),
+    "meta without size": (meta({}), NONE, r"meta\.pkl: no vocab_size, wanted a whole number .*: make it again"),
+}
+CHECKPOINT: dict[str, tuple[Prepare, list[str], str]] = {
+    "no checkpoint": (nothing, [*RESUME, "--out_dir=none"], r"no checkpoint at none/ckpt\.pt: set out_dir"),
+    "empty checkpoint": (truncated(0), RESUME, r"cannot read out/ckpt\.pt: it is truncated"),
+    "truncated": (truncated(100_000), RESUME, r"cannot read out/ckpt\.pt: it is truncated, damaged"),
+    "hostile checkpoint": (hostile_checkpoint, RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
+    "hostile pickle": (hostile_pickle, RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
+    "another file": (another_file, RESUME, r"out/ckpt\.pt is not a checkpoint .* lacks model, model_args"),
+    "another width": (
+        edited(lambda c: c["model_args"].update(n_embd=64)),
+        RESUME,
+        r"does not fit .*: transformer\.wte\.weight has shape \(17, 32\), wanted \(17, 64\); .* and 11 more",
+    ),
+    "a tensor less": (edited(lambda c: c["model"].pop("lm_head.weight")), RESUME, r"lm_head\.weight is missing"),
+    "a tensor more": (edited(lambda c: c["model"].update(extra=torch.ones(1))), RESUME, r"extra is not part of this"),
+    "foreign argument": (edited(lambda c: c["model_args"].update(use_moe=True)), RESUME, r"use_moe"),
+    "no optimizer": (edited(lambda c: c.pop("optimizer")), RESUME, r"lacks .*optimizer"),
+    "no counter": (edited(lambda c: c.pop("iter_num")), RESUME, r"lacks .*iter_num"),
+    "no weights": (edited(lambda c: c.update(model=5)), RESUME, r"out/ckpt\.pt"),
+    "other optimizer": (
+        edited(lambda c: c["optimizer"]["param_groups"][1]["params"].pop()),
+        RESUME,
+        r"optimizer has groups of \[10, 4\] tensors, this model's has \[10, 5\]",
+    ),
+}
+CASES = {
+    name: (prepare, flags, error, message)
+    for error, cases in ((ConfigError, CONFIG), (DataError, DATA), (CheckpointError, CHECKPOINT))
+    for name, (prepare, flags, message) in cases.items()
+}
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -185,8 +208,8 @@ def test_one_clear_message_and_nothing_lost(name: str, earlier_run: list[str]) -
 def test_the_hostile_checkpoints_are_hostile(name: str, earlier_run: list[str]) -> None:
     CASES[name][0]()
 
-    torch.load("out/ckpt.pt", weights_only=False)
-
+    with contextlib.suppress(RuntimeError):  # what else is in the file is no checkpoint
+        torch.load("out/ckpt.pt", weights_only=False)
     assert Path("pwned").exists()
 
 
@@ -221,13 +244,6 @@ def test_mistakes_of_the_options_come_before_any_work(
 
     assert all(line.startswith("Overriding: ") for line in capsys.readouterr().out.splitlines())
     assert sorted(path.name for path in run_dir.iterdir()) == ["data"]
-
-
-def test_a_mistyped_out_dir_leaves_no_folder(run_dir: Path, tiny_argv: list[str]) -> None:
-    with pytest.raises(CheckpointError):
-        train.main([*tiny_argv, *RESUME, "--out_dir=mistyped"])
-
-    assert not Path("mistyped").exists()
 
 
 def test_accumulation_must_be_shared_evenly(earlier_run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
