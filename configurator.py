@@ -14,7 +14,6 @@ Every mistake is collected, and all are reported together in one `ConfigError`.
 from __future__ import annotations
 
 import ast
-import builtins
 import importlib
 import os
 import sys
@@ -85,6 +84,8 @@ class Overrides:
     def apply_flag(self, argument: str) -> None:
         """Apply one `--key=value`; the key is an option, flat or dotted, or a variable of a config file before it."""
         key, equals, text = argument[2:].partition("=")
+        if isinstance(unquoted := _literal(text), str):
+            text = unquoted  # --start="'two words'": nanoGPT takes the quotes for Python's
         if not equals:
             hint = f", did you mean --{key}=VALUE?" if key in self.names else self.suggestion(key)
             self.errors.append(f"{argument}: wanted --key=value{hint} (--help lists the options)")
@@ -109,9 +110,13 @@ class Overrides:
             return
         headings = {*self.sections, *(alias.split(".")[0] for alias in self.aliases if "." in alias)}
         for key, value in content.items():
+            if value is None and key in headings:
+                continue  # all of its lines are commented out
             if isinstance(value, dict) and key in headings:
                 for inner, inner_value in value.items():
                     self.assign(f"{key}.{inner}", inner_value, path)
+            elif isinstance(value, dict) and key not in self.names:
+                self.errors.append(f"{path}: unknown section {key!r}, wanted one of {', '.join(self.sections)}")
             else:
                 self.assign(str(key), value, path)
 
@@ -120,7 +125,7 @@ class Overrides:
         text = self.read(path)
         before = dict(self.values)
         try:
-            exec(builtins.compile(text, path, "exec"), self.values)  # `compile` alone is an option in nanoGPT's globals
+            exec(compile(text, path, "exec"), self.values)
             tree = ast.parse(text)
         except SyntaxError as error:
             self.errors.append(f"{path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}")
@@ -131,9 +136,12 @@ class Overrides:
             self.errors.append(f"{line}: {type(error).__name__}: {error}")
             return
         lines, read = _names_in(tree)
+        for name in self.names - set(self.values):
+            self.errors.append(f"{path}: deletes the option {name!r}")
+            self.values[name] = before[name]
         touched = {name for name in self.values if name not in before or before[name] is not self.values[name]}
         for name in sorted(touched | (self.names & set(lines)), key=lambda name: lines.get(name, 0)):
-            origin, value = f"{path}:{lines.get(name, '?')}", self.values[name]
+            origin, value = f"{path}:{lines.get(name, '?')}", self.values.get(name)
             if name in self.names or name in self.aliases:
                 self.values[name] = before.get(name)
                 self.assign(name, value, origin)
@@ -172,7 +180,7 @@ class Overrides:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
         except (OSError, UnicodeDecodeError) as error:
-            hint = f"; did you mean --{path}?" if "=" in path else ""
+            hint = f"; did you mean --{path.lstrip('-')}?" if "=" in path else ""
             self.errors.append(f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}{hint}")
             return ""
         _echo(f"Overriding config with {path}:\n{text}")
@@ -181,6 +189,8 @@ class Overrides:
     def suggestion(self, key: str) -> str:
         """Return `, did you mean ...?` with the one or two nearest options, or nothing when none is near."""
         dotted = [f"{heading}.{name}" for heading, names in self.sections.items() for name in names]
+        if "." in key and (elsewhere := [name for name in dotted if name.partition(".")[2] == key.partition(".")[2]]):
+            return f", did you mean {elsewhere[0]!r}?"
         candidates = [*dotted, *(alias for alias in self.aliases if "." in alias)] if "." in key else self.names
         ranked = sorted((_edits(key, name), name) for name in candidates)
         near = [repr(name) for edits, name in ranked if edits == ranked[0][0] and edits <= max(2, len(key) // 2)]

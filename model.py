@@ -49,6 +49,7 @@ class GPTConfig:
 
 
 # Attention backends: q, k, v (B, H, T, D) -> (B, H, T, D)
+Attend = Callable[[Tensor, Tensor, Tensor, bool, float], Tensor]
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
@@ -76,7 +77,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: floa
     return out.transpose(1, 2)
 
 
-def attention_backend(name: str) -> Callable[[Tensor, Tensor, Tensor, bool, float], Tensor]:
+def attention_backend(name: str) -> Attend:
     """Return the attention function of that name; flash gives way to sdpa, and says so, where it cannot run."""
     if name == "flash" and (importlib.util.find_spec("flash_attn") is None or not torch.cuda.is_available()):
         log.warning("attention=flash needs a CUDA device and `pip install flash-attn`; using sdpa instead")
@@ -114,7 +115,7 @@ class LayerNorm(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention, causal or bidirectional."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, attend: Attend) -> None:
         super().__init__()
         width, self.n_head, self.dropout = config.n_embd, config.n_head, config.dropout
         if width % self.n_head:
@@ -123,7 +124,7 @@ class SelfAttention(nn.Module):
         self.c_proj = nn.Linear(width, width, bias=config.bias)
         self.resid_dropout = nn.Dropout(self.dropout)
         self.causal = config.attention_type == "causal"
-        self.attend = attention_backend(config.attention)
+        self.attend = attend
 
     def forward(self, x: Tensor, rotary: Tensor | None) -> Tensor:
         """Mix information between positions. rotary: this window's table (2, T, D), or None"""
@@ -156,9 +157,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One transformer layer: attention, then MLP, each added to what goes in, normalised first."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, attend: Attend) -> None:
         super().__init__()
-        self.ln_1, self.attn = LayerNorm(config.n_embd, config.bias), SelfAttention(config)
+        self.ln_1, self.attn = LayerNorm(config.n_embd, config.bias), SelfAttention(config, attend)
         self.ln_2, self.mlp = LayerNorm(config.n_embd, config.bias), MLP(config)
 
     def forward(self, x: Tensor, rotary: Tensor | None) -> Tensor:
@@ -181,7 +182,8 @@ class GPT(nn.Module):
         if absolute:
             parts["wpe"] = nn.Embedding(config.block_size, config.n_embd)
         parts["drop"] = nn.Dropout(config.dropout)
-        parts["h"] = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        attend = attention_backend(config.attention)
+        parts["h"] = nn.ModuleList(Block(config, attend) for _ in range(config.n_layer))
         parts["ln_f"] = LayerNorm(config.n_embd, config.bias)
         self.transformer = nn.ModuleDict(parts)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)

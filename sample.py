@@ -46,12 +46,14 @@ def read_prompt(start: str) -> str:
 def main(argv: Sequence[str]) -> None:
     """Print samples, as the command line asks for them."""
     options = configure(SampleOptions, argv)
+    if options.init_from == "scratch":
+        raise core.ConfigError("init_from=scratch has nothing to say yet: wanted resume, a GPT-2's name, or its folder")
     prompt = read_prompt(options.start)
     with core.Runtime(**options.pick("device", "dtype", "seed", "cpu_autocast")) as run:
         initializer = core.ModelInitializer(GPT, GPTConfig, run.device)
         if options.init_from == "resume":
             checkpoint = core.load_checkpoint(core.CheckpointManager(options.out_dir, writes=False).load())
-            model = initializer.resume_model_from_checkpoint(checkpoint, {"dropout": 0.0, **checkpoint["model_args"]})
+            model = initializer.resume_model_from_checkpoint(checkpoint, dict(checkpoint["model_args"]))
             tokenizer = find_tokenizer(checkpoint.get("config", {}).get("dataset"))
         else:
             model = initializer.load_pretrained(options.init_from, {"dropout": 0.0})

@@ -41,7 +41,7 @@ def build(options: Options, run: core.Runtime, callbacks: Sequence[core.Callback
     betas = (options.beta1, options.beta2)
     optimizer = model.configure_optimizers(options.weight_decay, options.learning_rate, betas, run.device.type)
     if checkpoint:
-        core.load_optimizer_state(optimizer, checkpoint["optimizer"])
+        core.load_optimizer_state(optimizer, checkpoint.get("optimizer"))
     parallel = extras.parallel(options, run)
     wrapped = initializer.compile_and_wrap_model(model, options.compile, parallel.wrap)
 

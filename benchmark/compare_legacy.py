@@ -107,13 +107,17 @@ class Processes:
 
 
 class Side:
-    """One of the two programs, in a working folder of its own with the shared data, and what it left behind."""
+    """One of the two programs, in a working folder of its own, and what it left behind."""
 
-    def __init__(self, script: Path, folder: Path, data: Path, launch: Launch) -> None:
+    def __init__(self, script: Path, folder: Path, launch: Launch) -> None:
+        self.script = script
         self.folder = folder
         self.launch = launch
-        self.script = script
         self.output = ""
+
+    @classmethod
+    def in_new_folder(cls, script: Path, folder: Path, data: Path, launch: Launch) -> "Side":
+        """Return a side whose folder is made now, with the data in it."""
         folder.mkdir()
         (folder / "data").symlink_to(data)
         for pretrained in data.glob("gpt2*"):
@@ -121,7 +125,8 @@ class Side:
         if not script.is_relative_to(ROOT):  # a legacy script reads its configurator from the working folder
             for source in script.parent.glob("*.py"):
                 shutil.copy(source, folder)
-            self.script = folder / script.name
+            script = folder / script.name
+        return cls(script, folder, launch)
 
     def run(self, arguments: list[str], processes: int = 1) -> None:
         """Run the program to its end, every checkpoint kept."""
@@ -218,8 +223,8 @@ def compare(legacy: Side, ours: Side, arguments: list[str], iters: int, *, resum
 def run_combination(row: Combination, script: Path, data: Path, iters: int, launch: Launch) -> list[str]:
     """Run one row of the table and list the differences."""
     with tempfile.TemporaryDirectory() as folder:
-        legacy = Side(script, Path(folder) / "legacy", data, launch)
-        ours = Side(ROOT / "train.py", Path(folder) / "ours", data, launch)
+        legacy = Side.in_new_folder(script, Path(folder) / "legacy", data, launch)
+        ours = Side.in_new_folder(ROOT / "train.py", Path(folder) / "ours", data, launch)
         arguments = flags({**TINY, **row.options})
         return compare(legacy, ours, arguments, iters, resume=row.resume, processes=row.processes)
 
@@ -259,8 +264,8 @@ def run_own(overrides: list[str], script: Path, iters: int, launch: Launch) -> l
     """Compare on the user's configs and flags, with the data folder beside us."""
     arguments = [text if text.startswith("--") else str(Path(text).resolve()) for text in overrides]
     with tempfile.TemporaryDirectory() as folder:
-        legacy = Side(script, Path(folder) / "legacy", Path("data").resolve(), launch)
-        ours = Side(ROOT / "train.py", Path(folder) / "ours", Path("data").resolve(), launch)
+        legacy = Side.in_new_folder(script, Path(folder) / "legacy", Path("data").resolve(), launch)
+        ours = Side.in_new_folder(ROOT / "train.py", Path(folder) / "ours", Path("data").resolve(), launch)
         return compare(legacy, ours, arguments, iters, resume=False, processes=1)
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 Alias = tuple[str, Callable[[Any], Any]]  # the option meant, and what turns the foreign value into ours
+AUTO = "auto"  # stands for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
 
@@ -58,11 +59,13 @@ class Schema(BaseModel):
     def fit(cls, name: str, value: Any) -> Any:
         """Return `value` as the option's type; a ValueError says what was wanted."""
         field = cls.model_fields[name]
+        if field.default_factory and value == AUTO:
+            return field.get_default(call_default_factory=True)
         kinds = {field.annotation, *get_args(field.annotation)}
         takes_text = str in kinds or get_origin(field.annotation) is Literal
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
-        elif callable(getattr(value, "item", None)):  # a NumPy or torch scalar
+        elif callable(getattr(value, "item", None)) and not getattr(value, "ndim", 0):  # a NumPy or torch scalar
             value = value.item()
         if isinstance(value, str) and (not takes_text or (value == "None" and type(None) in kinds)):
             value = literal(value)
@@ -132,4 +135,6 @@ def wanted(field: FieldInfo) -> str:
 
 def default_text(field: FieldInfo) -> str:
     """Show an option's default; one that depends on the machine is shown as `auto`."""
-    return "auto" if field.default_factory else str(field.default)
+    if field.default_factory:
+        return AUTO
+    return repr(field.default)[1:-1] if isinstance(field.default, str) else str(field.default)  # "\n" stays one line

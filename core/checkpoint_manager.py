@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,13 +55,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        # torch's reason is long, and where it refuses code its advice is to let the code run
+        reason = re.split(r"WeightsUnpickler error:|\. ", " ".join(str(error).split()))
+        what = (reason[1] if len(reason) > 1 and "WeightsUnpickler" in str(error) else reason[0]).strip()
         raise CheckpointError(
-            f"cannot read {path}: it is truncated, damaged, or holds more than tensors and plain values ({reason})"
+            f"cannot read {path}: it is truncated, damaged, or holds more than tensors and plain values "
+            f"({what or type(error).__name__}); put a copy in its place, or start afresh with --init_from=scratch"
         ) from None
-    missing = {"model", "model_args"} - set(checkpoint if isinstance(checkpoint, dict) else ())
+    found = checkpoint if isinstance(checkpoint, dict) else {}
+    missing = [key for key in ("model", "model_args") if not isinstance(found.get(key), dict)]
     if missing:
-        raise CheckpointError(f"{path} is not a checkpoint of this program: it lacks {', '.join(sorted(missing))}")
+        raise CheckpointError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}")
     checkpoint["model"] = handle_state_dict_prefixes(checkpoint["model"])
     return dict(checkpoint)
 

@@ -57,6 +57,11 @@ class ModelInitializer:
         else:
             self.say(f"Initializing from OpenAI GPT-2 weights: {init_from}")
             model = self.load_pretrained(init_from, model_args)
+        if block_size > model.config.block_size:
+            raise ConfigError(
+                f"block_size={block_size} is more than the {model.config.block_size} positions that the weights know: "
+                "lower it, or start from scratch"
+            )
         self.crop_block_size(model, block_size, model_args)
         return model, checkpoint
 
@@ -71,7 +76,10 @@ class ModelInitializer:
         """Return a model with a checkpoint's shape and weights; what is no matter of shape follows `model_args`."""
         saved = checkpoint["model_args"]
         model_args.update({key: saved[key] for key in saved if key in SHAPE_ARGS or key not in model_args})
-        model = self._build(model_args)
+        try:
+            model = self._build(model_args)
+        except TypeError as error:  # a fork's checkpoint may hold arguments of its own
+            raise CheckpointError(f"the checkpoint's model_args do not fit this model.py: {error}") from None
         _load_exactly(model, checkpoint["model"])
         return model.to(self.device)
 

@@ -7,12 +7,14 @@ import torch
 from core.errors import CheckpointError
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any] | None) -> None:
     """Load a saved state; moments of a tensor that was cropped since (block_size) are cropped with it.
 
     As in nanoGPT, the saved groups' settings (weight_decay, betas) come with the state. Raises CheckpointError when
     the state belongs to other parameters; the optimizer is then as it was.
     """
+    if not state:
+        raise CheckpointError("the checkpoint lacks the optimizer: it can be sampled from, but not resumed")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     saved_sizes = [len(group["params"]) for group in state["param_groups"]]
     own_sizes = [len(group["params"]) for group in optimizer.param_groups]

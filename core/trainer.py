@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.errors import DivergedError
+from core.errors import CheckpointError, DivergedError
 
 if TYPE_CHECKING:
     from core.callback import Callback
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("coregpt")
 STAY_AS_SAVED = ("n_layer", "n_head", "n_embd", "bias", "weight_decay", "beta1", "beta2")  # as in nanoGPT
+SHAPE_OF_BATCHES = ("dataset", "batch_size", "block_size")  # a batch drawn with others does not fit
 WARMUP_STEPS = 5  # iterations before the mfu is trusted; until then it reads -100%
 
 
@@ -205,6 +206,8 @@ class Trainer:
         Model and optimizer are restored before they are handed to the trainer. A checkpoint that lacks what `exact`
         needs is continued as nanoGPT does: other batches follow, and the evaluation is repeated.
         """
+        if missing := [key for key in ("iter_num", "best_val_loss") if key not in checkpoint]:
+            raise CheckpointError(f"the checkpoint lacks {', '.join(missing)}: it can be sampled from, but not resumed")
         if differences := _differences(checkpoint.get("config", {}), self.config):
             log.info(f"resume: the options differ from the checkpoint's: {differences}")
         self.iter_num = checkpoint["iter_num"]
@@ -215,8 +218,9 @@ class Trainer:
                 callback.load_state_dict(checkpoint["callbacks"][type(callback).__name__])  # type: ignore[attr-defined]
         ranks = checkpoint.get("ranks", [])
         if exact and len(ranks) == self.runtime.world_size:
-            own = ranks[self.runtime.rank]
-            self.step.batch = _to_device(own["batch"], self.runtime.device)
+            own, saved = ranks[self.runtime.rank], checkpoint.get("config", {})
+            if all(saved.get(name) == self.config.get(name) for name in SHAPE_OF_BATCHES):
+                self.step.batch = _to_device(own["batch"], self.runtime.device)  # else a fitting one is drawn
             self.step.scaler.load_state_dict(checkpoint["scaler"])
             self.runtime.set_rng_state(own["rng"])
             self.evaluated_at = self.iter_num

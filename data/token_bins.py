@@ -68,11 +68,12 @@ class TokenBins:
         remedy = (
             f"run `python {script}`" if script.exists() else f"set dataset to one of: {_prepared(self.folder.parent)}"
         )
+        again = f"run `python {script}` again" if script.exists() else "prepare the data set again"
         if not path.is_file():
             raise DataError(f"no data at {path}: {remedy}")
         size = path.stat().st_size
         if size % 2:
-            raise DataError(f"{path} has {size} bytes, which is odd: not a file of 2-byte tokens; {remedy} again")
+            raise DataError(f"{path} has {size} bytes, which is odd: not a file of 2-byte tokens; {again}")
         if size // 2 <= self.block_size:
             raise DataError(
                 f"{path} has {size // 2} tokens, wanted more than block_size={self.block_size}: "

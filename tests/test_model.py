@@ -251,6 +251,18 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     torch.testing.assert_close(queries.norm(dim=-1), q.norm().expand(32))
 
 
+@pytest.mark.parametrize("kind", ["causal", "bidirectional"])
+def test_a_rotary_model_does_not_know_where_its_window_begins(kind: str) -> None:
+    model, idx = make(position_encoding="rotary", attention_type=kind), tokens()
+    before = model(idx, idx)[0]
+
+    model.rotary = rotary_table(40, 16)[:, 24:]
+
+    torch.testing.assert_close(model(idx, idx)[0], before, rtol=1e-4, atol=1e-4)
+    model.rotary = rotary_table(40, 16)[:, ::2]
+    assert (model(idx, idx)[0] - before).abs().max() > 1e-2
+
+
 def test_rotation_by_hand() -> None:
     """Position p turns the pair (first half, second half) of the lowest dimension by p radians."""
     table = rotary_table(4, 2)

@@ -76,7 +76,10 @@ def test_same_bits_as_the_flat_loop_on_two_ranks(row: Combination, data: Path) -
 
 def test_same_stdout_as_the_flat_loop(data: Path, tmp_path: Path) -> None:
     """Byte for byte, but for the milliseconds."""
-    sides = [Side(script, tmp_path / script.stem, data, Processes()) for script in (REFERENCE, ROOT / "train.py")]
+    sides = [
+        Side.in_new_folder(script, tmp_path / script.stem, data, Processes())
+        for script in (REFERENCE, ROOT / "train.py")
+    ]
     for side in sides:
         side.run([*flags(TINY), "--out_dir=out", "--max_iters=8", "--eval_interval=4"])
     reference, ours = (without_times(side.output) for side in sides)
@@ -87,7 +90,9 @@ def test_same_stdout_as_the_flat_loop(data: Path, tmp_path: Path) -> None:
 
 def test_a_difference_is_found(data: Path, tmp_path: Path, launch) -> None:
     """The comparison can fail: it names what differs when the programs are given different options."""
-    legacy, ours = (Side(script, tmp_path / script.stem, data, launch) for script in (REFERENCE, ROOT / "train.py"))
+    legacy, ours = (
+        Side.in_new_folder(script, tmp_path / script.stem, data, launch) for script in (REFERENCE, ROOT / "train.py")
+    )
     ours_run = ours.run
     ours.run = lambda arguments, processes=1: ours_run([*arguments, "--beta2=0.9501"], processes)
     found = compare(legacy, ours, flags(TINY), ITERS, resume=False, processes=1)

@@ -264,6 +264,18 @@ def test_transfer_copies_the_body_and_leaves_heads_fresh(
     assert all(torch.equal(value, source[name]) for name, value in body.items())
 
 
+def test_a_head_stays_fresh_even_under_the_name_it_has_in_the_checkpoint(
+    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT
+) -> None:
+    save(checkpoints, tiny_model)
+    target = WithHead(tiny_model.config)
+    target.lm_head = nn.Linear(32, 17, bias=False)
+    fresh = target.lm_head.weight.detach().clone()
+
+    assert initializer.setup_transfer_learning(target, checkpoints.path) == ["lm_head.weight"]
+    assert torch.equal(target.lm_head.weight, fresh)
+
+
 def test_transfer_to_a_larger_vocabulary_keeps_the_known_rows(
     initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT
 ) -> None:

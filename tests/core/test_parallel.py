@@ -37,13 +37,13 @@ def test_one_process_has_nothing_to_do() -> None:
 @pytest.mark.usefixtures("process_group")
 def test_several_processes_are_wrapped_without_broadcasting_buffers() -> None:
     """nanoGPT evaluates on rank 0 alone: a forward pass there must not wait for the other ranks."""
-    model = nn.Linear(3, 2)
+    model = nn.BatchNorm1d(3)  # it has buffers
     parallel = Replicated(distributed=True, device=CPU)
 
     wrapped = parallel.wrap(model)
 
     assert isinstance(wrapped, DistributedDataParallel)
-    assert not wrapped.broadcast_buffers
+    assert not wrapped.will_sync_module_buffers()
     assert wrapped.device_ids is None
     assert parallel.unwrap(wrapped) is model
 

@@ -1,5 +1,6 @@
 """The process's surroundings: device, precision, seed, and answers that are the same on all ranks."""
 
+import contextlib
 import logging
 import socket
 import sys
@@ -73,6 +74,21 @@ def test_group_is_left_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         _ = 1 / 0
 
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_what_is_to_happen_at_the_end_happens_last_given_first(monkeypatch: pytest.MonkeyPatch, failing: bool) -> None:
+    """Whether the run ends well or not, and while the group is still there."""
+    launched(monkeypatch, rank=0, world_size=1)
+    happened = []
+
+    with contextlib.suppress(ZeroDivisionError), Runtime(device="cpu") as run:
+        for name in ("first", "second"):
+            run.at_exit(lambda name=name: happened.append((name, dist.is_initialized())))  # type: ignore[misc]
+        assert happened == []
+        _ = 1 / (not failing)
+
+    assert happened == [("second", True), ("first", True)]
 
 
 @pytest.mark.parametrize(("rank", "seed"), [(0, 1337), (3, 1340)])

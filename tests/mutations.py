@@ -1,0 +1,150 @@
+"""
+Break the code in one way after another, in a copy, and see a test fail for each: tests of the tests.
+
+    python tests/mutations.py [WORD]      # all mutations, or those whose name contains WORD
+
+Exit status 1 when a mutation survives, that is, when no test noticed it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", "out*", "*.bin", ".*_cache", "wandb")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Replace `old` by `new` in a file; the tests named must notice."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: str
+
+
+STEP, TRAINER, MODEL = "core/training_step.py", "core/trainer.py", "model.py"
+UNIT_STEP = "tests/core/test_training_step.py"
+UNIT_TRAINER = "tests/core/test_trainer.py"
+
+MUTATIONS = [
+    # one update
+    Mutation(
+        "draw the next batch before the forward pass",
+        STEP,
+        "output = self.objective(self.model, self.batch, train=True)",
+        'now, self.batch = self.batch, self.get_batch("train")\n'
+        "                    self.get_batch = (lambda keep: lambda split: (setattr(self, 'get_batch', keep), self.batch)[1])"
+        "(self.get_batch)\n"
+        "                    output = self.objective(self.model, now, train=True)",
+        UNIT_STEP,
+    ),
+    Mutation("drop the clip", STEP, "grad_norm = self.clip(self.model.parameters(), self.grad_clip)", "pass", UNIT_STEP),
+    Mutation("sum micro-batches", STEP, "output.loss / self.gradient_accumulation_steps", "output.loss / 1", UNIT_STEP),
+    Mutation("keep the gradients", STEP, "self.optimizer.zero_grad(set_to_none=True)", "pass", UNIT_STEP),
+    Mutation("clip scaled gradients", STEP, "self.scaler.unscale_(self.optimizer)", "pass", UNIT_STEP),
+    Mutation("return an attached loss", STEP, "StepResult(loss.detach()", "StepResult(loss", UNIT_STEP),
+    Mutation(
+        "forget no_sync", "core/parallel.py", "nullcontext() if last else model.no_sync()", "nullcontext()",
+        "tests/core/test_parallel.py",
+    ),
+    Mutation(
+        "forget the last synchronisation", "core/parallel.py", "nullcontext() if last else model.no_sync()",
+        "model.no_sync()", "tests/core/test_parallel.py",
+    ),
+    # the model
+    Mutation("decay every tensor", MODEL, '"weight_decay": 0.0}', '"weight_decay": weight_decay}', "tests/test_oracle.py"),
+    Mutation("do not scale the residual projections", MODEL, "std=INIT_STD / math.sqrt(2", "std=INIT_STD * math.sqrt(1", "tests/test_oracle.py"),
+    Mutation("see the future", MODEL, "is_causal=causal", "is_causal=False", "tests/test_model.py"),
+    Mutation("untie the head", MODEL, 'self.transformer["wte"].weight = self.lm_head.weight', "pass", "tests/test_model.py"),
+    Mutation("ignore top_k", MODEL, "if top_k is not None:", "if False:", "tests/test_model.py tests/test_oracle.py"),
+    Mutation("count ignored targets", MODEL, "targets.flatten(), ignore_index=-1", "targets.flatten().clamp(min=0)", "tests/test_model.py"),
+    Mutation("approximate the GELU", MODEL, "F.gelu(self.c_fc(x))", 'F.gelu(self.c_fc(x), approximate="tanh")', "tests/test_oracle.py"),
+    Mutation("keep dropout in evaluation", MODEL, "self.dropout if self.training else 0.0", "self.dropout", "tests/test_model.py tests/core/test_evaluator.py"),
+    Mutation("rotate values of position 0 alike", MODEL, "q, k = rotate(q, rotary), rotate(k, rotary)", "k = rotate(k, rotary)", "tests/test_model.py"),
+    # schedule, evaluation, loop
+    Mutation("start the warm-up at zero", "core/scheduler.py", "(max(iter_num, 0) + 1)", "max(iter_num, 0)", "tests/core/test_scheduler.py"),
+    Mutation("extrapolate the cosine", "core/scheduler.py", "if iter_num > self.lr_decay_iters or", "if", "tests/core/test_scheduler.py"),
+    Mutation("stay in evaluation mode", "core/evaluator.py", "self.model.train()", "pass", "tests/core/test_evaluator.py"),
+    Mutation("evaluate val first", "core/evaluator.py", '("train", "val")', '("val", "train")', "tests/core/test_evaluator.py tests/core/test_trainer.py"),
+    Mutation("average in double precision", "core/evaluator.py", "torch.zeros(self.eval_iters)", "torch.zeros(self.eval_iters, dtype=torch.float64)", "tests/core/test_evaluator.py"),
+    Mutation("evaluate with modifiers", "core/evaluator.py", "train=False", "train=True", "tests/core/test_evaluator.py"),
+    Mutation("evaluate before the first batch", TRAINER, "self.step.prefetch()  #", "pass  #", UNIT_TRAINER),
+    Mutation("one update too few", TRAINER, "iter_num > self.max_iters", "iter_num >= self.max_iters", UNIT_TRAINER),
+    Mutation("save at iteration 0", TRAINER, "if self.iter_num > 0:", "if True:", UNIT_TRAINER),
+    Mutation("keep training after eval_only", TRAINER, "if self.eval_only:\n                    break", "if False:\n                    break", UNIT_TRAINER),
+    Mutation("save only improvements", TRAINER, " or self.always_save_checkpoint:", ":", UNIT_TRAINER),
+    Mutation("return the last loss as the best", TRAINER, 'min(self.best_val_loss, losses["val"].item())', 'losses["val"].item()', UNIT_TRAINER),
+    Mutation("print the mean share", TRAINER, "result.loss.item() * self.step.gradient_accumulation_steps", "result.loss.item()", UNIT_TRAINER),
+    Mutation("trust the mfu at once", TRAINER, "WARMUP_STEPS = 5", "WARMUP_STEPS = 0", UNIT_TRAINER),
+    Mutation("repeat the evaluation on resume", TRAINER, "self.evaluated_at = self.iter_num", "pass", UNIT_TRAINER),
+    Mutation("forget the random state", TRAINER, 'self.runtime.set_rng_state(own["rng"])', "pass", UNIT_TRAINER),
+    Mutation("forget the batch drawn ahead", TRAINER, 'self.step.batch = _to_device(own["batch"], self.runtime.device)', "pass", UNIT_TRAINER),
+    Mutation("train on with nan", TRAINER, "self.react(self.detector.judge(result))", "self.detector.judge(result)", UNIT_TRAINER),
+    Mutation("see no nan", "core/instability_detector.py", "return torch.isfinite(loss)", "return torch.ones_like(loss, dtype=torch.bool)", "tests/core/test_instability_detector.py"),
+    Mutation("judge alone", "core/instability_detector.py", "self.any_rank((~torch.stack([sound, sane])).int())", "(~torch.stack([sound, sane])).int()", "tests/core/test_instability_detector.py"),
+    Mutation("seed all ranks alike", "core/runtime.py", "self.seed + self.rank", "self.seed", "tests/core/test_runtime.py"),
+    Mutation("another seed", "config/options.py", "opt(1337,", "opt(1338,", "tests/test_oracle.py"),
+    # checkpoints
+    Mutation("write in place", "core/checkpoint_manager.py", "write(aside)\n", "write(self.path); aside.touch()\n", "tests/core/test_checkpoint_manager.py"),
+    Mutation("trust pickles", "core/checkpoint_manager.py", "weights_only=True", "weights_only=False", "tests/core/test_checkpoint_manager.py"),
+    Mutation("keep the compiler's prefix", "core/checkpoint_manager.py", 'PREFIXES = ("_orig_mod.", "module.")', 'PREFIXES = ("module.",)', "tests/core/test_checkpoint_manager.py"),
+    Mutation("keep the moments' size", "core/optimizer.py", "value[window].clone() if", "value if", "tests/core/test_optimizer.py"),
+    # options
+    Mutation("accept a typo", "configurator.py", "self.errors.append(f\"{origin}: unknown option {key!r}{self.suggestion(key)}\")", "pass", "tests/test_configurator.py"),
+    Mutation("accept a typo in a file", "configurator.py", "(option := self.misspelt(name)):", "(option := None):", "tests/test_configurator.py"),
+    Mutation("split at every =", "configurator.py", 'argument[2:].partition("=")', '(argument[2:].split("=") + ["", ""])[0], "=", argument.split("=")[-1]', "tests/test_configurator.py"),
+    Mutation("stop at the first mistake", "configurator.py", "        for argument in arguments:\n", "        for argument in arguments:\n            self.check()\n", "tests/test_configurator.py"),
+    Mutation("convert anything", "config/schema.py", "strict=True", "strict=False", "tests/config/test_schema.py tests/test_configurator.py"),
+    Mutation("merge sections by bare name", "configurator.py", 'elif "." in key and key.partition(".")[2] in self.sections.get(key.partition(".")[0], ()):', 'elif "." in key:', "tests/test_configurator.py"),
+    # data, logs
+    Mutation("do not shift the targets", "data/token_bins.py", "both[:, 1:].contiguous()", "both[:, :-1].contiguous()", "tests/data/test_token_bins.py"),
+    Mutation("never draw the last crop", "data/token_bins.py", "len(tokens) - self.block_size, (", "len(tokens) - self.block_size - 1, (", "tests/data/test_token_bins.py"),
+    Mutation("accept unknown tokens", "data/token_bins.py", "if largest >= vocab_size:", "if largest > vocab_size:", "tests/data/test_token_bins.py"),
+    Mutation("unpickle anything", "data/meta.py", "_PlainUnpickler(io.BytesIO(path.read_bytes())).load()", "pickle.loads(path.read_bytes())", "tests/data/test_meta.py"),
+    Mutation("round the loss", "core/logger.py", "loss {loss:.4f}, time", "loss {loss:.3f}, time", "tests/core/test_logger.py"),
+    Mutation("write NaN into JSON", "core/logger.py", "not math.isfinite(value)", "False", "tests/core/test_logger.py"),
+    Mutation("let a logger stop the run", "core/logger.py", "            except Exception as error:\n                cause", "            except ZeroDivisionError as error:\n                cause", "tests/core/test_logger.py"),
+]  # fmt: skip
+
+
+def survives(mutation: Mutation) -> bool:
+    """Apply a mutation in a copy of the tree and run its tests; True when all of them pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "tree"
+        shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+        source = (copy / mutation.path).read_text()
+        if source.count(mutation.old) == 0:
+            sys.exit(f"{mutation.name}: {mutation.path} no longer holds {mutation.old!r}; bring the list up to date")
+        (copy / mutation.path).write_text(source.replace(mutation.old, mutation.new, 1))
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *mutation.tests.split()]
+        done = subprocess.run(command, cwd=copy, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+        if done.returncode not in (0, 1):
+            sys.exit(f"{mutation.name}: pytest could not run:\n{done.stdout.decode()[-2000:]}")
+        return done.returncode == 0
+
+
+def main() -> int:
+    """Run the mutations and name the survivors."""
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    chosen = [mutation for mutation in MUTATIONS if wanted in mutation.name]
+    alive = []
+    for mutation in chosen:
+        began = time.monotonic()
+        if survives(mutation):
+            alive.append(mutation.name)
+        verdict = "SURVIVES" if mutation.name in alive else "noticed"
+        print(f"{verdict:8} {mutation.name} ({mutation.path}, {time.monotonic() - began:.0f} s)", flush=True)
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutations noticed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
