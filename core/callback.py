@@ -1,4 +1,4 @@
-"""What may watch a run: an object with any of these methods."""
+"""What may watch a run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Callback:
         """Called before each update."""
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
-        """Called after each update. Reading a tensor of `result` waits for the device."""
+        """Called after each sound update. Reading a tensor of `result` waits for the device."""
 
     def on_eval_begin(self, trainer: Trainer) -> None:
         """Called before each evaluation."""

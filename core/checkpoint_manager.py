@@ -1,9 +1,8 @@
 """Puts checkpoints on disk so that a crash at any instant leaves the last whole one, and finds it again."""
 
 import os
-import pickle
 import re
-import zipfile
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from core.errors import CheckpointError, ConfigError
 
-PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DistributedDataParallel put before a parameter's name
+WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into a parameter's name
 
 
 class CheckpointManager:
@@ -35,7 +34,7 @@ class CheckpointManager:
             _flush_to_disk(aside)
             os.replace(aside, self.path)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
             raise
         _flush_to_disk(self.path.parent)
         return self.path
@@ -54,7 +53,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of ours or of nanoGPT's into CPU memory. Code hidden in it is refused, not run."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file can fail in nearly any way
         # torch's reason is long, and where it refuses code its advice is to let the code run
         reason = re.split(r"WeightsUnpickler error:|\. ", " ".join(str(error).split()))
         what = (reason[1] if len(reason) > 1 and "WeightsUnpickler" in str(error) else reason[0]).strip()
@@ -72,18 +71,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def handle_state_dict_prefixes(state: dict[str, Any], like: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the state under the names a plain model has, or under those of `like`, a wrapped model's state."""
-    plain = {_without_prefixes(key): value for key, value in state.items()}
-    if like is None:
-        return plain
-    return {key: plain[_without_prefixes(key)] for key in like if _without_prefixes(key) in plain}
+    names = {_without_prefixes(name): name for name in like or ()}
+    plain = {_without_prefixes(name): value for name, value in state.items()}
+    return {names.get(name, name): value for name, value in plain.items()}
 
 
-def _without_prefixes(key: str) -> str:
-    for prefix in PREFIXES:
-        key = key.replace(f".{prefix}", ".")  # a compiled or wrapped submodule
-    while key.startswith(PREFIXES):
-        key = key.split(".", 1)[1]
-    return key
+def _without_prefixes(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _require_writable(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Where a run reports to: the console, a file of JSON lines, Weights & Biases, or several at once."""
 
+import inspect
 import json
 import logging
 import math
@@ -7,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 log = logging.getLogger("coregpt")
 Metrics = dict[str, Any]
@@ -64,7 +65,7 @@ class JsonlLogger(Logger):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed in `close`)
+        self.file: TextIO | None = None
 
     def log_step(self, metrics: Metrics) -> None:
         """Write an update."""
@@ -80,9 +81,12 @@ class JsonlLogger(Logger):
 
     def close(self) -> None:
         """Close the file."""
-        self.file.close()
+        if self.file:
+            self.file.close()
 
     def _write(self, record: Metrics) -> None:
+        if self.file is None:
+            self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed in `close`)
         self.file.write(json.dumps({key: _plain(value) for key, value in record.items()}) + "\n")
         self.file.flush()
 
@@ -99,7 +103,7 @@ class WandBLogger(Logger):
         settings: dict[str, Any] = dict(project=project, name=run_name, config=config, dir=str(out_dir))
         wished: Any = os.environ.get("WANDB_MODE")
         try:
-            if wished is None and not wandb.api.api_key:
+            if wished is None and not _has_key(wandb):
                 raise wandb.errors.UsageError("no API key")
             self.run = wandb.init(**settings, mode=wished, settings=wandb.Settings(init_timeout=20, silent=True))
         except Exception as error:
@@ -111,7 +115,7 @@ class WandBLogger(Logger):
 
     def log_eval(self, metrics: Metrics) -> None:
         """Send an evaluation."""
-        self.run.log({key: _plain(value) for key, value in metrics.items()})
+        self.run.log({key: _number(value) for key, value in metrics.items()})
 
     def close(self) -> None:
         """Finish the wandb run."""
@@ -156,7 +160,19 @@ class CompositeLogger(Logger):
                 self.warned.add(cause)
 
 
+def _has_key(wandb: Any) -> bool:
+    """Tell whether wandb knows an API key, without asking the user for one."""
+    if "prompt" in inspect.signature(wandb.login).parameters:
+        return bool(wandb.login(prompt=False, verify=False))
+    return bool(wandb.api.api_key)  # before wandb 0.26
+
+
+def _number(value: Any) -> Any:
+    """Return a tensor with one element as a Python number."""
+    return value.item() if hasattr(value, "item") else value
+
+
 def _plain(value: Any) -> Any:
-    """Return a number as JSON knows it: tensors as Python numbers, nan and infinities as None."""
-    value = value.item() if hasattr(value, "item") else value
+    """Return a number as JSON knows it: nan and infinities as None."""
+    value = _number(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -73,9 +73,11 @@ class ModelInitializer:
         return self._build(model_args).to(self.device)
 
     def resume_model_from_checkpoint(self, checkpoint: dict[str, Any], model_args: dict[str, Any]) -> Any:
-        """Return a model with a checkpoint's shape and weights; what is no matter of shape follows `model_args`."""
-        saved = checkpoint["model_args"]
-        model_args.update({key: saved[key] for key in saved if key in SHAPE_ARGS or key not in model_args})
+        """Return a model with a checkpoint's architecture and weights; only dropout follows `model_args`."""
+        given = {"dropout": model_args["dropout"]} if "dropout" in model_args else {}
+        for name in model_args.keys() - checkpoint["model_args"].keys():
+            del model_args[name]
+        model_args.update({**checkpoint["model_args"], **given})
         try:
             model = self._build(model_args)
         except TypeError as error:  # a fork's checkpoint may hold arguments of its own
@@ -111,10 +113,11 @@ class ModelInitializer:
         skipped = []
         with torch.no_grad():
             for name, tensor in source.items():
-                fits = name in own and own[name].shape[1:] == tensor.shape[1:]
-                grows = fits and name.endswith("wte.weight") and len(own[name]) >= len(tensor)
-                if name.startswith("transformer.") and fits and (grows or own[name].shape == tensor.shape):
-                    own[name][: len(tensor)].copy_(tensor)
+                target = own.get(name) if name.startswith("transformer.") else None
+                if target is not None and name.endswith("wte.weight") and len(target) > len(tensor):
+                    target = target[: len(tensor)]
+                if target is not None and target.shape == tensor.shape:
+                    target.copy_(tensor)
                 else:
                     skipped.append(name)
         return skipped
@@ -154,7 +157,8 @@ class ModelInitializer:
 
 def _load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
     """Load a state dict; CheckpointError names the tensors that do not fit."""
-    state, own = handle_state_dict_prefixes(state), model.state_dict()
+    own = model.state_dict()
+    state = handle_state_dict_prefixes(state, like=own)
     wrong = [
         *(f"{name} is missing" for name in own if name not in state),
         *(f"{name} is not part of this model" for name in state if name not in own),

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from core.training_step import StepResult, TrainingStep
 
 log = logging.getLogger("coregpt")
-STAY_AS_SAVED = ("n_layer", "n_head", "n_embd", "bias", "weight_decay", "beta1", "beta2")  # as in nanoGPT
+# on resume these follow the checkpoint: the shape is the weights', the rest is part of the optimizer's state
+STAY_AS_SAVED = {"n_layer", "n_head", "n_embd", "bias", "attention_type", "position_encoding"}
+STAY_AS_SAVED |= {"weight_decay", "beta1", "beta2"}
 SHAPE_OF_BATCHES = ("dataset", "batch_size", "block_size")  # a batch drawn with others does not fit
 WARMUP_STEPS = 5  # iterations before the mfu is trusted; until then it reads -100%
 
@@ -85,7 +87,7 @@ class Trainer:
         self.local_iter_num = 0  # iterations made by this process
         self.best_val_loss = float("inf")  # the lowest seen
         self.saved_val_loss: torch.Tensor | float = 1e9  # nanoGPT's best_val_loss: of the last save, better or not
-        self.evaluated_at: int | None = None  # the iteration whose evaluation a restored checkpoint already has
+        self.evaluated_at: int | None = None  # the last one; a resume does not repeat it
         self.running_mfu = -1.0
         self.stop_reason: str | None = None
 
@@ -109,8 +111,8 @@ class Trainer:
             # one update, and a look at whether it was sound
             self.emit("on_step_begin")
             result = self.step.execute_step()
-            self.emit("on_step_end", result)
             self.react(self.detector.judge(result))
+            self.emit("on_step_end", result)
 
             # now and then: report. Reading the loss waits for the device, so it happens nowhere else
             t1 = time.perf_counter()
@@ -124,7 +126,7 @@ class Trainer:
         return self.best_val_loss
 
     def should_evaluate(self, iter_num: int) -> bool:
-        """Evaluate every `eval_interval` iterations, but not what a restored checkpoint has evaluated already."""
+        """Evaluate every `eval_interval` iterations, but not again what was evaluated before a checkpoint was saved."""
         return self.eval_only or (iter_num % self.eval_interval == 0 and iter_num != self.evaluated_at)
 
     def should_log(self, iter_num: int) -> bool:
@@ -139,6 +141,7 @@ class Trainer:
         """Measure both losses on the master, tell every rank, report, and save if that is due."""
         self.emit("on_eval_begin")
         losses = self.runtime.from_master(self.evaluator.evaluate_splits)
+        self.evaluated_at = self.iter_num
         metrics = {"train/loss": losses["train"], "val/loss": losses["val"]}
         self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.running_mfu * 100})
         self.best_val_loss = min(self.best_val_loss, losses["val"].item())
@@ -182,16 +185,19 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint with nanoGPT's keys and all that an exact resume needs. Call it on every rank alike."""
         self.react(self.detector.settle())
-        ranks = self.runtime.gather({"rng": self.runtime.rng_state(), "batch": _to_cpu(self.step.batch)})
+        ranks = self.runtime.gather(
+            {"rng": self.runtime.rng_state(), "batch": _moved(self.step.batch, torch.device("cpu"))}
+        )
         if not self.runtime.is_master:
             return
         checkpoint = {
             **self.parallel.state_dict(self.raw_model, self.step.optimizer),
             "model_args": self.model_args,
-            "iter_num": self.iter_num,
+            "iter_num": self.iter_num + self.step.updates - self.local_iter_num,  # one more, if updated but not counted
             "best_val_loss": self.saved_val_loss,
             "config": self.config,
             "lowest_val_loss": self.best_val_loss,
+            "evaluated_at": self.evaluated_at,
             "scaler": self.step.scaler.state_dict(),
             "callbacks": {type(c).__name__: c.state_dict() for c in self.callbacks if hasattr(c, "state_dict")},
             "ranks": ranks,
@@ -220,12 +226,12 @@ class Trainer:
         if exact and len(ranks) == self.runtime.world_size:
             own, saved = ranks[self.runtime.rank], checkpoint.get("config", {})
             if all(saved.get(name) == self.config.get(name) for name in SHAPE_OF_BATCHES):
-                self.step.batch = _to_device(own["batch"], self.runtime.device)  # else a fitting one is drawn
+                self.step.batch = _moved(own["batch"], self.runtime.device)  # else a fitting one is drawn
             self.step.scaler.load_state_dict(checkpoint["scaler"])
             self.runtime.set_rng_state(own["rng"])
-            self.evaluated_at = self.iter_num
+            self.evaluated_at = checkpoint["evaluated_at"]
         elif exact:
-            have = f"of {len(ranks)} processes, not {self.runtime.world_size}" if ranks else "no random state"
+            have = f"{len(ranks)} random states, wanted {self.runtime.world_size}" if ranks else "no random state"
             log.info(f"resume: the checkpoint has {have}; reseeding, as with --resume_rng=reseed")
 
     def emit(self, event: str, *details: Any) -> None:
@@ -236,7 +242,7 @@ class Trainer:
 
 def _differences(saved: dict[str, Any], given: dict[str, Any]) -> str:
     """Name the options whose values differ, and which of them a resume takes from the checkpoint regardless."""
-    told = [name for name in given if name in saved and name not in ("init_from", "out_dir")]
+    told = [name for name in given if name in saved and name not in ("init_from", "out_dir", "resume_rng")]
     changed = [name for name in told if saved[name] != given[name]]
     return ", ".join(
         f"{name} stays {saved[name]} (not {given[name]})"
@@ -246,9 +252,12 @@ def _differences(saved: dict[str, Any], given: dict[str, Any]) -> str:
     )
 
 
-def _to_cpu(batch: Any) -> Any:
-    return tuple(tensor.cpu() for tensor in batch)
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    return tuple(tensor.to(device) for tensor in batch)
+def _moved(batch: Any, device: torch.device) -> Any:
+    """Return a batch on another device, whatever it is made of."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: _moved(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return tuple(_moved(value, device) for value in batch)
+    return batch

@@ -55,6 +55,7 @@ class TrainingStep:
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.grad_clip = grad_clip
         self.batch: Batch | None = None
+        self.updates = 0  # made so far by this object
 
     def prefetch(self) -> None:
         """Draw the first batch, unless a restored one is waiting."""
@@ -78,4 +79,5 @@ class TrainingStep:
         self.scaler.step(self.optimizer)  # leaves the update out where scaled float16 gradients overflowed
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
         return StepResult(loss.detach(), grad_norm, output.metrics)

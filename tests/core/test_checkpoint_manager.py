@@ -155,9 +155,6 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> 
         load_checkpoint(tmp_path / "ckpt.pt")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="bug: IndexError, struct.error, AssertionError ... leave load_checkpoint as they are"
-)
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_file_of_torchs_old_format_is_refused_wherever_it_is_damaged(tmp_path: Path) -> None:
     """The format before torch 1.6 has no checksums: its damage shows as an exception of nearly any kind."""
@@ -222,7 +219,6 @@ def test_a_file_lacking_keys_is_refused(tmp_path: Path, content: Any, lacking: s
         load_checkpoint(tmp_path / "other.pt")
 
 
-@pytest.mark.xfail(strict=True, reason="bug: AttributeError: 'Tensor' object has no attribute 'items'")
 def test_a_model_that_is_no_dict_is_refused(tmp_path: Path) -> None:
     torch.save({"model": torch.zeros(3), "model_args": {}}, tmp_path / "other.pt")
 
@@ -257,7 +253,6 @@ def test_prefixes_of_wrappers_are_taken_off_and_put_back(name: str, plain: str) 
     assert handle_state_dict_prefixes({f"module.{name}": 1}, like={name: 2}) == {name: 1}
 
 
-@pytest.mark.xfail(strict=True, reason="bug: of two prefixes of one kind in the middle of a name one stays")
 def test_a_submodule_wrapped_twice_loses_both_prefixes() -> None:
     assert handle_state_dict_prefixes({"h.module.module.0.weight": 1}) == {"h.0.weight": 1}
 
@@ -277,5 +272,5 @@ def test_real_wrappers_load_into_one_another() -> None:
             target.load_state_dict({key: torch.zeros_like(value) for key, value in target.state_dict().items()})
 
 
-def test_names_that_the_other_model_lacks_are_left_out() -> None:
-    assert handle_state_dict_prefixes({"a": 1, "b": 2}, like={"module.b": 0, "module.c": 0}) == {"module.b": 2}
+def test_names_that_the_other_model_lacks_stay_plain() -> None:
+    assert handle_state_dict_prefixes({"a": 1, "b": 2}, like={"module.b": 0, "module.c": 0}) == {"a": 1, "module.b": 2}

@@ -600,7 +600,7 @@ def test_a_checkpoint_of_more_processes_is_continued_with_other_batches(
         resumed.restore(checkpoint, exact=True)
 
     assert caplog.messages == [
-        "resume: the checkpoint has of 4 processes, not 1; reseeding, as with --resume_rng=reseed"
+        "resume: the checkpoint has 4 random states, wanted 1; reseeding, as with --resume_rng=reseed"
     ]
     assert resumed.iter_num == 2 and resumed.step.batch is None and resumed.evaluated_at is None
 
@@ -670,12 +670,9 @@ def test_differing_options_are_named_on_resuming(
     assert caplog.messages == ([f"resume: the options differ from the checkpoint's: {note}"] if note else [])
 
 
-SAVED_LATE = "bug: iter_num is still that of the update just made, which a resumed run makes again"
-
-
 @pytest.mark.parametrize(
     "moment",
-    ["on_step_begin", pytest.param("on_step_end", marks=pytest.mark.xfail(strict=True, reason=SAVED_LATE))],
+    ["on_step_begin", "on_step_end"],
 )
 def test_a_checkpoint_that_a_callback_saves_resumes_exactly(tmp_path: Path, moment: str) -> None:
     def save(trainer: Trainer, *_: Any) -> None:
@@ -705,7 +702,6 @@ def assert_resumes_exactly(folder: Path, saving: Callback) -> None:
     assert_same(resumed.model.state_dict(), whole.model.state_dict())
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a batch is saved as a tuple of tensors, whatever it is")
 def test_a_batch_that_only_the_objective_understands_is_saved_and_restored(tmp_path: Path) -> None:
     run, batch = Run(tmp_path), {"tokens": torch.arange(4), "length": 4, "mask": None}
     run.trainer.step.batch = batch
@@ -717,7 +713,6 @@ def test_a_batch_that_only_the_objective_understands_is_saved_and_restored(tmp_p
     assert_same(resumed.step.batch, batch)
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="bug: a KeyError's traceback instead of a message")
 def test_a_checkpoint_without_an_optimizer_is_not_resumed(run_dir: Path, tiny_argv: list[str]) -> None:
     train.main([*tiny_argv, "--max_iters=3"])
     checkpoint = torch.load("out/ckpt.pt", weights_only=True)
@@ -728,7 +723,6 @@ def test_a_checkpoint_without_an_optimizer_is_not_resumed(run_dir: Path, tiny_ar
         train.main([*tiny_argv, "--init_from=resume"])
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="bug: a KeyError's traceback instead of a message")
 @pytest.mark.parametrize("key", ["iter_num", "best_val_loss"])
 def test_a_checkpoint_that_lacks_a_counter_is_refused(tmp_path: Path, key: str) -> None:
     run = Run(tmp_path, max_iters=2)
@@ -770,7 +764,6 @@ def test_loggers_are_closed_when_resuming_fails(
     assert not logger.open
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the note says 'bidirectional -> causal', but the checkpoint's type stays")
 def test_attention_that_stays_as_saved_is_not_announced_as_changed(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,7 +133,6 @@ def test_bar_hears_of_lines_before_they_are_printed(capsys: pytest.CaptureFixtur
     assert order == [ERASE, "line"]
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a run that ends with an error leaves the bar standing before its message")
 def test_bar_is_gone_after_a_run_that_failed() -> None:
     terminal = Terminal(max_iters=10)
     terminal.step(0)
