@@ -60,6 +60,8 @@ class Runtime:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.manual_seed(self.seed + self.rank)
+        if self.device.type == "cpu":
+            _keep_freed_memory()
         return self
 
     def __exit__(
@@ -139,6 +141,15 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     if device.type not in ("cuda", "mps", "cpu"):
         raise ConfigError(f"device={name!r} is not supported: wanted cuda, mps or cpu")
     return device
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc's malloc keep what a step frees for the next one, instead of asking the system for it anew.
+
+    Freeing one large block raises the size from which blocks are given back at once. It draws nothing and changes no
+    number; on the CPU recipe a step took 4 % less time and an evaluation 8 % less (2026-11, 1 thread).
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)  # the largest that counts is 32 MB
 
 
 def _notes_to_stderr(level: int) -> None:

@@ -40,10 +40,14 @@ class TokenBins:
 
     def get_batch(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a random batch; the targets are the inputs moved on by one position."""
-        tokens = self._tokens(split)
-        starts = torch.randint(len(tokens) - self.block_size, (self.batch_size,))
-        crops = np.stack([tokens[start : start + self.block_size + 1] for start in starts.tolist()])
-        both = torch.from_numpy(crops.astype(np.int64))  # (B, T + 1)
+        path, length = self.paths[split], self.block_size + 1
+        starts = torch.randint(path.stat().st_size // 2 - self.block_size, (self.batch_size,)).tolist()
+        crops = bytearray()
+        with open(path, "rb", buffering=0) as file:  # quicker than a memory map, and no page of it stays behind
+            for start in starts:
+                file.seek(2 * start)
+                crops += file.read(2 * length)
+        both = torch.from_numpy(np.frombuffer(crops, np.uint16).reshape(-1, length).astype(np.int64))  # (B, T + 1)
         inputs, targets = both[:, :-1].contiguous(), both[:, 1:].contiguous()
         if self.device.type == "cuda":  # from pinned memory the copy runs while the GPU computes
             inputs, targets = inputs.pin_memory(), targets.pin_memory()
@@ -52,16 +56,13 @@ class TokenBins:
     def check_vocab(self, vocab_size: int) -> None:
         """Raise DataError when a token id is beyond the model's vocabulary."""
         for split in SPLITS:
-            largest = int(self._tokens(split)[:SCANNED_TOKENS].max())
+            tokens = np.memmap(self.paths[split], dtype=np.uint16, mode="r")
+            largest = int(tokens[:SCANNED_TOKENS].max())
             if largest >= vocab_size:
                 raise DataError(
                     f"{self.paths[split]} holds token id {largest}, but the model knows ids below {vocab_size}: "
                     "the data set was prepared with another tokenizer than the model's, or meta.pkl is out of date"
                 )
-
-    def _tokens(self, split: str) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
-        # a fresh map each time: one that is kept grows by every page it has touched
-        return np.memmap(self.paths[split], dtype=np.uint16, mode="r")
 
     def _check(self, path: Path) -> None:
         script = self.folder / "prepare.py"
