@@ -1,0 +1,70 @@
+"""Loss curves, from metrics.jsonl to a picture."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.errors import DataError
+from tools.curve import draw, main, read_curves
+
+RECORDS = [
+    {"event": "eval", "iter": 0, "train/loss": 4.0, "val/loss": 4.1},
+    {"event": "step", "iter": 0, "loss": 4.05},
+    {"event": "step", "iter": 1, "loss": None},
+    {"event": "checkpoint", "text": "saving"},
+    {"event": "step", "iter": 2, "loss": 3.0},
+    {"event": "eval", "iter": 2, "train/loss": 3.0, "val/loss": 3.1},
+    {"event": "eval", "iter": 2, "train/loss": 2.9, "val/loss": 3.0},
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    return tmp_path
+
+
+def test_curves_leave_out_what_was_not_finite_and_keep_the_later_of_two(run: Path) -> None:
+    assert read_curves(run) == {
+        "step": ([0, 2], [4.05, 3.0]),
+        "train": ([0, 2], [4.0, 2.9]),
+        "val": ([0, 2], [4.1, 3.0]),
+    }
+
+
+def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no metrics at .*its out_dir"):
+        read_curves(tmp_path / "absent")
+
+
+def test_broken_metrics_are_named(run: Path) -> None:
+    (run / "metrics.jsonl").write_text("{half")
+
+    with pytest.raises(DataError, match="is not a file of JSON lines"):
+        read_curves(run)
+
+
+def test_the_picture_is_a_png_of_some_size(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    main([str(run), "--file", str(run / "curves.png")])
+    picture = (run / "curves.png").read_bytes()
+
+    assert picture.startswith(b"\x89PNG") and len(picture) > 5_000
+    assert capsys.readouterr().out == f"wrote {run / 'curves.png'}\n"
+
+
+def test_without_matplotlib_the_error_says_what_to_install(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    with pytest.raises(ValueError, match=r"pip install 'coregpt\[report\]'"):
+        draw([run], run / "x.png")
+
+
+def test_the_program_ends_with_a_message_and_status_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.curve", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
+
+    assert done.returncode == 2 and done.stderr.startswith("error: no metrics at")

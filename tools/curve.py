@@ -1,0 +1,68 @@
+"""
+Draw the loss curves of run folders into one picture.
+
+    python -m tools.curve out-quickstart out-book --file curves.png
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.errors import ConfigError, DataError, exit_on_error
+
+Curve = tuple[list[int], list[float]]
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Return a run's curves by name (step, train, val): iterations and losses, from its metrics.jsonl."""
+    path = folder / "metrics.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise DataError(f"no metrics at {path} ({error.strerror}): give the folder of a run, its out_dir") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not a file of JSON lines ({error})") from None
+    curves: dict[str, Curve] = {}
+    for name, event, key in (("step", "step", "loss"), ("train", "eval", "train/loss"), ("val", "eval", "val/loss")):
+        points = {record["iter"]: record[key] for record in records if record.get("event") == event}
+        known = [(iteration, loss) for iteration, loss in sorted(points.items()) if loss is not None]
+        curves[name] = [iteration for iteration, _ in known], [loss for _, loss in known]
+    return curves
+
+
+def draw(folders: Sequence[Path], file: Path) -> None:
+    """Write the picture: faint the loss of each logged step, dashed and solid the evaluations on train and val."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+    except ImportError:
+        raise ConfigError("drawing needs matplotlib: pip install 'coregpt[report]'") from None
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    for index, folder in enumerate(folders):
+        curves, color = read_curves(folder), f"C{index}"
+        axes.plot(*curves["step"], color=color, alpha=0.25, linewidth=0.8, label=f"{folder.name}: each logged step")
+        axes.plot(*curves["train"], color=color, linestyle="--", label=f"{folder.name}: train")
+        axes.plot(*curves["val"], color=color, marker="o", markersize=4, label=f"{folder.name}: validation")
+    axes.set(xlabel="iteration", ylabel="loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--file", type=Path, default=Path("curves.png"), help="the picture to write")
+    chosen = parser.parse_args(argv)
+    draw(chosen.folders, chosen.file)
+    print(f"wrote {chosen.file}")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()
