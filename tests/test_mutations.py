@@ -1,0 +1,29 @@
+"""The list of mutations fits the code, and the script can tell a mutation that is noticed from one that is not."""
+
+from collections import Counter
+
+import pytest
+
+from tests.mutations import MUTATIONS, ROOT, Mutation, survives
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_every_mutation_finds_what_it_breaks(mutation: Mutation) -> None:
+    assert mutation.old in (ROOT / mutation.path).read_text()
+    assert mutation.old != mutation.new
+
+
+def test_names_are_unique() -> None:
+    assert Counter(mutation.name for mutation in MUTATIONS).most_common(1)[0][1] == 1
+
+
+def test_a_mutation_that_matters_is_noticed() -> None:
+    drop_the_clip = next(mutation for mutation in MUTATIONS if mutation.name == "drop the clip")
+
+    assert not survives(drop_the_clip)
+
+
+def test_a_mutation_that_changes_nothing_survives() -> None:
+    harmless = Mutation("harmless", "core/scheduler.py", "self.peak", "(self.peak)", "tests/core/test_scheduler.py")
+
+    assert survives(harmless)
