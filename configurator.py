@@ -89,7 +89,7 @@ class Overrides:
         if not equals:
             hint = f", did you mean --{key}=VALUE?" if key in self.names else self.suggestion(key)
             self.errors.append(f"{argument}: wanted --key=value{hint} (--help lists the options)")
-        elif key not in self.names and _is_setting(key, self.values):
+        elif key not in self.names | set(self.aliases) and _is_setting(key, self.values):
             self.values[key] = _literal(text)
             _echo(f"Overriding: {key} = {self.values[key]}")
         elif name := self.assign(key, text, argument):
@@ -102,7 +102,7 @@ class Overrides:
         text = self.read(path)
         try:
             content = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             self.errors.append(f"{path} is not valid YAML: {error}")
             return
         if not isinstance(content, dict):
@@ -131,6 +131,7 @@ class Overrides:
             self.errors.append(f"{path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}")
             return
         except Exception as error:
+            self.values.update({name: before[name] for name in self.names - set(self.values)})
             where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
             line = f"{path}:{where[-1].lineno}: {where[-1].line}" if where else path
             self.errors.append(f"{line}: {type(error).__name__}: {error}")
@@ -142,10 +143,17 @@ class Overrides:
         touched = {name for name in self.values if name not in before or before[name] is not self.values[name]}
         for name in sorted(touched | (self.names & set(lines)), key=lambda name: lines.get(name, 0)):
             origin, value = f"{path}:{lines.get(name, '?')}", self.values.get(name)
-            if name in self.names or name in self.aliases:
-                self.values[name] = before.get(name)
+            if self.schema is None and name in self.names:
+                self.origins[name] = origin  # nanoGPT checks the types of flags, but takes files as they are
+            elif name in self.names or name in self.aliases:
+                self.values[name] = before.get(name, value)
                 self.assign(name, value, origin)
-            elif name not in read and _is_setting(name, self.values) and (option := self.misspelt(name)):
+            elif (
+                name in lines
+                and name not in read
+                and _is_setting(name, self.values)
+                and (option := self.misspelt(name))
+            ):
                 self.errors.append(
                     f"{origin}: unknown option {name!r}, did you mean {option!r}? "
                     "(a variable of the file's own must be used in the file, or have another name)"
@@ -155,10 +163,10 @@ class Overrides:
         """Set the option that `key` names, in any of its spellings. Returns its name, or None and notes the error."""
         name = key
         if key in self.aliases:
-            name, convert = self.aliases[key]
+            name, meaning = self.aliases[key]
             try:
-                value = convert(_literal(value))
-            except (LookupError, TypeError, ValueError):
+                value = meaning[_literal(value)] if meaning else value
+            except (LookupError, TypeError):
                 self.errors.append(f"{origin}: cannot read {key}={value!r}; use the option {name!r} instead")
                 return None
         elif "." in key and key.partition(".")[2] in self.sections.get(key.partition(".")[0], ()):
@@ -241,7 +249,12 @@ def _names_in(tree: ast.Module) -> tuple[dict[str, int], set[str]]:
     """Return the names a file assigns, with the line of the last assignment, and the names it reads."""
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     assigned = {node.id: node.lineno for node in names if isinstance(node.ctx, ast.Store)}
-    return assigned, {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    updated = {
+        node.target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
+    }
+    return assigned, updated | {node.id for node in names if isinstance(node.ctx, ast.Load)}
 
 
 def _edits(left: str, right: str) -> int:

@@ -5,11 +5,13 @@ Run a legacy training script and train.py on the same data, each in a process of
     python -m benchmark.compare_legacy --legacy ~/nanoGPT -- config/quickstart.py --batch_size=4
     python -m benchmark.compare_legacy --all [--legacy ~/nanoGPT]   # every combination of the table below
 
-Compared exactly: every printed loss, and at every checkpoint all weights, all optimizer tensors, the best validation
-loss and the model's arguments. Exit status 1 where anything differs.
+Compared exactly: the whole console but for times and mfu, every learning rate, every wandb record but for its mfu, and
+at every checkpoint all weights, all optimizer tensors, the best validation loss and the model's arguments. Exit status
+1 where anything differs, and the first difference is named.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -32,7 +34,7 @@ TINY = {  # a run of a few seconds
     "dataset": "tiny", "device": "cpu", "compile": False, "dtype": "float32",
     "n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "batch_size": 4,
     "gradient_accumulation_steps": 1, "eval_iters": 2, "log_interval": 1, "warmup_iters": 3, "lr_decay_iters": 9,
-    "learning_rate": 1e-2, "min_lr": 1e-3,
+    "learning_rate": 1e-2, "min_lr": 1e-3, "wandb_log": True,
 }  # fmt: skip
 Launch = Callable[[Path, Path, list[str], int], str]
 GPT2_RUN = {"init_from": "gpt2", "dataset": "words", "batch_size": 1, "block_size": 16}
@@ -134,9 +136,15 @@ class Side:
         (self.folder / "kept").mkdir()
         self.output = self.launch(self.folder, self.script, arguments, processes)
 
-    def losses(self) -> list[str]:
-        """Return the loss of every step and iter line, as printed."""
-        return re.findall(r"^(step \d+: .*|iter \d+: loss [^,]*)", self.output, re.MULTILINE)
+    def console(self) -> list[str]:
+        """Return stdout line by line; times and mfu, which no two runs share, and our own flag are left out."""
+        text = re.sub(r"(time|mfu) -?[\d.]+(ms|%)", r"\1", self.output)
+        return [line for line in text.splitlines() if not line.startswith("Overriding: resume_rng")]
+
+    def records(self, name: str) -> list[Any]:
+        """Return what was recorded beside the checkpoints: `rates` of every update, or what went to `wandb`."""
+        records: list[Any] = json.loads((self.folder / "kept" / f"{name}.json").read_text())
+        return [{**r, "mfu": None} if isinstance(r, dict) else r for r in records]
 
     def checkpoints(self) -> dict[int, dict[str, Any]]:
         """Return every checkpoint written, by iteration."""
@@ -153,13 +161,20 @@ def same_bits(left: Any, right: Any) -> bool:
     return torch.equal(*raw)
 
 
-def differences(legacy: Side, ours: Side) -> list[str]:
+def differences(legacy: Side, ours: Side, processes: int = 1) -> list[str]:
     """List everything in which the two runs differ; empty where they are the same to the bit."""
     found = []
-    if legacy.losses() != ours.losses():
-        pairs = list(zip(legacy.losses(), ours.losses(), strict=False))
-        first = next((f"{a!r} != {b!r}" for a, b in pairs if a != b), "one run printed more lines")
-        found.append(f"printed losses: {first}")
+    for what, a, b in (
+        ("console", legacy.console(), ours.console()),
+        ("learning rates", legacy.records("rates"), ours.records("rates")),
+        ("wandb records", legacy.records("wandb"), ours.records("wandb")),
+    ):
+        if what == "console" and processes > 1:  # start-up lines of several ranks run into each other
+            a, b = ([line for line in lines if re.match(r"(step|iter) \d", line)] for lines in (a, b))
+        if a != b:
+            pairs = zip(a, b, strict=False)
+            first = next((f"{x!r} != {y!r}" for x, y in pairs if x != y), f"{len(a)} != {len(b)} entries")
+            found.append(f"{what}: {first}")
     theirs, own = legacy.checkpoints(), ours.checkpoints()
     if list(theirs) != list(own):
         found.append(f"checkpoints at {list(theirs)} != {list(own)}")
@@ -217,7 +232,7 @@ def compare(legacy: Side, ours: Side, arguments: list[str], iters: int, *, resum
         arguments.append("--init_from=resume")
     legacy.run(arguments, processes)
     ours.run([*arguments, "--resume_rng=reseed"], processes)
-    return differences(legacy, ours)
+    return differences(legacy, ours, processes)
 
 
 def run_combination(row: Combination, script: Path, data: Path, iters: int, launch: Launch) -> list[str]:

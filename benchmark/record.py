@@ -1,30 +1,62 @@
 """
-Run a training script as it is, and keep every checkpoint it writes under its iteration's number.
+Run a training script as it is, and keep in a folder what it does: every checkpoint under its iteration's number, the
+learning rate of every update (rates.json), and every record it sends to Weights & Biases (wandb.json).
 
     python benchmark/record.py FOLDER SCRIPT [ARGUMENT ...]
+
+wandb is stood in for by a module of the few names that training scripts use, so that nothing is sent anywhere.
 """
 
+import json
 import os
 import runpy
 import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+
+def recording_wandb(records: list[dict[str, Any]]) -> ModuleType:
+    """Return a module that takes wandb's place and appends to `records` what is logged."""
+
+    def log(metrics: dict[str, Any]) -> None:
+        plain = {key: getattr(value, "item", lambda value=value: value)() for key, value in metrics.items()}
+        records.append(plain)
+
+    module = ModuleType("wandb")
+    run = SimpleNamespace(log=log, finish=lambda: None)
+    names = {"log": log, "init": lambda **_: run, "login": lambda prompt=True, verify=True: True}
+    vars(module).update(names, Settings=lambda **_: None, errors=SimpleNamespace(UsageError=RuntimeError))
+    return module
 
 
 def main(folder: str, script: str, arguments: list[str]) -> None:
-    """Run `script` as a program, `torch.save` extended by a second copy in `folder`."""
-    save = torch.save
+    """Run `script` as a program, `torch.save`, the optimizers and wandb watched."""
+    save, rates, records = torch.save, [], []
 
     def save_twice(content: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         save(content, path, *args, **kwargs)
         if isinstance(content, dict) and "iter_num" in content:  # torch pickles other things with it too
             save(content, os.path.join(folder, f"{content['iter_num']}.pt"))
 
+    def note_rate(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        rates.append([group["lr"] for group in optimizer.param_groups])
+
     torch.save = save_twice
+    sys.modules["wandb"] = recording_wandb(records)
     sys.argv = [script, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(script))
-    runpy.run_path(script, run_name="__main__")
+    watch = register_optimizer_step_pre_hook(note_rate)
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        watch.remove()
+    if os.environ.get("RANK", "0") == "0":
+        Path(folder, "rates.json").write_text(json.dumps(rates))
+        Path(folder, "wandb.json").write_text(json.dumps(records))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def train(argv: list[str]) -> None:
     if master:
         print(f"tokens per iteration will be: {micro_steps * world * o.batch_size * o.block_size:,}")
         Path(o.out_dir).mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(1337 + rank)
+    torch.manual_seed(o.seed + rank)
     autocast = torch.autocast("cpu", torch.bfloat16) if o.cpu_autocast and o.dtype == "bfloat16" else nullcontext()
 
     # data
@@ -94,6 +94,10 @@ def train(argv: list[str]) -> None:
     bare, net = net, DistributedDataParallel(net) if parallel else net
 
     # the loop
+    if o.wandb_log and master:
+        import wandb
+
+        wandb.init(project=o.wandb_project, name=o.wandb_run_name, config=o.model_dump())
     now, mfu = time.perf_counter(), -1.0
     x, y = draw("train")
     start = time.perf_counter()
@@ -123,6 +127,9 @@ def train(argv: list[str]) -> None:
                     means[split] = values.mean()
             bare.train()
             print(f"step {it}: train loss {means['train']:.4f}, val loss {means['val']:.4f}")
+            if o.wandb_log:
+                losses = {f"{split}/loss": mean for split, mean in means.items()}
+                wandb.log({"iter": it, **losses, "lr": rate, "mfu": mfu * 100})
             if o.always_save_checkpoint or means["val"] < best:
                 best = means["val"]
                 if it > 0:

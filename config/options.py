@@ -32,7 +32,7 @@ class Options(Schema):
     eval_only: bool = opt(False, "stop after the first evaluation")
     always_save_checkpoint: bool = opt(True, "save after every evaluation, not only when the validation loss improves")
     training_type: Literal["language_model"] = opt("language_model", "what the model learns")
-    seed: int = opt(1337, "seed of all random draws; each process adds its rank", ge=0)
+    seed: int = opt(1337, "seed of all random draws; each process adds its rank", ge=0, le=2**62)
 
     opt = section("evaluation")
     eval_interval: int = opt(2000, "iterations from one evaluation to the next", ge=1)
@@ -41,8 +41,9 @@ class Options(Schema):
     opt = section("logging")
     log_interval: int = opt(1, "iterations from one log line to the next", ge=1)
     wandb_log: bool = opt(False, "log to Weights & Biases as well")
-    wandb_project: str = opt("owt", "Weights & Biases project")
-    wandb_run_name: str = opt("gpt2", "Weights & Biases run name")
+    wandb_project: str | None = opt("owt", "Weights & Biases project")
+    wandb_run_name: str | None = opt("gpt2", "Weights & Biases run name; None lets it choose one")
+    wandb_log_interval: int = opt(0, "send every n-th iteration's step as well, of those that are logged; 0 sends evaluations only, as nanoGPT", ge=0)
 
     opt = section("data")
     dataset: str = opt("openwebtext", "folder under data/ that holds train.bin, val.bin and perhaps meta.pkl")
@@ -61,8 +62,8 @@ class Options(Schema):
     opt = section("training")
     batch_size: int = opt(12, "sequences per micro-batch and process", ge=1)
     gradient_accumulation_steps: int = opt(40, "micro-batches per update, over all processes together", ge=1)
-    max_iters: int = opt(600_000, "last iteration; nanoGPT counts from 0, so one update more is made", ge=0)
-    grad_clip: float = opt(1.0, "largest gradient norm; 0 disables clipping", ge=0)
+    max_iters: int | float = opt(600_000, "last iteration; nanoGPT counts from 0, so one update more is made", ge=0)
+    grad_clip: float = opt(1.0, "largest gradient norm; 0 disables clipping", ge=0, allow_inf_nan=True)
     on_instability: Literal["stop", "warn"] = opt("stop", "what to do when the loss or the gradient is not finite")
 
     opt = section("optimizer")
@@ -73,12 +74,12 @@ class Options(Schema):
 
     opt = section("schedule")
     decay_lr: bool = opt(True, "warm up and decay the learning rate; False keeps it constant")
-    warmup_iters: int = opt(2000, "iterations of linear warm-up", ge=0)
-    lr_decay_iters: int = opt(600_000, "iteration at which the cosine reaches min_lr; usually max_iters", ge=0)
+    warmup_iters: int | float = opt(2000, "iterations of linear warm-up", ge=0)
+    lr_decay_iters: int | float = opt(600_000, "iteration at which the cosine reaches min_lr; usually max_iters", ge=0)
     min_lr: float = opt(6e-5, "final learning rate; usually learning_rate / 10", ge=0)
 
     opt = section("system")
-    device: str = opt("cuda", "cuda, cuda:1, mps, cpu; where cuda is absent the best of the others is taken")
+    device: str = opt("cuda", "cuda, cuda:1, mps, cpu; plain cuda gives way to mps or cpu where there is none")
     dtype: Dtype = opt(best_dtype, "precision of matrix products; bfloat16 on a GPU that has it, else float16; a CPU computes in float32")
     cpu_autocast: bool = opt(False, "let dtype=bfloat16 take effect on a CPU as well")
     compile: bool = opt(True, "compile the model with torch.compile")
@@ -87,21 +88,21 @@ class Options(Schema):
 
     ALIASES: ClassVar[Any] = {
         # nanoGPT forks
-        "model_mode": ("training_type", str),
-        "use_rope": ("position_encoding", {True: "rotary", False: "absolute"}.__getitem__),
+        "model_mode": ("training_type", None),
+        "use_rope": ("position_encoding", {True: "rotary", False: "absolute"}),
         # sections of YAML files that were written for other trainers
-        "optimization.learning_rate": ("learning_rate", float),
-        "optimization.weight_decay": ("weight_decay", float),
-        "optimization.max_grad_norm": ("grad_clip", float),
-        "optimization.warmup_steps": ("warmup_iters", int),
-        "training.lr": ("learning_rate", float),
-        "training.use_torch_compile": ("compile", bool),
-        "training.use_wandb": ("wandb_log", bool),
-        "monitoring.use_wandb": ("wandb_log", bool),
-        "monitoring.wandb_project": ("wandb_project", str),
-        "monitoring.log_every_n_steps": ("log_interval", int),
-        "monitoring.eval_every_n_steps": ("eval_interval", int),
-        "wandb.project": ("wandb_project", str),
+        "optimization.learning_rate": ("learning_rate", None),
+        "optimization.weight_decay": ("weight_decay", None),
+        "optimization.max_grad_norm": ("grad_clip", None),
+        "optimization.warmup_steps": ("warmup_iters", None),
+        "training.lr": ("learning_rate", None),
+        "training.use_torch_compile": ("compile", None),
+        "training.use_wandb": ("wandb_log", None),
+        "monitoring.use_wandb": ("wandb_log", None),
+        "monitoring.wandb_project": ("wandb_project", None),
+        "monitoring.log_every_n_steps": ("log_interval", None),
+        "monitoring.eval_every_n_steps": ("eval_interval", None),
+        "wandb.project": ("wandb_project", None),
     }
 
     def model_args(self, vocab_size: int | None) -> dict[str, Any]:
@@ -140,10 +141,10 @@ class SampleOptions(Schema):
     max_new_tokens: int = opt(500, "tokens to add to the prompt", ge=1)
     temperature: float = opt(0.8, "below 1 more predictable, above 1 more varied", gt=0)
     top_k: int | None = opt(200, "choose among the k likeliest tokens; None among all", ge=1)
-    seed: int = opt(1337, "seed of the random draws", ge=0)
+    seed: int = opt(1337, "seed of the random draws", ge=0, le=2**62)
 
     opt = section("system")
-    device: str = opt("cuda", "cuda, cuda:1, mps, cpu; where cuda is absent the best of the others is taken")
+    device: str = opt("cuda", "cuda, cuda:1, mps, cpu; plain cuda gives way to mps or cpu where there is none")
     dtype: Dtype = opt(best_dtype, "precision of matrix products; a CPU computes in float32")
     cpu_autocast: bool = opt(False, "let dtype=bfloat16 take effect on a CPU as well")
     compile: bool = opt(False, "compile the model with torch.compile")

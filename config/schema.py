@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-Alias = tuple[str, Callable[[Any], Any]]  # the option meant, and what turns the foreign value into ours
+Alias = tuple[str, Mapping[Any, Any] | None]  # the option meant, and ours for each foreign value where they differ
 AUTO = "auto"  # stands for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
@@ -19,6 +19,8 @@ def section(name: str) -> Callable[..., Any]:
 
     def opt(default: Any, meaning: str, **bounds: Any) -> Any:
         given = {"default_factory": default} if callable(default) else {"default": default}
+        if isinstance(default, float):
+            bounds = {"allow_inf_nan": False, **bounds}
         return Field(description=meaning, json_schema_extra={"section": name}, **given, **bounds)
 
     return opt
@@ -71,6 +73,8 @@ class Schema(BaseModel):
             value = literal(value)
         elif takes_text and isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)
+        if bool in kinds and type(value) is int and value in (0, 1):
+            value = bool(value)
         if int in kinds and isinstance(value, float) and value.is_integer():
             value = int(value)  # max_iters = 1e5
         try:
@@ -127,7 +131,8 @@ def wanted(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return " or ".join(repr(choice) for choice in get_args(field.annotation))
     kinds = get_args(field.annotation) or (field.annotation,)
-    kind = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds if kind is not None)
+    names = ["None" if kind is type(None) else kind.__name__ for kind in kinds if kind is not None]
+    kind = "number" if names == ["int", "float"] else " or ".join(names)
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [f"{signs[key]} {getattr(rule, key)}" for rule in field.metadata for key in signs if hasattr(rule, key)]
     return f"{kind} {' and '.join(bounds)}".strip()

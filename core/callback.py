@@ -36,7 +36,7 @@ class Callback:
         """Called before each update."""
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
-        """Called after each sound update. Reading a tensor of `result` waits for the device."""
+        """Called after each update; on a CPU it is known to be sound. Reading a tensor of `result` waits for a GPU."""
 
     def on_eval_begin(self, trainer: Trainer) -> None:
         """Called before each evaluation."""

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,16 @@ class CheckpointManager:
         except BaseException:
             shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
             raise
-        _flush_to_disk(self.path.parent)
+        with suppress(OSError):  # some network file systems cannot flush a folder; the file itself is safe
+            _flush_to_disk(self.path.parent)
         return self.path
 
     def load(self) -> Path:
         """Return the path of the newest whole checkpoint. Raises CheckpointError where there is none."""
         if not self.path.is_file():
             raise CheckpointError(
-                f"no checkpoint at {self.path}: set out_dir to the folder of the run to resume, "
-                "or start afresh with --init_from=scratch"
+                f"no checkpoint at {self.path}: set out_dir to the folder of a run that has saved one, "
+                "or train one with --init_from=scratch"
             )
         return self.path
 
@@ -85,7 +87,7 @@ def _require_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"out_dir={str(folder)!r} cannot be written to: {error.strerror}; choose another") from None
 

@@ -76,7 +76,7 @@ class JsonlLogger(Logger):
         self._write({"event": "eval", **metrics})
 
     def log_checkpoint(self, text: str) -> None:
-        """Write that a checkpoint was made."""
+        """Write that a checkpoint is being made."""
         self._write({"event": "checkpoint", "text": text})
 
     def close(self) -> None:
@@ -87,6 +87,7 @@ class JsonlLogger(Logger):
     def _write(self, record: Metrics) -> None:
         if self.file is None:
             self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed in `close`)
+            self.file.write("\n" if _ends_in_mid_line(self.path) else "")
         self.file.write(json.dumps({key: _plain(value) for key, value in record.items()}) + "\n")
         self.file.flush()
 
@@ -94,11 +95,21 @@ class JsonlLogger(Logger):
 class WandBLogger(Logger):
     """Sends evaluations to Weights & Biases under nanoGPT's keys; without key or network it works offline.
 
+    step_interval: send every n-th iteration's step as well, of those that are logged; 0 sends evaluations only.
     Raises ImportError where the package is missing.
     """
 
-    def __init__(self, project: str, run_name: str, config: dict[str, Any], out_dir: str | Path) -> None:
+    def __init__(
+        self,
+        project: str | None,
+        run_name: str | None,
+        config: dict[str, Any],
+        out_dir: str | Path,
+        step_interval: int = 0,
+    ) -> None:
         import wandb
+
+        self.step_interval = step_interval
 
         settings: dict[str, Any] = dict(project=project, name=run_name, config=config, dir=str(out_dir))
         wished: Any = os.environ.get("WANDB_MODE")
@@ -111,7 +122,9 @@ class WandBLogger(Logger):
             self.run = wandb.init(**settings, mode="offline", settings=wandb.Settings(silent=True))
 
     def log_step(self, metrics: Metrics) -> None:
-        """Send nothing: nanoGPT sends evaluations only."""
+        """Send an update, if its turn has come."""
+        if self.step_interval and metrics["iter"] % self.step_interval == 0:
+            self.run.log({key: _number(value) for key, value in metrics.items()})
 
     def log_eval(self, metrics: Metrics) -> None:
         """Send an evaluation."""
@@ -158,6 +171,14 @@ class CompositeLogger(Logger):
                 if cause not in self.warned:
                     log.warning(f"logging failed, training goes on ({cause})")
                 self.warned.add(cause)
+
+
+def _ends_in_mid_line(path: Path) -> bool:
+    """Tell whether the last writer of a file was stopped in the middle of a line."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        return file.read(1) not in (b"", b"\n")
 
 
 def _has_key(wandb: Any) -> bool:

@@ -15,6 +15,15 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     """
     if not state:
         raise CheckpointError("the checkpoint lacks the optimizer: it can be sampled from, but not resumed")
+    try:
+        _load(optimizer, state)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint's optimizer state is damaged ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     saved_sizes = [len(group["params"]) for group in state["param_groups"]]
     own_sizes = [len(group["params"]) for group in optimizer.param_groups]

@@ -45,7 +45,8 @@ class Runtime:
         self.device = resolve_device(device, self.local_rank if self.distributed else None)
         self.backend = backend if self.device.type == "cuda" else "gloo"
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-        lowers = self.device.type == "cuda" or (cpu_autocast and self.device.type == "cpu")
+        on_cpu = cpu_autocast and self.device.type == "cpu" and self.dtype == torch.bfloat16
+        lowers = self.device.type == "cuda" or on_cpu
         self.autocast: AbstractContextManager[Any] = (
             torch.amp.autocast(self.device.type, dtype=self.dtype) if lowers else nullcontext()
         )
@@ -110,6 +111,8 @@ class Runtime:
         state = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type == "mps":
+            state["mps"] = torch.mps.get_rng_state()
         return state
 
     def set_rng_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -117,6 +120,8 @@ class Runtime:
         torch.set_rng_state(state["cpu"])
         if self.device.type == "cuda" and "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"], self.device)
+        if self.device.type == "mps" and "mps" in state:
+            torch.mps.set_rng_state(state["mps"])
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
@@ -125,16 +130,17 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     local_rank: the process's number on its node under torchrun, where each process takes the GPU of that number
     """
     if name in ("cuda", "auto") and not torch.cuda.is_available():
-        found = "mps" if torch.backends.mps.is_available() else "cpu"
+        # several processes talk through gloo where there is no CUDA, and gloo knows nothing of mps
+        found = "mps" if torch.backends.mps.is_available() and local_rank is None else "cpu"
         log.info(f"device: no CUDA device here, training on {found} (--device={found} says so yourself)")
         name = found
     try:
         device = torch.device("cuda" if name == "auto" else name)
     except RuntimeError:
         raise ConfigError(f"device={name!r} is not known: wanted cuda, cuda:0, mps or cpu") from None
-    if device.type == "cuda" and local_rank is not None:
-        device = torch.device("cuda", local_rank)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda":
+        device = torch.device("cuda", local_rank if local_rank is not None else device.index or 0)
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise ConfigError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices here")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device='mps': not available here, wanted cuda or cpu")

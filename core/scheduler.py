@@ -23,7 +23,7 @@ class CosineLRScheduler(LRScheduler):
     """
 
     def __init__(
-        self, learning_rate: float, warmup_iters: int, lr_decay_iters: int, min_lr: float, decay_lr: bool = True
+        self, learning_rate: float, warmup_iters: float, lr_decay_iters: float, min_lr: float, decay_lr: bool = True
     ) -> None:
         self.peak = learning_rate
         self.floor = min_lr

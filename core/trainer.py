@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,7 +53,7 @@ class Trainer:
         parallel: Replicated,
         callbacks: Sequence[Callback] = (),
         *,
-        max_iters: int,
+        max_iters: float,
         eval_interval: int,
         log_interval: int,
         eval_only: bool,
@@ -122,6 +123,7 @@ class Trainer:
 
             self.iter_num += 1
             self.local_iter_num += 1
+        self.react(self.detector.settle())
         self.emit("on_train_end")
         return self.best_val_loss
 
@@ -188,8 +190,10 @@ class Trainer:
         ranks = self.runtime.gather(
             {"rng": self.runtime.rng_state(), "batch": _moved(self.step.batch, torch.device("cpu"))}
         )
-        if not self.runtime.is_master:
-            return
+        self.emit("on_checkpoint", self.runtime.from_master(lambda: self._write(ranks)))
+
+    def _write(self, ranks: list[dict[str, Any]]) -> Path:
+        """Put the checkpoint together and on disk; on the master alone."""
         checkpoint = {
             **self.parallel.state_dict(self.raw_model, self.step.optimizer),
             "model_args": self.model_args,
@@ -203,8 +207,7 @@ class Trainer:
             "ranks": ranks,
         }
         self.logger.log_checkpoint(f"saving checkpoint to {self.checkpoints.out_dir}")
-        path = self.checkpoints.save(functools.partial(torch.save, checkpoint))
-        self.emit("on_checkpoint", path)
+        return self.checkpoints.save(functools.partial(torch.save, checkpoint))
 
     def restore(self, checkpoint: dict[str, Any], exact: bool) -> None:
         """Take over a checkpoint's counters, and with `exact` its random state, batch and scaler as well.
@@ -212,9 +215,10 @@ class Trainer:
         Model and optimizer are restored before they are handed to the trainer. A checkpoint that lacks what `exact`
         needs is continued as nanoGPT does: other batches follow, and the evaluation is repeated.
         """
-        if missing := [key for key in ("iter_num", "best_val_loss") if key not in checkpoint]:
+        counters: dict[str, Any] = {"iter_num": int, "best_val_loss": (int, float, torch.Tensor)}
+        if missing := [key for key, kind in counters.items() if not isinstance(checkpoint.get(key), kind)]:
             raise CheckpointError(f"the checkpoint lacks {', '.join(missing)}: it can be sampled from, but not resumed")
-        if differences := _differences(checkpoint.get("config", {}), self.config):
+        if differences := _differences((checkpoint.get("config") or {}), self.config):
             log.info(f"resume: the options differ from the checkpoint's: {differences}")
         self.iter_num = checkpoint["iter_num"]
         self.saved_val_loss = checkpoint["best_val_loss"]
@@ -224,13 +228,16 @@ class Trainer:
                 callback.load_state_dict(checkpoint["callbacks"][type(callback).__name__])  # type: ignore[attr-defined]
         ranks = checkpoint.get("ranks", [])
         if exact and len(ranks) == self.runtime.world_size:
-            own, saved = ranks[self.runtime.rank], checkpoint.get("config", {})
+            own, saved = ranks[self.runtime.rank], (checkpoint.get("config") or {})
             if all(saved.get(name) == self.config.get(name) for name in SHAPE_OF_BATCHES):
                 self.step.batch = _moved(own["batch"], self.runtime.device)  # else a fitting one is drawn
-            self.step.scaler.load_state_dict(checkpoint["scaler"])
+            if checkpoint["scaler"]:  # empty where the saved run did not scale its loss
+                self.step.scaler.load_state_dict(checkpoint["scaler"])
             self.runtime.set_rng_state(own["rng"])
             self.evaluated_at = checkpoint["evaluated_at"]
-        elif exact:
+            return
+        self.max_iters = max(self.max_iters, self.iter_num)  # nanoGPT makes one update, however late it is
+        if exact:
             have = f"{len(ranks)} random states, wanted {self.runtime.world_size}" if ranks else "no random state"
             log.info(f"resume: the checkpoint has {have}; reseeding, as with --resume_rng=reseed")
 
@@ -246,7 +253,7 @@ def _differences(saved: dict[str, Any], given: dict[str, Any]) -> str:
     changed = [name for name in told if saved[name] != given[name]]
     return ", ".join(
         f"{name} stays {saved[name]} (not {given[name]})"
-        if name in STAY_AS_SAVED or (name == "block_size" and given[name] > saved[name])
+        if name in STAY_AS_SAVED
         else f"{name} {saved[name]} -> {given[name]}"
         for name in changed
     )

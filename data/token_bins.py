@@ -49,9 +49,10 @@ class TokenBins:
                 crops += file.read(2 * length)
         both = torch.from_numpy(np.frombuffer(crops, np.uint16).reshape(-1, length).astype(np.int64))  # (B, T + 1)
         inputs, targets = both[:, :-1].contiguous(), both[:, 1:].contiguous()
-        if self.device.type == "cuda":  # from pinned memory the copy runs while the GPU computes
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:  # from pinned memory the copy runs while the GPU computes; from other memory it must be waited for
             inputs, targets = inputs.pin_memory(), targets.pin_memory()
-        return inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+        return inputs.to(self.device, non_blocking=on_gpu), targets.to(self.device, non_blocking=on_gpu)
 
     def check_vocab(self, vocab_size: int) -> None:
         """Raise DataError when a token id is beyond the model's vocabulary."""

@@ -42,8 +42,8 @@ def loggers(options: Options, run: Runtime) -> list[Logger]:
     found: list[Logger] = [JsonlLogger(os.path.join(options.out_dir, "metrics.jsonl"))]
     if options.wandb_log:
         try:
-            config = options.model_dump()
-            found.append(WandBLogger(options.wandb_project, options.wandb_run_name, config, options.out_dir))
+            names = options.wandb_project, options.wandb_run_name
+            found.append(WandBLogger(*names, options.model_dump(), options.out_dir, options.wandb_log_interval))
         except ImportError:
             log.warning("wandb_log=True, but wandb is not installed: pip install 'coregpt[wandb]'; going on without it")
         except Exception as error:

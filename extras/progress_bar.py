@@ -19,7 +19,7 @@ class ProgressBar(Logger, Callback):
     and so never waits for the device.
     """
 
-    def __init__(self, stream: TextIO, max_iters: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stream: TextIO, max_iters: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.stream = stream
         self.max_iters = max_iters
         self.clock = clock
@@ -71,5 +71,8 @@ class ProgressBar(Logger, Callback):
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
     def _write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except (OSError, ValueError):  # the terminal is gone; the run is not
+            self.drawn_at = float("inf")

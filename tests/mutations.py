@@ -99,7 +99,7 @@ MUTATIONS = [
     Mutation("keep the moments' size", "core/optimizer.py", "value[window].clone() if", "value if", "tests/core/test_optimizer.py"),
     # options
     Mutation("accept a typo", "configurator.py", "self.errors.append(f\"{origin}: unknown option {key!r}{self.suggestion(key)}\")", "pass", "tests/test_configurator.py"),
-    Mutation("accept a typo in a file", "configurator.py", "(option := self.misspelt(name)):", "(option := None):", "tests/test_configurator.py"),
+    Mutation("accept a typo in a file", "configurator.py", "(option := self.misspelt(name))", "(option := None)", "tests/test_configurator.py"),
     Mutation("split at every =", "configurator.py", 'argument[2:].partition("=")', '(argument[2:].split("=") + ["", ""])[0], "=", argument.split("=")[-1]', "tests/test_configurator.py"),
     Mutation("stop at the first mistake", "configurator.py", "        for argument in arguments:\n", "        for argument in arguments:\n            self.check()\n", "tests/test_configurator.py"),
     Mutation("convert anything", "config/schema.py", "strict=True", "strict=False", "tests/config/test_schema.py tests/test_configurator.py"),

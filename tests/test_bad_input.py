@@ -105,7 +105,7 @@ CONFIG: dict[str, tuple[Prepare, list[str], str]] = {
     "unknown key": (nothing, ["--learing_rate=1"], r"option 'learing_rate', did you mean 'learning_rate'"),
     "no value": (nothing, ["--max_iters"], r"--max_iters: wanted --key=value"),
     "no dashes": (nothing, ["max_iters=3"], r"max_iters=3.*did you mean --max_iters=3"),
-    "wrong type": (nothing, ["--max_iters=many"], r"max_iters: got 'many', wanted int >= 0"),
+    "wrong type": (nothing, ["--max_iters=many"], r"max_iters: got 'many', wanted number >= 0"),
     "out of bounds": (nothing, ["--dropout=1.5"], r"dropout: got '1\.5', wanted float >= 0 and < 1"),
     "training type": (nothing, ["--training_type=nlp"], r"training_type: got 'nlp', wanted 'language_model'"),
     "attention type": (nothing, ["--attention_type=left"], r"got 'left', wanted 'causal' or 'bidirectional'"),

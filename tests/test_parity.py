@@ -56,6 +56,7 @@ def launch(monkeypatch: pytest.MonkeyPatch):
             patch.chdir(folder)
             patch.setattr(torch, "save", torch.save)  # so that what record.py does to it is undone
             patch.setattr(sys, "argv", [])
+            patch.setitem(sys.modules, "wandb", None)  # likewise
             patch.setattr(sys, "path", [*sys.path])
             patch.setenv("HF_HUB_OFFLINE", "1")
             record.main(str(folder / "kept"), str(script), arguments)

@@ -353,7 +353,7 @@ def test_eval_only_after_a_resume_leaves_the_checkpoint_alone(
 
 
 def test_nothing_to_resume(run_dir: Path, argv: list[str]) -> None:
-    with pytest.raises(CheckpointError, match=r"no checkpoint at out/ckpt\.pt: set out_dir .* or start afresh"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at out/ckpt\.pt: set out_dir .* or train one"):
         train.main([*argv, "--init_from=resume"])
 
 

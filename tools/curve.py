@@ -18,7 +18,8 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     """Return a run's curves by name (step, train, val): iterations and losses, from its metrics.jsonl."""
     path = folder / "metrics.jsonl"
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may leave half a line
     except OSError as error:
         raise DataError(f"no metrics at {path} ({error.strerror}): give the folder of a run, its out_dir") from None
     except ValueError as error:

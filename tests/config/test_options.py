@@ -1,7 +1,7 @@
 """The options as a promise to users: nanoGPT's names and defaults, and no option lost by accident."""
 
 import re
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ SURFACE = {
     Options: {
         "run": "out_dir init_from resume_rng eval_only always_save_checkpoint training_type seed",
         "evaluation": "eval_interval eval_iters",
-        "logging": "log_interval wandb_log wandb_project wandb_run_name",
+        "logging": "log_interval wandb_log wandb_project wandb_run_name wandb_log_interval",
         "data": "dataset",
         "model": "n_layer n_head n_embd block_size dropout bias attention_type position_encoding attention",
         "training": "batch_size gradient_accumulation_steps max_iters grad_clip on_instability",
@@ -100,7 +100,7 @@ def test_help_shows_no_default_that_would_be_refused(schema: type[Schema]) -> No
 
 def test_flags_of_choice_options_are_their_choices() -> None:
     for name, field in Options.model_fields.items():
-        for choice in get_args(field.annotation):
+        for choice in get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
             assert getattr(configure(Options, [f"--{name}={choice}"]), name) == choice
 
 

@@ -91,8 +91,8 @@ def test_without_a_checkpoint_the_message_says_what_to_do(tmp_path: Path) -> Non
         CheckpointManager(tmp_path).load()
 
     assert str(error.value) == (
-        f"no checkpoint at {tmp_path}/ckpt.pt: set out_dir to the folder of the run to resume, "
-        "or start afresh with --init_from=scratch"
+        f"no checkpoint at {tmp_path}/ckpt.pt: set out_dir to the folder of a run that has saved one, "
+        "or train one with --init_from=scratch"
     )
 
 

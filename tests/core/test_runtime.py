@@ -237,3 +237,32 @@ def test_random_state_is_continued_where_it_was_found() -> None:
 
     assert torch.equal(torch.rand(5), first[0]) and torch.equal(torch.randint(100, (5,)), first[1])
     assert list(state) == ["cpu"]
+
+
+# a machine with GPUs, as far as one without can tell
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "local_rank", "index"), [("cuda", None, 0), ("auto", None, 0), ("cuda:1", None, 1), ("cuda", 1, 1)]
+)
+def test_a_cuda_device_has_a_number(two_gpus: None, name: str, local_rank: int | None, index: int) -> None:
+    """torch.cuda.set_device refuses a device without one."""
+    assert resolve_device(name, local_rank) == torch.device("cuda", index)
+
+
+def test_several_processes_do_not_fall_back_to_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+    assert resolve_device("cuda", None).type == "mps"
+    assert resolve_device("cuda", 0).type == "cpu"
+
+
+def test_cpu_autocast_is_for_bfloat16_alone() -> None:
+    assert isinstance(Runtime(device="cpu", dtype="float16", cpu_autocast=True).autocast, nullcontext)
+    assert isinstance(Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True).autocast, torch.amp.autocast)

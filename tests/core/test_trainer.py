@@ -409,11 +409,14 @@ def test_a_checkpoint_has_nanogpts_keys_first(tmp_path: Path) -> None:
 def test_only_the_master_writes(tmp_path: Path) -> None:
     run = Run(tmp_path, max_iters=2)
     run.trainer.runtime.is_master = False
-    run.trainer.runtime.from_master = lambda compute: compute()  # type: ignore[method-assign]  # as broadcast to all
+    losses = {"train": torch.tensor(1.0), "val": torch.tensor(1.0)}
+    told = {"evaluate_splits": losses, "<lambda>": run.path}  # what the master would broadcast
+
+    run.trainer.runtime.from_master = lambda compute: told[compute.__name__]  # type: ignore[method-assign]
     run.trainer.train()
 
     assert not run.path.exists()
-    assert not any("checkpoint" in event for event in run.recorder.events)
+    assert not any(event.startswith("saving") for event in run.recorder.events)
 
 
 # instability
@@ -649,7 +652,6 @@ def test_state_of_callbacks_is_saved_and_restored(tmp_path: Path) -> None:
         ({"out_dir": "elsewhere", "init_from": "resume"}, None),
         ({"learning_rate": 0.2}, "learning_rate 0.1 -> 0.2"),
         ({"n_layer": 3}, "n_layer stays 2 (not 3)"),
-        ({"block_size": 32}, "block_size stays 16 (not 32)"),
         ({"block_size": 8}, "block_size 16 -> 8"),
         ({"an_option_of_ours": 1}, None),
         (

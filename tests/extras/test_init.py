@@ -104,7 +104,7 @@ def test_wandb_gets_nanogpts_names_and_every_option(
     close(loggers)
 
     assert type(loggers[1]) is Keeping
-    assert given == [("owt", "mine", asked.model_dump(), options.out_dir)]
+    assert given == [("owt", "mine", asked.model_dump(), options.out_dir, 0)]
     assert json.loads(json.dumps(given[0][2]))["learning_rate"] == 6e-4
 
 

@@ -41,7 +41,7 @@ def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:
 
 
 def test_broken_metrics_are_named(run: Path) -> None:
-    (run / "metrics.jsonl").write_text("{half")
+    (run / "metrics.jsonl").write_text("{half}")
 
     with pytest.raises(DataError, match="is not a file of JSON lines"):
         read_curves(run)
