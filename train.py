@@ -20,13 +20,13 @@ from model import GPT, GPTConfig
 def build(options: Options, run: core.Runtime, callbacks: Sequence[core.Callback] = ()) -> core.Trainer:
     """Wire one run: every part is made here, from plain values, and handed to the trainer."""
     accumulation = run.share(options.gradient_accumulation_steps)
+    data = TokenBins(os.path.join("data", options.dataset), options.block_size, options.batch_size, run.device)
     checkpoints = core.CheckpointManager(options.out_dir, writes=run.is_master)
     progress = extras.progress(options, run)
     logger = core.CompositeLogger([*progress, core.ConsoleLogger()] if run.is_master else [])
     sequences = options.batch_size * accumulation  # per iteration and process
     run.at_exit(logger.close)
     logger.log_info(f"tokens per iteration will be: {sequences * run.world_size * options.block_size:,}")
-    data = TokenBins(os.path.join("data", options.dataset), options.block_size, options.batch_size, run.device)
     if data.vocab_size:
         logger.log_info(f"found vocab_size = {data.vocab_size} (inside {data.meta_path})")
 

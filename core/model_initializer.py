@@ -55,6 +55,7 @@ class ModelInitializer:
             checkpoint = load_checkpoint(checkpoints.load())
             model = self.resume_model_from_checkpoint(checkpoint, model_args)
         else:
+            _require_pretrained(init_from)
             self.say(f"Initializing from OpenAI GPT-2 weights: {init_from}")
             model = self.load_pretrained(init_from, model_args)
         if block_size > model.config.block_size:
@@ -87,11 +88,7 @@ class ModelInitializer:
 
     def load_pretrained(self, name: str, model_args: dict[str, Any]) -> Any:
         """Return a GPT-2 with OpenAI's weights, by its Hugging Face name or from a local folder."""
-        if name not in PRETRAINED and not (Path(name) / "config.json").is_file():
-            raise ConfigError(
-                f"init_from={name!r} is not known: wanted scratch, resume, {', '.join(PRETRAINED)}, "
-                "or a folder that holds a Hugging Face GPT-2"
-            )
+        _require_pretrained(name)
         model = self.model_class.from_pretrained(name, {"dropout": model_args["dropout"], **self.unsaved_args})
         model_args.update({key: getattr(model.config, key) for key in SHAPE_ARGS})
         return model.to(self.device)
@@ -153,6 +150,14 @@ class ModelInitializer:
             log.info(f"compile: not possible on this machine ({type(error).__name__}), training without it")
             return False
         return True
+
+
+def _require_pretrained(name: str) -> None:
+    if name not in PRETRAINED and not (Path(name) / "config.json").is_file():
+        raise ConfigError(
+            f"init_from={name!r} is not known: wanted scratch, resume, {', '.join(PRETRAINED)}, "
+            "or a folder that holds a Hugging Face GPT-2"
+        )
 
 
 def _load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
