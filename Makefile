@@ -10,7 +10,7 @@ OUT := out-quickstart
 .PHONY: help train test check parity mutations bench docs install-cpu clean
 
 help:
-	@echo 'make train        train a small model (2 minutes on 2 cores) and print a sample'
+	@echo 'make train        train a small model (about 3 minutes on 2 cores) and print a sample'
 	@echo 'make test         run the test suite'
 	@echo 'make check        lint and types'
 	@echo 'make parity       compare with the flat loop, bit by bit, in every combination (LEGACY=~/nanoGPT: with nanoGPT)'

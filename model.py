@@ -260,7 +260,7 @@ class GPT(nn.Module):
         try:
             from transformers import GPT2Config, GPT2LMHeadModel
         except ImportError:
-            raise ConfigError("GPT-2 weights need the transformers package: pip install 'coregpt[hf]'") from None
+            raise ConfigError("GPT-2 weights need the transformers package: pip install -e '.[hf]'") from None
         print(f"loading weights from pretrained gpt: {model_type}")
         try:
             sizes = _gpt2_sizes(model_type, GPT2Config)

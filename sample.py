@@ -61,11 +61,10 @@ def main(argv: Sequence[str]) -> None:
         model.eval()
         if options.compile and initializer.can_compile():
             model.compile()
-        # nothing to write with from an empty prompt: the model needs one position to continue
         ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long, device=run.device)[None]  # (1, T)
-        if not ids.numel():
+        if not ids.numel():  # the model needs one position to continue
             raise core.ConfigError("--start is empty: give the model at least one character to continue")
-        with torch.no_grad(), run.autocast:
+        with run.autocast:
             for _ in range(options.num_samples):
                 written = model.generate(ids, options.max_new_tokens, options.temperature, options.top_k)
                 print(tokenizer.decode(written[0].tolist()), SEPARATOR, sep="\n", flush=True)

@@ -161,6 +161,15 @@ def same_bits(left: Any, right: Any) -> bool:
     return torch.equal(*raw)
 
 
+def tensors(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return all tensors of a checkpoint by name, whatever prefix the model's carry."""
+    found = {f"model.{name}": value for name, value in handle_state_dict_prefixes(checkpoint["model"]).items()}
+    found["best_val_loss"] = checkpoint["best_val_loss"]
+    for index, state in checkpoint["optimizer"]["state"].items():
+        found |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    return found
+
+
 def differences(legacy: Side, ours: Side, processes: int = 1) -> list[str]:
     """List everything in which the two runs differ; empty where they are the same to the bit."""
     found = []
@@ -180,19 +189,13 @@ def differences(legacy: Side, ours: Side, processes: int = 1) -> list[str]:
         found.append(f"checkpoints at {list(theirs)} != {list(own)}")
     for iter_num in theirs.keys() & own.keys():
         a, b = theirs[iter_num], own[iter_num]
-        tensors = {f"model.{name}": value for name, value in handle_state_dict_prefixes(a["model"]).items()}
-        others = {f"model.{name}": value for name, value in handle_state_dict_prefixes(b["model"]).items()}
-        for side, checkpoint in ((tensors, a), (others, b)):
-            side["best_val_loss"] = checkpoint["best_val_loss"]
-            for index, state in checkpoint["optimizer"]["state"].items():
-                side.update({f"optimizer.{index}.{name}": value for name, value in state.items()})
-        wrong = [name for name in tensors.keys() | others.keys() if name not in tensors or name not in others]
-        wrong += [name for name in tensors.keys() & others.keys() if not same_bits(tensors[name], others[name])]
-        found += [f"iteration {iter_num}: {name}" for name in sorted(wrong)]
-        found += [f"iteration {iter_num}: {key}" for key in ("model_args", "iter_num") if a[key] != b[key]]
-        groups = [[{k: v for k, v in group.items()} for group in c["optimizer"]["param_groups"]] for c in (a, b)]
-        if groups[0] != groups[1]:
-            found.append(f"iteration {iter_num}: optimizer groups")
+        left, right = tensors(a), tensors(b)
+        names = sorted(left.keys() | right.keys())
+        wrong = [n for n in names if n not in left or n not in right or not same_bits(left[n], right[n])]
+        wrong += [key for key in ("model_args", "iter_num") if a[key] != b[key]]
+        if a["optimizer"]["param_groups"] != b["optimizer"]["param_groups"]:
+            wrong.append("optimizer groups")
+        found += [f"iteration {iter_num}: {name}" for name in wrong]
     if not theirs:
         found.append("no checkpoint was written: nothing to compare")
     return found

@@ -1,4 +1,4 @@
-# A character model of Python source code, for any laptop: no GPU, no download, about two minutes on two cores.
+# A character model of Python source code, for any laptop: no GPU, no download, under three minutes on two cores.
 #   python data/python_stdlib/prepare.py && python train.py config/quickstart.py
 #   python sample.py --out_dir=out-quickstart --device=cpu
 dataset = 'python_stdlib'

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
+
 
 class CoreGPTError(Exception):
     """Base of the errors that end a program with one clear message instead of a traceback."""
@@ -37,3 +39,6 @@ def exit_on_error() -> Iterator[None]:
     except CoreGPTError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C; --init_from=resume goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 Batch = Any  # whatever the data source's get_batch returns; only the objective looks inside
-LossModifier = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Modify = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Output(NamedTuple):
@@ -38,7 +38,7 @@ class LanguageModeling(Objective):
         without one, the loss is the model's own, untouched
     """
 
-    def __init__(self, loss_modifier: LossModifier | None = None) -> None:
+    def __init__(self, loss_modifier: Modify | None = None) -> None:
         self.loss_modifier = loss_modifier
 
     def __call__(self, model: nn.Module, batch: Batch, train: bool) -> Output:
@@ -49,7 +49,7 @@ class LanguageModeling(Objective):
             loss = self._modified(logits, targets, self.loss_modifier)
         return Output(loss, {})
 
-    def _modified(self, logits: torch.Tensor, targets: torch.Tensor, modify: LossModifier) -> torch.Tensor:
+    def _modified(self, logits: torch.Tensor, targets: torch.Tensor, modify: Modify) -> torch.Tensor:
         mask = targets != -1  # (B, T)
         per_position = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
         loss = modify(per_position.view_as(targets), logits, targets, mask)

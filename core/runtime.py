@@ -132,7 +132,7 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     if name in ("cuda", "auto") and not torch.cuda.is_available():
         # several processes talk through gloo where there is no CUDA, and gloo knows nothing of mps
         found = "mps" if torch.backends.mps.is_available() and local_rank is None else "cpu"
-        log.info(f"device: no CUDA device here, training on {found} (--device={found} says so yourself)")
+        log.info(f"device: no CUDA device here, using {found} (--device={found} says so yourself)")
         name = found
     try:
         device = torch.device("cuda" if name == "auto" else name)

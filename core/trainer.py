@@ -166,6 +166,7 @@ class Trainer:
         metrics = {"iter": self.iter_num, "loss": loss, "lr": lr, "time_ms": seconds * 1000}
         if result.grad_norm is not None:
             metrics["grad_norm"] = result.grad_norm.item()
+        metrics |= {name: value.item() for name, value in result.metrics.items()}
         self.logger.log_step({**metrics, "mfu": self.running_mfu * 100})
 
     def react(self, instability: str | None) -> None:
@@ -182,6 +183,7 @@ class Trainer:
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end after this iteration. Call it on every rank alike."""
+        log.info(f"stopping after iteration {self.iter_num}: {reason}")
         self.stop_reason = reason
 
     def save(self) -> None:

@@ -1,5 +1,6 @@
 """Random crops of a data set's `train.bin` and `val.bin`, nanoGPT's files of uint16 token ids."""
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class TokenBins:
         """Where a prepare script may have left the vocabulary."""
         return self.folder / "meta.pkl"
 
-    @property
+    @cached_property
     def vocab_size(self) -> int | None:
         """Size of the vocabulary, or None where the data set does not say."""
         return int(read_meta(self.meta_path)["vocab_size"]) if self.meta_path.exists() else None

@@ -45,7 +45,7 @@ def loggers(options: Options, run: Runtime) -> list[Logger]:
             names = options.wandb_project, options.wandb_run_name
             found.append(WandBLogger(*names, options.model_dump(), options.out_dir, options.wandb_log_interval))
         except ImportError:
-            log.warning("wandb_log=True, but wandb is not installed: pip install 'coregpt[wandb]'; going on without it")
+            log.warning("wandb_log=True, but wandb is not installed: pip install -e '.[wandb]'; going on without it")
         except Exception as error:
             log.warning(f"wandb could not be started, going on without it ({error})")
     return found

@@ -20,9 +20,11 @@ CHARS = "\nabcdefghijklmnop"
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Give every test the same random numbers, whatever ran before it."""
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every test the same random numbers, whatever ran before it, and make it a process of its own."""
     torch.manual_seed(1337)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(autouse=True)

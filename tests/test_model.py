@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import math
 import sys
 import warnings
 from dataclasses import replace
@@ -438,7 +439,7 @@ def test_pretrained_weights_out_of_reach(offline: Any, name: str) -> None:
 def test_without_transformers_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
 
-    with pytest.raises(ConfigError, match=r"pip install 'coregpt\[hf\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[hf\]'"):
         GPT.from_pretrained("gpt2")
 
 
@@ -460,3 +461,10 @@ def test_the_mlp_bends_with_the_exact_gelu() -> None:
     bent = inner * torch.special.ndtr(inner)
 
     torch.testing.assert_close(mlp(x), bent @ mlp.c_proj.weight.T, rtol=1e-9, atol=1e-9)
+
+
+def test_rotary_frequencies_fall_from_one_by_powers_of_ten_thousand() -> None:
+    cosines, sines = rotary_table(4, 4)  # each (4 positions, D = 4): two frequencies, 1 and 1/100, twice
+
+    assert cosines[3].tolist() == pytest.approx([math.cos(3), math.cos(0.03)] * 2)
+    assert sines[3].tolist() == pytest.approx([math.sin(3), math.sin(0.03)] * 2)

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+import core
+import extras
 import train
+from config.options import Options
+from configurator import configure
 from core import Callback, CheckpointError, Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -111,9 +115,7 @@ def test_the_program_in_a_process_of_its_own(run_dir: Path, tiny_argv: list[str]
     done = subprocess.run(command, capture_output=True, text=True)
 
     assert done.returncode == 0
-    said = [
-        line for line in done.stderr.splitlines() if not re.match(r"device: no CUDA device here, training on \w+", line)
-    ]
+    said = [line for line in done.stderr.splitlines() if not re.match(r"device: no CUDA device here, using \w+", line)]
     assert said == []
     kinds = [re.sub(r"[ :].*", "", line) for line in done.stdout.splitlines() if not line.startswith("Overriding: ")]
     assert kinds == ["tokens", "found", "Initializing", "number", "num", "num", "using",
@@ -369,3 +371,33 @@ def test_two_runs_are_the_same_run(run_dir: Path, argv: list[str]) -> None:
     one, two, three = (checkpoint(name)["model"] for name in ("one", "two", "three"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["lm_head.weight"], three["lm_head.weight"])
+
+
+# the wiring
+
+
+def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each seam is asked for its part, and each part gets what the runtime and the options say."""
+    flags = ["--dtype=bfloat16", "--cpu_autocast=True", "--attention=manual", "--grad_clip=0.5", "--eval_iters=3"]
+    options = configure(Options, [*argv, *flags])
+    asked: list[str] = []
+
+    def watch(name: str) -> None:
+        real = getattr(extras, name)
+        monkeypatch.setattr(extras, name, lambda *given: asked.append(name) or real(*given))
+
+    for name in ("adapt", "parallel", "objective", "callbacks", "loggers", "progress"):
+        watch(name)
+    with core.Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True) as run:
+        trainer = train.build(options, run)
+        step, evaluator = trainer.step, trainer.evaluator
+        trainer.logger.close()
+
+    assert sorted(asked) == ["adapt", "callbacks", "loggers", "objective", "parallel", "progress"]
+    assert step.autocast is evaluator.autocast is run.autocast
+    assert step.scaler is run.scaler and step.objective is evaluator.objective
+    assert step.get_batch == evaluator.get_batch
+    assert (step.grad_clip, evaluator.eval_iters) == (0.5, 3)
+    assert trainer.detector.any_rank == run.any_rank and trainer.runtime is run
+    assert trainer.raw_model.config.attention == "manual" and "attention" not in trainer.model_args
+    assert trainer.config == options.model_dump()

@@ -40,7 +40,7 @@ def draw(folders: Sequence[Path], file: Path) -> None:
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
     except ImportError:
-        raise ConfigError("drawing needs matplotlib: pip install 'coregpt[report]'") from None
+        raise ConfigError("drawing needs matplotlib: pip install -e '.[report]'") from None
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for index, folder in enumerate(folders):
         curves, color = read_curves(folder), f"C{index}"

@@ -70,7 +70,7 @@ def load_corpus() -> Any:
         import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
         raise DataError(
-            "OpenWebText needs Hugging Face datasets: pip install 'coregpt[hf]', or give --input FILE"
+            "OpenWebText needs Hugging Face datasets: pip install -e '.[hf]', or give --input FILE"
         ) from error
     try:
         return datasets.load_dataset(REPOSITORY, revision=REVISION, data_files=FILES, split="train")

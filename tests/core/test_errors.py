@@ -26,7 +26,7 @@ def test_error_ends_the_program_with_its_message_and_status(
     assert capsys.readouterr() == ("", "error: learning_rate=-1, wanted 0 or more\n")
 
 
-@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
 def test_other_errors_keep_their_traceback(error: type[BaseException]) -> None:
     with pytest.raises(error, match="a mistake in the program"), exit_on_error():
         raise error("a mistake in the program")
@@ -37,3 +37,11 @@ def test_without_an_error_nothing_happens(capsys: pytest.CaptureFixture[str]) ->
         pass
 
     assert capsys.readouterr() == ("", "")
+
+
+def test_ctrl_c_ends_with_a_line_and_not_with_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped, exit_on_error():
+        raise KeyboardInterrupt
+
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.startswith("stopped by Ctrl-C; --init_from=resume")

@@ -131,7 +131,7 @@ def test_without_a_gpu_the_cpu_takes_over_and_says_so(name: str, capsys: pytest.
 
     assert run.device == torch.device("cpu")
     assert not run.scaler.is_enabled()
-    note = "device: no CUDA device here, training on cpu (--device=cpu says so yourself)\n"
+    note = "device: no CUDA device here, using cpu (--device=cpu says so yourself)\n"
     assert capsys.readouterr() == ("", note)
 
 

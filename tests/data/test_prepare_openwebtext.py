@@ -105,7 +105,7 @@ def test_no_threads_is_refused(tmp_path: Path) -> None:
 def test_without_hugging_face_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
 
-    with pytest.raises(DataError, match=r"pip install 'coregpt\[hf\]', or give --input"):
+    with pytest.raises(DataError, match=r"pip install -e '\.\[hf\]', or give --input"):
         load_corpus()
 
 

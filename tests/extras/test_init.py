@@ -67,7 +67,7 @@ def test_wandb_that_is_not_installed_is_warned_of_and_left_out(
 
     assert [type(logger) for logger in loggers] == [core.JsonlLogger]
     assert caplog.messages == [
-        "wandb_log=True, but wandb is not installed: pip install 'coregpt[wandb]'; going on without it"
+        "wandb_log=True, but wandb is not installed: pip install -e '.[wandb]'; going on without it"
     ]
 
 

@@ -59,7 +59,7 @@ def test_the_picture_is_a_png_of_some_size(run: Path, capsys: pytest.CaptureFixt
 def test_without_matplotlib_the_error_says_what_to_install(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
-    with pytest.raises(ValueError, match=r"pip install 'coregpt\[report\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[report\]'"):
         draw([run], run / "x.png")
 
 
