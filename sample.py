@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     with core.Runtime(**options.pick("device", "dtype", "seed", "cpu_autocast")) as run:
         initializer = core.ModelInitializer(GPT, GPTConfig, run.device)
         if options.init_from == "resume":
-            checkpoint = core.load_checkpoint(core.CheckpointManager(options.out_dir, writes=False).load())
+            checkpoint = core.load_checkpoint(core.CheckpointManager(options.out_dir).load(prefer_linked=True).path)
             model = initializer.resume_model_from_checkpoint(checkpoint, dict(checkpoint["model_args"]))
             tokenizer = find_tokenizer(checkpoint.get("config", {}).get("dataset"))
         else:

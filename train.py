@@ -8,6 +8,7 @@ Train a GPT.
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import core
 import extras
@@ -17,25 +18,37 @@ from data.token_bins import TokenBins
 from model import GPT, GPTConfig
 
 
-def build(options: Options, run: core.Runtime, callbacks: Sequence[core.Callback] = ()) -> core.Trainer:
+def build(
+    options: Options, run: core.Runtime, preemption: core.Preemption, callbacks: Sequence[core.Callback] = ()
+) -> core.Trainer:
     """Wire one run: every part is made here, from plain values, and handed to the trainer."""
     accumulation = run.share(options.gradient_accumulation_steps)
     data = TokenBins(os.path.join("data", options.dataset), options.block_size, options.batch_size, run.device)
-    checkpoints = core.CheckpointManager(options.out_dir, writes=run.is_master)
+    draw = preemption.guard(data.get_batch) if run.world_size == 1 else data.get_batch
+    checkpoints = core.CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
+    init_from, found = run.from_master(lambda: core.where_to_start(options.init_from, checkpoints))
     progress = extras.progress(options, run)
     logger = core.CompositeLogger([*progress, core.ConsoleLogger()] if run.is_master else [])
-    sequences = options.batch_size * accumulation  # per iteration and process
     run.at_exit(logger.close)
+    sequences = options.batch_size * accumulation  # per iteration and process
     logger.log_info(f"tokens per iteration will be: {sequences * run.world_size * options.block_size:,}")
     if data.vocab_size:
         logger.log_info(f"found vocab_size = {data.vocab_size} (inside {data.meta_path})")
 
-    # the model: made or loaded, then transformed (LoRA, freezing)
+    # the model: made or loaded, then transformed (LoRA, freezing); made again when a recovery starts over
     initializer = core.ModelInitializer(GPT, GPTConfig, run.device, logger.log_info, options.changed("attention"))
     model_args = options.model_args(data.vocab_size)
-    model, checkpoint = initializer.initialize(options.init_from, model_args, checkpoints)
+
+    def make_model() -> tuple[Any, dict[str, Any] | None]:
+        run.seed_all()
+        saved = found and core.load_checkpoint(found.path, check=found.manifest is None)
+        return extras.adapt(initializer.initialize(init_from, model_args, saved), options), saved
+
+    if found:
+        logger.log_info(f"Resuming training from {options.out_dir}")
+    model, checkpoint = make_model()
     data.check_vocab(model_args["vocab_size"])
-    model = extras.adapt(model, options)
+    run.from_master(lambda: extras.claim_out_dir(options, run, checkpoints, found))
 
     # the optimizer, then the model as training calls it: compiled, and spread over the processes
     betas = (options.beta1, options.beta2)
@@ -47,30 +60,50 @@ def build(options: Options, run: core.Runtime, callbacks: Sequence[core.Callback
 
     # what the loop calls: one update, an evaluation, the learning rate
     objective = extras.objective(options)
-    step = core.TrainingStep(wrapped, objective, optimizer, data.get_batch, scaler=run.scaler, autocast=run.autocast,
-                             grad_sync=parallel.grad_sync(wrapped), clip=parallel.clip, grad_clip=options.grad_clip,
-                             gradient_accumulation_steps=accumulation)  # fmt: skip
-    evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, data.get_batch, autocast=run.autocast,
-                               eval_iters=options.eval_iters)  # fmt: skip
+    step = core.TrainingStep(wrapped, objective, optimizer, draw, scaler=run.scaler, autocast=run.autocast,
+                             grad_sync=parallel.grad_sync(wrapped), clip=parallel.clip, norm=parallel.norm,
+                             grad_clip=options.grad_clip, gradient_accumulation_steps=accumulation)  # fmt: skip
+    evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, draw, autocast=run.autocast,
+                               eval_iters=options.eval_iters, rng=extras.eval_rng(options, run))  # fmt: skip
     scheduler = core.CosineLRScheduler(options.learning_rate, options.warmup_iters, options.lr_decay_iters,
                                        options.min_lr, options.decay_lr)  # fmt: skip
-    logger.loggers += extras.loggers(options, run)
-    detector = core.InstabilityDetector(run.any_rank, loss_scaling=run.scaler.is_enabled())
-    trainer = core.Trainer(model, step, scheduler, evaluator, detector, checkpoints, logger, run, parallel,
+    archive = build_archive(options, run, model, step, parallel, checkpoints, data, make_model, model_args)
+    recovery = core.Recovery(**options.pick("on_instability", "max_recoveries", "recovery_skip", "recovery_lr_factor"))
+    logger.loggers += extras.loggers(options, run, (checkpoint or {}).get("loggers", {}))
+    trainer = core.Trainer(model, step, scheduler, evaluator, archive, recovery, preemption, logger, run,
                            [*progress, *extras.callbacks(options), *callbacks],
-                           sequences_per_iter=sequences, model_args=model_args, config=options.model_dump(),
+                           sequences_per_iter=sequences, config=options.model_dump(),
                            **options.pick("max_iters", "eval_interval", "log_interval", "eval_only",
-                                          "always_save_checkpoint", "on_instability"))  # fmt: skip
+                                          "always_save_checkpoint"))  # fmt: skip
     if checkpoint:
-        trainer.restore(checkpoint, exact=options.resume_rng == "exact")
+        trainer.restore(checkpoint, options.resume_rng == "exact", found.manifest if found else None)
     return trainer
+
+
+def build_archive(
+    options: Options, run: core.Runtime, model: Any, step: core.TrainingStep, parallel: core.Replicated,
+    checkpoints: core.CheckpointManager, data: TokenBins, remake: Any, model_args: dict[str, Any],
+) -> core.Archive:  # fmt: skip
+    """Wire what keeps the run: its checkpoints, when they are due, and what judges whether they are sound."""
+    saves = core.SaveSchedule(options.save_interval, options.save_minutes)
+    detector = core.InstabilityDetector(loss_scaling=run.scaler.is_enabled(),
+                                        **options.pick("spike_threshold", "spike_window", "warmup_iters"))  # fmt: skip
+    provenance = {**core.provenance.describe(run.device, run.world_size), "data": data.fingerprint()}
+    archive = core.Archive(model, step, run, parallel, checkpoints, saves, detector, data=data, remake=remake,
+                           model_args=model_args, config=options.model_dump(), provenance=provenance,
+                           in_background=options.async_save)  # fmt: skip
+    run.at_exit(archive.close)
+    return archive
 
 
 def main(argv: Sequence[str], callbacks: Sequence[core.Callback] = ()) -> float:
     """Run one experiment, given as its command line. Return the lowest validation loss."""
     options = configure(Options, argv)
-    with core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as run:
-        return build(options, run, callbacks).train()
+    with (
+        core.Preemption(options.time_limit) as preemption,
+        core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as run,
+    ):
+        return build(options, run, preemption, callbacks).train()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ Run a legacy training script and train.py on the same data, each in a process of
     python -m benchmark.compare_legacy --all [--legacy ~/nanoGPT]   # every combination of the table below
 
 Compared exactly: the whole console but for times and mfu, every learning rate, every wandb record but for its mfu, and
-at every checkpoint all weights, all optimizer tensors, the best validation loss and the model's arguments. Exit status
-1 where anything differs, and the first difference is named.
+at every checkpoint, and in out/ckpt.pt at the end, all weights, all optimizer tensors, the best validation loss and the
+model's arguments. train.py saves once more when training ends, beside ckpt.pt: that checkpoint has to be there, and
+no other. Exit status 1 where anything differs, and the first difference is named.
 """
 
 import argparse
@@ -149,7 +150,17 @@ class Side:
     def checkpoints(self) -> dict[int, dict[str, Any]]:
         """Return every checkpoint written, by iteration."""
         paths = sorted((self.folder / "kept").glob("*.pt"), key=lambda path: int(path.stem))
-        return {int(path.stem): torch.load(path, map_location="cpu", weights_only=True) for path in paths}
+        return {int(path.stem): load(path) for path in paths}
+
+    def last(self) -> dict[str, Any] | None:
+        """Return what out/ckpt.pt is in the end, which nanoGPT's scripts read."""
+        path = self.folder / "out" / "ckpt.pt"
+        return load(path) if path.exists() else None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return a checkpoint, in CPU memory."""
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def same_bits(left: Any, right: Any) -> bool:
@@ -170,8 +181,11 @@ def tensors(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def differences(legacy: Side, ours: Side, processes: int = 1) -> list[str]:
-    """List everything in which the two runs differ; empty where they are the same to the bit."""
+def differences(legacy: Side, ours: Side, processes: int = 1, final: int | None = None) -> list[str]:
+    """List everything in which the two runs differ; empty where they are the same to the bit.
+
+    final: iteration of the one checkpoint that ours has to make and the other does not, when training ends
+    """
     found = []
     for what, a, b in (
         ("console", legacy.console(), ours.console()),
@@ -185,20 +199,27 @@ def differences(legacy: Side, ours: Side, processes: int = 1) -> list[str]:
             first = next((f"{x!r} != {y!r}" for x, y in pairs if x != y), f"{len(a)} != {len(b)} entries")
             found.append(f"{what}: {first}")
     theirs, own = legacy.checkpoints(), ours.checkpoints()
-    if list(theirs) != list(own):
-        found.append(f"checkpoints at {list(theirs)} != {list(own)}")
-    for iter_num in theirs.keys() & own.keys():
-        a, b = theirs[iter_num], own[iter_num]
-        left, right = tensors(a), tensors(b)
-        names = sorted(left.keys() | right.keys())
-        wrong = [n for n in names if n not in left or n not in right or not same_bits(left[n], right[n])]
-        wrong += [key for key in ("model_args", "iter_num") if a[key] != b[key]]
-        if a["optimizer"]["param_groups"] != b["optimizer"]["param_groups"]:
-            wrong.append("optimizer groups")
-        found += [f"iteration {iter_num}: {name}" for name in wrong]
-    if not theirs:
+    if list(own) != (expected := [*theirs, *([] if final is None else [final])]):
+        found.append(f"checkpoints at {expected} != {list(own)}")
+    for iter_num in sorted(theirs.keys() & own.keys()):
+        found += [f"iteration {iter_num}: {name}" for name in different_parts(theirs[iter_num], own[iter_num])]
+    their_last, own_last = legacy.last(), ours.last()
+    if their_last and own_last:
+        found += [f"out/ckpt.pt: {name}" for name in different_parts(their_last, own_last)]
+    if not (theirs and their_last and own_last):
         found.append("no checkpoint was written: nothing to compare")
     return found
+
+
+def different_parts(legacy: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Name everything in which two checkpoints differ."""
+    left, right = tensors(legacy), tensors(ours)
+    names = sorted(left.keys() | right.keys())
+    wrong = [n for n in names if n not in left or n not in right or not same_bits(left[n], right[n])]
+    wrong += [key for key in ("model_args", "iter_num") if legacy[key] != ours[key]]
+    if legacy["optimizer"]["param_groups"] != ours["optimizer"]["param_groups"]:
+        wrong.append("optimizer groups")
+    return wrong
 
 
 def make_data(folder: Path, pretrained: Mapping[str, dict[str, int]]) -> Path:
@@ -235,7 +256,7 @@ def compare(legacy: Side, ours: Side, arguments: list[str], iters: int, *, resum
         arguments.append("--init_from=resume")
     legacy.run(arguments, processes)
     ours.run([*arguments, "--resume_rng=reseed"], processes)
-    return differences(legacy, ours, processes)
+    return differences(legacy, ours, processes, final=iters + 1)
 
 
 def run_combination(row: Combination, script: Path, data: Path, iters: int, launch: Launch) -> list[str]:

@@ -27,7 +27,7 @@ def recording_wandb(records: list[dict[str, Any]]) -> ModuleType:
         records.append(plain)
 
     module = ModuleType("wandb")
-    run = SimpleNamespace(log=log, finish=lambda: None)
+    run = SimpleNamespace(log=log, finish=lambda: None, id="stand-in", starting_step=0)
     names = {"log": log, "init": lambda **_: run, "login": lambda prompt=True, verify=True: True}
     vars(module).update(names, Settings=lambda **_: None, errors=SimpleNamespace(UsageError=RuntimeError))
     return module

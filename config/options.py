@@ -27,16 +27,25 @@ class Options(Schema):
 
     opt = section("run")
     out_dir: str = opt("out", "folder for checkpoints and logs")
-    init_from: str = opt("scratch", "scratch, resume (from out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2")
+    init_from: str = opt("scratch", "scratch, resume (from out_dir), auto (resume if there is something good to resume, else scratch), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2")
     resume_rng: Literal["exact", "reseed"] = opt("exact", "on resume: go on with the saved random state and batch, or reseed and evaluate again as nanoGPT does")
-    eval_only: bool = opt(False, "stop after the first evaluation")
-    always_save_checkpoint: bool = opt(True, "save after every evaluation, not only when the validation loss improves")
+    eval_only: bool = opt(False, "stop after the first evaluation; writes nothing")
     training_type: Literal["language_model"] = opt("language_model", "what the model learns")
     seed: int = opt(1337, "seed of all random draws; each process adds its rank", ge=0, le=2**62)
 
     opt = section("evaluation")
     eval_interval: int = opt(2000, "iterations from one evaluation to the next", ge=1)
     eval_iters: int = opt(200, "batches per split in an evaluation", ge=1)
+    eval_rng: Literal["shared", "isolated"] = opt("shared", "shared: evaluations draw from training's random stream, as in nanoGPT; isolated: from one of their own, so that they change nothing in training and see the same batches each time")
+
+    opt = section("checkpoints")
+    always_save_checkpoint: bool = opt(True, "save after every evaluation, not only when the validation loss improves")
+    save_interval: int = opt(0, "save every n-th iteration as well; 0 saves after evaluations and at the end only", ge=0)
+    save_minutes: float = opt(0.0, "save when this many minutes have passed since the last save; 0 does not look at the clock", ge=0)
+    keep_last: int = opt(2, "newest checkpoints to keep", ge=1)
+    keep_best: int = opt(1, "checkpoints of the lowest validation loss to keep beside them", ge=0)
+    async_save: bool = opt(False, "write checkpoints in the background, from a copy in memory, while training goes on")
+    time_limit: float | None = opt(None, "hours after which to save and stop with status 75, so that a scheduler can run it again", gt=0)
 
     opt = section("logging")
     log_interval: int = opt(1, "iterations from one log line to the next", ge=1)
@@ -64,7 +73,14 @@ class Options(Schema):
     gradient_accumulation_steps: int = opt(40, "micro-batches per update, over all processes together", ge=1)
     max_iters: int | float = opt(600_000, "last iteration; nanoGPT counts from 0, so one update more is made", ge=0)
     grad_clip: float = opt(1.0, "largest gradient norm; 0 disables clipping", ge=0, allow_inf_nan=True)
-    on_instability: Literal["stop", "warn"] = opt("stop", "what to do when the loss or the gradient is not finite")
+
+    opt = section("stability")
+    on_instability: Literal["recover", "stop", "skip", "warn"] = opt("recover", "what to do when a loss, gradient or weight is not finite, or spikes: go back to the last healthy checkpoint and leave that batch out; stop; leave that update out; or only say so and train on")
+    max_recoveries: int = opt(3, "recoveries (with skip: updates left out in a row) after which the run stops with a diagnosis", ge=0)
+    recovery_skip: int = opt(0, "updates before and after the offending one whose batches are left out as well", ge=0)
+    recovery_lr_factor: float = opt(1.0, "every recovery multiplies the learning rate by this for the rest of the run", gt=0, le=1)
+    spike_threshold: float = opt(0.0, "robust standard deviations above the recent median at which a loss or gradient norm counts as unstable; 0 looks for no spikes", ge=0)
+    spike_window: int = opt(100, "updates that the recent median is taken of", ge=8)
 
     opt = section("optimizer")
     learning_rate: float = opt(6e-4, "peak learning rate, reached after the warm-up", ge=0)
@@ -113,10 +129,10 @@ class Options(Schema):
     @model_validator(mode="after")
     def _fit_together(self) -> "Options":
         foreign = self.changed("attention_type", "position_encoding")
-        if self.init_from not in ("scratch", "resume") and foreign:
+        if self.init_from not in ("scratch", "resume", "auto") and foreign:
             given = ", ".join(f"{name}={value}" for name, value in foreign.items())
             raise ValueError(f"init_from={self.init_from} brings causal attention and absolute positions: remove {given}")
-        if self.init_from != "scratch":
+        if self.init_from not in ("scratch", "auto"):
             return self  # the shape comes with the weights
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd={self.n_embd} must be divisible by n_head={self.n_head}: change one of them")

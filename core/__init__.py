@@ -1,8 +1,26 @@
 """The parts of the training loop. They import torch and the standard library, and nothing else of ours."""
 
+from core.archive import Archive
+from core.ballot import Ballot
 from core.callback import Callback
-from core.checkpoint_manager import CheckpointManager, handle_state_dict_prefixes, load_checkpoint
-from core.errors import CheckpointError, ConfigError, CoreGPTError, DataError, DivergedError, exit_on_error
+from core.checkpoint import (
+    find_latest_checkpoint,
+    handle_state_dict_prefixes,
+    load_checkpoint,
+    reload_from_latest,
+    save_checkpoint,
+)
+from core.checkpoint_manager import CheckpointManager
+from core.errors import (
+    CheckpointError,
+    ConfigError,
+    CoreGPTError,
+    DataError,
+    DivergedError,
+    PreemptedError,
+    SaveError,
+    exit_on_error,
+)
 from core.evaluator import Evaluator
 from core.instability_detector import InstabilityDetector
 from core.logger import CompositeLogger, ConsoleLogger, JsonlLogger, Logger, WandBLogger
@@ -10,12 +28,19 @@ from core.model_initializer import ModelInitializer
 from core.objective import LanguageModeling, Objective, Output
 from core.optimizer import load_optimizer_state
 from core.parallel import Replicated
+from core.preemption import Interrupted, Preemption
+from core.recovery import Recovery
+from core.resume import where_to_start
+from core.run_folder import RunFolder
 from core.runtime import Runtime
+from core.save_schedule import SaveSchedule
 from core.scheduler import CosineLRScheduler, LRScheduler
 from core.trainer import Trainer
 from core.training_step import StepResult, TrainingStep
 
 __all__ = [
+    "Archive",
+    "Ballot",
     "Callback",
     "CheckpointError",
     "CheckpointManager",
@@ -28,6 +53,7 @@ __all__ = [
     "DivergedError",
     "Evaluator",
     "InstabilityDetector",
+    "Interrupted",
     "JsonlLogger",
     "LRScheduler",
     "LanguageModeling",
@@ -35,14 +61,24 @@ __all__ = [
     "ModelInitializer",
     "Objective",
     "Output",
+    "PreemptedError",
+    "Preemption",
+    "Recovery",
     "Replicated",
+    "RunFolder",
     "Runtime",
+    "SaveError",
+    "SaveSchedule",
     "StepResult",
     "Trainer",
     "TrainingStep",
     "WandBLogger",
     "exit_on_error",
+    "find_latest_checkpoint",
     "handle_state_dict_prefixes",
     "load_checkpoint",
     "load_optimizer_state",
+    "reload_from_latest",
+    "save_checkpoint",
+    "where_to_start",
 ]

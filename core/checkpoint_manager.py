@@ -1,101 +1,215 @@
-"""Puts checkpoints on disk so that a crash at any instant leaves the last whole one, and finds it again."""
+"""Keeps a run's checkpoints: numbered, verified, rotated, and found again after anything that can happen to them."""
 
+import logging
 import os
-import re
-import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import torch
+from core import files
+from core.checkpoint_search import LINKED, CheckpointSearch, Digests, Found
+from core.errors import CheckpointError
+from core.manifest import Manifest, describe, name_of, plain, require_present
+from core.manifest import write as write_manifest
+from core.retention import to_keep
 
-from core.errors import CheckpointError, ConfigError
-
-WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into a parameter's name
+log = logging.getLogger("coregpt")
+__all__ = ["CheckpointManager", "Found"]
 
 
 class CheckpointManager:
-    """Owns the checkpoint of one run folder. It knows no format: whoever saves hands over what writes.
+    """Owns the checkpoints of one run folder. It knows no format: whoever saves hands over what writes.
 
-    writes: this process writes; the folder is then made, and must be writable
+    A checkpoint `ckpt-000007.pt` never changes and counts once its manifest `ckpt-000007.json` is there. Their order is
+    that of their numbers. nanoGPT's `ckpt.pt` is a second name of one of them.
+
+    keep_last: newest checkpoints to keep
+    keep_best: checkpoints of the lowest validation loss to keep beside them
     """
 
-    def __init__(self, out_dir: str | Path, writes: bool = True) -> None:
+    def __init__(self, out_dir: str | Path, *, keep_last: int = 2, keep_best: int = 1) -> None:
         self.out_dir = out_dir  # as the user wrote it, for messages
-        self.path = Path(out_dir) / "ckpt.pt"
-        if writes:
-            _require_writable(self.path.parent)
+        self.folder = Path(out_dir)
+        self.path = self.folder / LINKED
+        self.keep_last = keep_last
+        self.keep_best = keep_best
+        self._last = 0  # the highest number given; the folder may be removed in mid-run
+        self._digests: Digests = {}  # of ckpt.pt, so that it is read once
+        self._damaged: set[int] = set()  # numbers that count for nothing when it is decided what to keep
+        self._told: set[str] = set()
+        self._in_flight: Future[Path] | None = None
+        self._thread: ThreadPoolExecutor | None = None
 
-    def save(self, write: Callable[[Path], None]) -> Path:
-        """Replace the checkpoint by what `write(path)` makes, in one step: readers see the old or the new, whole."""
-        aside = self.path.with_name(self.path.name + ".part")
+    # saving
+
+    def save(
+        self,
+        write: Callable[[Path], None],
+        notes: Manifest,
+        *,
+        link: bool = True,
+        wait: bool = True,
+        suffix: str = ".pt",
+    ) -> Path | None:
+        """Keep what `write(path)` makes, a file or a folder, as the newest checkpoint, and return its path.
+
+        notes:  iter_num, val_loss (None if not measured on it), healthy, and what else the manifest is to say
+        link:   let `ckpt.pt` be this one, if it is a file
+        wait:   False leaves the work to a thread and returns None; what `write` reads must not change until `join`
+        suffix: "" for a folder
+
+        At most one save is in flight: this waits for it. Raises OSError and whatever `write` raises; all that was saved
+        before is then as it was.
+        """
+        notes = plain(notes)
         try:
-            write(aside)
-            _flush_to_disk(aside)
-            os.replace(aside, self.path)
-        except BaseException:
-            shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
-            raise
-        with suppress(OSError):  # some network file systems cannot flush a folder; the file itself is safe
-            _flush_to_disk(self.path.parent)
-        return self.path
+            self.join()
+        except Exception as error:  # nobody asked; this one is made all the same
+            log.warning(f"{self.out_dir}: the checkpoint before could not be saved ({type(error).__name__}: {error})")
+        if wait:
+            return self._save(write, notes, link, suffix)
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._in_flight = self._thread.submit(self._save, write, notes, link, suffix)
+        return None
 
-    def load(self) -> Path:
-        """Return the path of the newest whole checkpoint. Raises CheckpointError where there is none."""
-        if not self.path.is_file():
-            raise CheckpointError(
+    def join(self) -> Path | None:
+        """Wait for the save in flight and return its path; None where there is none. Raises what it raised, once."""
+        self._settle()
+        in_flight, self._in_flight = self._in_flight, None
+        return None if in_flight is None else in_flight.result()
+
+    def relink(self, found: Found) -> None:
+        """Let `ckpt.pt` be this checkpoint if it was to be, and the process that saved it was killed before."""
+        if not found.manifest or not found.manifest.get("linked") or found.path == self.path:
+            return
+        if CheckpointSearch(self.folder, self._digests).linked_digest() != found.manifest["sha256"]:
+            try:
+                self._link(found.path, found.manifest)
+            except OSError as error:  # a full disk does not keep anybody from resuming
+                self._tell(f"{self.path.name} cannot be made {found.path.name} ({error.strerror or error})")
+
+    def _settle(self) -> None:
+        if self._in_flight is not None:
+            wait_for([self._in_flight])
+
+    def _save(self, write: Callable[[Path], None], notes: Manifest, link: bool, suffix: str) -> Path:
+        files.make_folder(self.folder)  # somebody may have removed it
+        before = CheckpointSearch(self.folder, self._digests)
+        sequence = self._last = 1 + max(self._last, *before.names, 0)
+        path, manifest_path = self.folder / (name_of(sequence) + suffix), self.folder / f"{name_of(sequence)}.json"
+        try:
+            files.write_whole(path, write)
+            files.flush_folder(self.folder)
+            links = {"linked": link and path.is_file(), "beside": before.linked_digest()}  # beside: ckpt.pt up to now
+            manifest = describe(path, sequence, {**notes, **links})
+            write_manifest(manifest_path, manifest)
+        except BaseException:
+            if not os.path.lexists(manifest_path):  # it will never count; the disk may be full
+                with suppress(OSError):
+                    files.remove(path)
+            raise
+        files.flush_folder(self.folder)  # from here on it counts
+        try:
+            if manifest["linked"]:
+                self._link(path, manifest)
+        finally:  # also where links keep failing, else the disk fills
+            self._rotate(sequence)
+        return path
+
+    def _link(self, path: Path, manifest: Manifest) -> None:
+        """Give a checkpoint its second name; what another program put there is renamed, and not lost."""
+        if os.path.lexists(self.path) and not CheckpointSearch(self.folder, self._digests).linked_numbers():
+            moved = files.move_away(self.path, ".foreign")
+            log.info(f"{self.path} was not written by this program, or is damaged: it is now {moved.name}")
+        files.link(path, self.path)
+        self._digests = {files.stamp(self.path): manifest["sha256"]}
+        files.flush_folder(self.folder)
+
+    def _rotate(self, newest: int) -> None:
+        """Remove what is not to be kept: superseded, damaged, and left behind by a process that was killed."""
+        search = CheckpointSearch(self.folder, self._digests)
+        good = [manifest for manifest in search.manifests.values() if self._is_good(manifest)]
+        linked = search.linked_numbers()
+        kept = to_keep(good, last=self.keep_last, best=self.keep_best, linked=linked[-1] if linked else None)
+        kept |= {newest, *search.unsure}
+        self._remove([self.path.name + files.ASIDE])
+        for number, names in search.names.items():
+            if number in kept:
+                names = [name for name in names if name.endswith(files.ASIDE)]
+            # the manifest first: without it the content counts for nothing
+            self._remove(sorted(names, key=lambda name: not name.endswith(".json")))
+
+    def _is_good(self, manifest: Manifest) -> bool:
+        """Tell whether a checkpoint is there, as far as can be told without reading it."""
+        if manifest["sequence"] in self._damaged:
+            return False
+        try:
+            require_present(manifest, self.folder)
+        except CheckpointError:
+            return False
+        except OSError:  # the disk does not say; it may do so another time
+            return True
+        return True
+
+    def _remove(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                files.remove(self.folder / name)
+            except OSError as error:
+                self._tell(f"{name} cannot be removed ({error.strerror or error})")
+                return
+
+    # loading
+
+    def load(self, prefer_linked: bool = False) -> Found:
+        """Return the newest good checkpoint; what is damaged is named and passed over.
+
+        prefer_linked: rather the one that is `ckpt.pt`, as nanoGPT reads it
+
+        Raises CheckpointError where nothing is good, and FutureFormatError where a newer program has been.
+        """
+        self._settle()
+        search = CheckpointSearch(self.folder)
+        found = search.newest(prefer_linked)
+        self._damaged |= search.damaged()
+        self._digests |= search.digests
+        if found is None:
+            raise CheckpointError(self._nothing_good(list(search.faults.values())))
+        self._tell_faults(search, found)
+        if found.manifest is None:
+            whose = "put there by another program after the last save" if search.manifests else "nanoGPT's, or the like"
+            log.info(f"{self.path} has no manifest ({whose}): loaded after a check of its own")
+        return found
+
+    def load_healthy(self) -> Found | None:
+        """Return the newest good checkpoint that was saved while training was sound; None where there is none."""
+        self._settle()
+        search = CheckpointSearch(self.folder)
+        found = next(search.numbered(healthy=True), None)
+        self._damaged |= search.damaged()
+        self._tell_faults(search, found)
+        return found
+
+    def _tell_faults(self, search: CheckpointSearch, found: Found | None) -> None:
+        for fault in search.faults.values():
+            self._tell(f"{fault}; {found.path.name} is used instead" if found else fault)
+
+    def _nothing_good(self, faults: list[str]) -> str:
+        if not faults:
+            return (
                 f"no checkpoint at {self.path}: set out_dir to the folder of a run that has saved one, "
                 "or train one with --init_from=scratch"
             )
-        return self.path
+        return (
+            f"no good checkpoint in {self.out_dir}: {'; '.join(faults)}. Put a good copy in place; or, to use one as "
+            "it is, rename it to ckpt.pt and move what is named ckpt-* away; or start afresh with --init_from=scratch, "
+            "which moves all of them aside"
+        )
 
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours or of nanoGPT's into CPU memory. Code hidden in it is refused, not run."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in nearly any way
-        # torch's reason is long, and where it refuses code its advice is to let the code run
-        reason = re.split(r"WeightsUnpickler error:|\. ", " ".join(str(error).split()))
-        what = (reason[1] if len(reason) > 1 and "WeightsUnpickler" in str(error) else reason[0]).strip()
-        raise CheckpointError(
-            f"cannot read {path}: it is truncated, damaged, or holds more than tensors and plain values "
-            f"({what or type(error).__name__}); put a copy in its place, or start afresh with --init_from=scratch"
-        ) from None
-    found = checkpoint if isinstance(checkpoint, dict) else {}
-    missing = [key for key in ("model", "model_args") if not isinstance(found.get(key), dict)]
-    if missing:
-        raise CheckpointError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}")
-    checkpoint["model"] = handle_state_dict_prefixes(checkpoint["model"])
-    return dict(checkpoint)
-
-
-def handle_state_dict_prefixes(state: dict[str, Any], like: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the state under the names a plain model has, or under those of `like`, a wrapped model's state."""
-    names = {_without_prefixes(name): name for name in like or ()}
-    plain = {_without_prefixes(name): value for name, value in state.items()}
-    return {names.get(name, name): value for name, value in plain.items()}
-
-
-def _without_prefixes(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out_dir={str(folder)!r} cannot be written to: {error.strerror}; choose another") from None
-
-
-def _flush_to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _tell(self, text: str) -> None:
+        """Say it once."""
+        if text not in self._told:
+            log.warning(f"{self.out_dir}: {text}")
+        self._told.add(text)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, come back later
 
 
 class CoreGPTError(Exception):
@@ -31,13 +32,30 @@ class DivergedError(CoreGPTError, RuntimeError):
     exit_status = 3
 
 
+class SaveError(CoreGPTError, OSError):
+    """The final checkpoint could not be written: what was learnt since the one before is lost."""
+
+    exit_status = 4
+
+    def __init__(self, message: str) -> None:  # one argument: OSError reads two as an error number and its text
+        super().__init__(message)
+
+
+class PreemptedError(CoreGPTError):
+    """Training stopped early, as it was asked to, with all of it saved: no failure, so its message stands alone."""
+
+    def __init__(self, message: str, exit_status: int = TRY_AGAIN) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn the errors above into their message on stderr and their exit status: for the door of a program."""
     try:
         yield
     except CoreGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error if isinstance(error, PreemptedError) else f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; --init_from=resume goes on from the last checkpoint", file=sys.stderr)

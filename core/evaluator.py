@@ -1,7 +1,7 @@
 """The loss of the model as it is now, on both splits."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,11 @@ SPLITS = ("train", "val")
 
 
 class Evaluator:
-    """Averages the loss over `eval_iters` fresh batches of a split, dropout and loss modifiers off."""
+    """Averages the loss over `eval_iters` fresh batches of a split, dropout and loss modifiers off.
+
+    rng: `rng() -> context`; random draws are made inside it. By default they are the next ones of the generators that
+        training uses, as in nanoGPT
+    """
 
     def __init__(
         self,
@@ -23,26 +27,31 @@ class Evaluator:
         *,
         eval_iters: int,
         autocast: AbstractContextManager[Any],
+        rng: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.model = model
         self.objective = objective
         self.get_batch = get_batch
         self.eval_iters = eval_iters
         self.autocast = autocast
+        self.rng = rng
 
     @torch.no_grad()
     def evaluate(self, split: str) -> torch.Tensor:
         """Return the mean loss of a split as a float32 scalar on the CPU."""
-        self.model.eval()
         losses = torch.zeros(self.eval_iters)
-        for i in range(self.eval_iters):
-            batch = self.get_batch(split)
-            with self.autocast:
-                output = self.objective(self.model, batch, train=False)
-            losses[i] = output.loss.item()
-        self.model.train()
+        self.model.eval()
+        try:
+            for i in range(self.eval_iters):
+                batch = self.get_batch(split)
+                with self.autocast:
+                    output = self.objective(self.model, batch, train=False)
+                losses[i] = output.loss.item()
+        finally:
+            self.model.train()  # also when the evaluation is abandoned
         return losses.mean()
 
     def evaluate_splits(self) -> dict[str, torch.Tensor]:
         """Return the mean loss of each split, training data first."""
-        return {split: self.evaluate(split) for split in SPLITS}
+        with self.rng():
+            return {split: self.evaluate(split) for split in SPLITS}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.checkpoint_manager import CheckpointManager, handle_state_dict_prefixes, load_checkpoint
+from core.checkpoint import handle_state_dict_prefixes, load_checkpoint
 from core.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("coregpt")
@@ -42,17 +42,13 @@ class ModelInitializer:
         self.say = say
         self.unsaved_args = unsaved_args or {}
 
-    def initialize(
-        self, init_from: str, model_args: dict[str, Any], checkpoints: CheckpointManager
-    ) -> tuple[Any, dict[str, Any] | None]:
-        """Return the model that `init_from` names, and the checkpoint it was resumed from, if it was."""
-        checkpoint, block_size = None, model_args["block_size"]
+    def initialize(self, init_from: str, model_args: dict[str, Any], checkpoint: dict[str, Any] | None = None) -> Any:
+        """Return the model that `init_from` names; with `resume` the one of the checkpoint."""
+        block_size = model_args["block_size"]
         if init_from == "scratch":
             self.say("Initializing a new model from scratch")
             model = self.create_model_from_scratch(model_args)
-        elif init_from == "resume":
-            self.say(f"Resuming training from {checkpoints.out_dir}")
-            checkpoint = load_checkpoint(checkpoints.load())
+        elif checkpoint is not None:
             model = self.resume_model_from_checkpoint(checkpoint, model_args)
         else:
             _require_pretrained(init_from)
@@ -64,7 +60,7 @@ class ModelInitializer:
                 "lower it, or start from scratch"
             )
         self.crop_block_size(model, block_size, model_args)
-        return model, checkpoint
+        return model
 
     def create_model_from_scratch(self, model_args: dict[str, Any]) -> Any:
         """Return a freshly initialised model on the device. The random draws are made on the CPU."""

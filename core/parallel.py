@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,7 +18,8 @@ SYNC_BUFFERS = "forward_sync_buffers" if _RENAMED else "broadcast_buffers"
 class Replicated:
     """Every process holds the whole model, and gradients are averaged; a single process has nothing to do.
 
-    Other ways to spread a model offer the same methods: `wrap`, `unwrap`, `grad_sync`, `clip`, `state_dict`.
+    Other ways to spread a model offer the same methods: `wrap`, `unwrap`, `grad_sync`, `clip`, `norm`,
+    `take_masters`, `state_dict`.
     """
 
     def __init__(self, distributed: bool, device: torch.device) -> None:
@@ -46,6 +48,16 @@ class Replicated:
     def clip(self, parameters: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
         """Scale the gradients down to a joint norm of `max_norm` and return the norm they had."""
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    def norm(self, parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return the joint norm of the gradients, and leave them as they are."""
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def take_masters(self, model: nn.Module) -> None:
+        """Give all ranks rank 0's weights once more, when they were loaded into a model that is wrapped already."""
+        if self.distributed:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, src=0)
 
     def state_dict(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Return the whole state of model and optimizer, under nanoGPT's keys."""

@@ -3,9 +3,10 @@
 import gc
 import logging
 import os
+import random
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ class Runtime:
         self.is_master = self.rank == 0
         self.seed = seed
         self._at_exit = ExitStack()
+        self._flags: list[torch.Tensor] = []
         _notes_to_stderr(logging.INFO if self.is_master else logging.ERROR)
 
         self.device = resolve_device(device, self.local_rank if self.distributed else None)
@@ -60,7 +62,7 @@ class Runtime:
             dist.init_process_group(backend=self.backend)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        torch.manual_seed(self.seed + self.rank)
+        self.seed_all()
         if self.device.type == "cpu":
             _keep_freed_memory()
         return self
@@ -87,11 +89,18 @@ class Runtime:
         return gradient_accumulation_steps // self.world_size
 
     def from_master(self, compute: Callable[[], T]) -> T:
-        """Call `compute` on the master alone and return its result on every rank."""
-        box = [compute() if self.is_master else None]
-        if self.distributed:
-            dist.broadcast_object_list(box, src=0)
-        return box[0]  # type: ignore[return-value]
+        """Call `compute` on the master alone and return its result on every rank; what it raises is raised on all."""
+        if not self.distributed:
+            return compute()
+        box: list[Any] = [None, None]
+        try:
+            box[0] = compute() if self.is_master else None
+        except Exception as error:
+            box[1] = error
+        dist.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]  # type: ignore[no-any-return]
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's value, in the order of ranks, on every rank."""
@@ -106,22 +115,53 @@ class Runtime:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return flags
 
-    def rng_state(self) -> dict[str, torch.Tensor]:
-        """Return the state of this process's random generators."""
-        state = {"cpu": torch.get_rng_state()}
+    def seed_all(self) -> None:
+        """Seed every random generator of this process, each rank its own way; the model is made after this."""
+        torch.manual_seed(self.seed + self.rank)
+        random.seed(self.seed + self.rank)
+        if numpy := sys.modules.get("numpy"):
+            numpy.random.seed((self.seed + self.rank) % 2**32)
+
+    def flag(self, value: bool) -> torch.Tensor:
+        """Return 0 or 1, int32 () on the device, where it has been since the first call: nothing waits for it."""
+        if not self._flags:
+            self._flags = [torch.tensor(number, dtype=torch.int32, device=self.device) for number in (0, 1)]
+        return self._flags[value]
+
+    def rng_state(self) -> dict[str, Any]:
+        """Return the state of this process's random generators: torch's, Python's, and NumPy's where it is loaded."""
+        state = {"cpu": torch.get_rng_state(), "python": random.getstate()}
+        if numpy := sys.modules.get("numpy"):
+            name, words, *rest = numpy.random.get_state()
+            state["numpy"] = (name, torch.from_numpy(words.astype("int64")), *rest)
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
         if self.device.type == "mps":
             state["mps"] = torch.mps.get_rng_state()
         return state
 
-    def set_rng_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue the random generators where `rng_state` found them."""
+    def set_rng_state(self, state: dict[str, Any]) -> None:
+        """Continue the random generators where `rng_state` found them; those it does not know stay as they are."""
         torch.set_rng_state(state["cpu"])
+        if "python" in state:
+            random.setstate(state["python"])
+        if "numpy" in state and (numpy := sys.modules.get("numpy")):
+            name, words, *rest = state["numpy"]
+            numpy.random.set_state((name, words.numpy().astype("uint32"), *rest))
         if self.device.type == "cuda" and "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"], self.device)
         if self.device.type == "mps" and "mps" in state:
             torch.mps.set_rng_state(state["mps"])
+
+    @contextmanager
+    def isolated_rng(self) -> Iterator[None]:
+        """Inside, random draws start from the seed and leave no trace: the same draws every time."""
+        outside = self.rng_state()
+        self.seed_all()
+        try:
+            yield
+        finally:
+            self.set_rng_state(outside)
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:

@@ -1,9 +1,9 @@
-"""The training loop, and what it takes to save, restore and stop it."""
+"""The training loop, and what it takes to save, restore, recover and stop it."""
 
 from __future__ import annotations
 
-import functools
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,33 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.errors import CheckpointError, DivergedError
+from core.ballot import Ballot
+from core.callback import CallbackList
+from core.diagnosis import diagnose
+from core.errors import CheckpointError, PreemptedError, SaveError
+from core.preemption import Interrupted
+from core.provenance import differences
+from core.resume import changed_options, require_counters
 
 if TYPE_CHECKING:
+    from core.archive import Archive
+    from core.ballot import Answers
     from core.callback import Callback
-    from core.checkpoint_manager import CheckpointManager
     from core.evaluator import Evaluator
-    from core.instability_detector import InstabilityDetector
-    from core.logger import Logger
-    from core.parallel import Replicated
+    from core.logger import CompositeLogger
+    from core.preemption import Preemption
+    from core.recovery import Recovery
     from core.runtime import Runtime
     from core.scheduler import LRScheduler
     from core.training_step import StepResult, TrainingStep
 
 log = logging.getLogger("coregpt")
-# on resume these follow the checkpoint: the shape is the weights', the rest is part of the optimizer's state
-STAY_AS_SAVED = {"n_layer", "n_head", "n_embd", "bias", "attention_type", "position_encoding"}
-STAY_AS_SAVED |= {"weight_decay", "beta1", "beta2"}
-SHAPE_OF_BATCHES = ("dataset", "batch_size", "block_size")  # a batch drawn with others does not fit
 WARMUP_STEPS = 5  # iterations before the mfu is trusted; until then it reads -100%
+State = dict[str, Any]
 
 
 class Trainer:
     """Runs the parts it is given in nanoGPT's order, and keeps the few numbers that belong to the run as a whole.
 
-    raw_model:          the model itself, neither compiled nor wrapped; its weights are what is saved
+    raw_model:          the model itself, neither compiled nor wrapped, for the mfu and the diagnosis
     sequences_per_iter: sequences this process sees per iteration, for the mfu
-    model_args, config: saved with every checkpoint, as nanoGPT does
+    config:             the options, as every checkpoint keeps them
     """
 
     def __init__(
@@ -46,11 +50,11 @@ class Trainer:
         step: TrainingStep,
         scheduler: LRScheduler,
         evaluator: Evaluator,
-        detector: InstabilityDetector,
-        checkpoints: CheckpointManager,
-        logger: Logger,
+        archive: Archive,
+        recovery: Recovery,
+        preemption: Preemption,
+        logger: CompositeLogger,
         runtime: Runtime,
-        parallel: Replicated,
         callbacks: Sequence[Callback] = (),
         *,
         max_iters: float,
@@ -58,62 +62,66 @@ class Trainer:
         log_interval: int,
         eval_only: bool,
         always_save_checkpoint: bool,
-        on_instability: str,
         sequences_per_iter: int,
-        model_args: dict[str, Any],
-        config: dict[str, Any],
+        config: State,
     ) -> None:
         self.raw_model = raw_model
         self.step = step
         self.scheduler = scheduler
         self.evaluator = evaluator
-        self.detector = detector
-        self.checkpoints = checkpoints
+        self.detector = archive.detector
+        self.recovery = recovery
+        self.archive = archive
+        self.saves = archive.saves
+        self.preemption = preemption
         self.logger = logger
         self.runtime = runtime
-        self.parallel = parallel
-        self.callbacks = list(callbacks)
+        self.ballot = Ballot(runtime.any_rank)
+        self.callbacks = CallbackList(callbacks)
 
         self.max_iters = max_iters
         self.eval_interval = eval_interval
         self.log_interval = log_interval
         self.eval_only = eval_only
         self.always_save_checkpoint = always_save_checkpoint
-        self.on_instability = on_instability
         self.sequences_per_iter = sequences_per_iter
-        self.model_args = model_args
         self.config = config
+        self.out_dir = archive.checkpoints.out_dir
 
         self.iter_num = 0
         self.local_iter_num = 0  # iterations made by this process
         self.best_val_loss = float("inf")  # the lowest seen
         self.saved_val_loss: torch.Tensor | float = 1e9  # nanoGPT's best_val_loss: of the last save, better or not
         self.evaluated_at: int | None = None  # the last one; a resume does not repeat it
+        self.losses: dict[str, torch.Tensor] = {}  # the last evaluation's
         self.running_mfu = -1.0
-        self.stop_reason: str | None = None
+        self.stop_reason: str | None = None  # all ranks have agreed to stop
+        self.stop_wish: str | None = None  # this rank wants to
+        self.preempted = False  # it is a signal or the clock that stops the run
+        self.save_wish = False  # some rank's clock says it is time
+        self.answers: Answers | None = None
+        self.top: State = {}  # where the evaluation or update at hand began, should it be abandoned
 
     def train(self) -> float:
         """Train until `max_iters`, or until somebody calls `stop`. Return the lowest validation loss seen."""
-        self.step.prefetch()  # ahead of the first evaluation: nanoGPT's order of random draws
-        self.emit("on_train_begin")
+        self.begin()  # draws the first batch, ahead of the first evaluation
         t0 = time.perf_counter()
-        while not self.should_terminate(self.iter_num):
+        while not self.should_terminate(self.iter_num) or not self.finish():
             # set the learning rate of this iteration
-            lr = self.scheduler.get_lr(self.iter_num)
+            lr = self.scheduler.get_lr(self.iter_num) * self.recovery.lr_scale
             for group in self.step.optimizer.param_groups:
                 group["lr"] = lr
 
             # now and then: measure the loss on both splits, and save
-            if self.should_evaluate(self.iter_num):
-                self.evaluate(lr)
-                if self.eval_only:
-                    break
+            if self.should_evaluate(self.iter_num) and not self.evaluate(lr):
+                continue
+            if self.should_save(self.iter_num) and not self.save():
+                continue
 
-            # one update, and a look at whether it was sound
-            self.emit("on_step_begin")
-            result = self.step.execute_step()
-            self.react(self.detector.judge(result))
-            self.emit("on_step_end", result)
+            # one update; none, where it turned out unsound and the run is back at a checkpoint
+            result = self.update() if self.emit("on_step_begin") else None
+            if result is None or not self.emit("on_step_end", result):
+                continue
 
             # now and then: report. Reading the loss waits for the device, so it happens nowhere else
             t1 = time.perf_counter()
@@ -123,13 +131,15 @@ class Trainer:
 
             self.iter_num += 1
             self.local_iter_num += 1
-        self.react(self.detector.settle())
-        self.emit("on_train_end")
         return self.best_val_loss
 
     def should_evaluate(self, iter_num: int) -> bool:
         """Evaluate every `eval_interval` iterations, but not again what was evaluated before a checkpoint was saved."""
         return self.eval_only or (iter_num % self.eval_interval == 0 and iter_num != self.evaluated_at)
+
+    def should_save(self, iter_num: int) -> bool:
+        """Save when the schedule says so, beside the checkpoints that evaluations write."""
+        return self.save_wish or self.saves.falls_on(iter_num)
 
     def should_log(self, iter_num: int) -> bool:
         """Report every `log_interval` iterations."""
@@ -137,25 +147,94 @@ class Trainer:
 
     def should_terminate(self, iter_num: int) -> bool:
         """Stop after iteration `max_iters`, which is `max_iters + 1` updates, or when somebody asked for it."""
-        return self.stop_reason is not None or iter_num > self.max_iters
+        return self.stop_reason is not None or (iter_num > self.max_iters and not self.eval_only)
 
-    def evaluate(self, lr: float) -> None:
-        """Measure both losses on the master, tell every rank, report, and save if that is due."""
-        self.emit("on_eval_begin")
-        losses = self.runtime.from_master(self.evaluator.evaluate_splits)
-        self.evaluated_at = self.iter_num
+    # what happens before and in an iteration
+
+    def begin(self) -> None:
+        """Note where the run starts, and draw the first batch: before the first evaluation, as nanoGPT does."""
+        self.archive.begin(self.state_dict())
+        self._draw_ahead()
+        self.emit("on_train_begin")
+
+    def _draw_ahead(self) -> None:
+        try:
+            self.step.prefetch()
+        except Interrupted:
+            self.preempt()
+
+    def evaluate(self, lr: float) -> bool:
+        """Measure both losses on the master, tell every rank, report, and save if that is due.
+
+        Return whether to go on with the iteration.
+        """
+        if self.settle() or not self.emit("on_eval_begin"):
+            return False
+        self.top = self.archive.position()
+        losses = self.runtime.from_master(lambda: self.preemption.attempt(self.evaluator.evaluate_splits))
+        if losses is None:
+            self.abandon()
+            return False
+        self.evaluated_at, self.losses = self.iter_num, losses
         metrics = {"train/loss": losses["train"], "val/loss": losses["val"]}
         self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.running_mfu * 100})
         self.best_val_loss = min(self.best_val_loss, losses["val"].item())
-        self.emit("on_eval_end", losses)
+        still_here = self.emit("on_eval_end", losses)
         if self.eval_only:
-            return
-        if not self.detector.check_validation_stability(losses):
-            self.react("the loss of an evaluation is not finite")
+            self.stop_reason = "eval_only"
+        if self.eval_only or not still_here:
+            return False
+        finite = self.detector.check_validation_stability(losses)
+        if not finite and self.react("the evaluation after it is not finite", self.iter_num - 1):
+            return False
         if losses["val"] < self.saved_val_loss or self.always_save_checkpoint:
             self.saved_val_loss = losses["val"]
             if self.iter_num > 0:
-                self.save()
+                return self.save(link=True)
+        return True
+
+    def update(self) -> StepResult | None:
+        """Make one update, and look at whether it was sound; None where it came to nothing."""
+        self.top = self.archive.position()
+        try:
+            self.step.leave_out(self.recovery.left_out(self.iter_num))
+            result = self.step.execute_step(self.agree)
+        except Interrupted:
+            self.abandon()
+            return None
+        answers, self.answers = self.answers, None
+        return None if self.heed(answers) else result
+
+    def agree(self, loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Put to all ranks whether this update is unsound, and whether to stop or save after it.
+
+        loss: mean over the update's micro-batches
+
+        Return a flag on the device: leave the update out.
+        """
+        causes = self.detector.inspect(loss, grad_norm, metrics)
+        wishes = [self.preemption.requested, self.stop_wish, self.saves.is_overdue()]
+        flags = [*causes, *(self.runtime.flag(bool(wish)) for wish in wishes)]
+        agreed, self.answers = self.ballot.cast(self.iter_num, flags)
+        return agreed[: len(causes)].any() & self.runtime.flag(self.recovery.leaves_out)
+
+    def heed(self, answers: Answers | None) -> bool:
+        """Do what all ranks agreed on. Return whether the run went back to a checkpoint."""
+        if answers is None:
+            return False
+        *causes, preempted, stop, self.save_wish = answers.flags
+        if preempted:
+            self.preempt()
+        elif stop:
+            self.stop_reason = self.stop_wish or "another process asked for it"
+        if cause := self.detector.causes(causes):
+            return self.react(cause, answers.iter_num)
+        self.recovery.dropped = 0
+        return False
+
+    def settle(self) -> bool:
+        """Wait for what a GPU still has to say on the last update. Return whether the run went back to a checkpoint."""
+        return self.heed(self.ballot.settle())
 
     def report(self, result: StepResult, lr: float, seconds: float) -> None:
         """Log an update under nanoGPT's names: the last micro-batch's loss, the time it took, the running mfu."""
@@ -169,104 +248,181 @@ class Trainer:
         metrics |= {name: value.item() for name, value in result.metrics.items()}
         self.logger.log_step({**metrics, "mfu": self.running_mfu * 100})
 
-    def react(self, instability: str | None) -> None:
-        """Act on the detector's verdict, on all ranks alike."""
-        if instability is None:
-            return
-        message = f"iteration {self.iter_num}: {instability}"
-        if self.on_instability == "stop":
-            raise DivergedError(
-                f"{message}; stopped, and the last checkpoint is untouched. Try a lower learning_rate, more "
-                "warmup_iters or a smaller grad_clip; --on_instability=warn trains on regardless"
-            )
-        log.warning(message)
+    # what is done about an update that was not sound
+
+    def react(self, cause: str, iter_num: int) -> bool:
+        """Act on an instability in the update of `iter_num`, on all ranks alike. Return whether the run went back."""
+        goes_back = self.recovery.decide(cause, iter_num, self._diagnosis)
+        if goes_back:
+            self.recover(cause, iter_num)
+        return goes_back
+
+    def recover(self, cause: str, iter_num: int) -> None:
+        """Go back to the last healthy checkpoint, or to the beginning, and leave the offending batches out."""
+        state, name = self.archive.go_back()
+        self.load_state_dict(state)
+        self._draw_ahead()
+        self.local_iter_num = self.step.updates
+        self.ballot.clear()
+        self.recovery.healthy, self.save_wish = True, False
+        self.recovery.record(cause, iter_num, self.iter_num)
+        count = f"recovery {len(self.recovery.history)} of {self.recovery.max_recoveries}"
+        place = f"iteration {self.iter_num} ({name})"
+        log.warning(f"iteration {iter_num}: {cause}; going on from {place} without that batch; {count}")
+        self.logger.log_event({"event": "recovery", "history": self.recovery.history})
+
+    def _diagnosis(self) -> str:
+        """Return the report of the first rank that finds something not finite; the master's if none does."""
+        losses = [loss.item() for loss in self.detector.recent]
+        with self.step.autocast:
+            found = diagnose(self.raw_model, self.step.objective, self.step.used, losses)
+        if "data" in self.top:
+            found += f"\nthe data of the update began at: {self.top['data']}"
+        reports = self.runtime.gather(found)
+        return next((report for report in reports if "not finite" in report), reports[0])
+
+    # how it ends
 
     def stop(self, reason: str) -> None:
-        """Ask the loop to end after this iteration. Call it on every rank alike."""
+        """Ask the loop to end: after this iteration, or under several processes after the next, on all alike."""
         log.info(f"stopping after iteration {self.iter_num}: {reason}")
-        self.stop_reason = reason
+        self.stop_wish = reason
+        if self.runtime.world_size == 1:
+            self.stop_reason = reason
 
-    def save(self) -> None:
-        """Write a checkpoint with nanoGPT's keys and all that an exact resume needs. Call it on every rank alike."""
-        self.react(self.detector.settle())
-        ranks = self.runtime.gather(
-            {"rng": self.runtime.rng_state(), "batch": _moved(self.step.batch, torch.device("cpu"))}
-        )
-        self.emit("on_checkpoint", self.runtime.from_master(lambda: self._write(ranks)))
+    def abandon(self) -> None:
+        """Take back an evaluation or an update that a signal interrupted, and stop."""
+        self.archive.go_to(self.top)
+        self.preempt()
 
-    def _write(self, ranks: list[dict[str, Any]]) -> Path:
-        """Put the checkpoint together and on disk; on the master alone."""
-        checkpoint = {
-            **self.parallel.state_dict(self.raw_model, self.step.optimizer),
-            "model_args": self.model_args,
+    def preempt(self) -> None:
+        """Stop because some process was told to by a signal or the clock."""
+        self.preempted = True
+        self.stop_reason = self.preemption.requested or "a signal to another process"
+
+    def finish(self) -> bool:
+        """Save what was done since the last checkpoint, and end as the run was asked to.
+
+        Return False if the run has to go on, as what was done turned out unsound and it is back at a checkpoint.
+        """
+        if self.settle():
+            return False
+        new = self.step.updates > 0 and not self.eval_only and self.saves.saved_at != self.iter_num
+        if new and not self.save(wait=True):
+            return False
+        self._after_save(self.archive.join())
+        if self.archive.failure:
+            raise SaveError(f"the last checkpoint could not be saved in {self.out_dir}: {self.archive.failure}")
+        self.emit("on_train_end")
+        if self.preempted:
+            where = f"at iteration {self.iter_num}; --init_from=resume goes on from there"
+            where = "before the first update" if self.saves.saved_at is None else where
+            raise PreemptedError(f"stopped by {self.stop_reason} {where}", self.preemption.exit_status)
+        return True
+
+    # what is kept
+
+    def save(self, link: bool = False, wait: bool = False) -> bool:
+        """Write a checkpoint with nanoGPT's keys and all that an exact resume needs. Call it on every rank alike.
+
+        link: let nanoGPT's ckpt.pt be this one, and print its line
+        wait: do not leave it to the background
+
+        Return False if the run went back to an older checkpoint instead, as this state is not sound.
+        """
+        if self.settle():
+            return False
+        if not self.archive.is_finite():
+            self.archive.failure = "a weight or a moment of the optimizer is not finite"
+            return not self.react(self.archive.failure, self.iter_num - 1)
+        self._after_save(self.archive.join())
+        if link:
+            self.logger.log_checkpoint(f"saving checkpoint to {self.out_dir}")
+        self._after_save(self.archive.save(self.state_dict(), self._notes(), link=link, wait=wait))
+        self.recovery.healthy, self.save_wish = True, False
+        return True
+
+    def _after_save(self, path: Path | None) -> None:
+        if path is not None:
+            self.emit("on_checkpoint", path)
+
+    def _notes(self) -> State:
+        """Return what the manifest says about the run at this point."""
+        measured = self.losses if self.evaluated_at == self.iter_num else {}
+        losses = {f"{split}_loss": loss.item() for split, loss in measured.items()}
+        return {
+            "iter_num": self.state_dict()["iter_num"],
+            "train_loss": losses.get("train_loss"),
+            "val_loss": losses.get("val_loss"),
+            "lowest_val_loss": self.best_val_loss if math.isfinite(self.best_val_loss) else None,
+            "healthy": self.recovery.healthy,
+            "finished": self.iter_num > self.max_iters,
+        }
+
+    def state_dict(self) -> State:
+        """Return counters, and the state of all parts that have one."""
+        return {
             "iter_num": self.iter_num + self.step.updates - self.local_iter_num,  # one more, if updated but not counted
             "best_val_loss": self.saved_val_loss,
-            "config": self.config,
             "lowest_val_loss": self.best_val_loss,
             "evaluated_at": self.evaluated_at,
-            "scaler": self.step.scaler.state_dict(),
-            "callbacks": {type(c).__name__: c.state_dict() for c in self.callbacks if hasattr(c, "state_dict")},
-            "ranks": ranks,
+            "recovery": self.recovery.state_dict(),
+            "callbacks": self.callbacks.state_dict(),
+            "loggers": self.logger.state_dict(),
         }
-        self.logger.log_checkpoint(f"saving checkpoint to {self.checkpoints.out_dir}")
-        return self.checkpoints.save(functools.partial(torch.save, checkpoint))
 
-    def restore(self, checkpoint: dict[str, Any], exact: bool) -> None:
+    def load_state_dict(self, state: State) -> None:
+        """Take over counters, and the state of callbacks and loggers; the recoveries made stay counted."""
+        self.iter_num = state["iter_num"]
+        self.saved_val_loss = state["best_val_loss"]
+        self.best_val_loss = float(state["lowest_val_loss"] if "lowest_val_loss" in state else state["best_val_loss"])
+        self.evaluated_at = state.get("evaluated_at")
+        self.callbacks.load_state_dict(state.get("callbacks", {}))
+        self.logger.load_state_dict(state.get("loggers", {}))
+
+    def restore(self, checkpoint: State, exact: bool, manifest: State | None = None) -> None:
         """Take over a checkpoint's counters, and with `exact` its random state, batch and scaler as well.
 
         Model and optimizer are restored before they are handed to the trainer. A checkpoint that lacks what `exact`
         needs is continued as nanoGPT does: other batches follow, and the evaluation is repeated.
         """
-        counters: dict[str, Any] = {"iter_num": int, "best_val_loss": (int, float, torch.Tensor)}
-        if missing := [key for key, kind in counters.items() if not isinstance(checkpoint.get(key), kind)]:
-            raise CheckpointError(f"the checkpoint lacks {', '.join(missing)}: it can be sampled from, but not resumed")
-        if differences := _differences((checkpoint.get("config") or {}), self.config):
-            log.info(f"resume: the options differ from the checkpoint's: {differences}")
-        self.iter_num = checkpoint["iter_num"]
-        self.saved_val_loss = checkpoint["best_val_loss"]
-        self.best_val_loss = float(checkpoint.get("lowest_val_loss", checkpoint["best_val_loss"]))
-        for callback in self.callbacks:
-            if type(callback).__name__ in checkpoint.get("callbacks", {}):
-                callback.load_state_dict(checkpoint["callbacks"][type(callback).__name__])  # type: ignore[attr-defined]
-        ranks = checkpoint.get("ranks", [])
-        if exact and len(ranks) == self.runtime.world_size:
-            own, saved = ranks[self.runtime.rank], (checkpoint.get("config") or {})
-            if all(saved.get(name) == self.config.get(name) for name in SHAPE_OF_BATCHES):
-                self.step.batch = _moved(own["batch"], self.runtime.device)  # else a fitting one is drawn
-            if checkpoint["scaler"]:  # empty where the saved run did not scale its loss
-                self.step.scaler.load_state_dict(checkpoint["scaler"])
-            self.runtime.set_rng_state(own["rng"])
-            self.evaluated_at = checkpoint["evaluated_at"]
+        require_counters(checkpoint)
+        if changes := changed_options(checkpoint.get("config") or {}, self.config):
+            log.info(f"resume: the options differ from the checkpoint's: {changes}")
+        try:
+            self.load_state_dict(checkpoint)
+            if "recovery" in checkpoint:
+                self.recovery.load_state_dict(checkpoint["recovery"])
+            obstacle = self.archive.resume(checkpoint, manifest) if exact else "been told not to"
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise CheckpointError(
+                f"the checkpoint's own notes are damaged ({what}): it can be sampled from, but not resumed"
+            ) from None
+        if obstacle is None:
+            self._tell(manifest)
             return
+        self.evaluated_at = None
         self.max_iters = max(self.max_iters, self.iter_num)  # nanoGPT makes one update, however late it is
         if exact:
-            have = f"{len(ranks)} random states, wanted {self.runtime.world_size}" if ranks else "no random state"
-            log.info(f"resume: the checkpoint has {have}; reseeding, as with --resume_rng=reseed")
+            log.info(
+                f"resume: the checkpoint has {obstacle}; weights, optimizer and counters are exact, but other batches "
+                "follow, as with --resume_rng=reseed"
+            )
 
-    def emit(self, event: str, *details: Any) -> None:
-        """Call every callback's method of this name."""
-        for callback in self.callbacks:
-            getattr(callback, event)(self, *details)
+    def _tell(self, manifest: State | None) -> None:
+        """Say from where an exact resume goes on, and what may keep it from being exact."""
+        if manifest is None:
+            return
+        log.info(f"resume: iteration {self.iter_num} from {manifest['file']}, checksum and next batch verified")
+        if changes := differences(manifest, self.archive.provenance):
+            log.info(f"resume: not where it was saved ({changes}): the last bits of the losses may differ from here on")
 
+    def emit(self, event: str, *details: Any) -> bool:
+        """Call every callback's method of this name.
 
-def _differences(saved: dict[str, Any], given: dict[str, Any]) -> str:
-    """Name the options whose values differ, and which of them a resume takes from the checkpoint regardless."""
-    told = [name for name in given if name in saved and name not in ("init_from", "out_dir", "resume_rng")]
-    changed = [name for name in told if saved[name] != given[name]]
-    return ", ".join(
-        f"{name} stays {saved[name]} (not {given[name]})"
-        if name in STAY_AS_SAVED
-        else f"{name} {saved[name]} -> {given[name]}"
-        for name in changed
-    )
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    """Return a batch on another device, whatever it is made of."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return tuple(_moved(value, device) for value in batch)
-    return batch
+        Return whether the run is still where it was: one that saves may find that it has to go back.
+        """
+        before = len(self.recovery.history)
+        self.callbacks.emit(event, self, *details)
+        return len(self.recovery.history) == before

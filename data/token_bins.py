@@ -1,7 +1,9 @@
 """Random crops of a data set's `train.bin` and `val.bin`, nanoGPT's files of uint16 token ids."""
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +13,14 @@ from data.meta import read_meta
 
 SPLITS = ("train", "val")
 SCANNED_TOKENS = 2**28  # files up to this size are searched for unknown ids; larger ones in their first part only
+ENDS_BYTES, BLOCKS, BLOCK_BYTES = 2**20, 64, 4096  # what a fingerprint reads: both ends, and blocks evenly spaced
 
 
 class TokenBins:
     """A data source: `get_batch(split)` returns inputs and targets, each (B, T) int64, on the device.
 
     Start positions are drawn from torch's global generator, as nanoGPT draws them. Raises DataError at once when the
-    folder or a file in it cannot serve.
+    folder or a file in it cannot serve. `starts` has the start positions of the batch drawn last, in tokens, by split.
     """
 
     def __init__(self, folder: str | Path, block_size: int, batch_size: int, device: torch.device) -> None:
@@ -25,6 +28,7 @@ class TokenBins:
         self.block_size = block_size
         self.batch_size = batch_size
         self.device = device
+        self.starts: dict[str, list[int]] = {}
         self.paths = {split: self.folder / f"{split}.bin" for split in SPLITS}
         for path in self.paths.values():
             self._check(path)
@@ -43,6 +47,7 @@ class TokenBins:
         """Return a random batch; the targets are the inputs moved on by one position."""
         path, length = self.paths[split], self.block_size + 1
         starts = torch.randint(path.stat().st_size // 2 - self.block_size, (self.batch_size,)).tolist()
+        self.starts[split] = starts
         crops = bytearray()
         with open(path, "rb", buffering=0) as file:  # quicker than a memory map, and no page of it stays behind
             for start in starts:
@@ -54,6 +59,29 @@ class TokenBins:
         if on_gpu:  # from pinned memory the copy runs while the GPU computes; from other memory it must be waited for
             inputs, targets = inputs.pin_memory(), targets.pin_memory()
         return inputs.to(self.device, non_blocking=on_gpu), targets.to(self.device, non_blocking=on_gpu)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the training batch drawn last lies; the next one follows from torch's random state alone."""
+        return {"starts": self.starts.get("train", [])}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over where the training batch drawn last lies."""
+        self.starts["train"] = list(state["starts"])
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the sizes and of samples of both files, in milliseconds however large they are."""
+        digest = hashlib.sha256()
+        for path in self.paths.values():
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
+            with open(path, "rb", buffering=0) as file:
+                digest.update(file.read(ENDS_BYTES))
+                file.seek(max(size - ENDS_BYTES, 0))
+                digest.update(file.read(ENDS_BYTES))
+                for block in range(BLOCKS):
+                    file.seek(size * block // BLOCKS)
+                    digest.update(file.read(BLOCK_BYTES))
+        return digest.hexdigest()[:16]
 
     def check_vocab(self, vocab_size: int) -> None:
         """Raise DataError when a token id is beyond the model's vocabulary."""

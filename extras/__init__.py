@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from config.options import Options
-    from core import Callback, Logger, Objective, Replicated, Runtime
+    from core import Callback, CheckpointManager, Logger, Objective, Replicated, Runtime
+    from core.checkpoint_manager import Found
 
 log = logging.getLogger("coregpt")
 
@@ -33,17 +36,42 @@ def objective(options: Options) -> Objective:
     return LanguageModeling()
 
 
-def loggers(options: Options, run: Runtime) -> list[Logger]:
-    """Return the loggers the options ask for, beside the console; none on ranks other than the master."""
+def eval_rng(options: Options, run: Runtime) -> Callable[[], AbstractContextManager[None]]:
+    """Return the context in which evaluations draw random numbers."""
+    return run.isolated_rng if options.eval_rng == "isolated" else nullcontext
+
+
+def claim_out_dir(options: Options, run: Runtime, checkpoints: CheckpointManager, found: Found | None) -> None:
+    """Make the run folder this process's own until it ends; a fresh start moves a former run's files aside."""
+    from core import RunFolder
+    from core.resume import restarted
+
+    if options.eval_only:
+        return  # it writes nothing there
+    folder = RunFolder(options.out_dir)
+    folder.claim(wait_s=30 if restarted() else 0)
+    run.at_exit(folder.release)
+    if found:
+        checkpoints.relink(found)
+    else:
+        folder.set_aside_former_run()
+
+
+def loggers(options: Options, run: Runtime, saved: dict[str, Any]) -> list[Logger]:
+    """Return the loggers the options ask for, beside the console; none on ranks other than the master.
+
+    saved: their state in the checkpoint that the run resumes, by class name
+    """
     from core import JsonlLogger, WandBLogger
 
     if not run.is_master:
         return []
-    found: list[Logger] = [JsonlLogger(os.path.join(options.out_dir, "metrics.jsonl"))]
+    found: list[Logger] = [] if options.eval_only else [JsonlLogger(os.path.join(options.out_dir, "metrics.jsonl"))]
     if options.wandb_log:
         try:
-            names = options.wandb_project, options.wandb_run_name
-            found.append(WandBLogger(*names, options.model_dump(), options.out_dir, options.wandb_log_interval))
+            names, config = (options.wandb_project, options.wandb_run_name), options.model_dump()
+            known = saved.get("WandBLogger")
+            found.append(WandBLogger(*names, config, options.out_dir, options.wandb_log_interval, saved=known))
         except ImportError:
             log.warning("wandb_log=True, but wandb is not installed: pip install -e '.[wandb]'; going on without it")
         except Exception as error:

@@ -16,6 +16,7 @@ from model import GPT, GPTConfig
 
 torch.set_num_threads(1)  # results are the same to the bit for one thread count only
 
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 CHARS = "\nabcdefghijklmnop"
 
 
@@ -23,7 +24,7 @@ CHARS = "\nabcdefghijklmnop"
 def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test the same random numbers, whatever ran before it, and make it a process of its own."""
     torch.manual_seed(1337)
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    for name in (*LAUNCHER, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -33,6 +33,10 @@ class Mutation:
 STEP, TRAINER, MODEL = "core/training_step.py", "core/trainer.py", "model.py"
 UNIT_STEP = "tests/core/test_training_step.py"
 UNIT_TRAINER = "tests/core/test_trainer.py"
+FILES, MANAGER, ARCHIVE = "core/files.py", "core/checkpoint_manager.py", "core/archive.py"
+UNIT_FILES = "tests/core/test_files.py tests/core/test_checkpoint_manager.py"
+UNIT_MANAGER, UNIT_ARCHIVE = "tests/core/test_checkpoint_manager.py", "tests/core/test_archive.py"
+EXACT = " tests/test_exact_resume.py"
 
 MUTATIONS = [
     # one update
@@ -50,7 +54,7 @@ MUTATIONS = [
     Mutation("sum micro-batches", STEP, "output.loss / self.gradient_accumulation_steps", "output.loss / 1", UNIT_STEP),
     Mutation("keep the gradients", STEP, "self.optimizer.zero_grad(set_to_none=True)", "pass", UNIT_STEP),
     Mutation("clip scaled gradients", STEP, "self.scaler.unscale_(self.optimizer)", "pass", UNIT_STEP),
-    Mutation("return an attached loss", STEP, "StepResult(loss.detach()", "StepResult(loss", UNIT_STEP),
+    Mutation("return an attached loss", STEP, "shares.append(loss.detach())", "shares.append(loss)", UNIT_STEP),
     Mutation(
         "forget no_sync", "core/parallel.py", "nullcontext() if last else model.no_sync()", "nullcontext()",
         "tests/core/test_parallel.py",
@@ -76,26 +80,68 @@ MUTATIONS = [
     Mutation("evaluate val first", "core/evaluator.py", '("train", "val")', '("val", "train")', "tests/core/test_evaluator.py tests/core/test_trainer.py"),
     Mutation("average in double precision", "core/evaluator.py", "torch.zeros(self.eval_iters)", "torch.zeros(self.eval_iters, dtype=torch.float64)", "tests/core/test_evaluator.py"),
     Mutation("evaluate with modifiers", "core/evaluator.py", "train=False", "train=True", "tests/core/test_evaluator.py"),
-    Mutation("evaluate before the first batch", TRAINER, "self.step.prefetch()  #", "pass  #", UNIT_TRAINER),
+    Mutation("evaluate before the first batch", TRAINER, "            self.step.prefetch()\n", "            pass\n", UNIT_TRAINER),
     Mutation("one update too few", TRAINER, "iter_num > self.max_iters", "iter_num >= self.max_iters", UNIT_TRAINER),
     Mutation("save at iteration 0", TRAINER, "if self.iter_num > 0:", "if True:", UNIT_TRAINER),
-    Mutation("keep training after eval_only", TRAINER, "if self.eval_only:\n                    break", "if False:\n                    break", UNIT_TRAINER),
+    Mutation("keep training after eval_only", TRAINER, 'self.stop_reason = "eval_only"', "pass", UNIT_TRAINER),
     Mutation("save only improvements", TRAINER, " or self.always_save_checkpoint:", ":", UNIT_TRAINER),
     Mutation("return the last loss as the best", TRAINER, 'min(self.best_val_loss, losses["val"].item())', 'losses["val"].item()', UNIT_TRAINER),
     Mutation("print the mean share", TRAINER, "result.loss.item() * self.step.gradient_accumulation_steps", "result.loss.item()", UNIT_TRAINER),
     Mutation("trust the mfu at once", TRAINER, "WARMUP_STEPS = 5", "WARMUP_STEPS = 0", UNIT_TRAINER),
-    Mutation("repeat the evaluation on resume", TRAINER, "self.evaluated_at = self.iter_num", "pass", UNIT_TRAINER),
-    Mutation("forget the random state", TRAINER, 'self.runtime.set_rng_state(own["rng"])', "pass", UNIT_TRAINER),
-    Mutation("forget the batch drawn ahead", TRAINER, 'self.step.batch = _moved(own["batch"], self.runtime.device)', "pass", UNIT_TRAINER),
-    Mutation("train on with nan", TRAINER, "self.react(self.detector.judge(result))", "self.detector.judge(result)", UNIT_TRAINER),
+    Mutation("train on with nan", TRAINER, "return None if self.heed(answers) else result", "return result", UNIT_TRAINER),
     Mutation("see no nan", "core/instability_detector.py", "return torch.isfinite(loss)", "return torch.ones_like(loss, dtype=torch.bool)", "tests/core/test_instability_detector.py"),
-    Mutation("judge alone", "core/instability_detector.py", "self.any_rank((~torch.stack([sound, sane])).int())", "(~torch.stack([sound, sane])).int()", "tests/core/test_instability_detector.py"),
+    Mutation("judge alone", "core/ballot.py", "self.any_rank(torch.stack([flag.int() for flag in flags]))", "torch.stack([flag.int() for flag in flags])", "tests/core/test_ballot.py"),
     Mutation("seed all ranks alike", "core/runtime.py", "self.seed + self.rank", "self.seed", "tests/core/test_runtime.py"),
     Mutation("another seed", "config/options.py", "opt(1337,", "opt(1338,", "tests/test_oracle.py"),
     # checkpoints
-    Mutation("write in place", "core/checkpoint_manager.py", "write(aside)\n", "write(self.path); aside.touch()\n", "tests/core/test_checkpoint_manager.py"),
-    Mutation("trust pickles", "core/checkpoint_manager.py", "weights_only=True", "weights_only=False", "tests/core/test_checkpoint_manager.py"),
-    Mutation("keep the compiler's prefix", "core/checkpoint_manager.py", 'WRAPPERS = ("_orig_mod", "module")', 'WRAPPERS = ("module",)', "tests/core/test_checkpoint_manager.py"),
+    Mutation("write in place", FILES, "write(aside)\n", "write(path); aside.touch()\n", UNIT_FILES),
+    Mutation("do not flush the content", FILES, "for part in _contents(aside):\n            _flush(part)", "pass", UNIT_FILES),
+    Mutation("rename before the content is safe", FILES, "        for part in _contents(aside):\n            _flush(part)\n        os.replace(aside, path)", "        os.replace(aside, path)\n        for part in _contents(path):\n            _flush(part)", UNIT_FILES),
+    Mutation("do not flush the folder", FILES, "    try:\n        _flush(folder)\n    except", "    try:\n        pass\n    except", UNIT_FILES),
+    Mutation("commit before the content", MANAGER, "            files.write_whole(path, write)\n", "            write_manifest(manifest_path, {**notes, 'format': 1, 'sequence': sequence, 'file': path.name, 'sha256': '', 'bytes': 0})\n            files.write_whole(path, write)\n", UNIT_MANAGER),
+    Mutation("skip the verification", "core/manifest.py", 'if sha256(path) != manifest["sha256"]:', "if False:", "tests/core/test_manifest.py " + UNIT_MANAGER),
+    Mutation("trust the manifest's file name", "core/manifest.py", ' or manifest["file"] not in (path.stem, f"{path.stem}.pt")', "", "tests/core/test_manifest.py " + UNIT_MANAGER),
+    Mutation("follow links", "core/manifest.py", "    path = folder / manifest[\"file\"]\n    if path.is_symlink():", "    path = folder / manifest[\"file\"]\n    if False:", "tests/core/test_manifest.py " + UNIT_MANAGER),
+    Mutation("read a future format", "core/manifest.py", 'manifest["format"] > FORMAT', "False", "tests/core/test_manifest.py " + UNIT_MANAGER),
+    Mutation("use a number again", MANAGER, "1 + max(self._last, *before.names, 0)", "1 + max(*before.manifests, 0, 0)", UNIT_MANAGER),
+    Mutation("remove the newest healthy one", "core/retention.py", ", *healthy[:1]]", "]", "tests/core/test_retention.py"),
+    Mutation("let a worse one displace a better one", "core/retention.py", 'manifest["val_loss"], manifest["sequence"]', '-manifest["val_loss"], manifest["sequence"]', "tests/core/test_retention.py"),
+    Mutation("count damaged ones", MANAGER, 'if manifest["sequence"] in self._damaged:', "if False:", UNIT_MANAGER),
+    Mutation("replace another program's ckpt.pt", MANAGER, "if os.path.lexists(self.path) and not", "if False and not", UNIT_MANAGER),
+    Mutation("two saves in flight", MANAGER, "            self.join()\n", "            pass\n", UNIT_MANAGER),
+    Mutation("save what is being trained", "core/snapshot.py", "taken[source._cdata].copy_(source)", "taken[source._cdata] = source", "tests/core/test_snapshot.py tests/core/test_archive.py"),
+    Mutation("trust pickles", "core/checkpoint.py", "weights_only=True", "weights_only=False", "tests/core/test_checkpoint.py"),
+    Mutation("leave another program's checksums unread", "core/checkpoint.py", "if check and is_zip:", "if False:", "tests/core/test_checkpoint.py"),
+    Mutation("keep the compiler's prefix", "core/checkpoint.py", 'WRAPPERS = ("_orig_mod", "module")', 'WRAPPERS = ("module",)', "tests/core/test_checkpoint.py"),
+    # exact resume
+    Mutation("repeat the evaluation on resume", TRAINER, "self.evaluated_at, self.losses = self.iter_num, losses", "self.losses = losses", UNIT_TRAINER + EXACT),
+    Mutation("forget the random state", ARCHIVE, 'self.runtime.set_rng_state(position["rng"])', "pass", UNIT_ARCHIVE + EXACT),
+    Mutation("forget Python's random state", "core/runtime.py", 'random.setstate(state["python"])', "pass", "tests/core/test_runtime.py"),
+    Mutation("forget the batch drawn ahead", ARCHIVE, 'self.step.batch = to_device(position["batch"], self.runtime.device)', "self.step.batch = None", UNIT_ARCHIVE + EXACT),
+    Mutation("forget the data's place", ARCHIVE, 'self.data.load_state_dict(position["data"])', "pass", UNIT_ARCHIVE),
+    Mutation("do not compare the first batch", ARCHIVE, 'elif manifest and fingerprint(own["batch"]) !=', 'elif manifest and "" ==', UNIT_ARCHIVE),
+    Mutation("double the metrics", "core/logger.py", "self._current().truncate(offset)", "pass", "tests/core/test_logger.py" + EXACT),
+    Mutation("let isolated evaluations leave a trace", "core/runtime.py", "self.set_rng_state(outside)", "pass", "tests/core/test_runtime.py" + EXACT),
+    Mutation("do not save at the end", TRAINER, "new = self.step.updates > 0 and", "new = False and", UNIT_TRAINER),
+    Mutation("link every checkpoint", TRAINER, "def save(self, link: bool = False", "def save(self, link: bool = True", UNIT_TRAINER),
+    # instability and recovery
+    Mutation("make an unsound update", STEP, "elif unsound is None or not unsound.item():", "elif True:", UNIT_STEP),
+    Mutation("make an unsound update when fused", STEP, "(unsound != 0).float()", "(unsound * 0).float()", UNIT_STEP),
+    Mutation("save what is not finite", TRAINER, "if not self.archive.is_finite():", "if False:", UNIT_TRAINER),
+    Mutation("train on the offending batch again", TRAINER, "self.step.leave_out(self.recovery.left_out(self.iter_num))", "pass", UNIT_TRAINER),
+    Mutation("recover for ever", "core/recovery.py", "len(self.history) < self.max_recoveries", "True", "tests/core/test_recovery.py"),
+    Mutation("let every rank make its own model again", ARCHIVE, "self.parallel.take_masters(self.raw_model)", "pass", "tests/benchmark/test_soak_injections.py"),
+    Mutation("take another program's old file for the newest", "core/checkpoint_search.py", "and not self._was_there()", "", "tests/core/test_checkpoint_search.py " + UNIT_MANAGER),
+    Mutation("believe a damaged manifest", "core/manifest.py", 'manifest.get(SEAL) != _seal(manifest)', "False", "tests/core/test_manifest.py"),
+    Mutation("keep the optimizer on recovery", ARCHIVE, "self.step.optimizer.state.clear()", "pass", UNIT_ARCHIVE),
+    Mutation("go back to an unhealthy checkpoint", "core/checkpoint_search.py", 'if healthy and not (manifest and manifest["healthy"]):', "if False:", UNIT_ARCHIVE),
+    Mutation("learn from spikes", "core/instability_detector.py", "torch.where(ordinary, values, median)", "torch.where(finite, values, median)", "tests/core/test_instability_detector.py"),
+    Mutation("call an overflow unsound at once", "core/instability_detector.py", "return self.overflows < LASTING_OVERFLOW", "return finite", "tests/core/test_instability_detector.py"),
+    # preemption, the folder
+    Mutation("keep the draws of an abandoned evaluation", TRAINER, "        self.archive.go_to(self.top)\n", "", EXACT),
+    Mutation("do not hear the scheduler", "core/preemption.py", "self._signal = signal.Signals(number).name", "pass", "tests/core/test_preemption.py"),
+    Mutation("let two trainers in", "core/run_folder.py", "if error.errno in (errno.EACCES, errno.EAGAIN):", "if False:", "tests/core/test_run_folder.py"),
+    Mutation("overwrite the run before last", "core/run_folder.py", "1 + max(taken, default=0)", "1", "tests/core/test_run_folder.py"),
     Mutation("keep the moments' size", "core/optimizer.py", "value[window].clone() if", "value if", "tests/core/test_optimizer.py"),
     # options
     Mutation("accept a typo", "configurator.py", "self.errors.append(f\"{origin}: unknown option {key!r}{self.suggestion(key)}\")", "pass", "tests/test_configurator.py"),

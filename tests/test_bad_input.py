@@ -1,9 +1,12 @@
 """Bad input, end to end: one clear message, exit status 2, and nothing of an earlier run lost."""
 
 import contextlib
+import functools
+import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +20,7 @@ import torch
 import sample
 import train
 from core import CheckpointError, ConfigError, CoreGPTError, DataError
+from tools.run_hash import run_hash
 
 ROOT = Path(__file__).parents[1]
 RESUME = ["--init_from=resume"]
@@ -72,19 +76,96 @@ def a_file() -> None:
     Path("taken").touch()
 
 
-def edited(edit: Callable[[dict[str, Any]], Any]) -> Prepare:
-    """Change the checkpoint that is there."""
+def alone(damage: Prepare) -> Prepare:
+    """Leave nothing in the run folder but its ckpt.pt, as nanoGPT does, and damage that: there is no other to use."""
+
+    def prepare() -> None:
+        for path in Path("out").iterdir():
+            if path.name != "ckpt.pt":
+                path.unlink()
+        damage()
+
+    return prepare
+
+
+def every(damage: Callable[[Path], None]) -> Prepare:
+    """Damage all checkpoints, under all their names."""
+    return lambda: [damage(path) for path in sorted(Path("out").glob("*.pt"))] and None
+
+
+def edited(edit: Callable[[dict[str, Any]], Any], name: str = "ckpt.pt") -> Prepare:
+    """Change a checkpoint that is there, in place."""
 
     def change() -> None:
-        content = torch.load("out/ckpt.pt", weights_only=True)
+        content = torch.load(f"out/{name}", weights_only=True)
         edit(content)
-        torch.save(content, "out/ckpt.pt")
+        torch.save(content, f"out/{name}")
 
     return change
 
 
-def truncated(size: int) -> Prepare:
-    return lambda: os.truncate("out/ckpt.pt", size)
+def truncated(size: int, name: str = "ckpt.pt") -> Prepare:
+    return lambda: os.truncate(f"out/{name}", size)
+
+
+def flipped(name: str) -> Prepare:
+    """Change one bit in the middle of a file."""
+
+    def flip() -> None:
+        content = bytearray(Path("out", name).read_bytes())
+        content[len(content) // 2] ^= 1
+        Path("out", name).write_bytes(content)
+
+    return flip
+
+
+def removed(*names: str) -> Prepare:
+    return lambda: [Path("out", name).unlink() for name in names] and None
+
+
+def linked_away(name: str) -> Prepare:
+    """Put a symbolic link in a file's place."""
+
+    def link() -> None:
+        Path("out", name).rename("elsewhere")
+        Path("out", name).symlink_to(Path("elsewhere").resolve())
+
+    return link
+
+
+def renamed_in(name: str, content: bytes) -> Prepare:
+    """Put another file in a file's place, as a program does that writes aside: its other names keep their content."""
+
+    def rename() -> None:
+        Path("out", name).unlink()
+        Path("out", name).write_bytes(content)
+
+    return rename
+
+
+def manifest(number: int, **changes: Any) -> Prepare:
+    def change() -> None:
+        path = Path(f"out/ckpt-00000{number}.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+def swapped(end: str) -> Prepare:
+    """Exchange the two checkpoints, or their manifests."""
+
+    def swap() -> None:
+        Path(f"out/ckpt-000001.{end}").rename("out/x")
+        Path(f"out/ckpt-000002.{end}").rename(f"out/ckpt-000001.{end}")
+        Path("out/x").rename(f"out/ckpt-000002.{end}")
+
+    return swap
+
+
+def smaller_vocabulary(checkpoint: dict[str, Any]) -> None:
+    checkpoint["model_args"]["vocab_size"] = 11
+    for name in ("transformer.wte.weight", "lm_head.weight"):
+        checkpoint["model"][name] = checkpoint["model"][name][:11].clone()
 
 
 def hostile_checkpoint() -> None:
@@ -127,7 +208,7 @@ CONFIG: dict[str, tuple[Prepare, list[str], str]] = {
     "yaml key": (yaml("training:\n  batchsize: 3\n"), ["x.yaml"], r"x\.yaml: .*did you mean 'training\.batch_size'"),
     "yaml syntax": (yaml("a: [1\n"), ["x.yaml"], r"x\.yaml is not valid YAML"),
     # what shows in the checkpoint only
-    "heads of a checkpoint": (edited(lambda c: c["model_args"].update(n_head=3)), RESUME, r"n_head=3"),
+    "heads of a checkpoint": (alone(edited(lambda c: c["model_args"].update(n_head=3))), RESUME, r"n_head=3"),
     "longer block": (nothing, [*RESUME, "--block_size=32"], r"block_size=32\b.*\b16\b"),
 }
 DATA: dict[str, tuple[Prepare, list[str], str]] = {
@@ -143,30 +224,64 @@ DATA: dict[str, tuple[Prepare, list[str], str]] = {
         r"meta\.pkl is damaged or not plain data .*mkdir.*: make it",
     ),
     "broken meta": (data("meta.pkl", b"\x80\x04nonsense"), NONE, r"meta\.pkl is damaged .*: make it again"),
+    "vocabulary of a checkpoint": (alone(edited(smaller_vocabulary)), RESUME, r"holds token id 1\d, .*ids below 11"),
     "meta without size": (meta({}), NONE, r"meta\.pkl: no vocab_size, wanted a whole number .*: make it again"),
 }
 CHECKPOINT: dict[str, tuple[Prepare, list[str], str]] = {
     "no checkpoint": (nothing, [*RESUME, "--out_dir=none"], r"no checkpoint at none/ckpt\.pt: set out_dir"),
-    "empty checkpoint": (truncated(0), RESUME, r"cannot read out/ckpt\.pt: it is truncated"),
-    "truncated": (truncated(100_000), RESUME, r"cannot read out/ckpt\.pt: it is truncated, damaged"),
-    "hostile checkpoint": (hostile_checkpoint, RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
-    "hostile pickle": (hostile_pickle, RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
-    "another file": (another_file, RESUME, r"out/ckpt\.pt is not a checkpoint .* lacks model, model_args"),
+    "empty checkpoint": (alone(truncated(0)), RESUME, r"cannot read out/ckpt\.pt: it is truncated"),
+    "truncated": (alone(truncated(100_000)), RESUME, r"cannot read out/ckpt\.pt: it is truncated, damaged"),
+    "flipped bit": (alone(flipped("ckpt.pt")), RESUME, r"cannot read out/ckpt\.pt: it is truncated, damaged"),
+    "a text": (
+        alone(writing("out/ckpt.pt", b"nonsense")),
+        RESUME,
+        r"cannot read out/ckpt\.pt: it is truncated, damaged",
+    ),
+    "hostile checkpoint": (alone(hostile_checkpoint), RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
+    "hostile pickle": (alone(hostile_pickle), RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
+    "another file": (alone(another_file), RESUME, r"out/ckpt\.pt is not a checkpoint .* lacks model, model_args"),
     "another width": (
-        edited(lambda c: c["model_args"].update(n_embd=64)),
+        alone(edited(lambda c: c["model_args"].update(n_embd=64))),
         RESUME,
         r"does not fit .*: transformer\.wte\.weight has shape \(17, 32\), wanted \(17, 64\); .* and 11 more",
     ),
-    "a tensor less": (edited(lambda c: c["model"].pop("lm_head.weight")), RESUME, r"lm_head\.weight is missing"),
-    "a tensor more": (edited(lambda c: c["model"].update(extra=torch.ones(1))), RESUME, r"extra is not part of this"),
-    "foreign argument": (edited(lambda c: c["model_args"].update(use_moe=True)), RESUME, r"use_moe"),
-    "no optimizer": (edited(lambda c: c.pop("optimizer")), RESUME, r"lacks .*optimizer"),
-    "no counter": (edited(lambda c: c.pop("iter_num")), RESUME, r"lacks .*iter_num"),
-    "no weights": (edited(lambda c: c.update(model=5)), RESUME, r"out/ckpt\.pt"),
+    "a tensor less": (alone(edited(lambda c: c["model"].pop("lm_head.weight"))), RESUME, r"lm_head\.weight is missing"),
+    "a tensor more": (
+        alone(edited(lambda c: c["model"].update(extra=torch.ones(1)))),
+        RESUME,
+        r"extra is not part of this",
+    ),
+    "foreign argument": (alone(edited(lambda c: c["model_args"].update(use_moe=True))), RESUME, r"use_moe"),
+    "no optimizer": (alone(edited(lambda c: c.pop("optimizer"))), RESUME, r"lacks .*optimizer"),
+    "no counter": (alone(edited(lambda c: c.pop("iter_num"))), RESUME, r"lacks .*iter_num"),
+    "no weights": (alone(edited(lambda c: c.update(model=5))), RESUME, r"out/ckpt\.pt"),
     "other optimizer": (
-        edited(lambda c: c["optimizer"]["param_groups"][1]["params"].pop()),
+        alone(edited(lambda c: c["optimizer"]["param_groups"][1]["params"].pop())),
         RESUME,
         r"optimizer has groups of \[10, 4\] tensors, this model's has \[10, 5\]",
+    ),
+    "a link": (
+        alone(linked_away("ckpt.pt")),
+        RESUME,
+        r"ckpt\.pt is a .*link.*: put a copy of the file in its place",
+    ),
+    # in a run folder of ours: nothing good is left
+    "all damaged": (
+        every(lambda path: os.truncate(path, 1000)),
+        RESUME,
+        r"no good checkpoint in out: ckpt-000002\.pt has 1000 bytes, its manifest says \d+; ckpt-000001\.pt has 1000 "
+        r"bytes, .*\. Put a good copy in .* start afresh with --init_from=scratch",
+    ),
+    "no content": (every(Path.unlink), RESUME, r"no good checkpoint in out: ckpt-000002\.pt is missing; ckpt-000001"),
+    "a newer version's": (
+        manifest(2, format=2),
+        RESUME,
+        r"ckpt-000002\.json is of format 2, this program knows 1: a newer",
+    ),
+    "a newer version's, auto": (
+        manifest(2, format=2),
+        ["--init_from=auto"],
+        r"a newer version .* choose another out_dir",
     ),
 }
 CASES = {
@@ -176,8 +291,105 @@ CASES = {
 }
 
 
+# damage to a run folder of ours, which holds a checkpoint of iteration 3, ckpt.pt, and one of iteration 4, the last:
+# the iteration at which a resume goes on, and what it says
+FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
+    # what was ckpt.pt; of the checkpoints of ours the last is the newest, whatever ckpt.pt is
+    "ckpt.pt removed": (removed("ckpt.pt"), 4, ""),
+    "ckpt.pt emptied": (
+        truncated(0),
+        4,
+        r"cannot read out/ckpt\.pt: it is truncated.*; ckpt-000002\.pt is used instead",
+    ),
+    "ckpt.pt truncated": (
+        truncated(100_000),
+        4,
+        r"cannot read out/ckpt\.pt: it is truncated.*; ckpt-000002\.pt is used instead",
+    ),
+    "ckpt.pt flipped": (
+        flipped("ckpt.pt"),
+        4,
+        r"cannot read out/ckpt\.pt: .*checksum.*; ckpt-000002\.pt is used instead",
+    ),
+    "ckpt.pt edited": (
+        edited(lambda c: c["model_args"].update(n_embd=64)),
+        4,
+        r"ckpt\.pt is ckpt-000001\.pt, damaged or changed",
+    ),
+    "ckpt.pt hostile": (
+        hostile_checkpoint,
+        4,
+        r"cannot read out/ckpt\.pt: .*more than tensors.*; ckpt-000002\.pt is used instead",
+    ),
+    "ckpt.pt a hostile pickle": (
+        hostile_pickle,
+        4,
+        r"cannot read out/ckpt\.pt: .*more than tensors.*; ckpt-000002\.pt is used instead",
+    ),
+    "ckpt.pt another file": (another_file, 4, r"out/ckpt\.pt is not a checkpoint .*; ckpt-000002\.pt is used instead"),
+    "ckpt.pt exchanged": (
+        renamed_in("ckpt.pt", b"text"),
+        4,
+        r"cannot read out/ckpt\.pt: .*; ckpt-000002\.pt is used instead",
+    ),
+    "ckpt.pt a link": (linked_away("ckpt.pt"), 4, r"ckpt\.pt is a .*link.*: .*; ckpt-000002\.pt is used instead"),
+    # all but ckpt.pt, which is what one of the manifests says
+    "numbered removed": (
+        removed("ckpt-000001.pt", "ckpt-000002.pt"),
+        3,
+        r"ckpt-000002\.pt is missing; ckpt\.pt is used instead" "\n" r".*ckpt-000001\.pt is missing; ckpt\.pt is used",
+    ),
+    "swapped": (
+        swapped("pt"),
+        3,
+        r"ckpt-000002\.pt .* manifest.*; ckpt\.pt is used instead"
+        "\n"
+        r".*ckpt-000001\.pt .*; ckpt\.pt is used instead",
+    ),
+    # the newest
+    "truncated": (
+        truncated(100_000, "ckpt-000002.pt"),
+        3,
+        r"ckpt-000002\.pt has 100000 bytes, its manifest says \d+; ",
+    ),
+    "flipped": (flipped("ckpt-000002.pt"), 3, r"ckpt-000002\.pt is damaged: its checksum is not its manifest's; "),
+    "removed": (removed("ckpt-000002.pt"), 3, r"ckpt-000002\.pt is missing; ckpt-000001\.pt is used instead"),
+    "hostile": (
+        renamed_in("ckpt-000002.pt", pickle.dumps({"model": Hostile()}, protocol=2)),
+        3,
+        r"ckpt-000002\.pt has \d+ bytes, its manifest says",
+    ),
+    "a link": (linked_away("ckpt-000002.pt"), 3, r"ckpt-000002\.pt is a symbolic link; ckpt-000001\.pt is used"),
+    "an older one's content": (
+        lambda: shutil.copy("out/ckpt-000001.pt", "out/ckpt-000002.pt") and None,
+        3,
+        r"ckpt-000002\.pt (is damaged: its checksum|has \d+ bytes, its manifest says) .*; ckpt-000001\.pt is used",
+    ),
+    "manifest lost": (removed("ckpt-000002.json"), 3, r"ckpt-000002\.pt has no manifest: its save was cut short, or"),
+    "manifest truncated": (
+        truncated(20, "ckpt-000002.json"),
+        3,
+        r"ckpt-000002\.json is damaged: it is not JSON; ckpt-000001",
+    ),
+    "manifest a list": (writing("out/ckpt-000002.json", b"[]"), 3, r"ckpt-000002\.json is no manifest"),
+    "manifest incomplete": (
+        writing("out/ckpt-000002.json", b"{}"),
+        3,
+        r"ckpt-000002\.json is damaged: its 'format' is",
+    ),
+    "manifest of a file outside": (
+        manifest(2, file="../data/tiny/train.bin"),
+        3,
+        r"ckpt-000002\.json is the manifest of another checkpoint \('\.\./data",
+    ),
+    "manifest of another": (manifest(2, file="ckpt-000001.pt"), 3, r"the manifest of another checkpoint"),
+}
+
+
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Return all files with their content, but for the lock, where every run leaves its own number."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path): path.read_bytes() for path in paths}
 
 
 @pytest.fixture
@@ -197,11 +409,48 @@ def test_one_clear_message_and_nothing_lost(name: str, earlier_run: list[str]) -
     with pytest.raises(CoreGPTError) as caught:
         train.main([*earlier_run, *flags])
 
-    assert type(caught.value) is error and caught.value.exit_status == 2
+    assert isinstance(caught.value, error) and caught.value.exit_status == 2
     assert re.search(message, str(caught.value)), str(caught.value)
     assert len(str(caught.value)) < 1000
     assert files(Path("out")) == before and before
     assert not Path("pwned").exists()
+
+
+@functools.cache
+def undisturbed(*argv: str) -> str:
+    """Return the hash of the run that nothing happens to; the same in every test."""
+    train.main([*argv, "--out_dir=undisturbed"])
+    return run_hash("undisturbed")
+
+
+@pytest.mark.parametrize("name", FALL_BACK)
+def test_what_is_damaged_is_named_and_made_up_for_from_the_newest_good(
+    name: str, earlier_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare, first, message = FALL_BACK[name]
+    expected = undisturbed(*earlier_run)
+    prepare()
+    there = Path("out/ckpt.pt").exists()
+    found = Path("out/ckpt.pt").read_bytes() if there else b""
+    capsys.readouterr()
+
+    train.main([*earlier_run, *RESUME])
+
+    out, err = capsys.readouterr()
+    assert re.findall(r"^iter (\d+):", out, re.MULTILINE) == [str(number) for number in range(first, 7)]
+    lines = err.splitlines()
+    moved = lines.pop() if lines[-1].endswith("it is now ckpt.pt.foreign") else None
+    *told, options, start = lines
+    assert len(told) == (1 + message.count("\n") if message else 0), err
+    assert re.search(message, "\n".join(told)) and all(line.startswith("out: ") for line in told), err
+    assert options.startswith("resume: the options differ")
+    assert re.fullmatch(rf"resume: iteration {first} from ckpt-\S+, checksum and next batch verified", start)
+    assert run_hash("out") == expected
+    assert not Path("pwned").exists()
+    if name.startswith("ckpt.pt") and there:  # what another program may have put there is not lost
+        assert moved and Path("out/ckpt.pt.foreign").read_bytes() == found
+    else:
+        assert moved is None and not Path("out/ckpt.pt.foreign").exists()
 
 
 @pytest.mark.parametrize("name", ["hostile checkpoint", "hostile pickle"])
@@ -213,7 +462,14 @@ def test_the_hostile_checkpoints_are_hostile(name: str, earlier_run: list[str]) 
     assert Path("pwned").exists()
 
 
-@pytest.mark.parametrize("name", ["truncated", "hostile checkpoint"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "truncated",
+        "hostile checkpoint",
+        "a text",
+    ],
+)
 def test_an_unreadable_checkpoint_comes_with_advice_that_is_safe(name: str, earlier_run: list[str]) -> None:
     CASES[name][0]()
 

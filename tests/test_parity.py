@@ -6,6 +6,7 @@ Most rows run both programs in this process; those of two ranks, and one of one,
 import contextlib
 import io
 import re
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -22,6 +23,7 @@ from benchmark.compare_legacy import (
     Side,
     combinations,
     compare,
+    differences,
     flags,
     make_data,
     run_combination,
@@ -100,6 +102,33 @@ def test_a_difference_is_found(data: Path, tmp_path: Path, launch) -> None:
 
     assert any("model.transformer" in line for line in found)
     assert any("optimizer groups" in line for line in found)
+
+
+def test_a_checkpoint_more_or_less_is_found(data: Path, tmp_path: Path, launch) -> None:
+    """One more is demanded of ours, when training ends; here a loop that makes none stands in for it."""
+    legacy, ours = (Side.in_new_folder(REFERENCE, tmp_path / name, data, launch) for name in ("legacy", "ours"))
+
+    assert compare(legacy, ours, flags(TINY), ITERS, resume=False, processes=1) == [
+        "checkpoints at [3, 6, 9, 10] != [3, 6, 9]"
+    ]
+    assert differences(legacy, ours) == []
+    shutil.copy(ours.folder / "kept" / "9.pt", ours.folder / "kept" / "10.pt")
+    assert differences(legacy, ours, final=10) == []
+    shutil.copy(ours.folder / "kept" / "9.pt", ours.folder / "kept" / "11.pt")
+    assert differences(legacy, ours, final=10) == ["checkpoints at [3, 6, 9, 10] != [3, 6, 9, 10, 11]"]
+
+
+def test_a_ckpt_pt_that_is_not_the_last_of_the_other_program_is_found(data: Path, tmp_path: Path, launch) -> None:
+    """Ours has a newer checkpoint in the end, which must not be ckpt.pt."""
+    legacy, ours = (
+        Side.in_new_folder(script, tmp_path / script.stem, data, launch) for script in (REFERENCE, ROOT / "train.py")
+    )
+    assert compare(legacy, ours, flags(TINY), ITERS, resume=False, processes=1) == []
+
+    shutil.copy(ours.folder / "kept" / "10.pt", ours.folder / "out" / "ckpt.pt")
+
+    found = differences(legacy, ours, final=10)
+    assert "out/ckpt.pt: iter_num" in found and all(line.startswith("out/ckpt.pt: ") for line in found)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import sample
-from core import CheckpointError, ConfigError, DataError
+from core import CheckpointError, CheckpointManager, ConfigError, DataError
 from model import GPT
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +89,9 @@ def test_every_option_reaches_the_generation(
         assert printed(["--device=cpu", *flags, change], capsys) != expected, change
 
 
+FOREIGN = r"out/ckpt\.pt has no manifest \(nanoGPT's, .*\): loaded after a check of its own\n"
+
+
 def test_the_whole_output(checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     sample.main([*CPU, "--start=a"])
@@ -100,7 +104,7 @@ def test_the_whole_output(checkpoint: dict[str, Any], tiny_model: GPT, capsys: p
         "number of parameters: 0.03M\nLoading meta from data/tiny/meta.pkl...\n"
         f"{first}\n---------------\n{second}\n---------------\n"
     )
-    assert err == ""
+    assert re.fullmatch(FOREIGN, err)
 
 
 def test_a_prompt_from_a_file(checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,6 +186,75 @@ def test_without_meta_the_tokens_are_gpt2s(
     assert len(out.split("encodings...\n")[1].split("\n")[0].split(" ")) == 13
 
 
+# a run folder of ours
+
+
+@pytest.fixture
+def models(checkpoint: dict[str, Any], tiny_model: GPT) -> dict[str, GPT]:
+    """Leave a run that was best before its end in out/: `linked`, which is ckpt.pt, and `newest`, which is not."""
+    Path("out/ckpt.pt").unlink()
+    checkpoints = CheckpointManager("out")
+    found = {}
+    for name in ("linked", "newest"):
+        model = GPT(tiny_model.config)
+        weights = {key: tensor * 5 for key, tensor in model.state_dict().items()}
+        model.load_state_dict(weights)
+        notes = {"iter_num": 6, "val_loss": None, "healthy": True}
+        checkpoints.save(
+            lambda path, weights=weights: torch.save({**checkpoint, "model": weights}, path),
+            notes,
+            link=name == "linked",
+        )
+        found[name] = model
+    return found
+
+
+def test_of_several_checkpoints_the_one_that_is_ckpt_pt_is_sampled_from(
+    models: dict[str, GPT], capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = printed([*CPU, "--start=abc"], capsys)
+
+    assert texts == generated(models["linked"], "abc") != generated(models["newest"], "abc")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda: os.truncate("out/ckpt.pt", 1000),
+        lambda: Path("out/ckpt.pt").write_bytes(b""),
+        lambda: Path("out/ckpt.pt").unlink() or Path("out/ckpt.pt").write_bytes(b"nonsense"),
+        lambda: Path("out/ckpt.pt").unlink() or Path("out/ckpt.pt").symlink_to("ckpt-000002.pt"),
+    ],
+)
+def test_a_damaged_ckpt_pt_is_named_and_the_newest_good_one_sampled_from(
+    models: dict[str, GPT], capsys: pytest.CaptureFixture[str], damage: Any
+) -> None:
+    damage()
+
+    sample.main([*CPU, "--start=abc"])
+
+    out, err = capsys.readouterr()
+    assert out.split("meta.pkl...\n")[1].split("\n---------------\n") == generated(models["newest"], "abc")
+    assert re.fullmatch(r"out: .*ckpt\.pt\b.*; ckpt-000002\.pt is used instead\n", err)
+
+
+def test_sampling_from_a_damaged_folder_leaves_it_as_it_is(models: dict[str, GPT]) -> None:
+    os.truncate("out/ckpt.pt", 1000)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Path().rglob("*")}
+
+    sample.main([*CPU, "--start=abc"])
+
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Path().rglob("*")} == before
+
+
+def test_nothing_good_to_sample_from(models: dict[str, GPT]) -> None:
+    for path in Path("out").glob("*.pt"):
+        os.truncate(path, 1000)
+
+    with pytest.raises(CheckpointError, match=r"no good checkpoint in out: ckpt-00000\d\.pt has 1000 bytes"):
+        sample.main(CPU)
+
+
 # what can be wrong
 
 
@@ -251,5 +324,6 @@ def test_the_program_ends_with_status_2_and_one_message(checkpoint: dict[str, An
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "error"})
 
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the data set's 17 characters lack 'X': ") and done.stderr.count("\n") == 1
+    assert re.match(FOREIGN + "error: the data set's 17 characters lack 'X': ", done.stderr)
+    assert done.stderr.count("\n") == 2
     assert "Traceback" not in done.stdout + done.stderr

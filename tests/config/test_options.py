@@ -25,12 +25,14 @@ NANOGPT_SAMPLE = dict(init_from="resume", out_dir="out", start="\n", num_samples
 # every name that a config file of a user's may hold: removing or renaming one breaks it, adding one is noted here
 SURFACE = {
     Options: {
-        "run": "out_dir init_from resume_rng eval_only always_save_checkpoint training_type seed",
-        "evaluation": "eval_interval eval_iters",
+        "run": "out_dir init_from resume_rng eval_only training_type seed",
+        "evaluation": "eval_interval eval_iters eval_rng",
+        "checkpoints": "always_save_checkpoint save_interval save_minutes keep_last keep_best async_save time_limit",
         "logging": "log_interval wandb_log wandb_project wandb_run_name wandb_log_interval",
         "data": "dataset",
         "model": "n_layer n_head n_embd block_size dropout bias attention_type position_encoding attention",
-        "training": "batch_size gradient_accumulation_steps max_iters grad_clip on_instability",
+        "training": "batch_size gradient_accumulation_steps max_iters grad_clip",
+        "stability": "on_instability max_recoveries recovery_skip recovery_lr_factor spike_threshold spike_window",
         "optimizer": "learning_rate weight_decay beta1 beta2",
         "schedule": "decay_lr warmup_iters lr_decay_iters min_lr",
         "system": "device dtype cpu_autocast compile backend",

@@ -59,12 +59,14 @@ def test_callbacks_are_called_around_every_part_of_a_run(run_dir: Path, tiny_arg
         *[(name, 0) for name in evaluation + step],
         *[(name, 1) for name in step],
         *[(name, 2) for name in [*evaluation, "checkpoint", *step]],
+        ("checkpoint", 3),
         ("train_end", 3),
     ]
-    losses, first, _, _, path, _ = watcher.details
+    losses, first, _, _, path, _, last = watcher.details
     assert list(losses) == ["train", "val"] and losses["val"].dtype == torch.float32
     assert isinstance(first, core.StepResult) and first.loss.isfinite()
-    assert path == Path("out/ckpt.pt")
+    assert (path, last) == (Path("out/ckpt-000001.pt"), Path("out/ckpt-000002.pt"))
+    assert path.samefile("out/ckpt.pt")
 
 
 def test_watching_changes_nothing(run_dir: Path, tiny_argv: list[str]) -> None:
@@ -90,4 +92,4 @@ def test_the_example_in_the_docstring_works(run_dir: Path, tiny_argv: list[str])
     watcher = Watcher()
     train.main(tiny_argv, [Perfect(), names["Patience"](), watcher])
 
-    assert watcher.calls[-2:] == [("step_end", 0), ("train_end", 1)]
+    assert watcher.calls[-3:] == [("step_end", 0), ("checkpoint", 1), ("train_end", 1)]

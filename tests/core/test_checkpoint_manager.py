@@ -1,276 +1,499 @@
-"""Checkpoints: whole or absent, read without trust, and named alike however the model was wrapped."""
+"""Saving: committed or not, whenever it is cut short; rotated; in the background; beside other programs' files."""
 
+import errno
 import os
-import pickle
-import stat
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from core.checkpoint_manager import CheckpointManager, handle_state_dict_prefixes, load_checkpoint
-from core.errors import CheckpointError, ConfigError
-from model import GPT
+from core import files
+from core.checkpoint_manager import CheckpointManager
+from core.errors import CheckpointError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def notes(iter_num: int = 0, val_loss: float | None = None, healthy: bool = True) -> dict[str, Any]:
+    return {"iter_num": iter_num, "val_loss": val_loss, "healthy": healthy}
+
+
+def text(content: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_text(content)
+
+    return write
 
 
 def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
-def test_saving_replaces_the_checkpoint(tmp_path: Path) -> None:
+def kept(folder: Path) -> list[int]:
+    """Return the numbers in a folder, having seen that every manifest has its content and the other way round."""
+    contents = {path.stem for path in folder.glob("ckpt-*.pt")}
+    assert contents == {path.stem for path in folder.glob("ckpt-*.json")}
+    return sorted(int(stem.removeprefix("ckpt-")) for stem in contents)
+
+
+def nanogpts(folder: Path, iter_num: int = 5) -> Path:
+    torch.save({"model": {"w": torch.ones(3)}, "model_args": {}, "iter_num": iter_num}, folder / "ckpt.pt")
+    return folder / "ckpt.pt"
+
+
+class Killed(BaseException):
+    """The process is gone: nothing that would follow happens."""
+
+
+class Unreliable:
+    """Stands for `os`: the k-th operation on the disk does not happen, or happens and the process dies with it."""
+
+    OPERATIONS = ("makedirs", "open", "fsync", "replace", "rename", "link", "unlink")
+
+    def __init__(self, fail_at: int, how: str) -> None:
+        self.calls = 0
+        self.fail_at = fail_at
+        self.how = how
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name not in self.OPERATIONS:
+            return real
+
+        def operation(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.how == "error" and self.calls == self.fail_at:
+                raise OSError(errno.EIO, "Input/output error")
+            if self.how == "killed before" and self.calls >= self.fail_at:
+                raise Killed
+            if self.how == "killed after" and self.calls > self.fail_at:
+                raise Killed
+            result = real(*args, **kwargs)
+            if self.how == "killed after" and self.calls == self.fail_at:
+                raise Killed
+            return result
+
+        return operation
+
+
+# a save
+
+
+def test_a_save_makes_a_numbered_file_its_manifest_and_nanogpts_name(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path / "runs" / "out")
-    for text in ("first", "second"):
-        path = manager.save(lambda path, text=text: path.write_text(text))  # type: ignore[misc]
+    for number, content in ((1, "first"), (2, "second")):
+        path = manager.save(text(content), notes(number) | {"run": "R"})
+        found = manager.load()
 
-        assert path == manager.load() == tmp_path / "runs" / "out" / "ckpt.pt"
-        assert path.read_text() == text
-        assert names(path.parent) == ["ckpt.pt"]
+        assert path == found.path == tmp_path / "runs" / "out" / f"ckpt-00000{number}.pt"
+        assert found.manifest and found.manifest["iter_num"] == number and found.manifest["run"] == "R"
+        assert path.read_text() == content and os.path.samefile(path, manager.path)
+    assert names(tmp_path / "runs" / "out") == [
+        "ckpt-000001.json", "ckpt-000001.pt", "ckpt-000002.json", "ckpt-000002.pt", "ckpt.pt"
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "error", [OSError("No space left on device"), RuntimeError("in torch.save"), KeyboardInterrupt()]
-)
-@pytest.mark.parametrize("had_one", [True, False])
-def test_a_write_that_fails_half_way_leaves_the_old_checkpoint_whole(
-    tmp_path: Path, had_one: bool, error: BaseException
+def test_a_manager_touches_nothing_before_it_saves(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path / "out")
+    with pytest.raises(CheckpointError):
+        manager.load()
+
+    assert names(tmp_path) == [] and manager.load_healthy() is None and manager.join() is None
+
+
+def test_content_its_name_the_manifest_and_the_second_name_reach_the_disk_in_this_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    steps: list[str] = []
+    flush, replace = files._flush, os.replace
+
+    def recording_flush(path: Path) -> None:
+        steps.append(f"flush {path.name}")
+        flush(path)
+
+    def recording_replace(source: Path, target: Path) -> None:
+        steps.append(f"name {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr(files, "_flush", recording_flush)
+    monkeypatch.setattr(files.os, "replace", recording_replace)
+
+    CheckpointManager(tmp_path).save(text("x"), notes())
+
+    folder = f"flush {tmp_path.name}"
+    assert steps == [
+        "flush ckpt-000001.pt.part", "name ckpt-000001.pt", folder,
+        "flush ckpt-000001.json.part", "name ckpt-000001.json", folder,
+        "name ckpt.pt", folder,
+    ]  # fmt: skip
+
+
+def test_without_link_nanogpts_name_stays_where_it_was(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
-    if had_one:
-        manager.save(lambda path: path.write_text("old"))
+    manager.save(text("one"), notes())
+    manager.save(text("two"), notes(), link=False)
+
+    assert manager.path.read_text() == "one" and manager.load().path.read_text() == "two"
+
+
+def test_notes_that_change_afterwards_do_not_change_the_manifest(tmp_path: Path) -> None:
+    manager, given = CheckpointManager(tmp_path), notes(3)
+
+    def write(path: Path) -> None:
+        given["iter_num"] = 4
+        path.write_text("x")
+
+    manager.save(write, given)
+
+    assert (manager.load().manifest or {})["iter_num"] == 3
+
+
+def test_a_removed_folder_is_made_again_and_numbers_go_on(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path / "out")
+    manager.save(text("x"), notes())
+    files.remove(tmp_path / "out")
+
+    assert manager.save(text("y"), notes()) == tmp_path / "out" / "ckpt-000002.pt"
+
+
+def test_messages_name_the_folder_as_the_user_wrote_it() -> None:
+    assert CheckpointManager("./out//").out_dir == "./out//"
+
+
+def test_a_folder_is_kept_like_a_file_but_has_no_second_name(tmp_path: Path) -> None:
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / "weights").write_text("x")
+
+    manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
+    for _ in range(2):
+        manager.save(write, notes(), suffix="")
+
+    assert names(tmp_path) == ["ckpt-000002", "ckpt-000002.json"] and manager.load().path.name == "ckpt-000002"
+    (tmp_path / "ckpt-000002" / "weights").write_text("y")
+    with pytest.raises(CheckpointError, match="ckpt-000002 is damaged"):
+        manager.load()
+
+
+# cut short
+
+
+def crash_points(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    for number in range(1, 100):
+        yield tmp_path / str(number), number
+
+
+@pytest.mark.parametrize("how", ["error", "killed before", "killed after"])
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("links", [True, False])
+def test_a_save_cut_short_anywhere_leaves_the_newest_committed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, background: bool, foreign: bool, links: bool
+) -> None:
+    """Three saves, a fault in the last one, at each operation on the disk in turn; then another process looks."""
+    points = 0
+    for folder, number in crash_points(tmp_path):
+        folder.mkdir()
+        if foreign:
+            nanogpts(folder)
+        manager = CheckpointManager(folder, keep_last=1)
+        manager.save(text("1"), notes(1, 1.0), link=not foreign)
+        manager.save(text("2"), notes(2, 2.0, healthy=False), link=False)
+        disk = Unreliable(number, how)
+        with monkeypatch.context() as patch:
+            if not links:
+                disk.link = _no_link  # type: ignore[attr-defined]
+            patch.setattr(files, "os", disk)
+            done = False
+            try:
+                manager.save(text("3"), notes(3, 3.0, healthy=False), wait=not background)
+                manager.join()
+                done = True
+            except (OSError, Killed):
+                pass
+        committed = (folder / "ckpt-000003.json").exists()
+        other = CheckpointManager(folder)
+
+        assert other.load().path.read_text() == ("3" if committed else "2")
+        assert (found := other.load_healthy()) and found.path.read_text() == "1"
+        assert committed or not done
+        if foreign:
+            theirs = folder / "ckpt.pt.foreign"
+            assert torch.load(theirs if theirs.exists() else folder / "ckpt.pt", weights_only=True)["iter_num"] == 5
+        elif (folder / "ckpt.pt").exists():
+            assert (folder / "ckpt.pt").read_text() in ("1", "3")
+        if how == "error" and not committed:
+            assert not [name for name in names(folder) if "000003" in name or name.endswith(".part")]
+        number_next = int((other.save(text("4"), notes(4)) or Path()).stem.removeprefix("ckpt-"))
+        assert number_next >= 3 + committed and other.load().path.read_text() == "4"
+        assert set(kept(folder)) >= {1, number_next}
+        assert not [name for name in names(folder) if name.endswith(".part")]
+        points = number
+        if disk.calls < number:
+            break
+    assert points > 10
+
+
+def _no_link(*_: object) -> None:
+    raise OSError(errno.ENOTSUP, "Operation not supported")
+
+
+@pytest.mark.parametrize("error", [OSError("full"), RuntimeError("in torch.save"), KeyboardInterrupt()])
+def test_what_write_raises_goes_up_and_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    manager = CheckpointManager(tmp_path)
+    manager.save(text("old"), notes())
+    before = names(tmp_path)
 
     def write(path: Path) -> None:
         path.write_text("ne")
         raise error
 
     with pytest.raises(type(error)):
-        manager.save(write)
+        manager.save(write, notes())
 
-    assert names(tmp_path) == ["ckpt.pt"] * had_one
-    assert not had_one or manager.load().read_text() == "old"
-
-
-def test_a_write_that_fails_before_it_begins_keeps_its_error(tmp_path: Path) -> None:
-    def write(path: Path) -> None:
-        raise RuntimeError("nothing was written")
-
-    with pytest.raises(RuntimeError, match="nothing was written"):
-        CheckpointManager(tmp_path).save(write)
+    assert names(tmp_path) == before and manager.load().path.read_text() == "old"
 
 
-def test_what_a_killed_process_left_behind_is_written_over(tmp_path: Path) -> None:
-    (tmp_path / "ckpt.pt.part").write_text("half of an old checkpoi")
-
-    CheckpointManager(tmp_path).save(lambda path: path.write_text("new"))
-
-    assert names(tmp_path) == ["ckpt.pt"]
-    assert (tmp_path / "ckpt.pt").read_text() == "new"
-
-
-def test_content_and_then_name_are_on_disk_before_saving_returns(
+def test_a_full_disk_is_not_filled_with_checkpoints_that_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without either a power cut leaves an empty or an old file under the new name."""
-    synced, fsync = [], os.fsync
+    replace = os.replace
 
-    def recording(descriptor: int) -> None:
-        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), names(tmp_path)))
-        fsync(descriptor)
+    def full(source: Path, target: Path) -> None:
+        if target.suffix == ".json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
 
     manager = CheckpointManager(tmp_path)
-    monkeypatch.setattr(os, "fsync", recording)
-    manager.save(lambda path: path.write_text("new"))
-
-    assert synced == [(False, ["ckpt.pt.part"]), (True, ["ckpt.pt"])]
-
-
-def test_without_a_checkpoint_the_message_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError) as error:
-        CheckpointManager(tmp_path).load()
-
-    assert str(error.value) == (
-        f"no checkpoint at {tmp_path}/ckpt.pt: set out_dir to the folder of a run that has saved one, "
-        "or train one with --init_from=scratch"
-    )
-
-
-def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-
-    with pytest.raises(ConfigError, match=r"^out_dir='.*/out' cannot be written to: .*; choose another$"):
-        CheckpointManager(tmp_path / "out")
-
-
-def test_a_process_that_does_not_write_makes_no_folder(tmp_path: Path) -> None:
-    CheckpointManager(tmp_path / "out", writes=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                manager.save(text("x"), notes())
 
     assert names(tmp_path) == []
+    assert manager.save(text("x"), notes()) == tmp_path / "ckpt-000004.pt"
 
 
-def test_messages_name_the_folder_as_the_user_wrote_it() -> None:
-    assert CheckpointManager("./out//", writes=False).out_dir == "./out//"
+# in the background
 
 
-# reading
+def test_a_save_in_the_background_makes_the_same_files(tmp_path: Path) -> None:
+    here, there = CheckpointManager(tmp_path / "a"), CheckpointManager(tmp_path / "b")
+    for number in (1, 2, 3, 4):
+        here.save(text(str(number)), notes(number))
+
+        assert there.save(text(str(number)), notes(number), wait=False) is None
+        assert there.join() == there.folder / f"ckpt-00000{number}.pt" and there.join() is None
+    contents = [{path.name: path.read_bytes() for path in manager.folder.iterdir()} for manager in (here, there)]
+    assert contents[0] == contents[1]
 
 
-@pytest.fixture
-def saved(tmp_path: Path, tiny_model: GPT) -> Path:
-    path = tmp_path / "saved.pt"
-    torch.save({"model": tiny_model.state_dict(), "model_args": {"n_layer": 2}, "iter_num": 7}, path)
-    return path
+def test_one_save_at_a_time_is_in_flight_and_a_load_waits_for_it(tmp_path: Path) -> None:
+    manager, may_go, running = CheckpointManager(tmp_path), threading.Event(), []
+
+    def slow(path: Path) -> None:
+        may_go.wait(5)
+        running.append(path.name)
+        path.write_text("slow")
+
+    manager.save(slow, notes(), wait=False)
+    assert not running  # it has returned before anything was written
+    threading.Timer(0.05, may_go.set).start()
+
+    def quick(path: Path) -> None:
+        running.append(path.name)
+        path.write_text("next")
+
+    manager.save(quick, notes(), wait=False)
+
+    assert manager.load().path.read_text() == "next"
+    assert running == ["ckpt-000001.pt.part", "ckpt-000002.pt.part"]
 
 
-def test_a_checkpoint_is_read_as_it_was_saved(saved: Path, tiny_model: GPT) -> None:
-    checkpoint = load_checkpoint(saved)
+def test_a_failure_in_the_background_is_raised_once_by_join(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
 
-    assert checkpoint["model_args"] == {"n_layer": 2} and checkpoint["iter_num"] == 7
-    assert list(checkpoint["model"]) == list(tiny_model.state_dict())
-    assert all(torch.equal(checkpoint["model"][name], value) for name, value in tiny_model.state_dict().items())
+    def fail(path: Path) -> None:
+        raise OSError("disk gone")
 
+    manager.save(fail, notes(), wait=False)
+    with pytest.raises(OSError, match="disk gone"):
+        manager.join()
 
-def test_a_compiled_and_wrapped_models_checkpoint_reads_like_a_plain_ones(saved: Path, tiny_model: GPT) -> None:
-    state = {f"module._orig_mod.{name}": value for name, value in tiny_model.state_dict().items()}
-    torch.save({"model": state, "model_args": {}}, saved)
-
-    assert list(load_checkpoint(saved)["model"]) == list(tiny_model.state_dict())
+    assert manager.join() is None
 
 
-@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99, -1])
-def test_a_truncated_file_is_refused(saved: Path, kept: float) -> None:
-    whole = saved.read_bytes()
-    saved.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_save_is_made_although_the_one_before_failed_unheard(
+    tmp_path: Path, wait: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = CheckpointManager(tmp_path)
 
-    with pytest.raises(CheckpointError, match=r"cannot read .*saved\.pt: it is truncated, damaged, or holds more than"):
-        load_checkpoint(saved)
+    def fail(path: Path) -> None:
+        raise OSError("disk gone")
 
+    manager.save(fail, notes(), wait=False)
+    manager.save(text("x"), notes(), wait=wait)
 
-@pytest.mark.parametrize("content", [bytes(1000), b"\x80\x02" + bytes(50), bytes(range(256)) * 4, b"PK\x03\x04" * 99])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "ckpt.pt").write_bytes(content)
-
-    with pytest.raises(CheckpointError, match="cannot read"):
-        load_checkpoint(tmp_path / "ckpt.pt")
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_file_of_torchs_old_format_is_refused_wherever_it_is_damaged(tmp_path: Path) -> None:
-    """The format before torch 1.6 has no checksums: its damage shows as an exception of nearly any kind."""
-    path = tmp_path / "ckpt.pt"
-    state = {"model": {"weight": torch.ones(3, 4)}, "model_args": {"n_layer": 2}}
-    torch.save(state, path, _use_new_zipfile_serialization=False)
-    whole = path.read_bytes()
-    for length in range(len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match="cannot read"):
-            load_checkpoint(path)
+    assert manager.load().path.read_text() == "x"
+    assert "the checkpoint before could not be saved (OSError: disk gone)" in caplog.text
 
 
-class Hostile:
-    """An object whose unpickling makes a folder."""
+def test_the_end_of_the_program_waits_for_a_save_in_flight(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, pathlib; from core.checkpoint_manager import CheckpointManager\n"
+        "def slow(path): time.sleep(0.3); path.write_text('whole')\n"
+        "CheckpointManager(sys.argv[1]).save(slow, dict(iter_num=1, val_loss=None, healthy=True), wait=False)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
 
-    def __init__(self, made: Path) -> None:
-        self.made = str(made)
-
-    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
-        return os.mkdir, (self.made,)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_code_hidden_in_a_checkpoint_is_not_run(tmp_path: Path, zipped: bool) -> None:
-    path, made = tmp_path / "ckpt.pt", tmp_path / "made-by-the-pickle"
-    checkpoint = {"model": {}, "model_args": {}, "config": Hostile(made)}
-    torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
-
-    with pytest.raises(CheckpointError, match="holds more than tensors and plain values"):
-        load_checkpoint(path)
-
-    assert not made.exists()
-    torch.load(path, weights_only=False)  # the trap does work
-    assert made.exists()
+    assert CheckpointManager(tmp_path).load().path.read_text() == "whole"
 
 
-def test_a_hostile_plain_pickle_is_not_run(tmp_path: Path) -> None:
-    path, made = tmp_path / "ckpt.pt", tmp_path / "made-by-the-pickle"
-    path.write_bytes(pickle.dumps({"model": Hostile(made)}, protocol=2))
-
-    with pytest.raises(CheckpointError):
-        load_checkpoint(path)
-
-    assert not made.exists()
+# what is kept
 
 
-@pytest.mark.parametrize(
-    ("content", "lacking"),
-    [
-        ({"model": {}}, "model_args"),
-        ({"model_args": {}}, "model"),
-        ({"state_dict": {}}, "model, model_args"),
-        ([1, 2], "model, model_args"),
-        (torch.zeros(3), "model, model_args"),
-    ],
-)
-def test_a_file_lacking_keys_is_refused(tmp_path: Path, content: Any, lacking: str) -> None:
-    torch.save(content, tmp_path / "other.pt")
+def test_the_last_the_best_the_linked_and_the_newest_healthy_one_are_kept(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep_last=2, keep_best=1)
+    manager.save(text("1"), notes(1, 9.0))
+    manager.save(text("2"), notes(2, 1.0), link=False)
+    manager.save(text("3"), notes(3, 5.0), link=False)
+    for number in (4, 5, 6, 7):
+        manager.save(text(str(number)), notes(number, 5.0, healthy=False), link=False)
 
-    with pytest.raises(CheckpointError, match=rf"other\.pt is not a checkpoint of this program: it lacks {lacking}$"):
-        load_checkpoint(tmp_path / "other.pt")
+    assert kept(tmp_path) == [1, 2, 3, 6, 7]
+    manager.save(text("8"), notes(8, 1.5))
+    assert kept(tmp_path) == [2, 7, 8]
 
 
-def test_a_model_that_is_no_dict_is_refused(tmp_path: Path) -> None:
-    torch.save({"model": torch.zeros(3), "model_args": {}}, tmp_path / "other.pt")
+def test_the_one_that_ckpt_pt_is_a_copy_of_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.os, "link", _no_link)
+    CheckpointManager(tmp_path).save(text("1"), notes())
+    for number in (2, 3, 4):  # processes that know nothing of each other
+        CheckpointManager(tmp_path, keep_last=1, keep_best=0).save(text(str(number)), notes(), link=False)
 
-    with pytest.raises(CheckpointError):
-        load_checkpoint(tmp_path / "other.pt")
-
-
-# names of parameters
-
-
-@pytest.mark.parametrize(
-    ("name", "plain"),
-    [
-        ("transformer.wte.weight", "transformer.wte.weight"),
-        ("_orig_mod.transformer.wte.weight", "transformer.wte.weight"),
-        ("module.transformer.wte.weight", "transformer.wte.weight"),
-        ("module._orig_mod.transformer.wte.weight", "transformer.wte.weight"),
-        ("_orig_mod.module.transformer.wte.weight", "transformer.wte.weight"),
-        ("_orig_mod._orig_mod.lm_head.weight", "lm_head.weight"),
-        ("transformer.h._orig_mod.0.attn.bias", "transformer.h.0.attn.bias"),
-        ("transformer.h.0._orig_mod.attn.bias", "transformer.h.0.attn.bias"),
-        ("module.transformer.h.0.module._orig_mod.attn.bias", "transformer.h.0.attn.bias"),
-        ("module.transformer.h.0._orig_mod.module.attn.bias", "transformer.h.0.attn.bias"),
-        ("transformer.h.0.module.attn._orig_mod.bias", "transformer.h.0.attn.bias"),
-        ("my_module.weight", "my_module.weight"),
-        ("submodule.module_list.0.weight", "submodule.module_list.0.weight"),
-    ],
-)
-def test_prefixes_of_wrappers_are_taken_off_and_put_back(name: str, plain: str) -> None:
-    assert handle_state_dict_prefixes({name: 1}) == {plain: 1}
-    assert handle_state_dict_prefixes({plain: 1}, like={name: 2}) == {name: 1}
-    assert handle_state_dict_prefixes({f"module.{name}": 1}, like={name: 2}) == {name: 1}
+    assert kept(tmp_path) == [1, 4]
+    assert CheckpointManager(tmp_path).load().path.read_text() == "4"
 
 
-def test_a_submodule_wrapped_twice_loses_both_prefixes() -> None:
-    assert handle_state_dict_prefixes({"h.module.module.0.weight": 1}) == {"h.0.weight": 1}
+def test_leftovers_strays_and_damaged_ones_are_removed_and_do_not_count(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep_last=2, keep_best=0)
+    for number in (1, 2, 3):
+        manager.save(text(str(number)), notes(number))
+    for name in ("ckpt-000002.json.part", "ckpt-000004.pt", "ckpt-000005.pt.part", "ckpt.pt.part"):
+        (tmp_path / name).write_text("left behind")
+    others = ("ckpt-best.pt", "ckpt-7.pt", "notes.json", "ckpt.pt.foreign")
+    for name in others:
+        (tmp_path / name).write_text("not ours")
+    (tmp_path / "ckpt-000003.pt").write_text("!")
+    manager = CheckpointManager(tmp_path, keep_last=2, keep_best=0)
+    assert manager.load().path.read_text() == "2"
+
+    assert manager.save(text("6"), notes(6)) == tmp_path / "ckpt-000006.pt"
+
+    for name in others:
+        (tmp_path / name).unlink()
+    files.remove(tmp_path / "ckpt.pt.foreign-2")  # the damaged one was ckpt.pt as well
+    assert kept(tmp_path) == [2, 6] and not [name for name in names(tmp_path) if name.endswith(".part")]
 
 
-def test_real_wrappers_load_into_one_another() -> None:
-    def model() -> nn.Sequential:
-        return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+def test_a_checkpoint_without_content_does_not_count(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep_last=2, keep_best=0)
+    for number in (1, 2):
+        manager.save(text(str(number)), notes(number), link=False)
+    (tmp_path / "ckpt-000002.pt").unlink()
+    manager.save(text("3"), notes(3), link=False)
 
-    plain, compiled, inner = model(), torch.compile(model(), backend="eager"), model()
-    inner[0] = torch.compile(inner[0], backend="eager")
-    parallel = nn.DataParallel(model())
-    for source in (plain, compiled, inner, parallel):
-        for target in (plain, compiled, inner, parallel):
-            state = {key: torch.full_like(value, 7.0) for key, value in source.state_dict().items()}
-            target.load_state_dict(handle_state_dict_prefixes(state, like=target.state_dict()))
-            assert all(bool(parameter.eq(7).all()) for parameter in target.parameters())
-            target.load_state_dict({key: torch.zeros_like(value) for key, value in target.state_dict().items()})
+    assert kept(tmp_path) == [1, 3]
 
 
-def test_names_that_the_other_model_lacks_stay_plain() -> None:
-    assert handle_state_dict_prefixes({"a": 1, "b": 2}, like={"module.b": 0, "module.c": 0}) == {"a": 1, "module.b": 2}
+def test_what_cannot_be_removed_is_told_once_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
+    manager.save(text("1"), notes())
+    unlink = os.unlink
+
+    def read_only(path: Path) -> None:
+        if Path(path).suffix == ".json":
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path)
+
+    monkeypatch.setattr(files.os, "unlink", read_only)
+    for number in (2, 3):
+        manager.save(text(str(number)), notes())
+
+    assert 1 in kept(tmp_path)  # no manifest is left without its content
+    assert len([text for text in caplog.messages if "ckpt-000001.json cannot be removed" in text]) == 1
+
+
+# beside other programs' files
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_another_programs_ckpt_pt_is_renamed_and_not_lost(tmp_path: Path, loads: bool) -> None:
+    for number in (1, 2):
+        (tmp_path / "ckpt.pt").unlink(missing_ok=True)
+        theirs = nanogpts(tmp_path, number).read_bytes()
+        manager = CheckpointManager(tmp_path)
+        if loads:
+            manager.load()
+        manager.save(text(f"ours {number}"), notes())
+
+        assert (tmp_path / f"ckpt.pt.foreign{'-2' if number == 2 else ''}").read_bytes() == theirs
+        assert manager.path.read_text() == f"ours {number}"
+
+
+def test_what_another_program_wrote_through_the_link_is_not_lost(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
+    manager.save(text("ours"), notes())
+    theirs = nanogpts(tmp_path).read_bytes()
+    for number in (2, 3):
+        manager.save(text(str(number)), notes())
+
+    assert (tmp_path / "ckpt.pt.foreign").read_bytes() == theirs and kept(tmp_path) == [3]
+
+
+def test_a_ckpt_pt_that_went_away_is_made_again(tmp_path: Path) -> None:
+    nanogpts(tmp_path)
+    manager = CheckpointManager(tmp_path)
+    manager.load()
+    manager.path.unlink()
+    manager.save(text("ours"), notes())
+
+    assert manager.path.read_text() == "ours"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_ckpt_pt_that_is_no_file_is_not_written_through(tmp_path: Path, kind: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("not ours")
+    if kind == "link":
+        (tmp_path / "ckpt.pt").symlink_to(elsewhere)
+    else:
+        (tmp_path / "ckpt.pt").mkdir()
+    manager = CheckpointManager(tmp_path)
+    manager.save(text("ours"), notes())
+
+    assert elsewhere.read_text() == "not ours" and manager.path.read_text() == "ours"
+    assert not manager.path.is_symlink() and os.path.lexists(tmp_path / "ckpt.pt.foreign")
+
+
+def test_a_link_that_a_kill_prevented_is_made_up_for(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
+    manager.save(text("1"), notes())
+    manager.save(text("2"), notes())
+    manager.path.unlink()
+    os.link(tmp_path / "ckpt-000001.pt", manager.path)
+    manager.relink(manager.load())
+    assert manager.path.read_text() == "2"
+
+    manager.save(text("3"), notes(), link=False)
+    manager.relink(manager.load())
+    assert manager.path.read_text() == "2"

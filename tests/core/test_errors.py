@@ -1,8 +1,19 @@
 """Errors: what they inherit, and how a program ends with one."""
 
+import pickle
+
 import pytest
 
-from core.errors import CheckpointError, ConfigError, CoreGPTError, DataError, DivergedError, exit_on_error
+from core.errors import (
+    CheckpointError,
+    ConfigError,
+    CoreGPTError,
+    DataError,
+    DivergedError,
+    PreemptedError,
+    SaveError,
+    exit_on_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +23,7 @@ from core.errors import CheckpointError, ConfigError, CoreGPTError, DataError, D
         (DataError, ValueError, 2),
         (CheckpointError, RuntimeError, 2),
         (DivergedError, RuntimeError, 3),
+        (SaveError, OSError, 4),
     ],
 )
 def test_error_ends_the_program_with_its_message_and_status(
@@ -26,7 +38,25 @@ def test_error_ends_the_program_with_its_message_and_status(
     assert capsys.readouterr() == ("", "error: learning_rate=-1, wanted 0 or more\n")
 
 
-@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+@pytest.mark.parametrize(("given", "status"), [((), 75), ((130,), 130), ((0,), 0)])
+def test_stopping_early_on_request_is_no_error(
+    given: tuple[int, ...], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end, exit_on_error():
+        raise PreemptedError("stopped by SIGTERM after iteration 7, all saved", *given)
+
+    assert end.value.code == status
+    assert capsys.readouterr() == ("", "stopped by SIGTERM after iteration 7, all saved\n")
+
+
+@pytest.mark.parametrize("error", [SaveError("no space left, for out"), PreemptedError("stopped", 130)])
+def test_message_and_status_travel_between_processes(error: CoreGPTError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert (type(copy), str(copy), copy.exit_status) == (type(error), str(error), error.exit_status)
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, OSError])
 def test_other_errors_keep_their_traceback(error: type[BaseException]) -> None:
     with pytest.raises(error, match="a mistake in the program"), exit_on_error():
         raise error("a mistake in the program")

@@ -10,6 +10,7 @@ from torch import nn
 
 from core.evaluator import Evaluator
 from core.objective import LanguageModeling, Objective, Output
+from core.runtime import Runtime
 from model import GPT
 
 
@@ -107,3 +108,40 @@ def test_loss_modifiers_are_never_seen(tiny_model: GPT) -> None:
     torch.set_rng_state(generator)
 
     assert torch.equal(modified, evaluator(tiny_model).evaluate("val"))
+
+
+def test_an_evaluation_that_is_abandoned_leaves_the_model_in_training_mode(tiny_model: GPT) -> None:
+    class Abandoned(BaseException):
+        pass
+
+    calls = []
+
+    def interrupted(split: str) -> Any:
+        calls.append(split)
+        if len(calls) == 3:
+            raise Abandoned
+        return get_batch(split)
+
+    with pytest.raises(Abandoned):
+        evaluator(tiny_model, get_batch=interrupted).evaluate_splits()
+
+    assert tiny_model.training
+
+
+def test_random_draws_can_be_made_in_a_stream_of_their_own(tiny_model: GPT) -> None:
+    run = Runtime(device="cpu", seed=5)
+    isolated = evaluator(tiny_model, rng=run.isolated_rng)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+
+    first, _, again = isolated.evaluate_splits(), torch.rand(7), isolated.evaluate_splits()
+
+    assert first == again  # the same batches each time
+    torch.set_rng_state(before)
+    torch.rand(7)
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    isolated.evaluate_splits()
+    torch.rand(7)
+    assert torch.equal(torch.get_rng_state(), after)  # no trace of it
+    assert evaluator(tiny_model, rng=Runtime(device="cpu", seed=6).isolated_rng).evaluate_splits() != first

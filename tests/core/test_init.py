@@ -6,6 +6,8 @@ from pathlib import Path
 
 import core
 
+# what the parts hand to each other: nobody outside makes one, or has to name it
+BETWEEN_PARTS = {"Answers", "CallbackList", "CheckpointSearch", "Found", "FutureFormatError", "Snapshot"}
 MODULES = sorted(path.stem for path in Path(core.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
@@ -14,13 +16,17 @@ def test_public_names_are_sorted_and_exist() -> None:
     assert all(hasattr(core, name) for name in core.__all__)
 
 
-def test_every_public_class_is_offered() -> None:
+def test_every_public_class_is_offered_but_those_between_parts() -> None:
+    kept_back = set()
     for name in MODULES:
         module = importlib.import_module(f"core.{name}")
         for class_name, value in inspect.getmembers(module, inspect.isclass):
             if value.__module__ == module.__name__ and not class_name.startswith("_"):
-                assert class_name in core.__all__
-                assert getattr(core, class_name) is value
+                if class_name in core.__all__:
+                    assert getattr(core, class_name) is value
+                else:
+                    kept_back.add(class_name)
+    assert kept_back == BETWEEN_PARTS
 
 
 def test_every_public_name_has_a_docstring() -> None:

@@ -1,82 +1,212 @@
-"""The detector: a verdict for every update, the same on all ranks. A GPU's, which come one update late, need a GPU."""
+"""The detector: flags for every update, before it is made, and words for them."""
+
+from typing import Any
 
 import pytest
 import torch
 
-from core.instability_detector import InstabilityDetector
-from core.training_step import StepResult
+from core.instability_detector import LASTING_OVERFLOW, RECENT, InstabilityDetector
 
 INF, NAN = float("inf"), float("nan")
 LOSS, GRADIENT = "the loss is not finite", "the gradient is not finite"
 
 
-def result(loss: float, grad_norm: float | None) -> StepResult:
-    return StepResult(torch.tensor(loss), None if grad_norm is None else torch.tensor(grad_norm), {})
+def judge(detector: InstabilityDetector, loss: float, grad_norm: float, **metrics: Any) -> str | None:
+    flags = detector.inspect(torch.tensor(loss), torch.tensor(grad_norm), metrics)
+    assert all(flag.shape == () and flag.dtype == torch.bool for flag in flags)
+    return detector.causes([bool(flag) for flag in flags])
 
 
 @pytest.mark.parametrize(
     ("loss", "grad_norm", "verdict"),
     [
         (2.5, 1.0, None),
-        (2.5, None, None),
         (1e30, 1e30, None),
         (NAN, 1.0, LOSS),
-        (INF, None, LOSS),
+        (INF, 1.0, LOSS),
         (-INF, 1.0, LOSS),
         (2.5, INF, GRADIENT),
         (2.5, NAN, GRADIENT),
         (NAN, NAN, f"{LOSS} and {GRADIENT}"),
     ],
 )
-def test_verdict_names_every_cause(loss: float, grad_norm: float | None, verdict: str | None) -> None:
-    assert InstabilityDetector().judge(result(loss, grad_norm)) == verdict
+def test_verdict_names_every_cause(loss: float, grad_norm: float, verdict: str | None) -> None:
+    assert judge(InstabilityDetector(), loss, grad_norm) == verdict
 
 
 @pytest.mark.parametrize(
-    ("loss", "grad_norm", "verdict"), [(2.5, INF, None), (2.5, NAN, None), (NAN, INF, LOSS), (2.5, 1.0, None)]
+    ("finite", "unsound"),
+    [(torch.tensor(True), False), (torch.tensor(1.0), False), (torch.tensor(0), True), (torch.tensor([1, 0]), True)],
 )
-def test_overflow_of_scaled_gradients_is_the_scalers_business(
-    loss: float, grad_norm: float, verdict: str | None
-) -> None:
-    assert InstabilityDetector(loss_scaling=True).judge(result(loss, grad_norm)) == verdict
+def test_an_objective_can_say_that_it_met_a_number_that_is_not_finite(finite: torch.Tensor, unsound: bool) -> None:
+    verdict = judge(InstabilityDetector(), 2.5, 1.0, finite=finite, other=torch.tensor(0.0))
+
+    assert verdict == ("the objective met a number that is not finite" if unsound else None)
 
 
-def test_another_ranks_trouble_is_ones_own() -> None:
-    """The flags go through any_rank as int32, loss first; what comes back is the verdict."""
-    sent = []
+def test_flags_stay_on_the_device_of_the_loss() -> None:
+    loss = torch.tensor(2.5, device="meta")
 
-    def any_rank(flags: torch.Tensor) -> torch.Tensor:
-        sent.append(flags.clone())
-        flags |= torch.tensor([0, 1], dtype=torch.int32)  # another rank's gradient
-        return flags
+    flags = InstabilityDetector(spike_threshold=5).inspect(loss, loss, {})
 
-    assert InstabilityDetector(any_rank).judge(result(NAN, 1.0)) == f"{LOSS} and {GRADIENT}"
-    assert InstabilityDetector(any_rank).judge(result(2.5, 1.0)) == GRADIENT
-    assert [flags.tolist() for flags in sent] == [[1, 0], [0, 0]]
-    assert {flags.dtype for flags in sent} == {torch.int32}
+    assert {flag.device.type for flag in flags} == {"meta"}
 
 
-def test_it_only_judges() -> None:
-    """Looking changes neither the result nor what is said of the next one."""
-    detector, broken = InstabilityDetector(), result(NAN, 7.0)
-
-    detector.judge(broken)
-
-    assert broken.loss.isnan() and broken.grad_norm == 7.0
-    assert detector.judge(result(2.5, 1.0)) is None
+# scaled float16
 
 
-def test_on_a_cpu_no_verdict_is_on_its_way() -> None:
+def test_overflow_of_scaled_gradients_is_the_scalers_business_until_it_lasts() -> None:
+    detector = InstabilityDetector(loss_scaling=True)
+
+    verdicts = [judge(detector, 2.5, INF) for _ in range(LASTING_OVERFLOW)]
+
+    assert verdicts == [None] * (LASTING_OVERFLOW - 1) + [GRADIENT]
+
+
+def test_overflow_that_ends_is_forgotten() -> None:
+    detector = InstabilityDetector(loss_scaling=True)
+    for _ in range(3):
+        assert [judge(detector, 2.5, NAN) for _ in range(LASTING_OVERFLOW - 1)] == [None] * (LASTING_OVERFLOW - 1)
+        assert judge(detector, 2.5, 1.0) is None
+
+
+def test_the_loss_itself_is_never_the_scalers_business() -> None:
+    assert judge(InstabilityDetector(loss_scaling=True), NAN, INF) == LOSS
+
+
+# spikes
+
+
+def noisy(detector: InstabilityDetector, updates: int) -> list[str | None]:
+    """Judge ordinary updates: losses around 3, gradient norms around 1."""
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn(updates, 2, generator=draw).tolist()
+    return [judge(detector, 3 + 0.1 * loss, 1 + 0.1 * norm) for loss, norm in noise]
+
+
+@pytest.mark.parametrize(
+    ("loss", "grad_norm", "verdict"),
+    [
+        (3.0, 1.0, None),
+        (4.5, 1.0, "the loss spiked"),
+        (3.0, 2.5, "the gradient norm spiked"),
+        (30.0, 10.0, "the loss spiked and the gradient norm spiked"),
+        (0.1, 0.0, None),  # a fall is none
+        (3.5, 1.5, None),
+        (NAN, 1.0, LOSS),
+    ],
+)
+def test_a_spike_stands_out_from_the_window(loss: float, grad_norm: float, verdict: str | None) -> None:
+    detector = InstabilityDetector(spike_threshold=10, spike_window=50)
+    assert noisy(detector, 60) == [None] * 60
+
+    assert judge(detector, loss, grad_norm) == verdict
+
+
+def test_by_default_nothing_is_a_spike() -> None:
     detector = InstabilityDetector()
-    detector.judge(result(NAN, 1.0))
+    noisy(detector, 300)
 
-    assert detector.settle() is None
+    assert judge(detector, 3e9, 1e9) is None
+
+
+@pytest.mark.parametrize(("window", "warmup", "first"), [(20, 0, 20), (20, 50, 50), (50, 20, 50)])
+def test_nothing_is_a_spike_before_the_window_is_full_and_the_warm_up_over(
+    window: int, warmup: int, first: int
+) -> None:
+    detector = InstabilityDetector(spike_threshold=10, spike_window=window, warmup_iters=warmup)
+    noisy(detector, first - 1)
+    assert judge(detector, 900.0, 1.0) is None
+
+    detector = InstabilityDetector(spike_threshold=10, spike_window=window, warmup_iters=warmup)
+    noisy(detector, first)
+    assert judge(detector, 900.0, 1.0) == "the loss spiked"
+
+
+def test_what_was_unsound_does_not_count_as_ordinary() -> None:
+    """Else a few spikes, or one NaN, would make the next one look ordinary."""
+    detector = InstabilityDetector(spike_threshold=10, spike_window=20)
+    noisy(detector, 20)
+    for _ in range(30):
+        assert judge(detector, 900.0, 1.0) == "the loss spiked"
+        assert judge(detector, NAN, NAN) == f"{LOSS} and {GRADIENT}"
+
+
+def test_a_window_of_equal_losses_does_not_make_a_spike_of_anything() -> None:
+    detector = InstabilityDetector(spike_threshold=10, spike_window=20)
+    for _ in range(20):
+        judge(detector, 3.0, 1.0)
+
+    assert judge(detector, 3.02, 1.005) is None
+    assert judge(detector, 3.04, 1.0) == "the loss spiked"
+
+
+def test_a_resumed_detector_gives_the_same_verdicts() -> None:
+    detector = InstabilityDetector(loss_scaling=True, spike_threshold=10, spike_window=20)
+    noisy(detector, 25)
+    for _ in range(LASTING_OVERFLOW - 1):
+        judge(detector, 3.0, INF)
+    state = detector.state_dict()
+    assert judge(detector, 3.0, INF) == GRADIENT
+
+    resumed = InstabilityDetector(loss_scaling=True, spike_threshold=10, spike_window=20)
+    resumed.load_state_dict(state)
+
+    assert torch.equal(resumed.window, state["window"])
+    assert judge(resumed, 900.0, INF) == f"{GRADIENT} and the loss spiked"
+
+
+def test_a_window_of_another_size_is_filled_anew() -> None:
+    detector = InstabilityDetector(spike_threshold=10, spike_window=20)
+    noisy(detector, 25)
+
+    resumed = InstabilityDetector(spike_threshold=10, spike_window=30)
+    resumed.load_state_dict(detector.state_dict())
+
+    assert judge(resumed, 900.0, 1.0) is None
+
+
+def test_a_saved_state_does_not_change_afterwards() -> None:
+    detector = InstabilityDetector(spike_threshold=10, spike_window=20)
+    noisy(detector, 25)
+    state = detector.state_dict()
+    before = state["window"].clone()
+    noisy(detector, 5)
+
+    assert torch.equal(state["window"], before)
+
+
+# the other checks
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_logits_and_parameters_are_searched_for_numbers_that_are_not_finite(bad: float) -> None:
+    detector, tensors = InstabilityDetector(), [torch.ones(3, 4), torch.ones(2, dtype=torch.int64)]
+
+    assert detector.check_logits_stability(tensors[0])
+    assert detector.check_parameter_stability(tensors)
+    tensors[0][2, 3] = bad
+    assert not detector.check_logits_stability(tensors[0])
+    assert not detector.check_parameter_stability(tensors)
+
+
+def test_large_but_finite_numbers_are_stable() -> None:
+    """Their sum or square would overflow."""
+    assert InstabilityDetector().check_parameter_stability([torch.full((1000,), 3e38)])
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "sound"), [(2.0, 2.1, True), (NAN, 2.1, False), (2.0, INF, False), (NAN, NAN, False)]
+    ("train", "val", "stable"), [(1.0, 2.0, True), (NAN, 2.0, False), (1.0, INF, False), (NAN, NAN, False)]
 )
-def test_an_evaluation_is_sound_when_every_split_is(train: float, val: float, sound: bool) -> None:
+def test_an_evaluation_is_stable_when_every_loss_is_finite(train: float, val: float, stable: bool) -> None:
     losses = {"train": torch.tensor(train), "val": torch.tensor(val)}
 
-    assert InstabilityDetector().check_validation_stability(losses) is sound
+    assert InstabilityDetector().check_validation_stability(losses) is stable
+
+
+def test_recent_losses_are_at_hand_for_whoever_wants_to_know() -> None:
+    detector = InstabilityDetector()
+    for loss in range(20):
+        judge(detector, float(loss), 1.0)
+
+    assert [loss.item() for loss in detector.recent] == list(range(20 - RECENT, 20))

@@ -2,7 +2,12 @@
 
 import json
 import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +112,199 @@ def test_a_report_is_on_disk_at_once_and_a_second_run_appends(tmp_path: Path) ->
         logger.close()
 
 
+MakeLogger = Callable[[str], JsonlLogger]
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Iterator[MakeLogger]:
+    """Return what makes loggers of files in tmp_path, which are closed in the end."""
+    made: list[JsonlLogger] = []
+
+    def make(name: str) -> JsonlLogger:
+        made.append(JsonlLogger(tmp_path / name))
+        return made[-1]
+
+    yield make
+    for logger in made:
+        logger.close()
+
+
+def logged(path: Path) -> list[int]:
+    """Return the iterations in a file of which every line must be whole."""
+    text = path.read_text()
+    assert text == "" or text.endswith("\n")
+    return [strict_json(line)["iter"] for line in text.splitlines()]
+
+
+def log_iters(logger: Logger, *iters: int) -> None:
+    for number in iters:
+        logger.log_step(STEP | {"iter": number})
+
+
+@contextmanager
+def limited_file_size(size: int) -> Iterator[None]:
+    """Inside, files cannot grow beyond `size` bytes, and a write that would cross it is cut off there."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_an_event_is_written_with_all_that_is_known_of_it(jsonl: MakeLogger) -> None:
+    logger = jsonl("metrics.jsonl")
+    logger.log_event({"history": [{"iter": 7, "loss": NAN}, (1, INF)], "event": "recovery"})
+    logger.close()
+
+    record = strict_json(logger.path.read_text())
+    assert record == {"event": "recovery", "history": [{"iter": 7, "loss": None}, [1, None]]}
+    assert next(iter(record)) == "event"
+
+
+def test_the_console_keeps_events_to_itself(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    ConsoleLogger().log_event({"event": "recovery"})
+
+    assert capfdbinary.readouterr() == (b"", b"")
+
+
+def test_a_line_that_a_full_disk_cut_off_is_taken_out_at_once(jsonl: MakeLogger) -> None:
+    logger = jsonl("metrics.jsonl")
+    log_iters(logger, 0)
+    whole = logger.path.stat().st_size
+    with limited_file_size(whole + 20):
+        for _ in range(2):
+            with pytest.raises(OSError, match="File too large"):
+                log_iters(logger, 1)
+            assert logged(logger.path) == [0] and logger.state_dict() == {"offset": whole}
+    log_iters(logger, 2)
+
+    assert logged(logger.path) == [0, 2]
+
+
+@pytest.mark.parametrize("length", [1, 20, 2**16 - 1, 2**16, 200_000])
+@pytest.mark.parametrize("is_open", [True, False])
+def test_half_a_line_is_taken_out_before_the_next(jsonl: MakeLogger, length: int, is_open: bool) -> None:
+    """Left by a killed writer, or by a full disk where it could not be taken out at once."""
+    logger = jsonl("metrics.jsonl")
+    log_iters(logger, 0, 1)
+    with open(logger.path, "ab") as file:
+        file.write(b"x" * length)
+    if not is_open:
+        logger = jsonl("metrics.jsonl")
+    log_iters(logger, 2)
+
+    assert logged(logger.path) == [0, 1, 2]
+    assert logger.state_dict() == {"offset": logger.path.stat().st_size}
+
+
+def test_a_file_that_is_half_a_line_is_begun_anew(jsonl: MakeLogger, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"event": "st')
+    logger = jsonl("metrics.jsonl")
+
+    assert logger.state_dict() == {"offset": 0}
+    log_iters(logger, 0)
+    assert logged(logger.path) == [0]
+
+
+def test_a_folder_removed_in_mid_run_is_made_again(jsonl: MakeLogger, tmp_path: Path) -> None:
+    logger = jsonl("a/out/metrics.jsonl")
+    log_iters(logger, 0)
+    shutil.rmtree(tmp_path / "a")
+
+    assert logger.state_dict() == {"offset": 0}
+    log_iters(logger, 1, 2)
+    assert logged(logger.path) == [1, 2]
+    assert logger.state_dict() == {"offset": logger.path.stat().st_size}
+
+
+def test_a_file_replaced_in_mid_run_is_appended_to(jsonl: MakeLogger, tmp_path: Path) -> None:
+    """Also one of the same length: an editor writes a new file and renames it."""
+    logger = jsonl("metrics.jsonl")
+    log_iters(logger, 0)
+    (tmp_path / "new").write_bytes(logger.path.read_bytes().replace(b'"iter": 0', b'"iter": 8'))
+    os.replace(tmp_path / "new", logger.path)
+    log_iters(logger, 1)
+
+    assert logged(logger.path) == [8, 1]
+
+
+def test_a_file_cut_short_in_mid_run_is_gone_on_with(jsonl: MakeLogger) -> None:
+    logger = jsonl("metrics.jsonl")
+    log_iters(logger, 0, 1)
+    os.truncate(logger.path, 30)
+    log_iters(logger, 2)
+
+    assert logged(logger.path) == [2]
+
+
+def test_a_resume_continues_the_lines_and_doubles_none(jsonl: MakeLogger) -> None:
+    first = jsonl("metrics.jsonl")
+    assert first.state_dict() == {"offset": 0} and not first.path.exists()
+    log_iters(first, 0, 1)
+    saved = first.state_dict()
+    assert saved == {"offset": first.path.stat().st_size}
+    log_iters(first, 2, 3)  # killed here
+
+    second = jsonl("metrics.jsonl")
+    second.load_state_dict(saved)
+    assert logged(first.path) == [0, 1] and second.state_dict() == saved
+    log_iters(second, 2, 3, 4)
+    assert logged(first.path) == [0, 1, 2, 3, 4]
+
+
+def test_a_run_that_goes_back_takes_its_lines_back(jsonl: MakeLogger) -> None:
+    logger = jsonl("metrics.jsonl")
+    log_iters(logger, 0)
+    saved = logger.state_dict()
+    log_iters(logger, 1, 2)
+    logger.load_state_dict(saved)
+    log_iters(logger, 1)
+    logger.load_state_dict({"offset": 0})
+    log_iters(logger, 5)
+
+    assert logged(logger.path) == [5]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_file_shorter_than_when_it_was_saved_stays_as_it_is(
+    jsonl: MakeLogger, exists: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = jsonl("metrics.jsonl")
+    if exists:
+        log_iters(logger, 0)
+    size = logger.state_dict()["offset"]
+    with caplog.at_level("INFO", logger="coregpt"):
+        logger.load_state_dict({"offset": 5000})
+    log_iters(logger, 9)
+
+    assert logged(logger.path) == [0, 9][not exists :]
+    assert caplog.messages == [
+        f"{logger.path} has {size} bytes, had 5000 when the checkpoint was saved: lines are missing"
+    ]
+
+
+def test_an_offset_within_a_line_leaves_whole_lines(jsonl: MakeLogger) -> None:
+    logger = jsonl("metrics.jsonl")
+    log_iters(logger, 0, 1)
+    logger.load_state_dict({"offset": logger.path.stat().st_size - 3})
+    log_iters(logger, 2)
+
+    assert logged(logger.path) == [0, 2]
+
+
+def test_a_closed_logger_can_go_on(jsonl: MakeLogger) -> None:
+    logger = jsonl("metrics.jsonl")
+    log_iters(logger, 0)
+    logger.close()
+    logger.close()
+    log_iters(logger, 1)
+    logger.close()
+
+    assert logged(logger.path) == [0, 1]
+
+
 # several
 
 
@@ -128,6 +326,9 @@ class Keeper(Logger):
     def log_checkpoint(self, text: str) -> None:
         self.told.append(("checkpoint", text))
 
+    def log_event(self, record: Metrics) -> None:
+        self.told.append(("event", record))
+
     def close(self) -> None:
         self.told.append("close")
 
@@ -148,10 +349,18 @@ def tell_everything(logger: Logger) -> None:
     logger.log_step(STEP)
     logger.log_eval(EVAL)
     logger.log_checkpoint("saving")
+    logger.log_event({"event": "recovery"})
     logger.close()
 
 
-EVERYTHING = [("info", "hello"), ("step", STEP), ("eval", EVAL), ("checkpoint", "saving"), "close"]
+EVERYTHING = [
+    ("info", "hello"),
+    ("step", STEP),
+    ("eval", EVAL),
+    ("checkpoint", "saving"),
+    ("event", {"event": "recovery"}),
+    "close",
+]
 
 
 def test_every_logger_hears_everything_in_order() -> None:
@@ -195,7 +404,179 @@ def test_an_interrupt_is_not_a_failing_logger() -> None:
         CompositeLogger([Broken(KeyboardInterrupt())]).log_step(STEP)  # type: ignore[arg-type]
 
 
+class Stateful(Keeper):
+    """Has a state: all it was told."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"told": list(self.told)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.told = list(state["told"])
+
+
+class Forgetful(Stateful):
+    """Fails when it is asked for its state, or given one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        raise OSError("gone")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise OSError("gone")
+
+
+class Reporting(Keeper):
+    """Tells its state, but takes none back."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": 3}
+
+
+def test_states_are_kept_by_class_name_and_given_back() -> None:
+    first, second, keeper = Stateful(), Stateful(), Keeper()
+    logger = CompositeLogger([keeper, first, Reporting(), second])
+    first.log_info("one")
+    second.log_info("two")
+    states = logger.state_dict()
+
+    assert states == {
+        "Stateful": {"told": [("info", "one")]},
+        "Reporting": {"step": 3},
+        "Stateful-2": {"told": [("info", "two")]},
+    }
+    again = CompositeLogger([Stateful(), Keeper(), Stateful(), Reporting()])
+    again.load_state_dict(states)
+    assert [other.told for other in again.loggers] == [[("info", "one")], [], [("info", "two")], []]  # type: ignore[attr-defined]
+
+
+def test_a_state_that_is_not_there_changes_nothing() -> None:
+    logger = CompositeLogger([stateful := Stateful()])
+    stateful.log_info("one")
+    logger.load_state_dict({"Other": {}})
+
+    assert stateful.told == [("info", "one")]
+    assert CompositeLogger().state_dict() == {}
+
+
+def test_a_state_that_fails_is_warned_of_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    forgetful, stateful = Forgetful(), Stateful()
+    logger = CompositeLogger([forgetful, stateful])
+
+    assert logger.state_dict() == {"Stateful": {"told": []}}
+    logger.load_state_dict({"Forgetful": {"told": []}, "Stateful": {"told": ["one"]}})
+    assert stateful.told == ["one"]
+    assert caplog.messages == ["logging failed, training goes on (Forgetful: OSError: gone)"]
+
+
+def test_what_state_loggers_have_can_be_saved_with_a_checkpoint(tmp_path: Path) -> None:
+    logger = CompositeLogger([ConsoleLogger(), JsonlLogger(tmp_path / "metrics.jsonl")])
+    torch.save(logger.state_dict(), tmp_path / "state.pt")
+
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"JsonlLogger": {"offset": 0}}
+
+
 # Weights & Biases
+
+
+class Server:
+    """What a wandb server knows, and the part of the package that talks to it: records by run."""
+
+    def __init__(self, online: bool = True) -> None:
+        self.online = online
+        self.runs: dict[str, list[Any]] = {}
+        self.asked: dict[str, Any] = {}
+        self.api = SimpleNamespace(api_key="key" if online else None)
+        self.errors = SimpleNamespace(UsageError=ValueError)
+
+    def login(self, prompt: bool, verify: bool) -> bool:
+        return self.online
+
+    def Settings(self, **settings: Any) -> None:
+        pass
+
+    def init(self, **settings: Any) -> Any:
+        self.asked = settings
+        records = self.runs.setdefault(settings.get("id", f"run-{len(self.runs)}"), [])
+        name = next(name for name, kept in self.runs.items() if kept is records)
+        known = len(records) if settings["mode"] != "offline" else 0
+        return SimpleNamespace(id=name, starting_step=known, log=records.append, finish=lambda: None)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    found = Server()
+    monkeypatch.setitem(sys.modules, "wandb", found)  # type: ignore[arg-type]
+    return found
+
+
+def wandb_logger(saved: dict[str, Any] | None = None) -> WandBLogger:
+    return WandBLogger("owt", "gpt2-124M", {}, "out", step_interval=2, saved=saved)
+
+
+def test_wandb_is_asked_for_a_new_run_unless_there_is_a_saved_one(server: Server) -> None:
+    logger = wandb_logger()
+
+    assert {"id", "resume"} & set(server.asked) == set()
+    assert logger.state_dict() == {"run_id": "run-0", "step": 0}
+
+
+def test_a_resumed_wandb_run_gets_every_record_once(server: Server) -> None:
+    first = wandb_logger()
+    log_iters(first, 0, 1, 2)  # of which 1 is not sent
+    saved = first.state_dict()
+    assert saved == {"run_id": "run-0", "step": 2}
+    log_iters(first, 4, 6)  # killed here
+
+    second = wandb_logger(saved)
+    assert (server.asked["id"], server.asked["resume"]) == ("run-0", "allow")
+    assert second.state_dict() == saved
+    log_iters(second, 4)
+    assert second.state_dict() == {"run_id": "run-0", "step": 3}
+    log_iters(second, 6, 8)
+    second.log_eval(STEP | {"iter": 9})
+    assert [record["iter"] for record in server.runs["run-0"]] == [0, 2, 4, 6, 8, 9]
+    assert list(server.runs) == ["run-0"]
+
+
+def test_a_wandb_server_that_knows_less_gets_all_that_comes(server: Server) -> None:
+    wandb_logger()
+    second = wandb_logger({"run_id": "run-0", "step": 7})
+    log_iters(second, 8)
+
+    assert [record["iter"] for record in server.runs["run-0"]] == [8]
+    assert second.state_dict()["step"] == 8
+
+
+def test_a_wandb_run_continued_by_its_users_own_settings_loses_nothing(server: Server) -> None:
+    """WANDB_RUN_ID and WANDB_RESUME: records are there, but they are not of this run's making."""
+    server.runs["run-0"] = [{"iter": 0}, {"iter": 1}]
+    server.init = lambda init=server.init, **settings: init(id="run-0", **settings)  # type: ignore[method-assign]
+    logger = wandb_logger()
+    log_iters(logger, 2)
+
+    assert [record["iter"] for record in server.runs["run-0"]] == [0, 1, 2]
+    assert logger.state_dict()["step"] == 3
+
+
+def test_wandb_offline_keeps_the_id_and_leaves_nothing_out(server: Server) -> None:
+    server.online = False
+    logger = wandb_logger({"run_id": "abc", "step": 2})
+    log_iters(logger, 4)
+
+    assert (server.asked["mode"], server.asked["id"]) == ("offline", "abc")
+    assert [record["iter"] for record in server.runs["abc"]] == [4]
+
+
+def test_a_record_that_wandb_refused_does_not_count(server: Server) -> None:
+    def refuse(record: Any) -> None:
+        raise OSError("no network")
+
+    logger = wandb_logger()
+    logger.run.log = refuse
+    with pytest.raises(OSError, match="no network"):
+        logger.log_eval(EVAL)
+
+    assert logger.state_dict()["step"] == 0
 
 
 def test_wandb_without_a_key_logs_offline_into_the_run_folder(
@@ -217,6 +598,7 @@ def test_wandb_without_a_key_logs_offline_into_the_run_folder(
         logger = WandBLogger("owt", "gpt2-124M", {"learning_rate": 6e-4}, "out")
     logger.log_step(STEP)
     logger.log_eval(EVAL)
+    state = logger.state_dict()
     sent, config = {key: logger.run.summary[key] for key in EVAL}, dict(logger.run.config)
     logger.close()
     wandb.teardown()
@@ -224,6 +606,7 @@ def test_wandb_without_a_key_logs_offline_into_the_run_folder(
     assert caplog.messages == ["wandb: no API key; logging offline to out/wandb (send it later with `wandb sync`)"]
     assert sent == EVAL | {"train/loss": 2.5, "val/loss": torch.tensor(2.61239).item()}
     assert config == {"learning_rate": 6e-4}
+    assert state == {"run_id": logger.run.id, "step": 1}
     (stored,) = (tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"gpt2-124M" in stored.read_bytes()
     assert set(os.listdir(tmp_path)) <= {"home", "out"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint import load_checkpoint
 from core.errors import CheckpointError, ConfigError
 from core.model_initializer import ModelInitializer
 from model import GPT, GPTConfig
@@ -28,14 +28,13 @@ def initializer(lines: list[str]) -> ModelInitializer:
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> CheckpointManager:
-    return CheckpointManager(tmp_path / "out")
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ckpt.pt"
 
 
-def save(checkpoints: CheckpointManager, model: nn.Module, **model_args: Any) -> dict[str, torch.Tensor]:
+def save(path: Path, model: nn.Module, **model_args: Any) -> dict[str, torch.Tensor]:
     """Save a model with its arguments, and return its weights."""
-    checkpoint = {"model": model.state_dict(), "model_args": TINY | model_args, "iter_num": 3}
-    checkpoints.save(lambda path: torch.save(checkpoint, path))
+    torch.save({"model": model.state_dict(), "model_args": TINY | model_args, "iter_num": 3}, path)
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -47,24 +46,19 @@ def equal(model: nn.Module, state: dict[str, torch.Tensor]) -> bool:
 # from scratch
 
 
-def test_a_model_from_scratch_is_the_classs_own_draw_for_draw(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, lines: list[str]
-) -> None:
+def test_a_model_from_scratch_is_the_classs_own_draw_for_draw(initializer: ModelInitializer, lines: list[str]) -> None:
     torch.manual_seed(5)
     expected = GPT(GPTConfig(**TINY)).state_dict()  # type: ignore[arg-type]
     torch.manual_seed(5)
-    model, checkpoint = initializer.initialize("scratch", dict(TINY), checkpoints)
+    model = initializer.initialize("scratch", dict(TINY))
 
     assert equal(model, expected)
-    assert checkpoint is None
     assert lines == ["Initializing a new model from scratch"]
 
 
-def test_without_a_vocabulary_the_model_gets_gpt2s(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, lines: list[str]
-) -> None:
+def test_without_a_vocabulary_the_model_gets_gpt2s(initializer: ModelInitializer, lines: list[str]) -> None:
     model_args = TINY | {"vocab_size": None}
-    model, _ = initializer.initialize("scratch", model_args, checkpoints)
+    model = initializer.initialize("scratch", model_args)
 
     assert model.config.vocab_size == model_args["vocab_size"] == 50304
     assert lines[1:] == ["defaulting to vocab_size of GPT-2 to 50304 (50257 rounded up for efficiency)"]
@@ -99,40 +93,37 @@ def test_any_class_of_nanogpts_shape_will_do() -> None:
 
 
 def test_resuming_takes_shape_and_weights_from_the_checkpoint_and_dropout_from_the_options(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT, lines: list[str]
+    initializer: ModelInitializer, path: Path, tiny_model: GPT, lines: list[str]
 ) -> None:
-    state = save(checkpoints, tiny_model)
+    state = save(path, tiny_model)
     given = dict(n_layer=5, n_head=1, n_embd=8, block_size=TINY["block_size"], bias=True, dropout=0.3, vocab_size=None)
 
-    model, checkpoint = initializer.initialize("resume", given, checkpoints)
+    model = initializer.initialize("resume", given, load_checkpoint(path))
 
     assert equal(model, state)
     assert given == TINY | {"dropout": 0.3}
     assert (model.config.dropout, model.transformer["drop"].p) == (0.3, 0.3)
-    assert checkpoint is not None and checkpoint["iter_num"] == 3
-    assert lines == [f"Resuming training from {checkpoints.out_dir}"]
+    assert lines == []  # nanoGPT's line is the program's, which knows the folder
 
 
-def test_arguments_that_only_the_checkpoint_knows_are_kept(
-    initializer: ModelInitializer, checkpoints: CheckpointManager
-) -> None:
+def test_arguments_that_only_the_checkpoint_knows_are_kept(initializer: ModelInitializer, path: Path) -> None:
     rotary = GPT(GPTConfig(**TINY, position_encoding="rotary"))  # type: ignore[arg-type]
-    state = save(checkpoints, rotary, position_encoding="rotary")
+    state = save(path, rotary, position_encoding="rotary")
     model_args = dict(TINY)
 
-    model, _ = initializer.initialize("resume", model_args, checkpoints)
+    model = initializer.initialize("resume", model_args, load_checkpoint(path))
 
     assert equal(model, state)
     assert model_args == TINY | {"position_encoding": "rotary"}
 
 
 def test_a_smaller_block_size_crops_the_resumed_model(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT
+    initializer: ModelInitializer, path: Path, tiny_model: GPT
 ) -> None:
-    state = save(checkpoints, tiny_model)
+    state = save(path, tiny_model)
     model_args = TINY | {"block_size": 6}
 
-    model, _ = initializer.initialize("resume", model_args, checkpoints)
+    model = initializer.initialize("resume", model_args, load_checkpoint(path))
 
     state["transformer.wpe.weight"] = state["transformer.wpe.weight"][:6]
     assert equal(model, state)
@@ -142,7 +133,7 @@ def test_a_smaller_block_size_crops_the_resumed_model(
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
 def test_weights_of_a_compiled_or_wrapped_model_are_resumed(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT, prefix: str
+    initializer: ModelInitializer, tiny_model: GPT, prefix: str
 ) -> None:
     state = tiny_model.state_dict()
     checkpoint = {"model": {prefix + name: value for name, value in state.items()}, "model_args": TINY}
@@ -189,9 +180,9 @@ def test_a_model_with_a_part_called_module_is_resumed() -> None:
 
 
 @pytest.mark.parametrize("name", ["scartch", "gpt3", "no/such/folder", ""])
-def test_an_unknown_origin_is_refused(initializer: ModelInitializer, checkpoints: CheckpointManager, name: str) -> None:
+def test_an_unknown_origin_is_refused(initializer: ModelInitializer, name: str) -> None:
     with pytest.raises(ConfigError) as error:
-        initializer.initialize(name, dict(TINY), checkpoints)
+        initializer.initialize(name, dict(TINY))
 
     assert str(error.value) == (
         f"init_from={name!r} is not known: wanted scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
@@ -199,9 +190,7 @@ def test_an_unknown_origin_is_refused(initializer: ModelInitializer, checkpoints
     )
 
 
-def test_pretrained_weights_bring_their_shape_and_are_cropped(
-    checkpoints: CheckpointManager, lines: list[str], tmp_path: Path
-) -> None:
+def test_pretrained_weights_bring_their_shape_and_are_cropped(lines: list[str]) -> None:
     """A stand-in for GPT-2: a class that makes a tiny model whatever its name."""
     calls = []
 
@@ -214,11 +203,11 @@ def test_pretrained_weights_bring_their_shape_and_are_cropped(
     model_args = dict(n_layer=12, n_head=12, n_embd=768, block_size=6, bias=False, dropout=0.1, vocab_size=None)
     initializer = ModelInitializer(Pretrained, GPTConfig, CPU, lines.append, {"attention": "manual"})
 
-    model, checkpoint = initializer.initialize("gpt2", model_args, checkpoints)
+    model = initializer.initialize("gpt2", model_args)
 
     assert calls == [("gpt2", {"dropout": 0.1, "attention": "manual"})]
     assert model_args == TINY | {"bias": True, "dropout": 0.1, "block_size": 6}
-    assert model.config.block_size == 6 and checkpoint is None
+    assert model.config.block_size == 6
     assert lines == ["Initializing from OpenAI GPT-2 weights: gpt2"]
 
 
@@ -248,13 +237,13 @@ class WithHead(nn.Module):
 
 
 def test_transfer_copies_the_body_and_leaves_heads_fresh(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT
+    initializer: ModelInitializer, path: Path, tiny_model: GPT
 ) -> None:
-    source = save(checkpoints, tiny_model)
+    source = save(path, tiny_model)
     target = WithHead(tiny_model.config)
     head = target.head.weight.detach().clone()
 
-    skipped = initializer.setup_transfer_learning(target, checkpoints.path)
+    skipped = initializer.setup_transfer_learning(target, path)
 
     assert skipped == ["lm_head.weight"]
     assert torch.equal(target.head.weight, head)
@@ -264,40 +253,38 @@ def test_transfer_copies_the_body_and_leaves_heads_fresh(
 
 
 def test_a_head_stays_fresh_even_under_the_name_it_has_in_the_checkpoint(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT
+    initializer: ModelInitializer, path: Path, tiny_model: GPT
 ) -> None:
-    save(checkpoints, tiny_model)
+    save(path, tiny_model)
     target = WithHead(tiny_model.config)
     target.lm_head = nn.Linear(32, 17, bias=False)
     fresh = target.lm_head.weight.detach().clone()
 
-    assert initializer.setup_transfer_learning(target, checkpoints.path) == ["lm_head.weight"]
+    assert initializer.setup_transfer_learning(target, path) == ["lm_head.weight"]
     assert torch.equal(target.lm_head.weight, fresh)
 
 
 def test_transfer_to_a_larger_vocabulary_keeps_the_known_rows(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT
+    initializer: ModelInitializer, path: Path, tiny_model: GPT
 ) -> None:
-    source = save(checkpoints, tiny_model)["transformer.wte.weight"]
+    source = save(path, tiny_model)["transformer.wte.weight"]
     target = WithHead(replace(tiny_model.config, vocab_size=20))
     fresh = target.transformer["wte"].weight.detach().clone()
 
-    assert initializer.setup_transfer_learning(target, checkpoints.path) == ["lm_head.weight"]
+    assert initializer.setup_transfer_learning(target, path) == ["lm_head.weight"]
 
     rows = target.transformer["wte"].weight
     assert torch.equal(rows[:17], source) and torch.equal(rows[17:], fresh[17:])
     assert rows.requires_grad
 
 
-def test_transfer_leaves_out_what_does_not_fit(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT
-) -> None:
+def test_transfer_leaves_out_what_does_not_fit(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
     """A smaller vocabulary, a shorter context and a missing layer: none of them is cut to fit."""
-    save(checkpoints, tiny_model)
+    save(path, tiny_model)
     target = WithHead(replace(tiny_model.config, vocab_size=11, block_size=8, n_layer=1))
     before = {name: value.clone() for name, value in target.state_dict().items()}
 
-    skipped = initializer.setup_transfer_learning(target, checkpoints.path)
+    skipped = initializer.setup_transfer_learning(target, path)
 
     second_layer = [name for name in tiny_model.state_dict() if ".h.1." in name]
     assert skipped == ["transformer.wte.weight", "transformer.wpe.weight", *second_layer, "lm_head.weight"]
@@ -308,13 +295,11 @@ def test_transfer_leaves_out_what_does_not_fit(
 # a second model
 
 
-def test_an_unmasking_model_is_frozen_and_evaluates(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT
-) -> None:
+def test_an_unmasking_model_is_frozen_and_evaluates(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
     dropping = GPT(replace(tiny_model.config, dropout=0.5))
-    state = save(checkpoints, dropping, dropout=0.5)
+    state = save(path, dropping, dropout=0.5)
 
-    model = initializer.load_unmasking_model(checkpoints.path, vocab_size=17, block_size=9)
+    model = initializer.load_unmasking_model(path, vocab_size=17, block_size=9)
 
     assert equal(model, state)
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
@@ -324,15 +309,15 @@ def test_an_unmasking_model_is_frozen_and_evaluates(
 
 @pytest.mark.parametrize(("vocab_size", "block_size"), [(18, 16), (16, 16), (17, 17)])
 def test_an_unmasking_model_that_does_not_fit_is_refused(
-    initializer: ModelInitializer, checkpoints: CheckpointManager, tiny_model: GPT, vocab_size: int, block_size: int
+    initializer: ModelInitializer, path: Path, tiny_model: GPT, vocab_size: int, block_size: int
 ) -> None:
-    save(checkpoints, tiny_model)
+    save(path, tiny_model)
 
     with pytest.raises(CheckpointError) as error:
-        initializer.load_unmasking_model(checkpoints.path, vocab_size, block_size)
+        initializer.load_unmasking_model(path, vocab_size, block_size)
 
     assert str(error.value) == (
-        f"{checkpoints.path} has vocab_size=17 and block_size=16, wanted {vocab_size} and at least {block_size}"
+        f"{path} has vocab_size=17 and block_size=16, wanted {vocab_size} and at least {block_size}"
     )
 
 

@@ -94,3 +94,31 @@ def test_state_is_kept_under_nanogpts_keys() -> None:
     assert list(state["model"]) == ["weight", "bias"]
     assert state["model"]["weight"].data_ptr() == model.weight.data_ptr()
     assert state["optimizer"] == optimizer.state_dict()
+
+
+def test_the_norm_alone_leaves_the_gradients_as_they_are() -> None:
+    weights = [torch.zeros(size, requires_grad=True) for size in (2, 1, 3)]
+    weights[0].grad, weights[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0])  # the third is frozen
+
+    assert Replicated(distributed=False, device=CPU).norm(iter(weights)).item() == 13.0
+    assert weights[0].grad.tolist() == [3, 4] and weights[1].grad.tolist() == [12]
+
+
+@pytest.mark.usefixtures("process_group")
+def test_weights_loaded_later_are_the_masters_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank seeds its own way: a model made again on all of them is another one on each."""
+    sent = []
+
+    def broadcast(tensor: torch.Tensor, src: int) -> None:
+        sent.append((tuple(tensor.shape), src))
+        tensor.fill_(7.0)
+
+    monkeypatch.setattr(dist, "broadcast", broadcast)
+    model = nn.Linear(3, 2)
+
+    Replicated(distributed=False, device=CPU).take_masters(model)
+    assert sent == []
+    Replicated(distributed=True, device=CPU).take_masters(model)
+
+    assert sent == [((2, 3), 0), ((2,), 0)]
+    assert all(bool(parameter.eq(7).all()) for parameter in model.parameters())

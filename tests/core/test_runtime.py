@@ -2,12 +2,15 @@
 
 import contextlib
 import logging
+import random
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -225,7 +228,7 @@ def test_only_the_master_computes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Runtime(device="cpu").from_master(compute)
 
-    assert received == [([None], 0)]
+    assert received == [([None, None], 0)]
 
 
 def test_random_state_is_continued_where_it_was_found() -> None:
@@ -236,7 +239,7 @@ def test_random_state_is_continued_where_it_was_found() -> None:
     run.set_rng_state(state)
 
     assert torch.equal(torch.rand(5), first[0]) and torch.equal(torch.randint(100, (5,)), first[1])
-    assert list(state) == ["cpu"]
+    assert list(state) == ["cpu", "python", "numpy"]
 
 
 # a machine with GPUs, as far as one without can tell
@@ -266,3 +269,91 @@ def test_several_processes_do_not_fall_back_to_mps(monkeypatch: pytest.MonkeyPat
 def test_cpu_autocast_is_for_bfloat16_alone() -> None:
     assert isinstance(Runtime(device="cpu", dtype="float16", cpu_autocast=True).autocast, nullcontext)
     assert isinstance(Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True).autocast, torch.amp.autocast)
+
+
+# random generators of every kind
+
+
+def draw_everywhere() -> list[Any]:
+    return [torch.rand(3).tolist(), random.random(), random.gauss(0, 1), np.random.rand(2).tolist(), np.random.randn()]
+
+
+def test_every_kind_of_random_generator_goes_on_where_it_was_saved() -> None:
+    with Runtime(device="cpu") as run:
+        draw_everywhere()
+        state = run.rng_state()
+        drawn = draw_everywhere()
+
+        run.set_rng_state(state)
+
+        assert draw_everywhere() == drawn
+
+
+def test_the_saved_state_is_plain_enough_for_a_checkpoint(tmp_path: Path) -> None:
+    with Runtime(device="cpu") as run:
+        torch.save(run.rng_state(), tmp_path / "rng.pt")
+        drawn = draw_everywhere()
+
+        run.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+
+        assert draw_everywhere() == drawn
+
+
+def test_every_kind_is_seeded() -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        draw_everywhere()
+        with Runtime(device="cpu", seed=seed):
+            drawn.append(draw_everywhere())
+
+    assert drawn[0] == drawn[1]
+    assert all(ours != theirs for ours, theirs in zip(drawn[0], drawn[2], strict=True))
+
+
+def test_draws_in_isolation_start_from_the_seed_and_leave_no_trace() -> None:
+    with Runtime(device="cpu") as run:
+        draw_everywhere()
+        state = run.rng_state()
+        expected = draw_everywhere()
+        run.set_rng_state(state)
+
+        with run.isolated_rng():
+            first = draw_everywhere()
+        with pytest.raises(ZeroDivisionError), run.isolated_rng():
+            assert draw_everywhere() == first
+            _ = 1 / 0
+
+        assert draw_everywhere() == expected
+
+
+# flags and errors on all ranks
+
+
+def test_flags_are_made_once_and_never_changed() -> None:
+    run = Runtime(device="cpu")
+
+    assert (run.flag(True).item(), run.flag(False).item()) == (1, 0)
+    assert run.flag(True) is run.flag(True)
+    assert run.flag(True).dtype == torch.int32
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_fails_on_the_master_fails_on_every_rank(alone: bool, request: pytest.FixtureRequest) -> None:
+    run = Runtime(device="cpu") if alone else request.getfixturevalue("group_of_one")
+
+    def fail() -> None:
+        raise ConfigError("out_dir is in use")
+
+    with pytest.raises(ConfigError, match="^out_dir is in use$"):
+        run.from_master(fail)
+
+
+def test_another_rank_raises_what_the_master_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broadcast(box: list[Any], src: int) -> None:
+        box[:] = [None, ConfigError("out_dir is in use")]
+
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
+    launched(monkeypatch, rank=1, world_size=2)
+
+    with pytest.raises(ConfigError, match="^out_dir is in use$"):
+        Runtime(device="cpu").from_master(lambda: pytest.fail("computed on rank 1"))

@@ -46,6 +46,7 @@ def training_step(model: nn.Module, objective: Objective | None = None, **change
         autocast=nullcontext(),
         grad_sync=lambda last: nullcontext(),
         clip=nn.utils.clip_grad_norm_,
+        norm=lambda parameters: nn.utils.get_total_norm([parameter.grad for parameter in parameters]),
         gradient_accumulation_steps=3,
         grad_clip=0.0,
     )
@@ -260,3 +261,113 @@ def test_an_update_whose_scaled_gradients_overflow_is_left_out() -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
     assert scaler.get_scale() == 2.0**126
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+# updates that are left out
+
+
+def says(unsound: int) -> Any:
+    return lambda loss, grad_norm, metrics: torch.tensor(unsound, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_unsound_update_changes_neither_weights_nor_optimizer(fused: bool, grad_clip: float) -> None:
+    """A fused optimizer leaves it out on the device; for the others the step looks at the flag."""
+    model = Line()
+    step = training_step(
+        model, optimizer=torch.optim.AdamW(model.parameters(), lr=LR, fused=fused), grad_clip=grad_clip
+    )
+    assert step.skips_on_device is fused
+    step.execute_step(says(0))
+    before, state = values(model), step.optimizer.state_dict()["state"]
+    moments = {key: {name: value.clone() for name, value in part.items()} for key, part in state.items()}
+
+    step.execute_step(says(1))
+
+    assert all(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
+    after = step.optimizer.state_dict()["state"]
+    assert all(torch.equal(moments[key][name], value) for key in after for name, value in after[key].items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert step.updates == 2
+    step.execute_step(says(0))
+    assert not any(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
+
+
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_sound_update_is_the_same_to_the_bit_whether_anybody_asks_or_not(fused: bool, grad_clip: float) -> None:
+    weights = []
+    for agree in (None, says(0)):
+        torch.manual_seed(3)
+        model = Line()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=fused)
+        step = training_step(model, optimizer=optimizer, grad_clip=grad_clip)
+        for _ in range(3):
+            step.execute_step(agree)
+        weights.append(values(model))
+
+    assert all(torch.equal(alone, asked) for alone, asked in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize("grad_clip", [0.0, 1e-3])
+def test_the_ranks_are_told_loss_norm_and_metrics_before_the_update(grad_clip: float) -> None:
+    model, heard = Line(), []
+    before = values(model)
+
+    def agree(loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]) -> torch.Tensor:
+        assert all(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
+        heard.append((loss, grad_norm, metrics))
+        return torch.tensor(0)
+
+    events: list[str] = []
+    step = training_step(model, Spelled(events), grad_clip=grad_clip)
+    step.prefetch()
+    result = step.execute_step(agree)
+
+    ((loss, grad_norm, metrics),) = heard
+    with torch.no_grad():
+        for parameter, old in zip(model.parameters(), before, strict=True):
+            parameter.copy_(old)
+        shares = [model(*batch)[1] / 3 for batch in step.get_batch.drawn[:3]]  # type: ignore[attr-defined]
+    assert torch.equal(loss, torch.stack(shares).sum()) and torch.equal(result.loss, shares[2])
+    assert not loss.requires_grad
+    assert metrics == {"calls": 3}
+    assert grad_norm > 0.1  # of the gradients before clipping
+    assert result.grad_norm is (grad_norm if grad_clip else None)
+
+
+@pytest.mark.parametrize("grad_clip", [0.0, 1.0])
+def test_loss_scaling_goes_on_after_an_update_that_was_left_out(grad_clip: float) -> None:
+    model = Line()
+    scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=2.0**10)
+    step = training_step(
+        model, optimizer=torch.optim.AdamW(model.parameters(), fused=True), scaler=scaler, grad_clip=grad_clip
+    )
+    assert not step.skips_on_device  # its own flag and the scaler's cannot be given at once
+    before = values(model)
+
+    step.execute_step(says(1))
+    assert all(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
+    step.execute_step(says(0))
+    assert not any(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
+
+
+@pytest.mark.parametrize(("updates", "drawn"), [(0, 1), (1, 4), (2, 7)])
+def test_batches_are_left_out_by_whole_updates(updates: int, drawn: int) -> None:
+    batches = Batches()
+    step = training_step(Line(), get_batch=batches, gradient_accumulation_steps=3)
+    step.prefetch()
+
+    step.leave_out(updates)
+
+    assert len(batches.drawn) == drawn
+    assert step.batch is batches.drawn[-1]
+
+
+def test_the_last_batch_that_was_used_is_at_hand() -> None:
+    batches = Batches()
+    step = training_step(Line(), get_batch=batches, gradient_accumulation_steps=3)
+    step.execute_step()
+
+    assert step.used is batches.drawn[2]

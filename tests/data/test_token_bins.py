@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,76 @@ def test_large_ids_keep_their_sign(tmp_path: Path) -> None:
         np.full(20, 65535, dtype=np.uint16).tofile(tmp_path / f"{split}.bin")
 
     assert bins(tmp_path).get_batch("val")[0].unique().tolist() == [65535]
+
+
+# what is saved
+
+
+def test_the_starts_of_the_last_batch_are_known_by_split(tiny_bins: Path) -> None:
+    source = bins(tiny_bins)
+    assert source.starts == {} and source.state_dict() == {"starts": []}
+    tokens = np.fromfile(tiny_bins / "train.bin", dtype=np.uint16).astype(int).tolist()
+
+    source.get_batch("train")
+    inputs, _ = source.get_batch("train")
+    starts = source.state_dict()["starts"]
+    source.get_batch("val")
+
+    assert inputs.tolist() == [tokens[start : start + 16] for start in starts]
+    assert source.state_dict() == {"starts": starts} and source.starts["train"] == starts
+    assert len(source.starts["val"]) == 4 and source.starts["val"] != starts
+
+
+def test_the_starts_are_taken_over_from_a_checkpoint(tiny_bins: Path, tmp_path: Path) -> None:
+    source, other = bins(tiny_bins), bins(tiny_bins)
+    source.get_batch("train")
+    torch.save(source.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+
+    assert other.starts == {"train": source.starts["train"]}
+
+
+def test_a_fingerprint_is_the_contents_and_not_the_places(tiny_bins: Path, tmp_path: Path) -> None:
+    found = bins(tiny_bins).fingerprint()
+    shutil.copytree(tiny_bins, tmp_path / "copy")
+
+    assert len(found) == 16 and set(found) <= set("0123456789abcdef")
+    assert bins(tmp_path / "copy", block_size=8, batch_size=2).fingerprint() == found
+    for path in (tiny_bins / "train.bin", tiny_bins / "val.bin"):
+        whole = path.read_bytes()
+        for changed in (whole[:-2], whole + b"\0\0", whole[:100] + b"\1" + whole[101:], whole[:-1] + b"\1"):
+            path.write_bytes(changed)
+            assert bins(tiny_bins).fingerprint() != found
+        path.write_bytes(whole)
+    assert bins(tiny_bins).fingerprint() == found
+
+
+def test_a_fingerprint_of_a_large_file_reads_samples_of_all_of_it(tiny_bins: Path) -> None:
+    """32 GB with nothing in them but holes: they could not be read whole in the time a test has."""
+    size = 2**35
+    with open(tiny_bins / "train.bin", "r+b") as file:
+        file.truncate(size)
+        found = bins(tiny_bins).fingerprint()
+        for place in (2**20 - 1, size // 64 * 5 + 4095, size // 64 * 63, size - 2**20, size - 1):
+            file.seek(place)
+            file.write(b"\1")
+            file.flush()
+            now = bins(tiny_bins).fingerprint()
+            assert now != found
+            found = now
+
+
+def test_a_fingerprint_knows_the_sizes(tiny_bins: Path) -> None:
+    """Of files whose samples are all alike."""
+    found = set()
+    for name in ("train.bin", "val.bin"):
+        for size in (2**24, 2**24 + 2):
+            for path in (tiny_bins / "train.bin", tiny_bins / "val.bin"):
+                path.write_bytes(b"")
+                os.truncate(path, size if path.name == name else 2**23)
+            found.add(bins(tiny_bins).fingerprint())
+
+    assert len(found) == 4
 
 
 # the vocabulary

@@ -2,7 +2,10 @@
 
 import io
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ import torch
 import core
 import extras
 from config.options import Options
+from core.checkpoint_manager import Found
 from extras.progress_bar import ProgressBar
 
 
 @pytest.fixture
-def run() -> core.Runtime:
-    return core.Runtime(device="cpu")
+def run() -> Iterator[core.Runtime]:
+    with core.Runtime(device="cpu") as run:
+        yield run
 
 
 @pytest.fixture
@@ -39,8 +44,9 @@ def test_by_default_there_is_nothing_but_nanogpts_way_and_a_file_of_metrics(
     objective = extras.objective(options)
     assert type(objective) is core.LanguageModeling and objective.loss_modifier is None
     assert extras.callbacks(options) == []
+    assert extras.eval_rng(options, run) is nullcontext
 
-    loggers = extras.loggers(options, run)
+    loggers = extras.loggers(options, run, {})
     close(loggers)
     (logger,) = loggers
     assert isinstance(logger, core.JsonlLogger) and logger.path == tmp_path / "metrics.jsonl"
@@ -52,7 +58,7 @@ def test_only_the_master_has_loggers_and_a_bar(
     run.is_master = False
     monkeypatch.setattr(sys, "stderr", Terminal())
 
-    assert extras.loggers(options, run) == []
+    assert extras.loggers(options, run, {}) == []
     assert extras.progress(options, run) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -62,7 +68,7 @@ def test_wandb_that_is_not_installed_is_warned_of_and_left_out(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
 
-    loggers = extras.loggers(options.model_copy(update={"wandb_log": True}), run)
+    loggers = extras.loggers(options.model_copy(update={"wandb_log": True}), run, {})
     close(loggers)
 
     assert [type(logger) for logger in loggers] == [core.JsonlLogger]
@@ -75,37 +81,119 @@ def test_wandb_that_cannot_start_is_warned_of_and_left_out(
     options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Refusing:
-        def __init__(self, *_: Any) -> None:
+        def __init__(self, *_: Any, **__: Any) -> None:
             raise RuntimeError("the service did not start")
 
     monkeypatch.setattr(core, "WandBLogger", Refusing)
 
-    loggers = extras.loggers(options.model_copy(update={"wandb_log": True}), run)
+    loggers = extras.loggers(options.model_copy(update={"wandb_log": True}), run, {})
     close(loggers)
 
     assert [type(logger) for logger in loggers] == [core.JsonlLogger]
     assert caplog.messages == ["wandb could not be started, going on without it (the service did not start)"]
 
 
-def test_wandb_gets_nanogpts_names_and_every_option(
-    options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", [None, {"run_id": "abc", "step": 3}])
+def test_wandb_gets_nanogpts_names_every_option_and_the_run_to_go_on_with(
+    options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any] | None
 ) -> None:
     given = []
 
     class Keeping(core.Logger):
-        def __init__(self, *arguments: Any) -> None:
-            given.append(arguments)
+        def __init__(self, *arguments: Any, saved: dict[str, Any] | None = None) -> None:
+            given.append((*arguments, saved))
 
         log_step = log_eval = lambda self, metrics: None
 
     monkeypatch.setattr(core, "WandBLogger", Keeping)
     asked = options.model_copy(update={"wandb_log": True, "wandb_run_name": "mine"})
-    loggers = extras.loggers(asked, run)
+    loggers = extras.loggers(asked, run, {"JsonlLogger": {"offset": 7}} | ({"WandBLogger": state} if state else {}))
     close(loggers)
 
     assert type(loggers[1]) is Keeping
-    assert given == [("owt", "mine", asked.model_dump(), options.out_dir, 0)]
+    assert given == [("owt", "mine", asked.model_dump(), options.out_dir, 0, state)]
     assert json.loads(json.dumps(given[0][2]))["learning_rate"] == 6e-4
+
+
+def test_evaluations_have_a_random_stream_of_their_own_where_asked(options: Options, run: core.Runtime) -> None:
+    assert extras.eval_rng(options.model_copy(update={"eval_rng": "isolated"}), run) == run.isolated_rng
+
+
+# the run folder
+
+
+@pytest.fixture
+def checkpoints(options: Options) -> core.CheckpointManager:
+    return core.CheckpointManager(options.out_dir)
+
+
+def saved(checkpoints: core.CheckpointManager) -> Found:
+    """Leave a former run in its folder, and return its checkpoint."""
+    notes = {"iter_num": 3, "val_loss": 2.0, "healthy": True}
+    checkpoints.save(lambda path: torch.save({"model": {}, "model_args": {}}, path), notes)
+    return checkpoints.load()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_a_run_has_its_folder_to_itself_until_it_ends(
+    options: Options, checkpoints: core.CheckpointManager, tmp_path: Path
+) -> None:
+    with core.Runtime(device="cpu") as run:
+        extras.claim_out_dir(options, run, checkpoints, None)
+        assert names(tmp_path) == [".lock"]
+        assert not free(tmp_path)
+    assert free(tmp_path)
+
+
+def free(folder: Path) -> bool:
+    """Ask from another process, as locks are between processes."""
+    program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    done = subprocess.run([sys.executable, "-c", program, folder / ".lock"], capture_output=True, text=True)
+    assert done.returncode == 0 or "BlockingIOError" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+def test_a_start_afresh_moves_the_former_run_aside(
+    options: Options, run: core.Runtime, checkpoints: core.CheckpointManager, tmp_path: Path
+) -> None:
+    saved(checkpoints)
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "notes.txt").touch()
+
+    extras.claim_out_dir(options, run, checkpoints, None)
+
+    former = ["ckpt-000001.json", "ckpt-000001.pt", "ckpt.pt", "metrics.jsonl"]
+    assert names(tmp_path) == [".lock", "notes.txt", *(f"previous-1/{name}" for name in former)]
+
+
+def test_a_resume_leaves_the_former_run_where_it_is_and_ckpt_pt_what_it_was_to_be(
+    options: Options, run: core.Runtime, checkpoints: core.CheckpointManager, tmp_path: Path
+) -> None:
+    found = saved(checkpoints)
+    checkpoints.path.unlink()  # as if the process had been killed before it made that name
+
+    extras.claim_out_dir(options, run, checkpoints, found)
+
+    assert names(tmp_path) == [".lock", "ckpt-000001.json", "ckpt-000001.pt", "ckpt.pt"]
+    assert checkpoints.path.samefile(found.path)
+
+
+def test_an_evaluation_alone_touches_no_folder_and_keeps_no_metrics(
+    options: Options, run: core.Runtime, tmp_path: Path
+) -> None:
+    asked = options.model_copy(update={"eval_only": True, "out_dir": str(tmp_path / "out")})
+
+    extras.claim_out_dir(asked, run, core.CheckpointManager(asked.out_dir), None)
+
+    assert extras.loggers(asked, run, {}) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+# the progress bar
 
 
 class Terminal(io.StringIO):

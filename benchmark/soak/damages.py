@@ -1,0 +1,499 @@
+"""
+Damage the newest checkpoint of a run: it is noticed, an older one takes its place, and the run comes to the same end.
+
+A run is stopped in the middle, once. Every trial copies its folder and damages the newest checkpoint, or the two
+newest, in one of many ways; what the damage left whole is told by the bytes, not by the code that is on trial.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import logging
+import os
+import pickle
+import random
+import shutil
+import signal
+import stat
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmark.soak.campaign import (
+    OUT,
+    Campaign,
+    in_child,
+    last_words,
+    tiny_argv,
+    train,
+    undisturbed_hash,
+    write_tiny_data,
+)
+from core.callback import Callback
+from core.checkpoint_manager import CheckpointManager, Found
+from tools.run_hash import run_hash, update
+
+ARGV = tiny_argv(save_interval=2, keep_last=3)
+STOPS = (8, 10)  # at 8, after an evaluation, the newest checkpoint is ckpt.pt as well; at 10 the one before is
+FOREIGN_AT = 2  # the iteration from which another program's checkpoint goes on
+MARK = "code-was-run"  # the file that hostile checkpoints try to make
+
+
+class Stopped(NamedTuple):
+    """A run that was killed right after a save: the files in its folder by name, ckpt.pt left out."""
+
+    files: dict[str, bytes]
+    newest: int  # number of the newest checkpoint
+    linked: int  # number of the one that is ckpt.pt
+    foreign: bytes  # a checkpoint of the same kind, that says it is of another run
+
+    def contents(self) -> dict[str, int]:
+        """Return the numbers of the checkpoints by the checksums of their contents."""
+        return {_sha256(self.files[_pt(number)]): number for number in self.numbers()}
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the checkpoints, the oldest first."""
+        return [number for number in range(1, self.newest + 1) if _pt(number) in self.files]
+
+    def write(self, out: Path, links: bool) -> None:
+        """Copy the folder: with links, as `cp -a` does, ckpt.pt is another name of a file, else a copy."""
+        out.mkdir()
+        for name, content in self.files.items():
+            (out / name).write_bytes(content)
+        if links:
+            os.link(out / _pt(self.linked), out / "ckpt.pt")
+        else:
+            (out / "ckpt.pt").write_bytes(self.files[_pt(self.linked)])
+
+    def is_whole(self, out: Path, number: int) -> bool:
+        """Tell whether a checkpoint and its manifest are files that hold what they held."""
+        names = (_pt(number), _json(number))
+        return all(_is_plain(out / name) and (out / name).read_bytes() == self.files.get(name) for name in names)
+
+
+class Victim(NamedTuple):
+    """A checkpoint that is to be damaged."""
+
+    draw: random.Random
+    out: Path  # the run folder
+    number: int
+    other: int  # an older checkpoint's number
+    stopped: Stopped
+
+    @property
+    def pt(self) -> Path:
+        """Its content."""
+        return self.out / _pt(self.number)
+
+    @property
+    def json(self) -> Path:
+        """Its manifest."""
+        return self.out / _json(self.number)
+
+
+# damage
+
+
+def flipped(victim: Victim) -> None:
+    """Flip some bits of the content."""
+    _flip(victim.draw, victim.pt)
+
+
+def manifest_flipped(victim: Victim) -> None:
+    """Flip some bits of the manifest."""
+    _flip(victim.draw, victim.json)
+
+
+def manifest_says_otherwise(victim: Victim) -> None:
+    """Flip bits of the manifest so that it can still be read, and says something else."""
+    content = victim.json.read_bytes()
+    while True:
+        _flip(victim.draw, victim.json)
+        with suppress(ValueError):
+            if json.loads(victim.json.read_bytes()) != json.loads(content):
+                return
+        _overwrite(victim.json, content)
+
+
+def cut_short(victim: Victim) -> None:
+    """Cut the content short."""
+    os.truncate(victim.pt, victim.draw.choice([0, victim.draw.randrange(victim.pt.stat().st_size)]))
+
+
+def manifest_cut_short(victim: Victim) -> None:
+    """Cut the manifest short, by more than its last newline."""
+    os.truncate(victim.json, victim.draw.choice([0, victim.draw.randrange(victim.json.stat().st_size - 1)]))
+
+
+def lengthened(victim: Victim) -> None:
+    """Add to the end of the content."""
+    with open(victim.pt, "ab") as file:
+        file.write(victim.draw.randbytes(victim.draw.randint(1, 5000)))
+
+
+def block_lost(victim: Victim) -> None:
+    """Have a block of zeros where the disk lost what was there."""
+    size = victim.pt.stat().st_size
+    content = bytearray(victim.pt.read_bytes())
+    start = victim.draw.randrange(size // 512) * 512
+    content[start : start + 512] = bytes(len(content[start : start + 512]))
+    if bytes(content) == victim.pt.read_bytes():  # it was zeros before
+        content[start] = 1
+    _overwrite(victim.pt, bytes(content))
+
+
+def swapped(victim: Victim) -> None:
+    """Swap the contents' names with an older checkpoint's."""
+    _swap(victim.pt, victim.out / _pt(victim.other))
+
+
+def manifests_swapped(victim: Victim) -> None:
+    """Swap the manifests' names with an older checkpoint's."""
+    _swap(victim.json, victim.out / _json(victim.other))
+
+
+def manifest_of_another(victim: Victim) -> None:
+    """Put a copy of an older checkpoint's manifest in the place of the manifest."""
+    shutil.copyfile(victim.out / _json(victim.other), victim.json)
+
+
+def older_in_place(victim: Victim) -> None:
+    """Write an older content over the content."""
+    _overwrite(victim.pt, victim.stopped.files[_pt(victim.other)])
+
+
+def manifest_lost(victim: Victim) -> None:
+    """Remove the manifest."""
+    victim.json.unlink()
+
+
+def content_lost(victim: Victim) -> None:
+    """Remove the content."""
+    victim.pt.unlink()
+
+
+def folder_instead(victim: Victim) -> None:
+    """Put a folder in the place of the content, empty or with the content in it."""
+    content = victim.pt.read_bytes()
+    victim.pt.unlink()
+    victim.pt.mkdir()
+    if victim.draw.random() < 0.5:
+        (victim.pt / victim.pt.name).write_bytes(content)
+
+
+def manifest_a_folder(victim: Victim) -> None:
+    """Put a folder in the place of the manifest."""
+    victim.json.unlink()
+    victim.json.mkdir()
+
+
+def symlink_instead(victim: Victim) -> None:
+    """Put a symbolic link in the place of the content: to the same outside of the folder, to an older, to nothing."""
+    outside = victim.out.parent / "moved.pt"
+    os.replace(victim.pt, outside)
+    victim.pt.symlink_to(victim.draw.choice([outside, victim.out / _pt(victim.other), victim.out / "nothing.pt"]))
+
+
+def manifest_a_symlink(victim: Victim) -> None:
+    """Put a symbolic link to the same manifest, outside of the folder, in the manifest's place."""
+    outside = victim.out.parent / "moved.json"
+    os.replace(victim.json, outside)
+    victim.json.symlink_to(outside)
+
+
+def noise(victim: Victim) -> None:
+    """Put a file of noise, as long, in the place of the content."""
+    _exchange(victim.pt, victim.draw.randbytes(victim.pt.stat().st_size))
+
+
+def noise_in_place(victim: Victim) -> None:
+    """Write noise over the content."""
+    _overwrite(victim.pt, victim.draw.randbytes(victim.pt.stat().st_size))
+
+
+def manifest_noise(victim: Victim) -> None:
+    """Write noise over the manifest."""
+    _overwrite(victim.json, victim.draw.randbytes(victim.json.stat().st_size))
+
+
+def hostile(victim: Victim) -> None:
+    """Put a file that runs code when it is unpickled in the place of the content."""
+    _exchange(victim.pt, _hostile(victim))
+
+
+def hostile_in_place(victim: Victim) -> None:
+    """Write a file that runs code when it is unpickled over the content."""
+    _overwrite(victim.pt, _hostile(victim))
+
+
+def manifest_points_outside(victim: Victim) -> None:
+    """Let the manifest name a file outside of the folder, with that file's own checksum."""
+    outside = victim.out.parent / "x.pt"
+    outside.write_bytes(victim.stopped.foreign)
+    name = victim.draw.choice(["../x.pt", str(outside), "/etc/passwd", f"../{OUT}/{victim.pt.name}"])
+    path = victim.out / name
+    content = path.read_bytes() if path.is_file() else b""
+    manifest = {**json.loads(victim.json.read_bytes()), "file": name, "bytes": len(content), "sha256": _sha256(content)}
+    _overwrite(victim.json, json.dumps(manifest, indent=1).encode())
+
+
+def overwritten_by_another(victim: Victim) -> None:
+    """Write another run's checkpoint over ckpt.pt, as nanoGPT does: that is no damage, and comes first."""
+    _overwrite(victim.out / "ckpt.pt", victim.stopped.foreign)
+
+
+EXCHANGES: list[Callable[[Victim], None]] = [swapped, manifests_swapped]
+KINDS: list[Callable[[Victim], None]] = [
+    flipped, manifest_flipped, manifest_says_otherwise, cut_short, manifest_cut_short, lengthened, block_lost,
+    *EXCHANGES, manifest_of_another, older_in_place, manifest_lost, content_lost, folder_instead, manifest_a_folder,
+    symlink_instead, manifest_a_symlink, noise, noise_in_place, manifest_noise, hostile, hostile_in_place,
+    manifest_points_outside, overwritten_by_another,
+]  # fmt: skip
+
+
+# one trial
+
+
+def trial(seed: int, folder: Path) -> dict[str, Any]:
+    """Damage the newest checkpoint of a stopped run in one way, sometimes the one before as well, and go on."""
+    draw = random.Random(seed)
+    stopped = stopped_run(draw.choice(STOPS))
+    write_tiny_data(folder)
+    links = draw.random() < 0.75
+    stopped.write(folder / OUT, links)
+    kinds = damage(draw, KINDS[seed % len(KINDS)], folder / OUT, stopped)
+    is_foreign = kinds[0] == overwritten_by_another.__name__
+    used = check_loading(folder / OUT, stopped, is_foreign)
+    before = _tree(folder)
+    end = in_child(lambda: train([*ARGV, "--init_from=auto"]), folder)
+    assert end == 0, f"{kinds}: the run ended with {end}: {last_words(folder)}"
+    assert run_hash(folder / OUT) == undisturbed_hash(ARGV), f"{kinds}: the run went on to another end, from {used}"
+    after = _tree(folder)
+    assert MARK not in after, f"{kinds}: code in a checkpoint was run"
+    for name in ("x.pt", "moved.pt", "moved.json"):
+        assert after.get(name) == before.get(name), f"{kinds}: {name}, outside of the run folder, was changed"
+    aside = folder / OUT / "ckpt.pt.foreign"
+    assert not is_foreign or aside.read_bytes() == stopped.foreign, "another program's checkpoint was lost"
+    return {"kinds": kinds, "links": links, "newest": stopped.newest, "used": used}
+
+
+def damage(draw: random.Random, kind: Callable[[Victim], None], out: Path, stopped: Stopped) -> list[str]:
+    """Damage the newest checkpoint in a run folder, and now and then the one before; return the kinds of damage."""
+    *_, third, second, newest = stopped.numbers()
+    if kind is overwritten_by_another or draw.random() < 0.75:
+        kind(Victim(draw, out, newest, draw.choice([second, third]), stopped))
+        return [kind.__name__]
+    other = draw.choice([kind for kind in KINDS if kind not in (*EXCHANGES, overwritten_by_another)])
+    kind(Victim(draw, out, newest, second, stopped))
+    with suppress(OSError):  # the first damage may have left nothing there to damage
+        other(Victim(draw, out, second, third, stopped))
+    return [kind.__name__, other.__name__]
+
+
+def check_loading(out: Path, stopped: Stopped, is_foreign: bool) -> str:
+    """See that the damage is noticed, that what is loaded is whole, and that looking changes nothing. Return its name.
+
+    What is loaded is as new as the newest that is whole; it may be newer, as ckpt.pt may be another name, or a copy, of
+    the newest without its manifest.
+    """
+    before = _tree(out.parent)
+    with _said() as said:
+        found = CheckpointManager(out).load()
+    whole = [number for number in stopped.numbers() if stopped.is_whole(out, number)]
+    if is_foreign:
+        assert found == (out / "ckpt.pt", None), f"{found.path.name} was loaded, not what another program put there"
+        assert not any(record.levelno >= logging.WARNING for record in said), f"called damaged: {_texts(said)}"
+    else:
+        assert whole and whole[-1] != stopped.newest, "nothing was damaged, or everything"
+        assert said, f"not noticed: {found.path.name} was loaded without a word"
+        _check_found(found, out, stopped, whole)
+        with _said():
+            healthy = CheckpointManager(out).load_healthy()
+            preferred = CheckpointManager(out).load(prefer_linked=True)
+        assert healthy and healthy.manifest, "no healthy checkpoint was found"
+        _check_found(healthy, out, stopped, whole)
+        _check_found(preferred, out, stopped, whole[:1])
+    assert _tree(out.parent) == before, "loading changed what is in the folder"
+    return found.path.name
+
+
+def _check_found(found: Found, out: Path, stopped: Stopped, whole: list[int]) -> None:
+    """See that a checkpoint is one of those that were saved, to the byte, and not older than the newest whole one."""
+    number = stopped.contents().get(_sha256(found.path.read_bytes()))
+    if number is None and found.manifest is None:  # damaged where no checksum of its own reaches: its tensors are whole
+        number = _number_by_values(found.path, stopped)
+    assert number, f"{found.path.name} was loaded, which is damaged"
+    assert number >= whole[-1], f"{found.path.name} (number {number}) was loaded, but {_pt(whole[-1])} is whole"
+    if found.manifest is not None:
+        right = json.loads(stopped.files[_json(number)])
+        names = (_pt(number), "ckpt.pt")
+        assert found.path.name in names, f"{found.path.name} was loaded, which holds checkpoint {number}"
+        wrong = [key for key, value in found.manifest.items() if right.get(key) != value]
+        assert not wrong, f"the manifest of {found.path.name} is not what it was: {wrong}"
+
+
+# a run that was stopped
+
+
+@functools.cache
+def stopped_run(iter_num: int) -> Stopped:
+    """Return a run that was killed right after the checkpoint of this iteration."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_tiny_data(folder)
+        end = in_child(lambda: train(ARGV, [_KillAfterSave(iter_num)]), folder)
+        assert end == -signal.SIGKILL, f"the run to be stopped ended with {end}: {last_words(folder)}"
+        out = folder / OUT
+        files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+        linked = next(path for path in out.glob("ckpt-*.pt") if path.samefile(out / "ckpt.pt"))
+        manifests = [json.loads(path.read_bytes()) for path in sorted(out.glob("ckpt-*.json"))]
+        start = next(manifest for manifest in manifests if manifest["iter_num"] >= FOREIGN_AT)
+        foreign = torch.load(out / start["file"], weights_only=True)
+    del files["ckpt.pt"]
+    buffer = io.BytesIO()
+    torch.save({**foreign, "run": "another"}, buffer)
+    return Stopped(files, manifests[-1]["sequence"], int(linked.stem.split("-")[1]), buffer.getvalue())
+
+
+class _KillAfterSave(Callback):
+    def __init__(self, iter_num: int) -> None:
+        self.iter_num = iter_num
+
+    def on_checkpoint(self, trainer: Any, path: Path) -> None:
+        if trainer.iter_num == self.iter_num:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+# small tools
+
+
+def _pt(number: int) -> str:
+    return f"ckpt-{number:06d}.pt"
+
+
+def _json(number: int) -> str:
+    return f"ckpt-{number:06d}.json"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _flip(draw: random.Random, path: Path) -> None:
+    """Flip 1 to 8 different bits of a file, in place."""
+    content = bytearray(path.read_bytes())
+    for bit in draw.sample(range(8 * len(content)), draw.randint(1, min(8, 8 * len(content)))):
+        content[bit // 8] ^= 1 << bit % 8
+    _overwrite(path, bytes(content))
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Write into the file that is there, under all of its names."""
+    with open(path, "r+b") as file:
+        file.truncate(0)
+        file.write(content)
+
+
+def _exchange(path: Path, content: bytes) -> None:
+    """Put another file under a name; other names of the old one keep it."""
+    aside = path.with_name("aside")
+    aside.write_bytes(content)
+    os.replace(aside, path)
+
+
+def _swap(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    os.replace(one, aside)
+    os.replace(other, one)
+    os.replace(aside, other)
+
+
+class _Hostile:
+    """Makes the file MARK in the run's folder when it is unpickled by a reader that trusts it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self.path, "w")
+
+
+def _hostile(victim: Victim) -> bytes:
+    """Return a checkpoint, or a bare pickle, that runs code."""
+    checkpoint = {"model": {"a": _Hostile(victim.out.parent / MARK)}, "model_args": {}, "iter_num": 1}
+    if victim.draw.random() < 0.5:
+        return pickle.dumps(checkpoint, protocol=2)
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    return buffer.getvalue()
+
+
+def _number_by_values(path: Path, stopped: Stopped) -> int | None:
+    """Return the number of the checkpoint that has the same values as a file."""
+
+    def digest(file: Any) -> str:
+        found = hashlib.sha256()
+        update(found, torch.load(file, weights_only=True))
+        return found.hexdigest()
+
+    own = digest(path)
+    return next((number for number in stopped.numbers() if digest(io.BytesIO(stopped.files[_pt(number)])) == own), None)
+
+
+def _tree(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """Return all that is in a folder: by name, what it is, when it was last written, and what it holds."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+        found[str(path.relative_to(folder))] = (status.st_ino, status.st_mode, status.st_mtime_ns, _sha256(content))
+    return found
+
+
+@contextmanager
+def _said() -> Iterator[list[logging.LogRecord]]:
+    """Collect what is logged meanwhile."""
+    records: list[logging.LogRecord] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    log, collector = logging.getLogger("coregpt"), Collector()
+    level, propagate = log.level, log.propagate
+    log.addHandler(collector)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch has a word on the pickles that it refuses
+            yield records
+    finally:
+        log.removeHandler(collector)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+def _texts(records: list[logging.LogRecord]) -> str:
+    return "; ".join(record.getMessage() for record in records)
+
+
+def summary(records: list[dict[str, Any]]) -> str:
+    """Return in how many ways checkpoints were damaged, and what was used instead."""
+    kinds = {kind for record in records for kind in record["details"]["kinds"]}
+    twice = sum(len(record["details"]["kinds"]) > 1 for record in records)
+    linked = sum(record["details"]["used"] == "ckpt.pt" for record in records)
+    return f"{len(kinds)} kinds, {twice} x the two newest; ckpt.pt was used {linked} x, an older number otherwise"
+
+
+CAMPAIGN = Campaign("damages", 500, trial, summary)

@@ -1,0 +1,166 @@
+"""Preempt: SIGTERM in a step, an evaluation, a sample, a wait for data, a save: the run ends cleanly, with all kept."""
+
+import functools
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.soak.campaign import (
+    OUT,
+    Campaign,
+    last_words,
+    start,
+    start_ranks,
+    tiny_argv,
+    train,
+    undisturbed_hash,
+    wait,
+    write_tiny_data,
+)
+from benchmark.soak.kills import newest_manifest
+from benchmark.soak.signal_sender import PLACES, SIGNALS, Notes, Plan, SignalSender
+from core.errors import INTERRUPTED, TRY_AGAIN
+from tools.run_hash import run_hash
+
+LIMIT_S = 20.0  # within which a run ends that was asked to; a step and a save take a tenth of a second
+UPDATES = 14
+ANY_TIME, TIME_LIMIT = "any time", "time limit"  # beside PLACES
+NEVER = Plan(signal.SIGTERM)
+
+
+class Setup(NamedTuple):
+    """How a trial's run is started."""
+
+    argv: tuple[str, ...]
+    world_size: int
+
+
+class Baseline(NamedTuple):
+    """What the undisturbed run comes to."""
+
+    run_hash: str
+    seconds: float  # of wall clock
+    passages: list[dict[str, int]]  # by rank and place, how often it comes by
+
+
+def trial(seed: int, folder: Path) -> dict[str, Any]:
+    """Ask a run to stop, once or twice, let it go on and end, and compare."""
+    draw = random.Random(seed)
+    on = [draw.random() < 0.5 for _ in range(2)]
+    changes: dict[str, Any] = dict(save_interval=draw.randrange(4), always_save_checkpoint=on[0], async_save=on[1])
+    # with the higher learning rate evaluations find no lower loss, and lead to no save
+    changes |= {"eval_interval": draw.choice([1, 2, 4]), "learning_rate": draw.choice([1e-2, 0.3])}
+    setup = Setup(tuple(tiny_argv(init_from="auto", **changes)), 2 if draw.random() < 0.2 else 1)
+    write_tiny_data(folder)
+    place = TIME_LIMIT if seed % 20 == 19 else [*PLACES, ANY_TIME][seed % 6]
+    stops: list[dict[str, Any]] = []
+    for _ in range(draw.choice([1, 1, 2])):
+        while (stop := preempt(setup, folder, draw, place)) is None and not stops:
+            shutil.rmtree(folder / OUT)  # it had ended before: once more from the beginning
+        if stop is None:
+            break
+        stops.append(stop)
+    ends = wait(begin(setup, folder, NEVER, notes_for(setup)))
+    assert not any(ends), f"the last start ended with {ends}: {last_words(folder)}"
+    assert run_hash(folder / OUT) == baseline(setup).run_hash, "the run came to another end than the undisturbed one"
+    return {"place": place, "world_size": setup.world_size, **changes, "stops": stops}
+
+
+def preempt(setup: Setup, folder: Path, draw: random.Random, place: str) -> dict[str, Any] | None:
+    """Start the run, ask it to stop, and check how it ends; None where it had ended before it was asked."""
+    left = 1 - (newest_manifest(folder) or {"iter_num": 0})["iter_num"] / (UPDATES + 1)  # of the run, about
+    seconds = draw.random() * left * baseline(setup).seconds
+    plan, notes = make_plan(setup, draw, place, left), notes_for(setup)
+    limit = [f"--time_limit={seconds / 3600:.9f}"] if place == TIME_LIMIT else []
+    started = time.monotonic()
+    pids = begin(Setup((*setup.argv, *limit), setup.world_size), folder, plan, notes)
+    if place == ANY_TIME:
+        time.sleep(seconds)
+        for pid in pids if plan.everyone else [pids[plan.rank]]:
+            os.kill(pid, plan.number)
+    ends = wait(pids, LIMIT_S)
+    asked = [rank["noticed_at"] >= 0 for rank in notes]
+    if place == TIME_LIMIT:
+        asked = [end != 0 for end in ends]  # the limit may have passed on the rank that stops them all, and on no other
+    if not any(asked):
+        assert not any(ends), f"ended with {ends} before it was asked to stop: {last_words(folder)}"
+        return None
+    check_end(folder, notes, ends, asked, INTERRUPTED if plan.number == signal.SIGINT else TRY_AGAIN)
+    how = f"{place} {plan.at}" if plan.place else f"after {seconds:.3f} s"
+    who = "all" if plan.everyone else plan.rank
+    return {"signal": signal.Signals(plan.number).name, "how": how, "rank": who, "ends": ends,
+            "iter_num": notes[0]["iter_num"], "seconds": round(time.monotonic() - started, 2)}  # fmt: skip
+
+
+def make_plan(setup: Setup, draw: random.Random, place: str, left: float) -> Plan:
+    """Choose a signal, mostly SIGTERM, a rank that comes by the place, and the time it does.
+
+    left: share of the run that is still to be made
+    """
+    if place == TIME_LIMIT:
+        return NEVER
+    number = draw.choice([signal.SIGTERM] * 4 + [signal.SIGUSR1, signal.SIGINT])
+    passages = [rank.get(place, 1) for rank in baseline(setup).passages]
+    rank = draw.choice([rank for rank, times in enumerate(passages) if times])
+    at = draw.randint(1, max(1, round(left * passages[rank])))
+    return Plan(number, place if place in PLACES else "", at, rank, draw.random() < 0.5)
+
+
+def begin(setup: Setup, folder: Path, plan: Plan, notes: list[Notes]) -> list[int]:
+    """Start the run's processes, with signals held back until they are ready for them; return their numbers."""
+
+    def work() -> None:
+        sender = SignalSender(plan, notes)
+        sender.install()
+        train(setup.argv, [sender])
+
+    outside = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return start_ranks(work, setup.world_size, folder) if setup.world_size > 1 else [start(work, folder)]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, outside)
+
+
+def notes_for(setup: Setup) -> list[Notes]:
+    """Return empty notes of every rank."""
+    return [Notes() for _ in range(setup.world_size)]
+
+
+@functools.cache
+def baseline(setup: Setup) -> Baseline:
+    """Return what the undisturbed run comes to; made once for every setup. The hash is of a run without samples."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, notes = Path(name), notes_for(setup)
+        write_tiny_data(folder)
+        started = time.monotonic()
+        ends = wait(begin(setup, folder, NEVER, notes))
+        seconds = time.monotonic() - started
+        assert not any(ends), f"an undisturbed run ended with {ends}: {last_words(folder)}"
+        passages = [{place: rank[place] for place in PLACES} for rank in notes]
+        return Baseline(undisturbed_hash(setup.argv, setup.world_size), seconds, passages)
+
+
+def check_end(folder: Path, notes: list[Notes], ends: list[int], asked: list[bool], status: int) -> None:
+    """See that the run has ended soon after it was asked to, with all of it saved, on all ranks alike.
+
+    asked:  by rank, whether it was
+    status: with which a rank ends that was asked to stop before the run was over
+    """
+    over = notes[0]["iter_num"] == UPDATES
+    allowed = [{status} if one and not over else {0, status} for one in asked]
+    fits = all(end in those for end, those in zip(ends, allowed, strict=True)) and (over or status in ends)
+    assert fits, f"ended with {ends}, wanted {allowed}: {last_words(folder)}"
+    counts = [rank["iter_num"] for rank in notes]
+    assert len(set(counts)) == 1, f"the ranks stopped after {counts} updates"
+    saved = (newest_manifest(folder) or {"iter_num": 0})["iter_num"]
+    assert saved == counts[0], f"stopped after {counts[0]} updates, with {saved} saved"
+    late = [rank["begun"] - rank["noticed_at"] for rank in notes if rank["noticed_at"] >= 0]
+    assert max(late, default=0) <= 1, f"{late} updates were begun after it was asked to stop, wanted 1 at most"
+
+
+CAMPAIGN = Campaign("preemptions", 100, trial)

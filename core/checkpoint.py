@@ -1,0 +1,118 @@
+"""The checkpoint that this program reads and writes: one `torch.save` file, a dict with nanoGPT's keys."""
+
+from __future__ import annotations
+
+import functools
+import re
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from core.errors import CheckpointError
+from core.optimizer import load_optimizer_state
+
+if TYPE_CHECKING:
+    from core.checkpoint_manager import CheckpointManager
+
+WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into a parameter's name
+
+
+def load_checkpoint(path: str | Path, check: bool = True) -> dict[str, Any]:
+    """Read a checkpoint of ours or of nanoGPT's into CPU memory. Code hidden in it is refused, not run.
+
+    check: look at the file's own checksums, which torch does not; needless where a manifest's was just compared
+    """
+    checkpoint = _read(path, check)
+    checkpoint["model"] = handle_state_dict_prefixes(checkpoint["model"])
+    return checkpoint
+
+
+def identity(path: Path) -> tuple[str | None, int | None]:
+    """Return of which run, and of which iteration, a checkpoint says it is. Raises CheckpointError if it is none."""
+    checkpoint = _read(path, check=True, mapped=True)
+    run, iter_num = checkpoint.get("run"), checkpoint.get("iter_num")
+    return run if isinstance(run, str) else None, iter_num if isinstance(iter_num, int) else None
+
+
+def save_checkpoint(
+    checkpoints: CheckpointManager,
+    checkpoint: dict[str, Any],
+    notes: dict[str, Any],
+    *,
+    link: bool = True,
+    wait: bool = True,
+) -> Path | None:
+    """Write a checkpoint; see `CheckpointManager.save`."""
+    return checkpoints.save(functools.partial(torch.save, checkpoint), notes, link=link, wait=wait)
+
+
+def find_latest_checkpoint(out_dir: str | Path) -> Path:
+    """Return the newest good checkpoint in the folder of a run. Raises CheckpointError where there is none."""
+    from core.checkpoint_manager import CheckpointManager  # which needs this file to know a checkpoint when it sees one
+
+    return CheckpointManager(out_dir).load().path
+
+
+def reload_from_latest(
+    checkpoints: CheckpointManager, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Bring a model, wrapped or not, and its optimizer back to the newest healthy checkpoint, and return that."""
+    found = checkpoints.load_healthy()
+    if found is None:
+        raise CheckpointError(f"no healthy checkpoint in {checkpoints.out_dir}")
+    checkpoint = load_checkpoint(found.path, check=False)
+    try:
+        model.load_state_dict(handle_state_dict_prefixes(checkpoint["model"], like=model.state_dict()))
+    except RuntimeError as error:
+        raise CheckpointError(f"{found.path} does not fit the model: {error}") from None
+    load_optimizer_state(optimizer, checkpoint.get("optimizer"))
+    return checkpoint
+
+
+def handle_state_dict_prefixes(state: dict[str, Any], like: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the state under the names a plain model has, or under those of `like`, a wrapped model's state."""
+    names = {_without_prefixes(name): name for name in like or ()}
+    plain = {_without_prefixes(name): value for name, value in state.items()}
+    return {names.get(name, name): value for name, value in plain.items()}
+
+
+def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]:
+    """Return a checkpoint's dict. Raises CheckpointError with the reason why it is none.
+
+    mapped: leave the tensors on the disk until somebody looks at them
+    """
+    try:
+        is_zip = zipfile.is_zipfile(path)
+        if check and is_zip:
+            _check_records(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
+    except Exception as error:  # a damaged file can fail in nearly any way
+        # torch's reason is long, and where it refuses code its advice is to let the code run
+        text = " ".join(str(error).split())
+        found = re.search(r"WeightsUnpickler error: (.*?)(\.? Check the documentation|\. |$)", text)
+        what = found[1] if found else text.split(". ")[0]
+        raise CheckpointError(
+            f"cannot read {path}: it is truncated, damaged, or holds more than tensors and plain values "
+            f"({what or type(error).__name__}); put a copy in its place, or start afresh with --init_from=scratch"
+        ) from None
+    given = checkpoint if isinstance(checkpoint, dict) else {}
+    missing = [key for key in ("model", "model_args") if not isinstance(given.get(key), dict)]
+    if missing:
+        raise CheckpointError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}")
+    if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in given["model"].items()):
+        raise CheckpointError(f"{path} is not a checkpoint of this program: its model is no set of named tensors")
+    return dict(checkpoint)
+
+
+def _without_prefixes(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _check_records(path: str | Path) -> None:
+    """Compare every record of a zip file with the checksum that is stored beside it."""
+    with zipfile.ZipFile(path) as file:
+        if record := file.testzip():
+            raise ValueError(f"the checksum of {record} is wrong")

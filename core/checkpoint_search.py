@@ -1,0 +1,189 @@
+"""Which checkpoint of a folder is to be trusted: what lies there, compared with what the manifests say."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from core import files
+from core.checkpoint import identity
+from core.errors import CheckpointError
+from core.manifest import FutureFormatError, Manifest, name_of, read, sequence_of, verify
+
+LINKED = "ckpt.pt"  # nanoGPT's name
+Digests = dict[tuple[int, ...] | None, str]
+
+
+class Found(NamedTuple):
+    """A good checkpoint. Without a manifest it is another program's, and was found readable."""
+
+    path: Path
+    manifest: Manifest | None
+
+
+class CheckpointSearch:
+    """One look at a folder.
+
+    names:     the files of every number, unfinished ones included
+    manifests: by number, those that belong to their name and are as they were written
+    unsure:    numbers whose manifest the disk did not give; it may do so another time
+    faults:    by name, what was looked at and cannot be trusted, and why
+    digests:   checksums that are known already, by the stamp of the file; those of this look are added
+
+    Raises FutureFormatError where a newer version of this program has been: what it wrote must neither be passed over
+    nor rotated.
+    """
+
+    def __init__(self, folder: Path, digests: Digests | None = None) -> None:
+        self.folder = folder
+        self.linked_path = folder / LINKED
+        self.digests: Digests = {} if digests is None else digests
+        self.names: dict[int, list[str]] = {}
+        self.manifests: dict[int, Manifest] = {}
+        self.unsure: set[int] = set()
+        self.faults: dict[str, str] = {}
+        self._unmanifested: dict[int, str] = {}  # numbers without a manifest to be trusted, and why
+        for name in _names(folder):
+            if (sequence := sequence_of(name)) is not None:
+                self.names.setdefault(sequence, []).append(name)
+        for sequence, names in self.names.items():
+            if whole := [name for name in names if not name.endswith(files.ASIDE)]:
+                self._read_manifest(sequence, whole)
+
+    def newest(self, prefer_linked: bool = False) -> Found | None:
+        """Return the newest good checkpoint; with `prefer_linked` rather the one that is `ckpt.pt`. None for none.
+
+        Another program's `ckpt.pt` is the newest, unless it was there when we last saved.
+        """
+        linked = self._linked()
+        if linked and (prefer_linked or (linked.manifest is None and not self._was_there())):
+            return linked
+        found = next(self.numbered(), None)
+        others = [self.folder / name for name in self.faults if name != LINKED]
+        if any(files.same(self.linked_path, path) for path in others):
+            self.faults.pop(LINKED, None)  # told under its number
+        if found and linked and linked.manifest is None:
+            self.faults[LINKED] = f"{LINKED} is another program's, and older than the last save"
+        return found or linked
+
+    def numbered(self, healthy: bool = False) -> Iterator[Found]:
+        """Yield our good checkpoints, the newest first, as far as anybody asks; or only the healthy ones."""
+        for sequence in sorted({*self.manifests, *self._unmanifested}, reverse=True):
+            manifest = self.manifests.get(sequence)
+            if healthy and not (manifest and manifest["healthy"]):
+                continue
+            if manifest is None:
+                self.faults[f"{name_of(sequence)}.pt"] = self._unmanifested[sequence]
+                continue
+            try:
+                yield Found(verify(manifest, self.folder, self._digest), manifest)
+            except CheckpointError as error:
+                self.faults[manifest["file"]] = str(error)
+                if self.linked_digest() == manifest["sha256"]:  # a copy, or the file itself, renamed
+                    yield Found(self.linked_path, manifest)
+
+    def linked_digest(self) -> str | None:
+        """Return the checksum of `ckpt.pt`; None if it is no file, or the disk does not give it."""
+        if self.linked_path.is_symlink() or not self.linked_path.is_file():
+            return None
+        try:
+            return self._digest(self.linked_path)
+        except OSError:
+            return None
+
+    def linked_numbers(self) -> list[int]:
+        """Return the numbers of our checkpoints that `ckpt.pt` is a copy of, by their manifests; the one it is last."""
+        digest = self.linked_digest()
+        alike = [number for number, manifest in self.manifests.items() if manifest["sha256"] == digest]
+        return sorted(alike, key=lambda number: (self._is_linked(number), number))
+
+    def _is_linked(self, number: int) -> bool:
+        return files.same(self.linked_path, self.folder / self.manifests[number]["file"])
+
+    def damaged(self) -> set[int]:
+        """Return the numbers of the checkpoints that were looked at and cannot be trusted."""
+        return {number for name in self.faults if (number := sequence_of(name)) is not None}
+
+    def _read_manifest(self, sequence: int, whole: list[str]) -> None:
+        path = self.folder / f"{name_of(sequence)}.json"
+        if path.name not in whole:
+            self._unmanifested[sequence] = (
+                f"{whole[0]} has no manifest: its save was cut short, or the manifest is lost"
+            )
+            return
+        try:
+            self.manifests[sequence] = read(path)
+        except FutureFormatError:
+            raise
+        except CheckpointError as error:
+            self._unmanifested[sequence] = str(error)
+            if isinstance(error.__cause__, OSError):
+                self.unsure.add(sequence)
+
+    def _linked(self) -> Found | None:
+        """Return what `ckpt.pt` is: one of ours, or another program's. None where it is not there, or not good."""
+        if not os.path.lexists(self.linked_path):
+            return None
+        if self.linked_path.is_symlink() or not self.linked_path.is_file():
+            return self._pass_over(f"{LINKED} is a link, or no file: put a copy of the file in its place")
+        if numbers := self.linked_numbers():
+            manifest = self.manifests[numbers[-1]]
+            own = self.folder / manifest["file"]
+            return Found(own if files.same(own, self.linked_path) else self.linked_path, manifest)
+        if twin := self._twin():
+            return self._pass_over(f"{LINKED} is {twin}, which has no manifest that can be trusted")
+        try:
+            run, iter_num = identity(self.linked_path)
+        except CheckpointError as error:
+            return self._pass_over(str(error))
+        for manifest in self.manifests.values():
+            if run is not None and (run, iter_num) == (manifest.get("run"), manifest["iter_num"]):
+                return self._pass_over(f"{LINKED} is {manifest['file']}, damaged or changed since it was saved")
+        return Found(self.linked_path, None)
+
+    def _twin(self) -> str | None:
+        """Name the checkpoint without a good manifest that `ckpt.pt` is, or is a copy of, where there are manifests."""
+        if not any(name.endswith(".json") for names in self.names.values() for name in names):
+            return None
+        for sequence in self._unmanifested:
+            path = self.folder / f"{name_of(sequence)}.pt"
+            if files.same(path, self.linked_path) or self._is_copy(path):
+                return path.name
+        return None
+
+    def _is_copy(self, path: Path) -> bool:
+        """Tell whether `ckpt.pt` has the content of another file."""
+        if path.is_symlink() or not path.is_file() or files.size(path) != files.size(self.linked_path):
+            return False
+        try:
+            return self._digest(path) == self.linked_digest()
+        except OSError:
+            return False
+
+    def _was_there(self) -> bool:
+        """Tell whether `ckpt.pt` was already there, as it is, when we last saved."""
+        newest = self.manifests[max(self.manifests)] if self.manifests else {}
+        return newest.get("beside") == self.linked_digest()
+
+    def _pass_over(self, fault: str) -> Found | None:
+        self.faults[LINKED] = fault
+        return None
+
+    def _digest(self, path: Path) -> str:
+        """Return a checksum; a file with two names is read once."""
+        stamp = files.stamp(path) if path.is_file() else None
+        digest = self.digests.get(stamp) if stamp else None
+        if digest is None:
+            digest = files.sha256(path)
+            if stamp:
+                self.digests[stamp] = digest
+        return digest
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read ({error.strerror or error})") from None

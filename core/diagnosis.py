@@ -1,0 +1,173 @@
+"""Why training blew up: one more forward and backward pass on the offending batch, looked at from close by."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.objective import Batch, Output
+
+NAMED = 3  # parameters named of those that could be
+ADVICE = "what to try: lower learning_rate, more warmup_iters, smaller grad_clip, dtype=float32, a look at the batch"
+Compute = Callable[..., Output]  # an objective: compute(model, batch, train=True)
+Say = Callable[[str], None]
+
+
+def diagnose(model: nn.Module, objective: Compute, batch: Batch | None, recent_losses: Sequence[float] = ()) -> str:
+    """Return what can be found out about an unsound update, in a few lines for a terminal.
+
+    Runs `objective` once more on the batch, in train mode and in the precision of the caller. Gradients are dropped;
+    weights, buffers, modes and torch's random state stay as they are. Raises nothing: what fails is told in a line.
+
+    batch: None where no update was made
+    """
+    lines: list[str] = []
+    say = lines.append
+    examinations: list[Callable[[], None]] = [
+        lambda: _look_at_parameters(model, say),
+        lambda: _look_at_update(model, objective, batch, say),
+        lambda: _look_at_batch(batch, say),
+        lambda: _look_at_losses(recent_losses, say),
+    ]
+    for examine in examinations:
+        try:
+            examine()
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            say(f"the diagnosis failed here: {type(error).__name__}: {reason}")
+    return "\n".join([*lines, ADVICE])
+
+
+def _look_at_parameters(model: nn.Module, say: Say) -> None:
+    counts = {name: int((~torch.isfinite(value)).sum()) for name, value in model.named_parameters()}
+    bad = {name: count for name, count in counts.items() if count}
+    if bad:
+        sizes = {name: value.numel() for name, value in model.named_parameters()}
+        named = ", ".join(f"{name} ({bad[name]:,} of {sizes[name]:,} numbers)" for name in list(bad)[:NAMED])
+        say(f"parameters that are not finite, {len(bad)} of {len(counts)}: {named}{_more(bad)}")
+
+
+def _look_at_update(model: nn.Module, objective: Compute, batch: Batch | None, say: Say) -> None:
+    if batch is None:
+        return
+    with _left_as_it_was(model), torch.enable_grad():
+        with _watched(model, say):
+            loss = objective(model, batch, train=True).loss
+        say(f"the loss: {loss.item():.6g}")
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+            _look_at_gradients(model, say)
+
+
+def _look_at_gradients(model: nn.Module, say: Say) -> None:
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    bad = [name for name, gradient in gradients.items() if not _is_finite(gradient)]
+    if bad:
+        say(f"gradients that are not finite, {len(bad)} of {len(gradients)}: the backward pass met {bad[-1]} first")
+        return
+    norms = {name: gradient.float().norm().item() for name, gradient in gradients.items()}
+    largest = sorted(norms, key=lambda name: -norms[name])[:NAMED]
+    if largest:
+        say("the largest gradient norms: " + ", ".join(f"{name} {norms[name]:.4g}" for name in largest))
+
+
+def _look_at_batch(batch: Batch | None, say: Say) -> None:
+    tensors = _tensors(batch)
+    if tensors:
+        say("the batch: " + "; ".join(_describe(tensor) for tensor in tensors))
+    else:
+        say("the batch: no update was made yet" if batch is None else "the batch: no tensor in it")
+
+
+def _look_at_losses(recent_losses: Sequence[float], say: Say) -> None:
+    if recent_losses:
+        say("the recent losses: " + ", ".join(f"{float(loss):.4f}" for loss in recent_losses))
+
+
+@contextmanager
+def _watched(model: nn.Module, say: Say) -> Iterator[None]:
+    """Inside, the first module whose output is not finite is told, and of the model's logits whether they are."""
+    told: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if not told and not all(_is_finite(tensor) for tensor in _tensors(output)):
+                told.append(name)
+                before = "finite" if all(_is_finite(tensor) for tensor in _tensors([args, kwargs])) else "not finite"
+                place = f"{name or 'the model itself'} ({type(module).__name__})"
+                say(f"the first output that is not finite: {place}, its input is {before}")
+
+        return look
+
+    def look_at_logits(module: nn.Module, args: Any, output: Any) -> None:
+        logits = _logits(output)
+        if logits is not None:
+            say(f"the logits: {_describe(logits)}")
+
+    hooks = [module.register_forward_hook(watch(name), with_kwargs=True) for name, module in model.named_modules()]
+    hooks.append(model.register_forward_hook(look_at_logits))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Inside, the model trains without a gradient from before; afterwards there is no trace of it."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = {value.device for value in model.parameters() if value.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices):
+        try:
+            model.zero_grad(set_to_none=True)
+            model.train()
+            yield
+        finally:
+            model.zero_grad(set_to_none=True)
+            for module, mode in modes.items():
+                module.training = mode
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+
+
+def _logits(output: Any) -> torch.Tensor | None:
+    """Return a model's logits: its output, the first part of it, or the one of that name."""
+    if isinstance(output, dict):
+        output = output.get("logits")
+    elif isinstance(output, list | tuple):
+        output = output[0] if output else None
+    return output if isinstance(output, torch.Tensor) and output.dim() else None
+
+
+def _describe(tensor: torch.Tensor) -> str:
+    """Return a tensor's shape, type and range, or how much of it is not finite."""
+    shape = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+    if not tensor.numel() or tensor.is_complex():
+        return shape
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        return f"{shape}, {bad:,} of {tensor.numel():,} numbers are not finite"
+    low, high = tensor.min().item(), tensor.max().item()
+    return f"{shape}, from {low:.4g} to {high:.4g}" if tensor.is_floating_point() else f"{shape}, from {low} to {high}"
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    """Return the tensors in any nest of dicts, lists and tuples."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _more(names: dict[str, int]) -> str:
+    return ", ..." if len(names) > NAMED else ""

@@ -1,0 +1,145 @@
+"""The few operations on disk that a checkpoint needs: a crash at any instant leaves the old or the new, whole."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from core.errors import CheckpointError
+
+CHUNK_BYTES = 2**20
+ASIDE = ".part"  # the end of a name whose content is not whole yet
+FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT)  # no lack of a feature
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that they are there after a power cut as well."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    os.makedirs(folder, exist_ok=True)
+    for place in missing:
+        flush_folder(place.parent)
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Put what `write(path)` makes, a file or a folder, under `path` in one step, its content safe on the disk before.
+
+    The name is safe after `flush_folder`.
+    """
+    aside = path.with_name(path.name + ASIDE)
+    try:
+        remove(aside)
+        write(aside)
+        for part in _contents(aside):
+            _flush(part)
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            remove(aside)
+        raise
+
+
+def link(source: Path, target: Path) -> None:
+    """Let `target` be the same file as `source`, in one step; a copy, where the disk knows no second names."""
+    aside = target.with_name(target.name + ASIDE)
+    try:
+        remove(aside)
+        try:
+            os.link(source, aside)
+        except OSError as error:
+            if error.errno in FAILURES:
+                raise
+            shutil.copyfile(source, aside)
+            _flush(aside)
+        os.replace(aside, target)
+        remove(aside)  # where both were names of one file already, the system leaves both
+    except BaseException:
+        with suppress(OSError):
+            remove(aside)
+        raise
+
+
+def move_away(path: Path, ending: str) -> Path:
+    """Rename a file to the first free one of `path.ending`, `path.ending-2` ..., and return its new name."""
+    target, number = path.with_name(path.name + ending), 1
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}{ending}-{number}")
+    os.rename(path, target)
+    return target
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until a folder's list of names is on the disk. A system that cannot say is no error, a failing disk is."""
+    try:
+        _flush(folder)
+    except OSError as error:
+        if error.errno in FAILURES:
+            raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; none is fine."""
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file's content; of a folder's: names, sizes and contents, in the order of names.
+
+    Raises CheckpointError for what is neither, or holds something that is neither, such as a link out of it.
+    """
+    digest = hashlib.sha256()
+    for part in _contents(path):
+        if part.is_symlink() or not (part.is_file() or part.is_dir()):
+            raise CheckpointError(f"{part.name} is a link, or something else that is neither file nor folder")
+        if part != path:
+            length = "" if part.is_dir() else part.stat().st_size
+            digest.update(os.fsencode(f"{part.relative_to(path).as_posix()}\0{length}\0"))
+        if part.is_file():
+            with open(part, "rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def size(path: Path) -> int:
+    """Return how many bytes a file has; a folder's files, all together."""
+    return sum(part.lstat().st_size for part in _contents(path) if not part.is_dir())
+
+
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file is replaced or written to, without reading it; None where no file is."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def same(one: Path, other: Path) -> bool:
+    """Tell whether two names are of one file."""
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except OSError:
+        return False
+
+
+def _contents(path: Path) -> Iterator[Path]:
+    """Yield a file, or all that is in a folder and then the folder."""
+    if path.is_dir() and not path.is_symlink():
+        yield from sorted(path.rglob("*"))
+    yield path
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

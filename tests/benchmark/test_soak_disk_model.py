@@ -1,0 +1,129 @@
+"""The campaign on the model of a disk: a sample, what the model takes for safe, and that what is broken is noticed."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.soak.disk_model import Disk, trial
+from core import files
+from core.checkpoint_manager import CheckpointManager
+from core.manifest import describe, name_of, sequence_of
+from core.manifest import write as write_manifest
+
+flush, replace = files._flush, os.replace
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_healthy_checkpoint_is_always_there(seed: int, tmp_path: Path) -> None:
+    details = trial(seed, tmp_path)
+
+    assert details["done"] > 0
+
+
+def test_the_same_seed_gives_the_same_schedule(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+
+    assert trial(1, folders[0]) == trial(1, folders[1])
+    assert sorted(os.listdir(folders[0] / "out")) == sorted(os.listdir(folders[1] / "out"))
+
+
+def states(folder: Path, act: Callable[[Disk], None]) -> set[tuple[tuple[str, bytes], ...]]:
+    """Return what can be found in a folder where something was done before the power was cut."""
+    found = set()
+    for seed in range(40):
+        for path in folder.iterdir():
+            path.unlink()
+        disk = Disk(folder, random.Random(seed), links=True)
+        act(disk)
+        disk.power_cut()
+        found.add(tuple((path.name, path.read_bytes()) for path in sorted(folder.iterdir())))
+    return found
+
+
+def write_and_rename(disk: Disk, with_file: bool, with_folder: bool) -> None:
+    aside, path = disk.folder / "a.part", disk.folder / "a"
+    aside.write_bytes(b"1234")
+    if with_file:
+        disk.fsync(disk.open(aside, os.O_RDONLY))
+    disk.replace(aside, path)
+    if with_folder:
+        disk.fsync(disk.open(disk.folder, os.O_RDONLY))
+
+
+def test_only_what_was_flushed_is_safe(tmp_path: Path) -> None:
+    whole = (("a", b"1234"),)
+
+    assert states(tmp_path, lambda disk: write_and_rename(disk, True, True)) == {whole}
+    assert states(tmp_path, lambda disk: write_and_rename(disk, True, False)) == {(), (("a.part", b"1234"),), whole}
+    broken = states(tmp_path, lambda disk: write_and_rename(disk, False, True))
+    assert {(("a", b""),), whole} < broken and all(len(state) == 1 for state in broken)
+
+
+# what is broken is noticed
+
+
+def without_file_fsync(path: Path) -> None:
+    if path.is_dir():
+        flush(path)
+
+
+def without_folder_fsync(path: Path) -> None:
+    if not path.is_dir():
+        flush(path)
+
+
+def renamed_before_fsync(path: Path, write: Callable[[Path], None]) -> None:
+    aside = path.with_name(path.name + files.ASIDE)
+    write(aside)
+    files.os.replace(aside, path)
+    files._flush(path)
+
+
+def manifest_first(
+    manager: CheckpointManager, write: Callable[[Path], None], notes: Any, link: bool, suffix: str
+) -> Path:
+    taken = [sequence_of(name) or 0 for name in os.listdir(manager.folder)]
+    sequence = 1 + max(taken, default=0)
+    path = manager.folder / (name_of(sequence) + suffix)
+    draft = manager.folder.parent / path.name
+    write(draft)
+    write_manifest(path.with_suffix(".json"), describe(draft, sequence, {**notes, "linked": False}))
+    files.flush_folder(manager.folder)
+    files.write_whole(path, lambda aside: aside.write_bytes(draft.read_bytes()) and None)
+    files.flush_folder(manager.folder)
+    return path
+
+
+MUTATIONS: dict[str, list[tuple[str, Any]]] = {
+    "a file's fsync is dropped": [("core.files._flush", without_file_fsync)],
+    "a folder's fsync is dropped": [("core.files._flush", without_folder_fsync)],
+    "renamed before fsync": [("core.files.write_whole", renamed_before_fsync)],
+    "the manifest comes before the content": [("core.checkpoint_manager.CheckpointManager._save", manifest_first)],
+    "damaged ones are counted": [
+        (
+            "core.checkpoint_manager.CheckpointManager._damaged",
+            property(lambda manager: set(), lambda manager, found: None),
+        )
+    ],
+    "a checkpoint is not verified": [
+        ("core.checkpoint_search.verify", lambda manifest, folder, _: folder / manifest["file"])
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_broken_promise_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for target, broken in MUTATIONS[name]:
+        monkeypatch.setattr(target, broken, raising=False)
+
+    with pytest.raises(AssertionError, match="after "):  # the events that led to it
+        for seed in range(20):
+            folder = tmp_path / str(seed)
+            folder.mkdir()
+            trial(seed, folder)

@@ -1,0 +1,44 @@
+"""A sample of the campaign of injections, and that it notices when a guarantee is broken."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import core
+from benchmark.soak import injections
+from benchmark.soak.injections import Injection, Plan, trial
+from core.archive import Archive
+
+NAN_LOSS = Injection("loss", float("nan"), 0, 6, 1, "transformer.wpe.weight", 0.5)
+
+
+def plan(*made: Injection, trigger: str = "once", **options: Any) -> Plan:
+    """Return a plan for one process that saves every other iteration."""
+    return Plan(1, trigger, False, {"save_interval": 2, **options}, list(made))
+
+
+@pytest.mark.parametrize("seed", [0, 3, 16, 38])
+def test_runs_recover_give_up_or_leave_out_what_is_unsound(seed: int, tmp_path: Path) -> None:
+    assert trial(seed, tmp_path)["ends"]
+
+
+def test_an_update_that_is_made_in_spite_of_all_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = core.TrainingStep._update
+    monkeypatch.setattr(core.TrainingStep, "_update", lambda self, unsound: made(self, None))
+    with pytest.raises(AssertionError, match="changed nothing, wanted"):
+        injections._recovers(plan(NAN_LOSS), random.Random(0), tmp_path)
+
+
+def test_a_bad_checkpoint_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Archive, "is_finite", lambda self: True)
+    late = NAN_LOSS._replace(target="late weight", iter_num=5)  # right before a save
+    with pytest.raises(AssertionError, match="checkpoints with numbers"):
+        injections._recovers(plan(late), random.Random(0), tmp_path)
+
+
+def test_a_batch_that_is_not_left_out_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core.Recovery, "left_out", lambda self, iter_num: 0)
+    with pytest.raises(AssertionError, match="ended with"):
+        injections._recovers(plan(NAN_LOSS, trigger="content"), random.Random(0), tmp_path)

@@ -1,0 +1,55 @@
+"""A sample of the campaign that asks runs to stop, and what it says when they do not, or lose something."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.soak import preemptions
+from core.preemption import Preemption
+from core.runtime import Runtime
+from core.trainer import Trainer
+
+IN_A_STEP, IN_A_WAIT_FOR_DATA, TWO_RANKS = 30, 3, 4
+
+
+@pytest.mark.parametrize("seed", [IN_A_STEP, IN_A_WAIT_FOR_DATA, TWO_RANKS])
+def test_run_that_is_asked_to_stop_comes_to_the_same_end(seed: int, tmp_path: Path) -> None:
+    done = preemptions.trial(seed, tmp_path)
+
+    assert done["stops"]
+    assert done["world_size"] == (2 if seed == TWO_RANKS else 1)
+
+
+def test_request_that_is_ignored_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Preemption, "_notice", lambda *_: None)
+
+    with pytest.raises(AssertionError, match=r"\d+\] updates were begun after it was asked to stop"):
+        preemptions.trial(IN_A_STEP, tmp_path)
+
+
+def test_wait_for_data_that_is_not_abandoned_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Preemption, "guard", lambda self, work: work)
+    monkeypatch.setattr(preemptions, "LIMIT_S", 1.0)
+
+    with pytest.raises(AssertionError, match="still there after 1 s"):
+        preemptions.trial(IN_A_WAIT_FOR_DATA, tmp_path)
+
+
+def test_stop_without_a_save_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = Trainer.save
+
+    def save_nothing_at_the_end(trainer: Trainer, *args: Any, **kwargs: Any) -> bool:
+        return kwargs.get("wait", False) or save(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "save", save_nothing_at_the_end)
+
+    with pytest.raises(AssertionError, match=r"stopped after \d+ updates, with \d+ saved"):
+        preemptions.trial(IN_A_STEP, tmp_path)
+
+
+def test_random_state_that_is_not_restored_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "set_rng_state", lambda self, state: None)
+
+    with pytest.raises(AssertionError, match="another end"):
+        preemptions.trial(IN_A_STEP, tmp_path)

@@ -1,0 +1,347 @@
+"""The run on disk: what a checkpoint holds, failing saves, and the way back."""
+
+import copy
+import errno
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from core.archive import Archive
+from core.checkpoint import load_checkpoint
+from core.checkpoint_manager import CheckpointManager
+from core.errors import CheckpointError
+from core.instability_detector import InstabilityDetector
+from core.objective import LanguageModeling
+from core.parallel import Replicated
+from core.runtime import Runtime
+from core.save_schedule import SaveSchedule
+from core.training_step import TrainingStep
+
+CONFIG = {"dataset": "tiny", "batch_size": 4, "block_size": 3}
+STATE: dict[str, Any] = {"iter_num": 5, "best_val_loss": 2.5, "mine": "kept"}
+NOTES = {"iter_num": 5, "val_loss": None, "healthy": True}
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = self.linear(inputs)
+        return outputs, (outputs - targets).square().mean()
+
+
+class Data:
+    """A data source that knows its place."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+
+    def get_batch(self, split: str) -> Any:
+        self.drawn += 1
+        return torch.randn(4, 3), torch.randn(4, 2)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.drawn = state["drawn"]
+
+
+class Run:
+    """An archive of real parts, and the parts."""
+
+    def __init__(self, folder: Path, config: dict[str, Any] = CONFIG, in_background: bool = False) -> None:
+        self.model, self.data, self.runtime = Line(), Data(), Runtime(device="cpu")
+        fresh = copy.deepcopy(self.model)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
+        parallel = Replicated(False, torch.device("cpu"))
+        self.step = TrainingStep(
+            self.model,
+            LanguageModeling(),
+            optimizer,
+            self.data.get_batch,
+            scaler=self.runtime.scaler,
+            autocast=nullcontext(),
+            grad_sync=parallel.grad_sync(self.model),
+            clip=parallel.clip,
+            norm=parallel.norm,
+            gradient_accumulation_steps=1,
+            grad_clip=1.0,
+        )
+        self.checkpoints, self.saves = CheckpointManager(folder), SaveSchedule()
+        self.archive = Archive(
+            self.model,
+            self.step,
+            self.runtime,
+            parallel,
+            self.checkpoints,
+            self.saves,
+            InstabilityDetector(),
+            data=self.data,
+            remake=lambda: (copy.deepcopy(fresh), None),
+            model_args={"n": 1},
+            config=config,
+            provenance={"world_size": 1, "torch": "2"},
+            in_background=in_background,
+        )
+        self.step.prefetch()
+
+    def train(self, updates: int) -> None:
+        for _ in range(updates):
+            self.step.execute_step()
+
+    def save(self, **changes: Any) -> Path | None:
+        return self.archive.save(STATE | changes, NOTES | changes, link=False, wait=True)
+
+    def weights(self) -> list[torch.Tensor]:
+        moments = [value for state in self.step.optimizer.state.values() for value in state.values()]
+        return [value.detach().clone() for value in (*self.model.parameters(), *moments)]
+
+
+def same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_checkpoint_holds_nanogpts_keys_first_and_then_what_an_exact_resume_needs(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.train(2)
+
+    path = run.save()
+
+    assert path is not None
+    checkpoint = load_checkpoint(path)
+    nanogpts = ["model", "optimizer", "model_args", "iter_num", "best_val_loss", "config"]
+    assert list(checkpoint) == [*nanogpts, "mine", "scaler", "ranks", "run"]
+    assert list(checkpoint["ranks"][0]) == ["rng", "batch", "data", "detector"]
+    assert checkpoint["ranks"][0]["data"] == {"drawn": 3}
+    manifest = run.checkpoints.load().manifest or {}
+    assert manifest["run"] == checkpoint["run"] == run.archive.run_id
+    assert (manifest["torch"], manifest["iter_num"], len(manifest["batch"])) == ("2", 5, 1)
+
+
+def test_the_run_goes_on_from_its_position_to_the_bit(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.train(2)
+    position = run.archive.position()
+    weights = copy.deepcopy(run.model.state_dict()), copy.deepcopy(run.step.optimizer.state_dict())
+    run.train(3)
+    first, drawn = run.weights(), run.data.drawn
+
+    run.model.load_state_dict(weights[0])
+    run.step.optimizer.load_state_dict(weights[1])
+    run.archive.go_to(position)
+    run.train(3)
+
+    assert same(run.weights(), first)
+    assert run.data.drawn == drawn
+
+
+# saves that fail
+
+
+def test_a_save_that_fails_is_told_once_per_cause_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, replace = Run(tmp_path), os.replace
+    reasons = iter([errno.ENOSPC, errno.ENOSPC, errno.EROFS])
+
+    def full(*_: Any) -> None:
+        reason = next(reasons)
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "replace", full)
+    for _ in range(3):
+        assert run.save() is None
+        assert run.archive.failure is not None and run.saves.retries and run.saves.saved_at is None
+    assert [message.split("(")[1].split("]")[0] for message in caplog.messages] == [
+        f"OSError: [Errno {errno.ENOSPC}",
+        f"OSError: [Errno {errno.EROFS}",
+    ]
+    assert not run.archive.has_saved
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert run.save() is not None
+    assert (run.archive.failure, run.saves.retries, run.saves.saved_at) == (None, False, 5)
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    run = Run(tmp_path / "out")
+    run.save()
+    for file in (tmp_path / "out").iterdir():
+        file.unlink()
+    (tmp_path / "out").rmdir()
+
+    assert run.save() is not None
+    assert run.checkpoints.load().manifest is not None
+
+
+def test_a_save_in_the_background_writes_what_was_there_when_it_began(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a", in_background=True)
+    run.train(2)
+    run.archive.run_id = "1"
+    assert run.archive.save(STATE, NOTES, link=False, wait=False) is None
+    at_once = run.weights()
+    run.train(5)
+    path = run.archive.join()
+
+    assert path is not None and run.archive.join() is None
+    checkpoint = load_checkpoint(path)
+    assert torch.equal(checkpoint["model"]["linear.weight"], at_once[0])
+    assert not torch.equal(checkpoint["model"]["linear.weight"], run.model.linear.weight)
+
+
+def test_a_save_in_the_background_writes_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name, in_background in (("a", False), ("b", True)):
+        torch.manual_seed(0)
+        run = Run(tmp_path / name, in_background=in_background)
+        run.train(2)
+        run.archive.run_id = "1"
+        run.archive.save(STATE, NOTES, link=False, wait=not in_background)
+        run.archive.join()
+        contents.append((tmp_path / name / "ckpt-000001.pt").read_bytes())
+
+    assert contents[0] == contents[1]
+
+
+def test_a_failure_in_the_background_shows_when_it_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, in_background=True)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        run.archive.save(STATE, NOTES, link=False, wait=False)
+        assert run.archive.join() is None
+    assert "No space left" in str(run.archive.failure)
+    assert run.saves.retries
+
+
+@pytest.mark.parametrize("where", ["weight", "moment", "nowhere"])
+def test_every_number_is_looked_at_before_it_is_saved(tmp_path: Path, where: str) -> None:
+    run = Run(tmp_path)
+    run.train(1)
+    if where == "weight":
+        with torch.no_grad():
+            run.model.linear.bias[1] = float("inf")
+    if where == "moment":
+        run.step.optimizer.state[run.model.linear.weight]["exp_avg_sq"][1, 2] = float("nan")
+
+    assert run.archive.is_finite() is (where == "nowhere")
+
+
+# going back
+
+
+def test_without_a_checkpoint_of_this_process_the_way_back_is_the_beginning(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    Run(tmp_path).save()  # another process's
+    run.archive.begin({"counter": 7})
+    start, drawn = run.weights(), run.data.drawn
+    run.train(3)
+    first = run.weights()
+
+    state, name = run.archive.go_back()
+
+    assert (state["counter"], name) == (7, "the beginning")
+    assert same(run.weights(), start) and run.data.drawn == drawn
+    run.train(3)
+    assert same(run.weights(), first)
+
+
+def test_the_way_back_is_the_newest_healthy_checkpoint_of_this_process(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.archive.begin({})
+    run.train(2)
+    run.save(healthy=True)
+    there = run.weights()
+    run.train(3)
+    first = run.weights()
+    run.save(healthy=False)
+
+    state, name = run.archive.go_back()
+
+    assert (state["mine"], name) == ("kept", "ckpt-000001.pt")
+    assert same(run.weights(), there)
+    run.train(3)
+    assert same(run.weights(), first)
+
+
+def test_gradients_of_an_update_that_is_undone_are_dropped(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.archive.begin({})
+    run.model(*run.step.batch)[1].backward()
+
+    run.archive.go_back()
+
+    assert all(parameter.grad is None for parameter in run.model.parameters())
+
+
+# resuming
+
+
+def saved(folder: Path) -> tuple[Run, dict[str, Any], dict[str, Any]]:
+    run = Run(folder)
+    run.train(2)
+    run.save()
+    found = run.checkpoints.load()
+    assert found.manifest is not None
+    return run, load_checkpoint(found.path), found.manifest
+
+
+def test_a_resume_takes_over_the_place_and_the_name_of_the_run(tmp_path: Path) -> None:
+    run, checkpoint, manifest = saved(tmp_path)
+    resumed = Run(tmp_path)
+
+    assert resumed.archive.resume(checkpoint, manifest) is None
+
+    assert torch.equal(resumed.step.batch[0], run.step.batch[0])  # type: ignore[index]
+    assert resumed.archive.run_id == run.archive.run_id
+    assert resumed.saves.saved_at == 5  # nothing new to save
+    assert torch.equal(torch.rand(3), _next_draw(checkpoint))
+
+
+def _next_draw(checkpoint: dict[str, Any]) -> torch.Tensor:
+    generator = torch.Generator()
+    generator.set_state(checkpoint["ranks"][0]["rng"]["cpu"])
+    return torch.rand(3, generator=generator)
+
+
+def test_the_first_batch_is_compared_with_the_manifests_hash(tmp_path: Path) -> None:
+    _, checkpoint, manifest = saved(tmp_path)
+    checkpoint["ranks"][0]["batch"][0][1, 2] += 1
+
+    with pytest.raises(CheckpointError, match="^ckpt-000001.pt: the batch that waits in it is not the one"):
+        Run(tmp_path).archive.resume(checkpoint, manifest)
+
+
+@pytest.mark.parametrize("name", ["dataset", "batch_size", "block_size"])
+def test_a_batch_that_does_not_fit_any_more_is_drawn_anew(tmp_path: Path, name: str) -> None:
+    _, checkpoint, manifest = saved(tmp_path)
+    resumed = Run(tmp_path, config=CONFIG | {name: "other"})
+
+    assert resumed.archive.resume(checkpoint, manifest) is None
+    assert resumed.step.batch is None
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"), [(None, "no random state"), (0, "no random state"), (4, "4 random states, wanted 1")]
+)
+def test_what_keeps_a_resume_from_being_exact_is_told(tmp_path: Path, count: int | None, reason: str) -> None:
+    _, checkpoint, manifest = saved(tmp_path)
+    ranks = checkpoint.pop("ranks")
+    if count is not None:
+        checkpoint["ranks"] = ranks * count
+    resumed = Run(tmp_path)
+    before = torch.get_rng_state()
+
+    assert resumed.archive.resume(checkpoint, manifest) == reason
+    assert torch.equal(torch.get_rng_state(), before)

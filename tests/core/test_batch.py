@@ -1,0 +1,56 @@
+"""Batches of any shape, moved and told apart."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from core.batch import fingerprint, to_device
+
+CPU = torch.device("cpu")
+
+
+def test_every_tensor_of_a_batch_is_moved() -> None:
+    batch = ({"tokens": torch.arange(3), "text": "abc"}, [torch.ones(2), None])
+
+    moved = to_device(batch, torch.device("meta"))
+
+    assert moved[0]["tokens"].device.type == moved[1][0].device.type == "meta"
+    assert (moved[0]["text"], moved[1][1]) == ("abc", None)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.arange(6),
+        torch.arange(6).view(2, 3),
+        torch.arange(6).int(),
+        torch.arange(6).flip(0),
+        (torch.arange(6), torch.arange(6)),
+        ((torch.arange(6),), torch.arange(6)),
+        {"a": torch.arange(6)},
+        {"b": torch.arange(6)},
+        {"a": torch.arange(6), "length": 5},
+        None,
+        "text",
+    ],
+)
+def test_only_equal_batches_have_the_same_fingerprint(batch: Any) -> None:
+    others: list[Any] = [torch.arange(7), (torch.arange(6),), {"a": torch.arange(6), "length": 6}, 5]
+
+    assert fingerprint(batch) == fingerprint(to_device(batch, CPU))
+    assert fingerprint(batch) not in [fingerprint(other) for other in others]
+
+
+def test_a_change_of_one_number_shows() -> None:
+    batch = torch.zeros(4, 8, dtype=torch.int64), torch.zeros(4, 8, dtype=torch.int64)
+    before = fingerprint(batch)
+    batch[1][3, 7] = 1
+
+    assert fingerprint(batch) != before
+
+
+def test_strides_do_not_matter() -> None:
+    batch = torch.arange(6).view(2, 3)
+
+    assert fingerprint(batch.t().contiguous().t()) == fingerprint(batch)

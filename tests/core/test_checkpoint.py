@@ -1,0 +1,300 @@
+"""The checkpoint file: read without trust, named alike however the model was wrapped, and brought back to."""
+
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from core.checkpoint import (
+    find_latest_checkpoint,
+    handle_state_dict_prefixes,
+    identity,
+    load_checkpoint,
+    reload_from_latest,
+    save_checkpoint,
+)
+from core.checkpoint_manager import CheckpointManager
+from core.errors import CheckpointError
+from model import GPT
+
+# reading
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_model: GPT) -> Path:
+    path = tmp_path / "saved.pt"
+    torch.save({"model": tiny_model.state_dict(), "model_args": {"n_layer": 2}, "iter_num": 7}, path)
+    return path
+
+
+def test_a_checkpoint_is_read_as_it_was_saved(saved: Path, tiny_model: GPT) -> None:
+    checkpoint = load_checkpoint(saved)
+
+    assert checkpoint["model_args"] == {"n_layer": 2} and checkpoint["iter_num"] == 7
+    assert list(checkpoint["model"]) == list(tiny_model.state_dict())
+    assert all(torch.equal(checkpoint["model"][name], value) for name, value in tiny_model.state_dict().items())
+
+
+def test_a_compiled_and_wrapped_models_checkpoint_reads_like_a_plain_ones(saved: Path, tiny_model: GPT) -> None:
+    state = {f"module._orig_mod.{name}": value for name, value in tiny_model.state_dict().items()}
+    torch.save({"model": state, "model_args": {}}, saved)
+
+    assert list(load_checkpoint(saved)["model"]) == list(tiny_model.state_dict())
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99, -1])
+def test_a_truncated_file_is_refused(saved: Path, kept: float) -> None:
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+
+    with pytest.raises(CheckpointError, match=r"cannot read .*saved\.pt: it is truncated, damaged, or holds more than"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("content", [bytes(1000), b"\x80\x02" + bytes(50), bytes(range(256)) * 4, b"PK\x03\x04" * 99])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ckpt.pt").write_bytes(content)
+
+    with pytest.raises(CheckpointError, match="cannot read"):
+        load_checkpoint(tmp_path / "ckpt.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_file_of_torchs_old_format_is_refused_wherever_it_is_damaged(tmp_path: Path) -> None:
+    """The format before torch 1.6 has no checksums: its damage shows as an exception of nearly any kind."""
+    path = tmp_path / "ckpt.pt"
+    state = {"model": {"weight": torch.ones(3, 4)}, "model_args": {"n_layer": 2}}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for length in range(len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="cannot read"):
+            load_checkpoint(path)
+
+
+class Hostile:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, made: Path) -> None:
+        self.made = str(made)
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return os.mkdir, (self.made,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_hidden_in_a_checkpoint_is_not_run(tmp_path: Path, zipped: bool) -> None:
+    path, made = tmp_path / "ckpt.pt", tmp_path / "made-by-the-pickle"
+    checkpoint = {"model": {}, "model_args": {}, "config": Hostile(made)}
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped)
+
+    with pytest.raises(CheckpointError, match="holds more than tensors and plain values"):
+        load_checkpoint(path)
+
+    assert not made.exists()
+    torch.load(path, weights_only=False)  # the trap does work
+    assert made.exists()
+
+
+def test_a_hostile_plain_pickle_is_not_run(tmp_path: Path) -> None:
+    path, made = tmp_path / "ckpt.pt", tmp_path / "made-by-the-pickle"
+    path.write_bytes(pickle.dumps({"model": Hostile(made)}, protocol=2))
+
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "lacking"),
+    [
+        ({"model": {}}, "model_args"),
+        ({"model_args": {}}, "model"),
+        ({"state_dict": {}}, "model, model_args"),
+        ([1, 2], "model, model_args"),
+        (torch.zeros(3), "model, model_args"),
+    ],
+)
+def test_a_file_lacking_keys_is_refused(tmp_path: Path, content: Any, lacking: str) -> None:
+    torch.save(content, tmp_path / "other.pt")
+
+    with pytest.raises(CheckpointError, match=rf"other\.pt is not a checkpoint of this program: it lacks {lacking}$"):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+def test_a_model_that_is_no_dict_is_refused(tmp_path: Path) -> None:
+    torch.save({"model": torch.zeros(3), "model_args": {}}, tmp_path / "other.pt")
+
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+# names of parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("transformer.wte.weight", "transformer.wte.weight"),
+        ("_orig_mod.transformer.wte.weight", "transformer.wte.weight"),
+        ("module.transformer.wte.weight", "transformer.wte.weight"),
+        ("module._orig_mod.transformer.wte.weight", "transformer.wte.weight"),
+        ("_orig_mod.module.transformer.wte.weight", "transformer.wte.weight"),
+        ("_orig_mod._orig_mod.lm_head.weight", "lm_head.weight"),
+        ("transformer.h._orig_mod.0.attn.bias", "transformer.h.0.attn.bias"),
+        ("transformer.h.0._orig_mod.attn.bias", "transformer.h.0.attn.bias"),
+        ("module.transformer.h.0.module._orig_mod.attn.bias", "transformer.h.0.attn.bias"),
+        ("module.transformer.h.0._orig_mod.module.attn.bias", "transformer.h.0.attn.bias"),
+        ("transformer.h.0.module.attn._orig_mod.bias", "transformer.h.0.attn.bias"),
+        ("my_module.weight", "my_module.weight"),
+        ("submodule.module_list.0.weight", "submodule.module_list.0.weight"),
+    ],
+)
+def test_prefixes_of_wrappers_are_taken_off_and_put_back(name: str, plain: str) -> None:
+    assert handle_state_dict_prefixes({name: 1}) == {plain: 1}
+    assert handle_state_dict_prefixes({plain: 1}, like={name: 2}) == {name: 1}
+    assert handle_state_dict_prefixes({f"module.{name}": 1}, like={name: 2}) == {name: 1}
+
+
+def test_a_submodule_wrapped_twice_loses_both_prefixes() -> None:
+    assert handle_state_dict_prefixes({"h.module.module.0.weight": 1}) == {"h.0.weight": 1}
+
+
+def test_real_wrappers_load_into_one_another() -> None:
+    def model() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+    plain, compiled, inner = model(), torch.compile(model(), backend="eager"), model()
+    inner[0] = torch.compile(inner[0], backend="eager")
+    parallel = nn.DataParallel(model())
+    for source in (plain, compiled, inner, parallel):
+        for target in (plain, compiled, inner, parallel):
+            state = {key: torch.full_like(value, 7.0) for key, value in source.state_dict().items()}
+            target.load_state_dict(handle_state_dict_prefixes(state, like=target.state_dict()))
+            assert all(bool(parameter.eq(7).all()) for parameter in target.parameters())
+            target.load_state_dict({key: torch.zeros_like(value) for key, value in target.state_dict().items()})
+
+
+def test_names_that_the_other_model_lacks_stay_plain() -> None:
+    assert handle_state_dict_prefixes({"a": 1, "b": 2}, like={"module.b": 0, "module.c": 0}) == {"a": 1, "module.b": 2}
+
+
+# the file's own checksums
+
+
+def test_no_flipped_bit_is_read_as_something_else(saved: Path) -> None:
+    """torch compares no checksum: without a check most flips in a tensor are read without a word."""
+    whole, told, draw, silent = saved.read_bytes(), load_checkpoint(saved), random.Random(0), 0
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        saved.write_bytes(damaged)
+        try:
+            found = load_checkpoint(saved)
+        except CheckpointError:
+            try:
+                load_checkpoint(saved, check=False)
+                silent += 1
+            except CheckpointError:
+                pass
+        else:
+            assert found.keys() == told.keys() and found["iter_num"] == 7
+            assert all(torch.equal(found["model"][name], value) for name, value in told["model"].items())
+
+    assert silent > 20
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"run": "R", "iter_num": 7}, ("R", 7)),
+        ({"iter_num": 7}, (None, 7)),
+        ({}, (None, None)),
+        ({"run": 5, "iter_num": "x"}, (None, None)),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_checkpoint_tells_which_one_it_is(
+    tmp_path: Path, more: dict[str, Any], expected: tuple[str | None, int | None], zipped: bool
+) -> None:
+    checkpoint = {"model": {"w": torch.ones(3)}, "model_args": {}} | more
+    torch.save(checkpoint, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=zipped)
+
+    assert identity(tmp_path / "ckpt.pt") == expected
+
+
+def test_a_damaged_or_strange_file_has_no_identity(saved: Path) -> None:
+    whole = bytearray(saved.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    saved.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="cannot read"):
+        identity(saved)
+
+    torch.save([1], saved)
+    with pytest.raises(CheckpointError, match="it lacks model, model_args"):
+        identity(saved)
+
+
+# through a manager
+
+
+def trained(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_what_was_saved_is_found_and_brought_back(tmp_path: Path) -> None:
+    checkpoints = CheckpointManager(tmp_path)
+    for number, healthy in ((1, True), (2, False)):
+        model, optimizer = trained(number)
+        content = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "model_args": {},
+            "iter_num": number,
+        }
+        save_checkpoint(checkpoints, content, {"iter_num": number, "val_loss": None, "healthy": healthy})
+    wanted, wanted_optimizer = trained(1)
+    model, optimizer = trained(3)
+
+    assert find_latest_checkpoint(tmp_path) == tmp_path / "ckpt-000002.pt"
+    wrapped = nn.DataParallel(model)
+    assert reload_from_latest(checkpoints, wrapped, optimizer)["iter_num"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), wanted.parameters(), strict=True))
+    moments = [state["exp_avg"] for state in optimizer.state.values()]
+    wanted_moments = [state["exp_avg"] for state in wanted_optimizer.state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(moments, wanted_moments, strict=True))
+
+
+def test_without_a_healthy_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    checkpoints = CheckpointManager(tmp_path)
+    with pytest.raises(CheckpointError, match="no healthy checkpoint in"):
+        reload_from_latest(checkpoints, model, optimizer)
+
+
+def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    checkpoints = CheckpointManager(tmp_path)
+    content = {"model": {"weight": torch.ones(9, 9)}, "model_args": {}}
+    save_checkpoint(checkpoints, content, {"iter_num": 1, "val_loss": None, "healthy": True})
+
+    with pytest.raises(CheckpointError, match="ckpt-000001.pt does not fit the model"):
+        reload_from_latest(checkpoints, model, optimizer)
+
+
+def test_without_any_checkpoint_the_newest_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        find_latest_checkpoint(tmp_path)

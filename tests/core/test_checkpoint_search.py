@@ -1,0 +1,372 @@
+"""What is trusted, passed over and refused, whatever happened to the files of a folder."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.checkpoint import load_checkpoint, save_checkpoint
+from core.checkpoint_manager import CheckpointManager
+from core.errors import CheckpointError
+from core.manifest import FutureFormatError
+
+
+def content(iter_num: int, run: str | None = "R") -> dict[str, Any]:
+    own = {} if run is None else {"run": run}
+    return {"model": {"w": torch.full((64,), float(iter_num))}, "model_args": {}, "iter_num": iter_num, **own}
+
+
+def save(manager: CheckpointManager, iter_num: int, **how: Any) -> None:
+    notes = {"iter_num": iter_num, "val_loss": None, "healthy": how.pop("healthy", True), "run": "R"}
+    save_checkpoint(manager, content(iter_num), notes, **how)
+
+
+@pytest.fixture(params=["hard link", "copy"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return a folder with checkpoints 1 to 4 of iterations 10 to 40, `ckpt.pt` being the last, or a copy of it."""
+    manager = CheckpointManager(tmp_path, keep_last=4)
+    for number in (1, 2, 3, 4):
+        save(manager, 10 * number)
+    if request.param == "copy":
+        shutil.copy(tmp_path / "ckpt.pt", tmp_path / "copy")
+        os.replace(tmp_path / "copy", tmp_path / "ckpt.pt")
+    return tmp_path
+
+
+def loaded(folder: Path, **how: Any) -> tuple[str, int]:
+    """Return the name of what is loaded, and the iteration it really is of."""
+    path = CheckpointManager(folder).load(**how).path
+    return path.name, load_checkpoint(path)["iter_num"]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def flip(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 4
+    path.write_bytes(whole)
+
+
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    os.rename(one, aside)
+    os.rename(other, one)
+    os.rename(aside, other)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=1))
+
+
+def replace_by_link(path: Path) -> None:
+    elsewhere = path.with_name(f"elsewhere-{path.name}")
+    os.rename(path, elsewhere)
+    path.symlink_to(elsewhere.name)
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+class Hostile:
+    def __init__(self, made: Path) -> None:
+        self.made = str(made)
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return os.mkdir, (self.made,)
+
+
+DAMAGE_TO_CONTENT: dict[str, Callable[[Path], None]] = {
+    "flip": flip,
+    "truncation": lambda path: os.truncate(path, 100),
+    "nothing left": lambda path: os.truncate(path, 0),
+    "hostile": lambda path: torch.save({"model": Hostile(path.with_name("made"))}, path),
+}
+DAMAGE_TO_NAME: dict[str, Callable[[Path], None]] = {
+    "removed": Path.unlink,
+    "folder": replace_by_folder,
+    "link": replace_by_link,
+    "swapped": lambda path: swap(path, path.with_name("ckpt-000002.pt")),
+}
+DAMAGE_TO_MANIFEST: dict[str, Callable[[Path], None]] = {
+    "removed": Path.unlink,
+    "no json": lambda path: os.truncate(path, 40),
+    "empty": lambda path: os.truncate(path, 0),
+    "believable": lambda path: edit(path, iter_num=41),
+    "outside": lambda path: edit(path, file="../ckpt-000004.pt"),
+    "of another": lambda path: shutil.copy(path.with_name("ckpt-000002.json"), path) and None,
+    "link": replace_by_link,
+    "folder": replace_by_folder,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE_TO_CONTENT)
+def test_damaged_content_is_noticed_and_the_newest_good_one_used(
+    folder: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    linked = os.path.samefile(folder / "ckpt.pt", folder / "ckpt-000004.pt")
+    DAMAGE_TO_CONTENT[kind](folder / "ckpt-000004.pt")
+
+    assert loaded(folder) == (("ckpt-000003.pt", 30) if linked else ("ckpt.pt", 40))  # an intact copy is a good one
+    assert len(warnings(caplog)) == 1 and "ckpt-000004.pt" in warnings(caplog)[0]
+    assert warnings(caplog)[0].endswith("is used instead") and not (folder / "made").exists()
+
+
+@pytest.mark.parametrize("kind", DAMAGE_TO_NAME)
+def test_lost_or_exchanged_content_is_found_under_its_other_name(
+    folder: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    DAMAGE_TO_NAME[kind](folder / "ckpt-000004.pt")
+
+    assert loaded(folder) == ("ckpt.pt", 40)
+    assert len(warnings(caplog)) == 1 and "ckpt-000004.pt" in warnings(caplog)[0]
+
+    (folder / "ckpt.pt").unlink()
+    assert loaded(folder) == ("ckpt-000003.pt", 30)
+
+
+@pytest.mark.parametrize("kind", DAMAGE_TO_MANIFEST)
+def test_without_a_manifest_to_be_trusted_a_checkpoint_is_passed_over_also_as_ckpt_pt(
+    folder: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    DAMAGE_TO_MANIFEST[kind](folder / "ckpt-000004.json")
+    for how in ({}, {"prefer_linked": True}):
+        caplog.clear()
+
+        assert loaded(folder, **how) == ("ckpt-000003.pt", 30)
+        assert len(warnings(caplog)) <= 2 and "ckpt-000004" in warnings(caplog)[0]
+
+
+def test_two_damaged_ones_are_both_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "ckpt-000004.json").unlink()
+    flip(folder / "ckpt-000003.pt")
+
+    assert loaded(folder) == ("ckpt-000002.pt", 20)
+    assert any("ckpt-000003.pt" in text for text in warnings(caplog))
+    assert any("ckpt-000004.pt" in text for text in warnings(caplog))
+
+
+def test_swapped_manifests_are_both_passed_over(folder: Path) -> None:
+    swap(folder / "ckpt-000004.json", folder / "ckpt-000003.json")
+
+    assert loaded(folder) == ("ckpt-000002.pt", 20)
+
+
+def test_looking_changes_nothing(folder: Path) -> None:
+    flip(folder / "ckpt-000004.pt")
+    (folder / "ckpt-000002.json").unlink()
+
+    def everything() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    before = everything()
+    CheckpointManager(folder).load()
+    CheckpointManager(folder).load_healthy()
+
+    assert everything() == before
+
+
+def test_each_fault_is_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "ckpt-000004.json").unlink()
+    manager = CheckpointManager(folder)
+    for _ in range(3):
+        manager.load()
+
+    assert len(warnings(caplog)) == len(set(warnings(caplog)))
+
+
+def test_order_is_the_number_and_never_the_time(folder: Path) -> None:
+    for number in (1, 2, 3, 4):
+        for name in (f"ckpt-00000{number}.pt", f"ckpt-00000{number}.json"):
+            os.utime(folder / name, (10**9 - number, 10**9 - number))
+
+    assert loaded(folder) == ("ckpt-000004.pt", 40)
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_newer_versions_work_is_never_passed_over_or_rotated(folder: Path, number: int) -> None:
+    edit(folder / f"ckpt-00000{number}.json", format=99)
+    before = sorted(os.listdir(folder))
+    manager = CheckpointManager(folder)
+    for act in (manager.load, manager.load_healthy, lambda: save(manager, 50)):
+        with pytest.raises(FutureFormatError, match="a newer version of it wrote the checkpoints in this folder"):
+            act()
+
+    assert sorted(os.listdir(folder)) == before
+
+
+def test_only_healthy_ones_serve_a_recovery(folder: Path) -> None:
+    manager = CheckpointManager(folder, keep_last=9)
+    save(manager, 50, healthy=False)
+
+    assert manager.load().path.name == "ckpt-000005.pt"
+    assert (found := manager.load_healthy()) and found.path.name == "ckpt-000004.pt"
+
+
+# what another program does
+
+
+def test_a_folder_of_nanogpts_is_loaded_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    torch.save(content(5, run=None), tmp_path / "ckpt.pt")
+
+    found = CheckpointManager(tmp_path).load()
+
+    assert found == (tmp_path / "ckpt.pt", None)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert CheckpointManager(tmp_path).load_healthy() is None
+
+
+@pytest.mark.parametrize("kind", ["flip", "truncation", "nothing left", "hostile"])
+def test_a_damaged_foreign_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
+    torch.save(content(5, run=None), tmp_path / "ckpt.pt")
+    DAMAGE_TO_CONTENT[kind](tmp_path / "ckpt.pt")
+
+    with pytest.raises(CheckpointError, match=r"no good checkpoint in .*: cannot read .*ckpt\.pt"):
+        CheckpointManager(tmp_path).load()
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_ckpt_pt_that_another_program_wrote_after_us_is_the_newest(
+    folder: Path, in_place: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In place means: through the hard link, so that ckpt-000004.pt is no longer what its manifest says."""
+    caplog.set_level("INFO")
+    if not in_place:
+        (folder / "ckpt.pt").unlink()
+    torch.save(content(45, run=None), folder / "ckpt.pt")
+
+    assert loaded(folder) == ("ckpt.pt", 45)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_a_ckpt_pt_that_another_program_did_not_finish_is_passed_over(folder: Path) -> None:
+    linked = os.path.samefile(folder / "ckpt.pt", folder / "ckpt-000004.pt")
+    torch.save(content(45, run=None), folder / "ckpt.pt")
+    os.truncate(folder / "ckpt.pt", 500)
+
+    assert loaded(folder) == (("ckpt-000003.pt", 30) if linked else ("ckpt-000004.pt", 40))
+
+
+def test_our_checkpoint_changed_in_place_is_damage(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(content(40) | {"more": 1}, folder / "ckpt.pt")
+    linked = os.path.samefile(folder / "ckpt.pt", folder / "ckpt-000004.pt")
+
+    assert loaded(folder) == (("ckpt-000003.pt", 30) if linked else ("ckpt-000004.pt", 40))
+    assert len(warnings(caplog)) == 1
+
+
+def test_what_was_there_before_our_last_save_is_not_the_newest(tmp_path: Path) -> None:
+    """A run that goes on from nanoGPT's file, and does not link its first checkpoints, or is killed before it does."""
+    torch.save(content(5, run=None), tmp_path / "ckpt.pt")
+    manager = CheckpointManager(tmp_path)
+    manager.load()
+    save(manager, 10, link=False)
+
+    assert loaded(tmp_path) == ("ckpt-000001.pt", 10)
+    assert loaded(tmp_path, prefer_linked=True) == ("ckpt.pt", 5)
+
+    flip(tmp_path / "ckpt-000001.pt")
+    assert loaded(tmp_path) == ("ckpt.pt", 5)  # rather than nothing
+
+
+def test_sampling_reads_what_is_ckpt_pt(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
+    save(manager, 10)
+    save(manager, 20, link=False)
+
+    assert loaded(tmp_path) == ("ckpt-000002.pt", 20)
+    assert loaded(tmp_path, prefer_linked=True) == ("ckpt-000001.pt", 10)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_ckpt_pt_that_is_no_file_is_passed_over(folder: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    (replace_by_link if kind == "link" else replace_by_folder)(folder / "ckpt.pt")
+
+    assert loaded(folder) == ("ckpt-000004.pt", 40) == loaded(folder, prefer_linked=True)
+    assert "ckpt.pt is a link, or no file" in warnings(caplog)[0]
+
+
+# nothing good
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_without_a_checkpoint_the_message_says_what_to_do(tmp_path: Path, made: bool) -> None:
+    folder = tmp_path if made else tmp_path / "out"
+    with pytest.raises(CheckpointError) as error:
+        CheckpointManager(folder).load()
+
+    assert str(error.value) == (
+        f"no checkpoint at {folder}/ckpt.pt: set out_dir to the folder of a run that has saved one, "
+        "or train one with --init_from=scratch"
+    )
+
+
+def test_numbered_files_without_any_manifest_are_a_save_cut_short(folder: Path) -> None:
+    for path in folder.glob("*.json"):
+        path.unlink()
+    (folder / "ckpt.pt").unlink()
+
+    with pytest.raises(CheckpointError, match=r"ckpt-000004.pt has no manifest: .* rename it to ckpt\.pt"):
+        CheckpointManager(folder).load()
+
+    for path in folder.glob("ckpt-*"):
+        os.rename(path, folder / "ckpt.pt")  # the advice works
+    assert loaded(folder)[0] == "ckpt.pt"
+
+
+def test_manifests_alone_are_a_half_copied_folder(folder: Path) -> None:
+    for path in folder.glob("*.pt"):
+        path.unlink()
+
+    with pytest.raises(CheckpointError, match=r"ckpt-000004\.pt is missing; .*ckpt-000001\.pt is missing"):
+        CheckpointManager(folder).load()
+    assert CheckpointManager(folder).load_healthy() is None
+
+
+def test_a_folder_that_is_none_is_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+
+    with pytest.raises(CheckpointError, match="out cannot be read"):
+        CheckpointManager(tmp_path / "out").load()
+
+
+def test_leftovers_of_a_killed_save_are_not_looked_at(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "ckpt-000005.pt.part").write_text("half")
+    (folder / "ckpt.pt.part").write_text("half")
+
+    assert loaded(folder) == ("ckpt-000004.pt", 40) and warnings(caplog) == []
+
+
+def test_a_stray_above_the_newest_is_named_and_its_number_not_used_again(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "ckpt-000005.pt").write_text("whole, but its manifest was not written")
+
+    assert loaded(folder) == ("ckpt-000004.pt", 40)
+    assert "ckpt-000005.pt has no manifest" in warnings(caplog)[0]
+    manager = CheckpointManager(folder)
+    save(manager, 60)
+    assert loaded(folder) == ("ckpt-000006.pt", 60) and not (folder / "ckpt-000005.pt").exists()
+
+
+def test_a_file_with_two_names_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from core import files
+
+    read: list[str] = []
+    real = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or real(path))
+    linked = os.path.samefile(folder / "ckpt.pt", folder / "ckpt-000004.pt")
+
+    CheckpointManager(folder).load()
+
+    assert len(read) == (1 if linked else 2)

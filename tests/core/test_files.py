@@ -1,0 +1,220 @@
+"""The operations on disk: whole or absent, safe when they return, and never out of the folder."""
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from core import files
+from core.errors import CheckpointError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def write_folder(path: Path) -> None:
+    (path / "inner").mkdir(parents=True)
+    (path / "a").write_text("one")
+    (path / "inner" / "b").write_text("two")
+
+
+def failing(number: int) -> "type[OSError]":
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("error", [OSError("full"), RuntimeError("in write"), KeyboardInterrupt()])
+def test_a_write_that_fails_half_way_leaves_the_old_file_whole(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "file").write_text("old")
+
+    def write(path: Path) -> None:
+        path.write_text("ne")
+        raise error
+
+    with pytest.raises(type(error)):
+        files.write_whole(tmp_path / "file", write)
+
+    assert names(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("left", ["file", "folder"])
+@pytest.mark.parametrize("wanted", ["file", "folder"])
+def test_what_a_killed_process_left_behind_is_written_over(tmp_path: Path, left: str, wanted: str) -> None:
+    aside = tmp_path / "new.part"
+    aside.write_text("half") if left == "file" else write_folder(aside)
+
+    files.write_whole(
+        tmp_path / "new", write_folder if wanted == "folder" else lambda path: path.write_text("x") and None
+    )
+
+    assert names(tmp_path) == ["new"] and (tmp_path / "new").is_dir() == (wanted == "folder")
+
+
+def test_every_file_and_folder_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed, fsync = [], os.fsync
+
+    def recording(descriptor: int) -> None:
+        flushed.append((os.fstat(descriptor).st_ino, names(tmp_path)))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", recording)
+    files.write_whole(tmp_path / "new", write_folder)
+
+    parts = [tmp_path / "new", tmp_path / "new" / "a", tmp_path / "new" / "inner", tmp_path / "new" / "inner" / "b"]
+    assert {inode for inode, _ in flushed} == {part.stat().st_ino for part in parts}
+    assert all(there == ["new.part"] for _, there in flushed)
+
+
+def test_a_link_is_the_same_file_and_replaces_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "b").write_text("old")
+    for _ in range(2):  # the second time both are one file already
+        files.link(tmp_path / "a", tmp_path / "b")
+
+        assert names(tmp_path) == ["a", "b"] and os.path.samefile(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS])
+def test_where_links_are_impossible_a_copy_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(files.os, "link", failing(number))
+    (tmp_path / "a").write_text("new")
+
+    files.link(tmp_path / "a", tmp_path / "b")
+
+    assert names(tmp_path) == ["a", "b"] and (tmp_path / "b").read_text() == "new"
+    assert not os.path.samefile(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_full_disk_is_no_reason_to_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.os, "link", failing(errno.ENOSPC))
+    (tmp_path / "a").write_text("new")
+
+    with pytest.raises(OSError, match="No space"):
+        files.link(tmp_path / "a", tmp_path / "b")
+
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_error_but_a_failing_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.os, "fsync", failing(errno.EINVAL))
+    files.flush_folder(tmp_path)
+    monkeypatch.setattr(files.os, "fsync", failing(errno.EIO))
+
+    with pytest.raises(OSError):
+        files.flush_folder(tmp_path)
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(files, "flush_folder", flushed.append)
+
+    files.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
+
+    assert (tmp_path / "a" / "b").is_dir()
+    assert flushed == [tmp_path / "a", tmp_path]
+
+
+def test_removing_takes_files_folders_and_links_but_not_what_they_point_to(tmp_path: Path) -> None:
+    write_folder(tmp_path / "folder")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    files.remove(tmp_path / "link")
+    files.remove(tmp_path / "nothing")
+
+    assert names(tmp_path / "folder") == ["a", "inner"]
+
+    files.remove(tmp_path / "folder")
+
+    assert names(tmp_path) == []
+
+
+def test_moving_away_takes_the_first_free_name(tmp_path: Path) -> None:
+    for text in ("one", "two", "three"):
+        (tmp_path / "x").write_text(text)
+        files.move_away(tmp_path / "x", ".old")
+
+    assert {name: (tmp_path / name).read_text() for name in names(tmp_path)} == {
+        "x.old": "one",
+        "x.old-2": "two",
+        "x.old-3": "three",
+    }
+
+
+def test_a_files_hash_is_that_of_its_content(tmp_path: Path) -> None:
+    content = os.urandom(2 * files.CHUNK_BYTES + 5)
+    (tmp_path / "a").write_bytes(content)
+
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    assert files.size(tmp_path / "a") == len(content)
+
+
+def test_a_folders_hash_tells_names_sizes_and_contents_apart(tmp_path: Path) -> None:
+    def digest(**contents: str) -> str:
+        folder = tmp_path / str(len(names(tmp_path)))
+        folder.mkdir()
+        for name, content in contents.items():
+            (folder / name).write_text(content)
+        return files.sha256(folder)
+
+    assert digest(a="one", b="two") == digest(b="two", a="one")
+    different = [
+        digest(a="one", b="two"),
+        digest(a="onet", b="wo"),
+        digest(a="two", b="one"),
+        digest(a="one"),
+        digest(),
+    ]
+    assert len(set(different)) == len(different)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_link_has_no_hash(tmp_path: Path, inside: bool) -> None:
+    (tmp_path / "secret").write_text("x")
+    link = tmp_path / "folder" / "link"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "secret")
+
+    with pytest.raises(CheckpointError, match="link is a link"):
+        files.sha256(link.parent if inside else link)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(CheckpointError):
+        files.sha256(tmp_path / "pipe")
+
+
+def test_a_stamp_changes_with_what_is_written_or_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    stamps = [files.stamp(path)]
+    path.write_text("one")
+    stamps.append(files.stamp(path))
+    assert stamps[-1] == files.stamp(path)
+    path.write_text("three")
+    stamps.append(files.stamp(path))
+    (tmp_path / "b").write_text("three")
+    os.replace(tmp_path / "b", path)
+    stamps.append(files.stamp(path))
+
+    assert stamps[0] is None and len(set(stamps)) == 4
+
+
+def test_two_names_of_a_file_are_the_same_and_a_symbolic_link_is_another(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    os.link(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "c").symlink_to("a")
+
+    assert files.same(tmp_path / "a", tmp_path / "b")
+    assert not files.same(tmp_path / "a", tmp_path / "c") and not files.same(tmp_path / "a", tmp_path / "d")

@@ -1,0 +1,356 @@
+"""Preemption: real signals, wherever they come, and the clock."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import pytest
+import torch
+
+from core.preemption import Interrupted, Preemption
+
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+
+@pytest.fixture(autouse=True)
+def no_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+
+
+@pytest.fixture
+def preemption() -> Iterator[Preemption]:
+    with Preemption() as preemption:
+        yield preemption
+
+
+def send(name: str = "SIGTERM") -> None:
+    os.kill(os.getpid(), getattr(signal, name))
+
+
+def send_soon(name: str = "SIGTERM") -> threading.Thread:
+    """Send a signal from another thread, in the middle of what this one does."""
+    thread = threading.Timer(0.05, send, [name])
+    thread.start()
+    return thread
+
+
+def test_nothing_is_requested_by_itself(preemption: Preemption) -> None:
+    assert preemption.requested is None
+    assert preemption.attempt(lambda: 3) == 3
+
+
+@pytest.mark.parametrize(("name", "exit_status"), [("SIGTERM", 75), ("SIGINT", 130), ("SIGUSR1", 75)])
+def test_signal_outside_a_region_only_leaves_its_name(
+    preemption: Preemption, name: str, exit_status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(name)
+
+    assert preemption.requested == name
+    assert preemption.exit_status == exit_status
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert preemption.exit_status == 0  # torchrun starts anew what ends otherwise
+
+
+def test_first_signal_is_told_once_and_gives_the_reason(
+    preemption: Preemption, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="coregpt"):
+        for name in ("SIGTERM", "SIGTERM", "SIGUSR1", "SIGINT"):
+            send(name)
+
+    assert caplog.messages == ["SIGTERM: saving, then stopping"]
+    assert (preemption.requested, preemption.exit_status) == ("SIGTERM", 75)
+
+
+def test_a_broken_log_does_not_get_in_the_way(preemption: Preemption) -> None:
+    class Busy(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("reentrant call inside a buffered writer")
+
+    log, busy = logging.getLogger("coregpt"), Busy()
+    log.addHandler(busy)
+    log.setLevel(logging.INFO)
+    try:
+        send()
+    finally:
+        log.removeHandler(busy)
+
+    assert preemption.requested == "SIGTERM"
+
+
+def endless_python() -> None:
+    while True:
+        time.sleep(0.001)
+
+
+def endless_matmul() -> None:
+    x = torch.eye(64)
+    while True:
+        x = x @ x
+
+
+@pytest.mark.parametrize("work", [endless_python, endless_matmul, lambda: time.sleep(10), threading.Event().wait])
+@pytest.mark.parametrize("name", NAMES)
+def test_abandonable_work_is_cut_short(preemption: Preemption, name: str, work: Callable[[], object]) -> None:
+    t0 = time.monotonic()
+    sender = send_soon(name)
+
+    assert preemption.attempt(work) is None
+
+    assert time.monotonic() - t0 < 5
+    assert preemption.requested == name
+    sender.join()
+
+
+def test_interruption_passes_handlers_of_ordinary_errors(preemption: Preemption) -> None:
+    cleaned_up = []
+
+    def work() -> None:
+        try:
+            send()
+            time.sleep(10)
+        except Exception:
+            pytest.fail("swallowed")
+        finally:
+            cleaned_up.append(True)
+
+    assert preemption.attempt(work) is None
+    assert cleaned_up == [True]
+
+
+def test_a_region_is_not_entered_once_there_is_a_request(preemption: Preemption) -> None:
+    send()
+
+    assert preemption.attempt(lambda: pytest.fail("was run")) is None
+    with pytest.raises(Interrupted, match="SIGTERM"), preemption.abandonable():
+        pytest.fail("was entered")
+
+
+def test_errors_of_the_work_go_up_and_close_the_region(preemption: Preemption) -> None:
+    with pytest.raises(ZeroDivisionError):
+        preemption.attempt(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+
+    send()  # thrown nowhere
+    assert preemption.requested == "SIGTERM"
+
+
+def test_inner_regions_leave_the_outer_one_open(preemption: Preemption) -> None:
+    with pytest.raises(Interrupted), preemption.abandonable():
+        with preemption.abandonable():
+            pass
+        assert preemption.attempt(lambda: 3) == 3
+        send()
+        time.sleep(10)
+
+    send("SIGUSR1")  # all of them are left
+
+
+def test_nested_regions_are_abandoned_together(preemption: Preemption) -> None:
+    after_the_inner = []
+
+    def outer() -> None:
+        preemption.attempt(send)
+        after_the_inner.append(True)
+
+    assert preemption.attempt(outer) is None
+    assert after_the_inner == []
+
+
+def test_guarded_function_is_the_function_until_there_is_a_request(preemption: Preemption) -> None:
+    divide = preemption.guard(divmod)
+    assert divide(7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        divide(1, 0)
+
+    sender = send_soon()
+    with pytest.raises(Interrupted):
+        preemption.guard(time.sleep)(10)
+    with pytest.raises(Interrupted):
+        divide(7, 2)
+    sender.join()
+
+
+def test_only_one_interruption_is_thrown(preemption: Preemption) -> None:
+    """So that cleaning up after the first is left in peace."""
+
+    def work() -> None:
+        try:
+            send()
+            time.sleep(10)
+        finally:
+            send("SIGUSR1")
+            send("SIGTERM")
+
+    assert preemption.attempt(work) is None
+
+
+def test_no_interruption_escapes_while_a_region_is_left() -> None:
+    """Send real signals from another thread into a quick succession of regions."""
+    finished = 0
+    for delay_us in range(0, 300, 3):
+        with Preemption() as preemption:
+            shot = threading.Timer(delay_us * 1e-6, send)
+            shot.start()
+            while preemption.requested is None:
+                finished += preemption.attempt(lambda: 1) or 0
+            assert preemption.attempt(lambda: 1) is None
+            shot.join()
+    assert finished > 100
+
+
+def strike(preemption: Preemption, instant: int) -> tuple[int | None, bool]:
+    """Handle a signal before the given step of `attempt`; return its result, and whether there is such a step."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object]:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        if event in ("opcode", "line", "return"):
+            steps += 1
+            if steps == instant:
+                preemption._notice(signal.SIGTERM, frame)
+        return trace
+
+    former = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        result = preemption.attempt(lambda: 4 if preemption.requested else 3)  # never 4: it is not begun then
+    finally:
+        sys.settrace(former)
+    return result, steps >= instant
+
+
+def test_no_instant_lets_an_interruption_out_or_leaves_a_region_open() -> None:
+    """Strike before every step that the interpreter takes within `attempt`, on its way in and out as well."""
+    results = set()
+    for instant in range(1, 2000):
+        with Preemption() as preemption:
+            result, struck = strike(preemption, instant)
+            if not struck:
+                break
+            assert preemption.requested == "SIGTERM"
+            assert preemption._region.open is False
+            assert preemption.attempt(lambda: 3) is None
+            results.add(result)
+    assert not struck and instant > 20
+    assert results == {None, 3}
+
+
+def test_second_interrupt_quits_at_once(preemption: Preemption) -> None:
+    send("SIGINT")
+    with pytest.raises(KeyboardInterrupt):
+        send("SIGINT")
+
+
+def test_second_interrupt_quits_abandonable_work_too(preemption: Preemption) -> None:
+    def work() -> None:
+        try:
+            send("SIGINT")
+            time.sleep(10)
+        finally:
+            send("SIGINT")
+
+    with pytest.raises(KeyboardInterrupt):
+        preemption.attempt(work)
+
+
+def test_one_interrupt_after_another_signal_is_not_a_second_one(preemption: Preemption) -> None:
+    send("SIGTERM")
+    send("SIGINT")
+    assert preemption.requested == "SIGTERM"
+
+    with pytest.raises(KeyboardInterrupt):
+        send("SIGINT")
+
+
+def test_region_of_another_thread_does_not_expose_the_main_one(preemption: Preemption) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        inside.set()
+        leave.wait()
+
+    thread = threading.Thread(target=preemption.attempt, args=[work])
+    thread.start()
+    inside.wait()
+    send()  # nothing is thrown here
+    leave.set()
+    thread.join()
+
+    assert preemption.requested == "SIGTERM"
+
+
+def test_time_limit_is_a_request_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    preemption = Preemption(time_limit_hours=1.5)
+    assert preemption.requested is None
+
+    monkeypatch.setattr(time, "monotonic", lambda: now + 1.4 * 3600)
+    assert preemption.requested is None
+    monkeypatch.setattr(time, "monotonic", lambda: now + 1.6 * 3600)
+    assert preemption.requested == "the time limit of 1.5 hours"
+    assert preemption.exit_status == 75
+    assert preemption.attempt(lambda: pytest.fail("was run")) is None
+
+
+def test_time_limit_lets_work_under_way_finish_but_a_signal_still_cuts_it_short() -> None:
+    def work() -> str:
+        while preemption.requested is None:
+            time.sleep(0.001)
+        return "finished"
+
+    preemption = Preemption(time_limit_hours=0.05 / 3600)
+    assert preemption.attempt(work) == "finished"
+
+    with Preemption(time_limit_hours=0.05 / 3600) as preemption:
+        assert preemption.attempt(lambda: (work(), send(), time.sleep(10))) is None
+        assert preemption.requested == "SIGTERM"
+
+
+def test_former_handlers_are_put_back_even_after_an_error() -> None:
+    former = {name: signal.getsignal(getattr(signal, name)) for name in NAMES}
+
+    with pytest.raises(ZeroDivisionError), Preemption() as preemption:
+        assert all(signal.getsignal(getattr(signal, name)) == preemption._notice for name in NAMES)
+        _ = 1 / 0
+
+    assert {name: signal.getsignal(getattr(signal, name)) for name in NAMES} == former
+
+
+def test_outside_the_main_thread_there_is_only_the_clock() -> None:
+    former = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def program() -> None:
+        with Preemption(time_limit_hours=0) as preemption:
+            seen.append((signal.getsignal(signal.SIGTERM), preemption.requested))
+
+    thread = threading.Thread(target=program)
+    thread.start()
+    thread.join()
+
+    assert seen == [(former, "the time limit of 0 hours")]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # from Python 3.12
+def test_forked_child_dies_when_it_is_told_to(preemption: Preemption) -> None:
+    """A loader's worker inherits the handlers, and whoever ends it waits for its death."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write_end, b"ready")  # Python forgets what comes while it forks
+        time.sleep(10)
+        os._exit(0)
+    os.read(read_end, 5)
+    os.close(read_end)
+    os.close(write_end)
+    os.kill(child, signal.SIGTERM)
+
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
+    assert preemption.requested is None

@@ -1,0 +1,129 @@
+"""Where a run starts, and what a resume tells its user."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.checkpoint_manager import CheckpointManager
+from core.errors import CheckpointError
+from core.resume import changed_options, launch_id, restarted, same_batches, where_to_start
+
+SAVED = {"n_layer": 2, "learning_rate": 0.1, "dataset": "a", "batch_size": 4, "block_size": 16, "out_dir": "x"}
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> CheckpointManager:
+    """Return the checkpoints of a folder that holds a good one, saved in the launch `first`."""
+    checkpoints = CheckpointManager(tmp_path)
+    content = {"model": {}, "model_args": {}, "iter_num": 5}
+    checkpoints.save(
+        lambda path: torch.save(content, path),
+        {"iter_num": 5, "val_loss": None, "healthy": True, "launch": "first"},
+    )
+    return checkpoints
+
+
+@pytest.fixture
+def damaged(good: CheckpointManager) -> CheckpointManager:
+    path = good.load().path
+    path.write_bytes(path.read_bytes()[:-1])
+    return good
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("init_from", ["resume", "auto"])
+def test_a_good_checkpoint_is_resumed(good: CheckpointManager, init_from: str) -> None:
+    start, found = where_to_start(init_from, good)
+
+    assert start == "resume"
+    assert found is not None and found.manifest is not None and found.manifest["iter_num"] == 5
+
+
+@pytest.mark.parametrize("init_from", ["scratch", "gpt2", "a/folder"])
+def test_a_fresh_start_looks_at_nothing(damaged: CheckpointManager, init_from: str) -> None:
+    assert where_to_start(init_from, damaged) == (init_from, None)
+
+
+def test_auto_starts_from_scratch_where_nothing_is_good(tmp_path: Path, damaged: CheckpointManager) -> None:
+    assert where_to_start("auto", damaged) == ("scratch", None)
+    assert where_to_start("auto", CheckpointManager(tmp_path / "nothing")) == ("scratch", None)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_resume_insists(tmp_path: Path, damaged: CheckpointManager) -> None:
+    for checkpoints in (damaged, CheckpointManager(tmp_path / "nothing")):
+        with pytest.raises(CheckpointError):
+            where_to_start("resume", checkpoints)
+
+
+def test_a_newer_programs_checkpoints_are_never_started_over(good: CheckpointManager) -> None:
+    manifest = good.load().path.with_suffix(".json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+
+    with pytest.raises(CheckpointError, match="newer"):
+        where_to_start("auto", good)
+
+
+@pytest.mark.parametrize(
+    ("count", "launch", "init_from", "start"),
+    [
+        ("0", "first", "scratch", "scratch"),  # the first start of a launch
+        ("1", "first", "scratch", "resume"),
+        ("2", "first", "gpt2", "resume"),
+        ("1", "second", "scratch", "scratch"),  # what is there is another launch's
+        ("1", None, "scratch", "scratch"),
+        ("1", "second", "auto", "resume"),
+    ],
+)
+def test_a_group_that_was_started_again_goes_on_with_its_own_checkpoint(
+    good: CheckpointManager,
+    monkeypatch: pytest.MonkeyPatch,
+    count: str,
+    launch: str | None,
+    init_from: str,
+    start: str,
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", launch or "none")
+
+    assert restarted() is (count != "0")
+    assert launch_id() == launch
+    assert where_to_start(init_from, good)[0] == start
+
+
+def test_a_group_started_again_before_its_first_checkpoint_starts_as_it_was_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+
+    assert where_to_start("gpt2", CheckpointManager(tmp_path)) == ("gpt2", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({}, ""),
+        ({"out_dir": "elsewhere", "init_from": "resume"}, ""),
+        ({"learning_rate": 0.2}, "learning_rate 0.1 -> 0.2"),
+        ({"n_layer": 3}, "n_layer stays 2 (not 3)"),
+        ({"unknown_then": 1}, ""),
+        ({"n_layer": 3, "block_size": 8}, "n_layer stays 2 (not 3), block_size 16 -> 8"),
+    ],
+)
+def test_options_that_differ_are_named(given: dict[str, Any], text: str) -> None:
+    assert changed_options(SAVED, SAVED | given) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "same"), [({}, True), ({"learning_rate": 9}, True), ({"dataset": "b"}, False), ({"batch_size": 5}, False)]
+)
+def test_a_batch_fits_where_its_shape_and_data_are_the_same(given: dict[str, Any], same: bool) -> None:
+    assert same_batches(SAVED, SAVED | given) is same

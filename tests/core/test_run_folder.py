@@ -1,0 +1,330 @@
+"""The run folder: who may use it, and what becomes of the run before."""
+
+import errno
+import logging
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core import run_folder
+from core.errors import ConfigError
+from core.run_folder import RunFolder
+
+fcntl = pytest.importorskip("fcntl", reason="is about POSIX locks")
+ROOT = Path(__file__).parents[2]
+
+TRAINER = """
+import sys
+from core.run_folder import RunFolder
+RunFolder(sys.argv[1]).claim()
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+OTHER = """
+import fcntl, sys, time
+file = open(sys.argv[1] + "/.lock", "a+")
+try:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    print("refused", flush=True)
+else:
+    print("claimed", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def start(program: str, *arguments: object) -> tuple["subprocess.Popen[str]", str]:
+    """Start another process and wait for its first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    return process, process.stdout.readline().strip()
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    process.kill()
+    process.communicate()
+
+
+def asked_by_another(folder: Path) -> str:
+    """Return what another process that asks for the folder is told."""
+    process, answer = start(OTHER, folder, 0)
+    process.communicate()
+    return answer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[RunFolder]:
+    folder = RunFolder(tmp_path / "out")
+    yield folder
+    folder.release()
+
+
+def test_nothing_is_touched_before_the_claim(folder: RunFolder) -> None:
+    assert not folder.path.exists()
+
+
+def test_claim_makes_the_folder_and_signs_its_lock(tmp_path: Path) -> None:
+    for _ in range(2):
+        folder = RunFolder(tmp_path / "a" / "b")
+        folder.claim()
+
+        assert os.listdir(folder.path) == [".lock"]
+        folder.release()
+        assert (folder.path / ".lock").read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+        (folder.path / ".lock").write_text("1234567890 a-host-with-a-long-name.example.org\n")
+
+
+def test_a_second_trainer_is_refused_until_the_first_is_dead(folder: RunFolder) -> None:
+    first, answer = start(TRAINER, folder.path)
+    try:
+        assert answer == "claimed"
+        for _ in range(2):  # asking leaves the lock and the signature as they are
+            with pytest.raises(ConfigError) as refused:
+                folder.claim()
+            assert str(refused.value).startswith(f"out_dir={str(folder.path)!r} is in use by process {first.pid} on ")
+            assert "choose another out_dir, or stop that run first" in str(refused.value)
+    finally:
+        end(first)  # by SIGKILL
+
+    folder.claim()
+    assert (folder.path / ".lock").read_text().split()[0] == str(os.getpid())
+
+
+def test_lock_keeps_another_process_out_until_it_is_released(folder: RunFolder) -> None:
+    folder.claim()
+    folder.claim()  # is ours already, and stays so
+    assert asked_by_another(folder.path) == "refused"
+
+    folder.release()
+    folder.release()
+    assert asked_by_another(folder.path) == "claimed"
+    assert (folder.path / ".lock").exists()
+
+
+def test_claim_waits_for_one_that_is_dying(folder: RunFolder) -> None:
+    folder.path.mkdir()
+    dying, answer = start(OTHER, folder.path, 0.5)
+    assert answer == "claimed"
+
+    t0 = time.monotonic()
+    folder.claim(wait_s=20)
+
+    assert 0.1 < time.monotonic() - t0 < 10
+    end(dying)
+
+
+def test_claim_waits_no_longer_than_it_was_told(folder: RunFolder) -> None:
+    folder.path.mkdir()
+    (folder.path / ".lock").write_bytes(b"\x1b[2J \xff")  # says nothing that could be shown
+    other, _ = start(OTHER, folder.path, 10)
+
+    with pytest.raises(ConfigError, match="is in use by another process: choose"):
+        folder.claim(wait_s=0.1)
+    end(other)
+
+
+def test_removed_folder_is_claimed_anew(folder: RunFolder) -> None:
+    folder.claim()
+    folder.path.rename(folder.path.with_name("gone"))
+
+    folder.claim()
+
+    assert asked_by_another(folder.path) == "refused"
+    assert asked_by_another(folder.path.with_name("gone")) == "claimed"
+
+
+def test_removed_folder_that_another_took_is_refused(folder: RunFolder) -> None:
+    folder.claim()
+    folder.path.rename(folder.path.with_name("gone"))
+    folder.path.mkdir()
+    other, _ = start(OTHER, folder.path, 10)
+
+    with pytest.raises(ConfigError, match="is in use"):
+        folder.claim()
+    end(other)
+
+
+def test_a_file_in_its_place_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+
+    for path in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        with pytest.raises(ConfigError, match=f"out_dir='{path}' cannot be written to: .*; choose another"):
+            RunFolder(path).claim()
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_full_disk_and_read_only_medium_cannot_be_written_to(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Not even where the folder is there already."""
+    folder.path.mkdir()
+
+    def touch(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "touch", touch)
+    with pytest.raises(ConfigError, match=f"cannot be written to: {os.strerror(number)}; choose another"):
+        folder.claim()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is read-only to root")
+def test_read_only_folder_cannot_be_written_to(folder: RunFolder) -> None:
+    folder.path.mkdir(mode=0o500)
+
+    with pytest.raises(ConfigError, match="cannot be written to: Permission denied; choose another"):
+        folder.claim()
+
+
+def test_what_a_link_in_place_of_the_lock_points_to_is_not_written_to(folder: RunFolder, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder.path.mkdir()
+    (folder.path / ".lock").symlink_to(precious)
+
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        folder.claim()
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EIO])
+def test_where_files_cannot_be_locked_it_goes_on_with_a_warning(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def lockf(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    folder.claim()
+
+    assert len(caplog.messages) == 1
+    assert f"cannot be locked ({os.strerror(number)})" in caplog.messages[0]
+
+
+def test_where_there_are_no_locks_at_all_it_goes_on_with_a_warning(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run_folder, "fcntl", None)
+    folder.claim()
+
+    assert ["cannot be locked" in message for message in caplog.messages] == [True]
+
+
+# in the order in which they are to be moved
+FORMER_RUN = [
+    "ckpt.pt",
+    "ckpt.pt.foreign",
+    "ckpt.pt.foreign-2",
+    "ckpt.pt.part",
+    "ckpt-000002.json",
+    "ckpt-000002.pt",
+    "ckpt-000010.json",
+    "ckpt-000010",
+    "ckpt-1000001.json",
+    "ckpt-1000001.json.part",
+    "ckpt-1000001.pt",
+    "metrics.jsonl",
+    "wandb",
+]
+FOLDERS = ("ckpt-000010", "wandb")
+STAY = [".lock", "ckpt-notes.txt", "config.yaml", "metrics.jsonl.bak", "my-ckpt.pt", "previous"]
+
+
+def make_run(folder: Path, mark: str) -> None:
+    """Put a former run into a folder, in an order of its own; every file holds its name and the mark."""
+    folder.mkdir(exist_ok=True)
+    for name in random.Random(1).sample(FORMER_RUN, len(FORMER_RUN)):
+        if name in FOLDERS:
+            (folder / name).mkdir()
+            (folder / name / "inside").write_text(f"{name} {mark}")
+        else:
+            (folder / name).write_text(f"{name} {mark}")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return what every file in a folder holds, by name; of a folder in it, what is inside."""
+    files = {path.name: path / "inside" if path.is_dir() else path for path in folder.iterdir()}
+    return {name: file.read_text() for name, file in files.items() if file.exists()}
+
+
+def whole_run(mark: str) -> dict[str, str]:
+    return {name: f"{name} {mark}" for name in FORMER_RUN}
+
+
+def test_former_run_moves_and_the_rest_stays(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    make_run(folder.path, "a")
+    for name in STAY:
+        (folder.path / name).write_text("stays")
+
+    with caplog.at_level(logging.INFO, logger="coregpt"):
+        aside = folder.set_aside_former_run()
+
+    assert aside == folder.path / "previous-1"
+    assert contents(aside) == whole_run("a")
+    assert contents(folder.path) == {name: "stays" for name in STAY}
+    assert caplog.messages == [f"{folder.path}: the former run's files are now in {aside}"]
+
+
+def test_every_former_run_gets_a_folder_of_its_own(folder: RunFolder) -> None:
+    for number, mark in enumerate("abc", start=1):
+        make_run(folder.path, mark)
+        assert folder.set_aside_former_run() == folder.path / f"previous-{number}"
+    (folder.path / "previous-2").rename(folder.path / "kept")
+    make_run(folder.path, "d")
+
+    assert folder.set_aside_former_run() == folder.path / "previous-4"
+    assert contents(folder.path / "previous-3") == whole_run("c")
+
+
+def test_without_a_former_run_nothing_is_made(folder: RunFolder) -> None:
+    folder.claim()
+
+    assert folder.set_aside_former_run() is None
+    assert os.listdir(folder.path) == [".lock"]
+
+
+def test_lock_outlasts_the_move(folder: RunFolder) -> None:
+    folder.claim()
+    make_run(folder.path, "a")
+    folder.set_aside_former_run()
+
+    assert asked_by_another(folder.path) == "refused"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("moved", range(len(FORMER_RUN)))
+def test_interrupted_move_loses_nothing(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, moved: int, error: BaseException
+) -> None:
+    make_run(folder.path, "a")
+    rename, calls = os.rename, []
+
+    def failing(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) > moved:
+            raise error
+        rename(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises((ConfigError, KeyboardInterrupt)) as failed:
+        patched.setattr(os, "rename", failing)
+        folder.set_aside_former_run()
+    assert isinstance(failed.value, KeyboardInterrupt) or "cannot be moved to" in str(failed.value)
+    assert set(contents(folder.path / "previous-1")) == set(FORMER_RUN[:moved])
+    (folder.path / "previous-1" / FORMER_RUN[-1]).mkdir()  # in the way of whoever uses this folder again
+
+    assert folder.set_aside_former_run() == folder.path / "previous-2"
+    assert contents(folder.path / "previous-1") | contents(folder.path / "previous-2") == whole_run("a")
+    assert contents(folder.path) == {}

@@ -1,0 +1,214 @@
+"""Snapshots: byte for byte what `torch.save` makes of the original, in memory that is used again."""
+
+import copy
+import io
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from core.snapshot import Snapshot
+from model import GPT
+
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+]
+DTYPES += [torch.complex64, torch.int8, torch.float8_e4m3fn]
+
+
+def saved(tree: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(tree, file)
+    return file.getvalue()
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else []
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def addresses(tree: Any) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors(tree) if tensor.untyped_storage().nbytes()}
+
+
+def views() -> dict[str, torch.Tensor]:
+    whole = torch.arange(24.0).reshape(2, 3, 4)
+    return {
+        "whole": whole,
+        "part": whole[1, 1:],
+        "turned": whole.transpose(0, 2),
+        "every other": whole.flatten()[1::2],
+        "expanded": torch.ones(1, 3).expand(5, 3),
+        "one number": whole[0, 0, 3],
+        "a part alone": torch.arange(100)[40:50],  # torch saves all of the memory behind it
+    }
+
+
+def of_every_dtype() -> list[torch.Tensor]:
+    return [torch.arange(6).to(dtype).reshape(2, 3) for dtype in DTYPES]
+
+
+def empty_ones() -> dict[str, Any]:
+    return {
+        "none": torch.empty(0),
+        "rows": torch.empty(3, 0),
+        "int": torch.empty(0, dtype=torch.long),
+        "scalar": torch.tensor(1),
+    }
+
+
+def nested() -> dict[str, Any]:
+    shared = {"lr": 0.1, "betas": (0.9, 0.95)}
+    both = torch.ones(3)
+    return {
+        "groups": [shared, shared, {"params": [0, 1], "mixed": (both, [both, both.view(3, 1)], "text", None, 1.5)}],
+        1: OrderedDict(b=torch.zeros(2), a=both),
+        "plain": {"bytes": b"abc", "size": torch.Size([2, 3]), "dtype": torch.bfloat16, "device": torch.device("cpu")},
+        "nothing": [[], (), {}],
+        "default": defaultdict(list, {0: [torch.ones(1)]}),
+    }
+
+
+def state_dict_of_modules() -> dict[str, Any]:
+    """With batch norm's counters, and the versions that a state_dict carries as an attribute."""
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).state_dict()
+
+
+def state_of_adamw() -> dict[str, Any]:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+TREES: list[Callable[[], Any]] = [views, of_every_dtype, empty_ones, nested, state_dict_of_modules, state_of_adamw]
+TREES += [lambda: torch.ones(3), lambda: {}, lambda: "no tensor at all"]
+
+
+@pytest.mark.parametrize("make", TREES)
+def test_the_bytes_are_those_of_the_original(make: Callable[[], Any]) -> None:
+    tree = make()
+    before = saved(tree)
+    snapshot = Snapshot()
+
+    for _ in range(3):
+        taken = snapshot.take(tree)
+
+        assert saved(taken) == before == saved(tree)
+        assert not addresses(taken) & addresses(tree)
+
+
+def test_the_bytes_of_a_checkpoint_of_a_gpt_are_those_of_the_original(tiny_model: GPT) -> None:
+    """Its head and its embedding are one tensor, written once."""
+    optimizer = tiny_model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+    tiny_model(torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))[1].backward()
+    optimizer.step()
+    tree = {
+        "model": tiny_model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "iter_num": 3,
+        "rng": torch.get_rng_state(),
+    }
+
+    taken = Snapshot().take(tree)
+
+    assert saved(taken) == saved(tree)
+    tied = [taken["model"][name].untyped_storage().data_ptr() for name in ("lm_head.weight", "transformer.wte.weight")]
+    assert tied[0] == tied[1] != tiny_model.lm_head.weight.data_ptr()
+    assert taken["model"]._metadata == tree["model"]._metadata
+
+
+@pytest.mark.parametrize("make", TREES[:6])
+def test_the_copy_stays_as_it_was_when_the_original_changes(make: Callable[[], Any]) -> None:
+    tree = make()
+    before = saved(tree)
+
+    taken = Snapshot().take(tree)
+    for tensor in tensors(tree):
+        if tensor.is_contiguous():
+            tensor.copy_(torch.ones(()) - tensor.float() if not tensor.is_complex() else tensor + 1)
+    if isinstance(tree, dict):
+        tree["new"] = 1
+
+    assert saved(taken) == before != saved(tree)
+
+
+def test_an_optimizer_may_go_on_while_the_copy_waits() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for _ in range(2):
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    tree = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    before, wanted = saved(tree), copy.deepcopy(tree)
+
+    taken = Snapshot().take(tree)
+    optimizer.param_groups[0]["lr"] = 5.0
+    optimizer.step()
+
+    assert saved(tree) != before == saved(taken)
+    assert taken["optimizer"]["param_groups"] == wanted["optimizer"]["param_groups"]
+
+
+@pytest.mark.parametrize("make", TREES[:6])
+def test_memory_is_used_again(make: Callable[[], Any]) -> None:
+    snapshot = Snapshot()
+    first = addresses(snapshot.take(make()))
+
+    for _ in range(3):
+        assert addresses(snapshot.take(make())) == first
+
+
+def test_memory_is_used_again_by_whatever_is_of_its_size() -> None:
+    snapshot = Snapshot()
+    first = addresses(snapshot.take([torch.ones(4), torch.ones(8)]))
+
+    again = snapshot.take({"b": torch.zeros(2, 4), "a": torch.arange(2), "new": torch.ones(5)})
+
+    assert addresses([again["b"], again["a"]]) == first
+    assert again["b"].eq(0).all() and again["a"].tolist() == [0, 1] and again["new"].eq(1).all()
+
+
+def test_memory_is_never_given_to_two() -> None:
+    snapshot = Snapshot()
+    snapshot.take([torch.ones(4)])
+
+    one, other = snapshot.take([torch.ones(4), torch.zeros(4)])
+
+    assert one.eq(1).all() and other.eq(0).all()
+
+
+def test_what_stands_there_twice_is_written_once() -> None:
+    part = {"a": torch.ones(3), "b": [1, 2]}
+
+    one, other = Snapshot().take([part, part])
+
+    assert one is other and one is not part
+
+
+def test_tensors_that_share_memory_share_it_in_the_copy() -> None:
+    whole = torch.arange(6.0)
+
+    taken = Snapshot().take({"whole": whole, "part": whole[2:4]})
+    taken["whole"][2] = 7
+
+    assert taken["part"].tolist() == [7, 3] and whole[2] == 2
+
+
+def test_nothing_that_is_taken_needs_a_gradient() -> None:
+    model = nn.Linear(2, 2)
+
+    assert not any(tensor.requires_grad for tensor in tensors(Snapshot().take(model.state_dict(keep_vars=True))))
