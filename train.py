@@ -25,8 +25,7 @@ def build(
     accumulation = run.share(options.gradient_accumulation_steps)
     data = TokenBins(os.path.join("data", options.dataset), options.block_size, options.batch_size, run.device)
     draw = preemption.guard(data.get_batch) if run.world_size == 1 else data.get_batch
-    checkpoints = core.CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
-    init_from, found = run.from_master(lambda: core.where_to_start(options.init_from, checkpoints))
+    start = extras.find_start(options, run)
     progress = extras.progress(options, run)
     logger = core.CompositeLogger([*progress, core.ConsoleLogger()] if run.is_master else [])
     run.at_exit(logger.close)
@@ -41,14 +40,14 @@ def build(
 
     def make_model() -> tuple[Any, dict[str, Any] | None]:
         run.seed_all()
-        saved = found and core.load_checkpoint(found.path, check=found.manifest is None)
-        return extras.adapt(initializer.initialize(init_from, model_args, saved), options), saved
+        saved = start.found and core.load_checkpoint(start.found.path, check=start.found.manifest is None)
+        return extras.adapt(initializer.initialize(start.init_from, model_args, saved), options), saved
 
-    if found:
+    if start.found:
         logger.log_info(f"Resuming training from {options.out_dir}")
     model, checkpoint = make_model()
     data.check_vocab(model_args["vocab_size"])
-    run.from_master(lambda: extras.claim_out_dir(options, run, checkpoints, found))
+    run.from_master(lambda: extras.enter(options, start))
 
     # the optimizer, then the model as training calls it: compiled, and spread over the processes
     betas = (options.beta1, options.beta2)
@@ -67,7 +66,7 @@ def build(
                                eval_iters=options.eval_iters, rng=extras.eval_rng(options, run))  # fmt: skip
     scheduler = core.CosineLRScheduler(options.learning_rate, options.warmup_iters, options.lr_decay_iters,
                                        options.min_lr, options.decay_lr)  # fmt: skip
-    archive = build_archive(options, run, model, step, parallel, checkpoints, data, make_model, model_args)
+    archive = build_archive(options, run, model, step, parallel, start.checkpoints, data, make_model, model_args)
     recovery = core.Recovery(**options.pick("on_instability", "max_recoveries", "recovery_skip", "recovery_lr_factor"))
     logger.loggers += extras.loggers(options, run, (checkpoint or {}).get("loggers", {}))
     trainer = core.Trainer(model, step, scheduler, evaluator, archive, recovery, preemption, logger, run,
@@ -76,7 +75,7 @@ def build(
                            **options.pick("max_iters", "eval_interval", "log_interval", "eval_only",
                                           "always_save_checkpoint"))  # fmt: skip
     if checkpoint:
-        trainer.restore(checkpoint, options.resume_rng == "exact", found.manifest if found else None)
+        trainer.restore(checkpoint, options.resume_rng == "exact", start.found.manifest if start.found else None)
     return trainer
 
 

@@ -3,8 +3,8 @@ What it costs that nothing is lost: per update, per save in the background, and 
 
     python -m benchmark.reliability_cost [step] [stall] [memory] [--threads N] [--rounds N]
 
-step    nanoGPT's CPU recipe; updates with and without detector, ballot and the note of where the iteration began, in
-        turn in one process; and a save with and without number, checksum, manifest and link, shared out over the
+step    nanoGPT's CPU recipe; updates with and without detector, ballot and the note of where they began, in random
+        order in one process; and a save with and without number, checksum, manifest and link, shared out over the
         recipe's 250 updates between saves
 stall   a model of 50 M parameters with AdamW; how long a save keeps the loop, in the background and not, in turn
 memory  peak of a process that resumes, against the one that trained from scratch
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -89,19 +90,14 @@ def measure_step(rounds: int) -> None:
         folder = Path(name)
         write_data(folder, 65)
         with trainer([*CPU_RECIPE, "--out_dir=out"], folder) as run:
-
-            def guarded() -> None:
-                run.top = run.archive.position()
-                run.update()
-                run.iter_num += 1
-
             for _ in range(20):
-                guarded()
-            pairs = []
-            for number in range(rounds * 20):
-                first, second = (guarded, run.step.execute_step)[:: 1 if number % 2 else -1]
-                times = {first: seconds(first), second: seconds(second)}
-                pairs.append((times[guarded], times[run.step.execute_step]))
+                run.update()
+            programs: dict[str, Callable[[], object]] = {"guarded": run.update, "bare": run.step.execute_step}
+            draw, pairs = random.Random(0), []
+            for _ in range(rounds * 20):
+                order = draw.sample(list(programs), 2)
+                times = {program: seconds(programs[program]) for program in order}
+                pairs.append((times["guarded"], times["bare"]))
             bare_step = statistics.median(bare for _, bare in pairs)
             extra_step = statistics.median(ours - bare for ours, bare in pairs)
 

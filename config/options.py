@@ -29,7 +29,7 @@ class Options(Schema):
     out_dir: str = opt("out", "folder for checkpoints and logs")
     init_from: str = opt("scratch", "scratch, resume (from out_dir), auto (resume if there is something good to resume, else scratch), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2")
     resume_rng: Literal["exact", "reseed"] = opt("exact", "on resume: go on with the saved random state and batch, or reseed and evaluate again as nanoGPT does")
-    eval_only: bool = opt(False, "stop after the first evaluation; writes nothing")
+    eval_only: bool = opt(False, "stop after the first evaluation; no checkpoint and no metrics are written")
     training_type: Literal["language_model"] = opt("language_model", "what the model learns")
     seed: int = opt(1337, "seed of all random draws; each process adds its rank", ge=0, le=2**62)
 
@@ -79,7 +79,7 @@ class Options(Schema):
     max_recoveries: int = opt(3, "recoveries (with skip: updates left out in a row) after which the run stops with a diagnosis", ge=0)
     recovery_skip: int = opt(0, "updates before and after the offending one whose batches are left out as well", ge=0)
     recovery_lr_factor: float = opt(1.0, "every recovery multiplies the learning rate by this for the rest of the run", gt=0, le=1)
-    spike_threshold: float = opt(0.0, "robust standard deviations above the recent median at which a loss or gradient norm counts as unstable; 0 looks for no spikes", ge=0)
+    spike_threshold: float = opt(0.0, "robust standard deviations above the recent median at which a loss or gradient norm counts as unstable; 0 looks for no spikes; sound runs can exceed 12", ge=0)
     spike_window: int = opt(100, "updates that the recent median is taken of", ge=8)
 
     opt = section("optimizer")

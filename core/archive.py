@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import logging
 import uuid
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import torch
 
 from core.batch import fingerprint, to_device
 from core.checkpoint import handle_state_dict_prefixes, load_checkpoint, save_checkpoint
-from core.errors import CheckpointError
+from core.errors import CheckpointError, ConfigError
 from core.optimizer import load_optimizer_state
 from core.resume import launch_id, same_batches
 from core.snapshot import Snapshot
@@ -183,7 +185,11 @@ class Archive:
 
     def begin(self, state: State) -> None:
         """Note the state of the trainer at the beginning of the run, to come back to before there is a checkpoint."""
-        self.origin = {**state, "scaler": self.step.scaler.state_dict(), "own": self._own_state()}
+        if self.snapshot is not None:  # AdamW keeps two moments of every parameter
+            sizes = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.raw_model.parameters()}
+            self.snapshot.warm(size for size in sizes.values() for _ in range(3))
+        _require_plain(state)
+        self.origin = {**copy.deepcopy(state), "scaler": self.step.scaler.state_dict(), "own": self._own_state()}
 
     def go_back(self) -> tuple[State, str]:
         """Bring weights, optimizer and every process back to the last healthy checkpoint, or to the beginning.
@@ -195,7 +201,8 @@ class Archive:
         if found is None:
             fresh, checkpoint = self.remake()
             model, optimizer = fresh.state_dict(), (checkpoint or {}).get("optimizer")
-            state, own, name = self.origin, self.origin["own"], "the beginning"
+            state, name = copy.deepcopy(self.origin), "the beginning"
+            own = state["own"]
         else:
             state = load_checkpoint(found.path, check=False)
             model, optimizer = state["model"], state["optimizer"]
@@ -208,6 +215,8 @@ class Archive:
             load_optimizer_state(self.step.optimizer, optimizer)
         if state["scaler"]:
             self.step.scaler.load_state_dict(state["scaler"])
+        self.saves.saved_at = state["iter_num"] if found else None
+        self.failure = None
         self.detector.load_state_dict(own["detector"])
         self.go_to(own)
         return state, name
@@ -242,3 +251,19 @@ class Archive:
         self.go_to(own)
         self.saves.saved(checkpoint["iter_num"])
         return None
+
+
+def _require_plain(state: State) -> None:
+    """Raise ConfigError where a checkpoint could not be read again because of what a callback or logger keeps in it."""
+    for place in ("callbacks", "loggers"):
+        for name, kept in state.get(place, {}).items():
+            buffer = io.BytesIO()
+            try:
+                torch.save(kept, buffer)
+                buffer.seek(0)
+                torch.load(buffer, weights_only=True)
+            except Exception as error:
+                raise ConfigError(
+                    f"{name}.state_dict() holds more than tensors and plain Python values, so that checkpoints with it "
+                    f"could not be loaded: convert what is in it ({' '.join(str(error).split())[:200]})"
+                ) from None

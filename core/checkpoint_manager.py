@@ -11,7 +11,7 @@ from pathlib import Path
 from core import files
 from core.checkpoint_search import LINKED, CheckpointSearch, Digests, Found
 from core.errors import CheckpointError
-from core.manifest import Manifest, describe, name_of, plain, require_present
+from core.manifest import Manifest, UnreadableError, describe, name_of, plain, require_present
 from core.manifest import write as write_manifest
 from core.retention import to_keep
 
@@ -130,6 +130,10 @@ class CheckpointManager:
     def _rotate(self, newest: int) -> None:
         """Remove what is not to be kept: superseded, damaged, and left behind by a process that was killed."""
         search = CheckpointSearch(self.folder, self._digests)
+        self._damaged.discard(newest)  # an earlier one of this number, that somebody has removed since
+        if not search.manifests[newest]["healthy"]:  # the way back must be read before others are given up for it
+            next(search.numbered(healthy=True), None)
+            self._damaged |= search.damaged()
         good = [manifest for manifest in search.manifests.values() if self._is_good(manifest)]
         linked = search.linked_numbers()
         kept = to_keep(good, last=self.keep_last, best=self.keep_best, linked=linked[-1] if linked else None)
@@ -176,7 +180,8 @@ class CheckpointManager:
         self._damaged |= search.damaged()
         self._digests |= search.digests
         if found is None:
-            raise CheckpointError(self._nothing_good(list(search.faults.values())))
+            kind = UnreadableError if search.unsure else CheckpointError
+            raise kind(self._nothing_good(list(search.faults.values())))
         self._tell_faults(search, found)
         if found.manifest is None:
             whose = "put there by another program after the last save" if search.manifests else "nanoGPT's, or the like"

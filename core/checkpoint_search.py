@@ -8,7 +8,7 @@ from typing import NamedTuple
 from core import files
 from core.checkpoint import identity
 from core.errors import CheckpointError
-from core.manifest import FutureFormatError, Manifest, name_of, read, sequence_of, verify
+from core.manifest import FutureFormatError, Manifest, UnreadableError, name_of, read, sequence_of, verify
 
 LINKED = "ckpt.pt"  # nanoGPT's name
 Digests = dict[tuple[int, ...] | None, str]
@@ -26,7 +26,7 @@ class CheckpointSearch:
 
     names:     the files of every number, unfinished ones included
     manifests: by number, those that belong to their name and are as they were written
-    unsure:    numbers whose manifest the disk did not give; it may do so another time
+    unsure:    numbers that the disk did not give; it may do so another time
     faults:    by name, what was looked at and cannot be trusted, and why
     digests:   checksums that are known already, by the stamp of the file; those of this look are added
 
@@ -79,6 +79,8 @@ class CheckpointSearch:
                 yield Found(verify(manifest, self.folder, self._digest), manifest)
             except CheckpointError as error:
                 self.faults[manifest["file"]] = str(error)
+                if isinstance(error, UnreadableError):
+                    self.unsure.add(sequence)
                 if self.linked_digest() == manifest["sha256"]:  # a copy, or the file itself, renamed
                     yield Found(self.linked_path, manifest)
 
@@ -117,7 +119,7 @@ class CheckpointSearch:
             raise
         except CheckpointError as error:
             self._unmanifested[sequence] = str(error)
-            if isinstance(error.__cause__, OSError):
+            if isinstance(error, UnreadableError):
                 self.unsure.add(sequence)
 
     def _linked(self) -> Found | None:
@@ -186,4 +188,4 @@ def _names(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be read ({error.strerror or error})") from None
+        raise UnreadableError(f"{folder} cannot be read ({error.strerror or error})") from None

@@ -32,6 +32,10 @@ class FutureFormatError(CheckpointError):
     """A checkpoint was written by a newer version of this program."""
 
 
+class UnreadableError(CheckpointError):
+    """The disk did not give what lies there; it may do so another time."""
+
+
 def name_of(sequence: int) -> str:
     """Return the name of a checkpoint, without suffix."""
     return f"ckpt-{sequence:06d}"
@@ -64,14 +68,14 @@ def describe(path: Path, sequence: int, notes: Manifest) -> Manifest:
 
 
 def read(path: Path) -> Manifest:
-    """Return a manifest. Raises CheckpointError with the reason why it is none; its cause is an OSError, if so."""
+    """Return a manifest. Raises CheckpointError with the reason why it is none, UnreadableError if it is the disk."""
     if path.is_symlink() or not path.is_file():
         raise CheckpointError(f"{path.name} is a link, or no file")
     try:
         with open(path, "rb") as file:
             manifest = json.loads(file.read(LARGEST_BYTES))
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read ({error.strerror or error})") from error
+        raise UnreadableError(f"{path.name} cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path.name} is damaged: it is not JSON") from None
     if not isinstance(manifest, dict):
@@ -94,7 +98,7 @@ def verify(manifest: Manifest, folder: Path, sha256: Callable[[Path], str] = fil
         if sha256(path) != manifest["sha256"]:
             raise CheckpointError(f"{path.name} is damaged: its checksum is not its manifest's")
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read ({error.strerror or error})") from None
+        raise UnreadableError(f"{path.name} cannot be read ({error.strerror or error})") from None
     return path
 
 

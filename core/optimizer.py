@@ -6,6 +6,8 @@ import torch
 
 from core.errors import CheckpointError
 
+KERNELS = ("fused", "foreach", "capturable")  # how this device computes an update, not what
+
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any] | None) -> None:
     """Load a saved state; moments of a tensor that was cropped since (block_size) are cropped with it.
@@ -33,7 +35,11 @@ def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             "it was saved for another model"
         )
     moments = {key: _cropped(saved, parameters[key]) for key, saved in state["state"].items()}
-    optimizer.load_state_dict({**state, "state": moments})
+    groups = [
+        {**saved, **{name: own[name] for name in KERNELS if name in own}}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "state": moments, "param_groups": groups})
 
 
 def _cropped(moments: dict[str, Any], parameter: torch.Tensor) -> dict[str, Any]:

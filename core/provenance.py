@@ -9,7 +9,7 @@ import torch
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 2
-DECIDE_THE_BITS = ("torch", "device", "threads", "world_size", "platform")
+DECIDE_THE_BITS = ("torch", "device", "threads", "platform", "data")
 
 
 def describe(device: torch.device, world_size: int) -> dict[str, Any]:

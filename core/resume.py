@@ -9,7 +9,7 @@ import torch
 
 from core.checkpoint_manager import CheckpointManager, Found
 from core.errors import CheckpointError
-from core.manifest import FutureFormatError
+from core.manifest import FutureFormatError, UnreadableError
 
 log = logging.getLogger("coregpt")
 
@@ -42,8 +42,8 @@ def where_to_start(init_from: str, checkpoints: CheckpointManager) -> tuple[str,
     if init_from == "auto" or restarted():
         try:
             found = checkpoints.load()
-        except FutureFormatError:
-            raise
+        except (FutureFormatError, UnreadableError):
+            raise  # there is something, and it must not be moved aside
         except CheckpointError as error:
             log.info(f"init_from={init_from}: starting afresh ({error})")
         else:

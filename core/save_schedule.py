@@ -34,4 +34,4 @@ class SaveSchedule:
 
     def failed(self) -> None:
         """Note that a save came to nothing."""
-        self.retries, self._since = True, time.monotonic()
+        self.saved_at, self.retries, self._since = None, True, time.monotonic()

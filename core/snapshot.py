@@ -1,6 +1,8 @@
 """A copy of tensors in CPU memory, for a checkpoint that is written while training goes on."""
 
 import copy
+from collections.abc import Iterable
+from threading import Thread
 from typing import Any
 
 import torch
@@ -15,9 +17,23 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._buffers: list[torch.UntypedStorage] = []
+        self._warming: Thread | None = None
+
+    def warm(self, sizes: Iterable[int]) -> None:
+        """Touch memory for storages of these sizes (bytes) in the background, so that the first `take` is quick too."""
+        self._warming = Thread(target=self._touch, args=(list(sizes),), daemon=True)
+        self._warming.start()
+
+    def _touch(self, sizes: list[int]) -> None:
+        for size in sizes:
+            storage = _buffer(size, [])
+            torch.empty(0, dtype=torch.uint8).set_(storage).zero_()
+            self._buffers.append(storage)
 
     def take(self, tree: Any) -> Any:
         """Return a copy of `tree`; what is no tensor, dict, list or tuple is not copied."""
+        if self._warming:
+            self._warming.join()
         taken: dict[int, torch.UntypedStorage] = {}
         free, self._buffers = self._buffers, []
         seen: dict[int, Any] = {}  # what stands there twice stands there twice in the copy, and is written once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,9 @@ class Trainer:
         self.stop_wish: str | None = None  # this rank wants to
         self.preempted = False  # it is a signal or the clock that stops the run
         self.save_wish = False  # some rank's clock says it is time
+        self.is_evaluating = False
         self.answers: Answers | None = None
+        self.trail: deque[tuple[int, Any, State]] = deque(maxlen=2)  # of updates: a GPU tells of the one before
         self.top: State = {}  # where the evaluation or update at hand began, should it be abandoned
 
     def train(self) -> float:
@@ -168,7 +171,7 @@ class Trainer:
 
         Return whether to go on with the iteration.
         """
-        if self.settle() or not self.emit("on_eval_begin"):
+        if self.settle() or self.stop_reason is not None or not self.emit("on_eval_begin"):
             return False
         self.top = self.archive.position()
         losses = self.runtime.from_master(lambda: self.preemption.attempt(self.evaluator.evaluate_splits))
@@ -179,7 +182,9 @@ class Trainer:
         metrics = {"train/loss": losses["train"], "val/loss": losses["val"]}
         self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.running_mfu * 100})
         self.best_val_loss = min(self.best_val_loss, losses["val"].item())
+        self.is_evaluating = True  # what callbacks save now is saved below, or right after
         still_here = self.emit("on_eval_end", losses)
+        self.is_evaluating = False
         if self.eval_only:
             self.stop_reason = "eval_only"
         if self.eval_only or not still_here:
@@ -188,9 +193,12 @@ class Trainer:
         if not finite and self.react("the evaluation after it is not finite", self.iter_num - 1):
             return False
         if losses["val"] < self.saved_val_loss or self.always_save_checkpoint:
-            self.saved_val_loss = losses["val"]
+            before, self.saved_val_loss = self.saved_val_loss, losses["val"]
             if self.iter_num > 0:
-                return self.save(link=True)
+                goes_on = self.save(link=True)
+                if goes_on and self.archive.failure:
+                    self.saved_val_loss = before  # so that a later one is linked, though it be worse than this
+                return goes_on
         return True
 
     def update(self) -> StepResult | None:
@@ -202,6 +210,7 @@ class Trainer:
         except Interrupted:
             self.abandon()
             return None
+        self.trail.append((self.iter_num, self.step.used, self.top))
         answers, self.answers = self.answers, None
         return None if self.heed(answers) else result
 
@@ -252,7 +261,7 @@ class Trainer:
 
     def react(self, cause: str, iter_num: int) -> bool:
         """Act on an instability in the update of `iter_num`, on all ranks alike. Return whether the run went back."""
-        goes_back = self.recovery.decide(cause, iter_num, self._diagnosis)
+        goes_back = self.recovery.decide(cause, iter_num, lambda: self._diagnosis(iter_num))
         if goes_back:
             self.recover(cause, iter_num)
         return goes_back
@@ -271,13 +280,14 @@ class Trainer:
         log.warning(f"iteration {iter_num}: {cause}; going on from {place} without that batch; {count}")
         self.logger.log_event({"event": "recovery", "history": self.recovery.history})
 
-    def _diagnosis(self) -> str:
-        """Return the report of the first rank that finds something not finite; the master's if none does."""
+    def _diagnosis(self, iter_num: int) -> str:
+        """Return the first rank's report on its last batch that has something not finite in it; else the master's."""
         losses = [loss.item() for loss in self.detector.recent]
+        batch, top = next(((batch, top) for number, batch, top in self.trail if number == iter_num), (None, {}))
         with self.step.autocast:
-            found = diagnose(self.raw_model, self.step.objective, self.step.used, losses)
-        if "data" in self.top:
-            found += f"\nthe data of the update began at: {self.top['data']}"
+            found = diagnose(self.raw_model, self.step.objective, batch, losses)
+        if "data" in top:
+            found += f"\nthe data of the update began at: {top['data']}"
         reports = self.runtime.gather(found)
         return next((report for report in reports if "not finite" in report), reports[0])
 
@@ -307,6 +317,7 @@ class Trainer:
         """
         if self.settle():
             return False
+        self._after_save(self.archive.join())  # what failed in the background is tried once more
         new = self.step.updates > 0 and not self.eval_only and self.saves.saved_at != self.iter_num
         if new and not self.save(wait=True):
             return False
@@ -316,7 +327,7 @@ class Trainer:
         self.emit("on_train_end")
         if self.preempted:
             where = f"at iteration {self.iter_num}; --init_from=resume goes on from there"
-            where = "before the first update" if self.saves.saved_at is None else where
+            where = where if self.step.updates or self.saves.saved_at is not None else "before the first update"
             raise PreemptedError(f"stopped by {self.stop_reason} {where}", self.preemption.exit_status)
         return True
 
@@ -330,16 +341,21 @@ class Trainer:
 
         Return False if the run went back to an older checkpoint instead, as this state is not sound.
         """
+        if self.is_evaluating:
+            self.save_wish = True
+            return True
         if self.settle():
             return False
         if not self.archive.is_finite():
             self.archive.failure = "a weight or a moment of the optimizer is not finite"
-            return not self.react(self.archive.failure, self.iter_num - 1)
+            return not self.react(self.archive.failure, self.updates_made - 1)
         self._after_save(self.archive.join())
         if link:
             self.logger.log_checkpoint(f"saving checkpoint to {self.out_dir}")
         self._after_save(self.archive.save(self.state_dict(), self._notes(), link=link, wait=wait))
-        self.recovery.healthy, self.save_wish = True, False
+        self.save_wish = False
+        if self.archive.failure is None:
+            self.recovery.healthy = True
         return True
 
     def _after_save(self, path: Path | None) -> None:
@@ -348,21 +364,26 @@ class Trainer:
 
     def _notes(self) -> State:
         """Return what the manifest says about the run at this point."""
-        measured = self.losses if self.evaluated_at == self.iter_num else {}
+        measured = self.losses if self.evaluated_at == self.updates_made else {}
         losses = {f"{split}_loss": loss.item() for split, loss in measured.items()}
         return {
-            "iter_num": self.state_dict()["iter_num"],
+            "iter_num": self.updates_made,
             "train_loss": losses.get("train_loss"),
             "val_loss": losses.get("val_loss"),
             "lowest_val_loss": self.best_val_loss if math.isfinite(self.best_val_loss) else None,
             "healthy": self.recovery.healthy,
-            "finished": self.iter_num > self.max_iters,
+            "finished": self.updates_made > self.max_iters,
         }
+
+    @property
+    def updates_made(self) -> int:
+        """The iteration to go on with: one more than `iter_num` where the update is made but not yet counted."""
+        return self.iter_num + self.step.updates - self.local_iter_num
 
     def state_dict(self) -> State:
         """Return counters, and the state of all parts that have one."""
         return {
-            "iter_num": self.iter_num + self.step.updates - self.local_iter_num,  # one more, if updated but not counted
+            "iter_num": self.updates_made,
             "best_val_loss": self.saved_val_loss,
             "lowest_val_loss": self.best_val_loss,
             "evaluated_at": self.evaluated_at,
@@ -376,7 +397,7 @@ class Trainer:
         self.iter_num = state["iter_num"]
         self.saved_val_loss = state["best_val_loss"]
         self.best_val_loss = float(state["lowest_val_loss"] if "lowest_val_loss" in state else state["best_val_loss"])
-        self.evaluated_at = state.get("evaluated_at")
+        self.evaluated_at, self.losses = state.get("evaluated_at"), {}
         self.callbacks.load_state_dict(state.get("callbacks", {}))
         self.logger.load_state_dict(state.get("loggers", {}))
 
@@ -403,7 +424,8 @@ class Trainer:
             self._tell(manifest)
             return
         self.evaluated_at = None
-        self.max_iters = max(self.max_iters, self.iter_num)  # nanoGPT makes one update, however late it is
+        if not (exact and checkpoint.get("ranks")):
+            self.max_iters = max(self.max_iters, self.iter_num)  # nanoGPT makes one update, however late it is
         if exact:
             log.info(
                 f"resume: the checkpoint has {obstacle}; weights, optimizer and counters are exact, but other batches "

@@ -79,7 +79,7 @@ class TrainingStep:
     def execute_step(self, agree: Agree | None = None) -> StepResult:
         """Make one update, unless the ranks agree that it is unsound, and return what it left behind."""
         self.prefetch()
-        shares = []  # of the update's loss
+        shares, reports = [], []  # of the update's loss; of the objective
         for micro_step in range(1, self.gradient_accumulation_steps + 1):
             with self.grad_sync(micro_step == self.gradient_accumulation_steps):
                 with self.autocast:
@@ -88,6 +88,7 @@ class TrainingStep:
                 # the next one, while a GPU is still busy with this one
                 self.used, self.batch = self.batch, self.get_batch("train")
                 shares.append(loss.detach())
+                reports.append(output.metrics)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         grad_norm = None
         if self.grad_clip:
@@ -96,7 +97,7 @@ class TrainingStep:
         unsound = None
         if agree:
             norm = self.norm(self.model.parameters()) if grad_norm is None else grad_norm
-            unsound = agree(torch.stack(shares).sum(), norm, output.metrics)
+            unsound = agree(torch.stack(shares).sum(), norm, _together(reports))
         self._update(unsound)
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
@@ -113,3 +114,10 @@ class TrainingStep:
             self.scaler.update()
         elif self.grad_clip:
             self.scaler.update()  # it has looked at these gradients
+
+
+def _together(reports: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the last micro-batch's report; it is `finite` only if all of them were."""
+    if "finite" not in reports[-1]:
+        return reports[-1]
+    return {**reports[-1], "finite": torch.stack([report["finite"].bool().all() for report in reports]).all()}

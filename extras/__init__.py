@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from config.options import Options
-    from core import Callback, CheckpointManager, Logger, Objective, Replicated, Runtime
+    from core import Callback, CheckpointManager, Logger, Objective, Replicated, RunFolder, Runtime
     from core.checkpoint_manager import Found
 
 log = logging.getLogger("coregpt")
@@ -41,20 +41,41 @@ def eval_rng(options: Options, run: Runtime) -> Callable[[], AbstractContextMana
     return run.isolated_rng if options.eval_rng == "isolated" else nullcontext
 
 
-def claim_out_dir(options: Options, run: Runtime, checkpoints: CheckpointManager, found: Found | None) -> None:
-    """Make the run folder this process's own until it ends; a fresh start moves a former run's files aside."""
-    from core import RunFolder
+class Start(NamedTuple):
+    """How a run starts: `init_from`, the checkpoint it resumes if it does, its folder, and the checkpoints in it."""
+
+    init_from: str
+    found: Found | None
+    folder: RunFolder
+    checkpoints: CheckpointManager
+
+
+def find_start(options: Options, run: Runtime) -> Start:
+    """Return how the run starts; nobody else writes in its folder from here on."""
+    from core import CheckpointManager, RunFolder, where_to_start
     from core.resume import restarted
 
-    if options.eval_only:
-        return  # it writes nothing there
     folder = RunFolder(options.out_dir)
-    folder.claim(wait_s=30 if restarted() else 0)
+    checkpoints = CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
     run.at_exit(folder.release)
-    if found:
-        checkpoints.relink(found)
+
+    def look() -> tuple[str, Found | None]:
+        if folder.path.is_dir() and not options.eval_only:  # which writes nothing
+            folder.claim(wait_s=30 if restarted() else 0)
+        return where_to_start(options.init_from, checkpoints)
+
+    return Start(*run.from_master(look), folder, checkpoints)
+
+
+def enter(options: Options, start: Start) -> None:
+    """Begin to write in the run's folder: make it; a fresh start moves a former run's files aside."""
+    if options.eval_only:
+        return
+    start.folder.claim()
+    if start.found:
+        start.checkpoints.relink(start.found)
     else:
-        folder.set_aside_former_run()
+        start.folder.set_aside_former_run()
 
 
 def loggers(options: Options, run: Runtime, saved: dict[str, Any]) -> list[Logger]:

@@ -1,22 +1,20 @@
 """Stopped anywhere and resumed = never stopped: weights, optimizer, random state, counters and metrics, by one hash."""
 
-import os
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 import train
+from benchmark.soak.campaign import ranks
 from core.callback import Callback
 from core.checkpoint_manager import CheckpointManager
 from core.errors import PreemptedError
 from core.trainer import Trainer
 from tools.run_hash import run_hash
 
-ROOT = Path(__file__).resolve().parent.parent
 LAST = 7  # iter_num after the 7 updates of tiny_argv
 
 
@@ -56,7 +54,6 @@ def test_a_run_resumed_at_any_iteration_ends_like_the_undisturbed_one(
     assert len(sequences) == LAST
     for sequence in sequences:
         folder = cut(Path("whole"), sequence, Path(f"cut{sequence}"))
-        torch.rand(sequence)  # a new process starts from another state
         train.main([*argv, f"--out_dir={folder}", "--init_from=resume"])
         assert run_hash(folder) == undisturbed
 
@@ -106,24 +103,32 @@ class StopAt(Callback):
         setattr(self, event, self.strike)
 
     def strike(self, trainer: Trainer, *_: object) -> None:
-        import signal
-
         if trainer.iter_num == self.iter_num:
             signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("iter_num", [0, 2, 3, 6])
-@pytest.mark.parametrize("event", ["on_step_begin", "on_step_end", "on_eval_begin", "on_eval_end", "on_checkpoint"])
-def test_a_run_that_was_preempted_ends_like_the_undisturbed_one(
+STRIKES = [(n, event) for n in (0, 2, 3, 5) for event in ("on_step_begin", "on_step_end")]
+STRIKES += [(n, event) for n in (0, 3, 6) for event in ("on_eval_begin", "on_eval_end")]
+STRIKES += [(3, "on_checkpoint"), (6, "on_checkpoint")]
+
+
+@pytest.mark.parametrize(("iter_num", "event"), STRIKES)
+def test_a_run_that_was_preempted_goes_on_where_it_was_and_ends_like_the_undisturbed_one(
     run_dir: Path, tiny_argv: list[str], iter_num: int, event: str
 ) -> None:
     train.main([*tiny_argv, "--out_dir=plain"])
-    try:
+    with pytest.raises(PreemptedError) as error:
         train.main(tiny_argv, [StopAt(iter_num, event)])
-    except PreemptedError as error:
-        assert error.exit_status == 75
-    train.main([*tiny_argv, "--init_from=auto"])
+    assert error.value.exit_status == 75
+    begun = []
 
+    class Begun(Callback):
+        def on_train_begin(self, trainer: Trainer) -> None:
+            begun.append(trainer.iter_num)
+
+    train.main([*tiny_argv, "--init_from=auto"], [Begun()])
+
+    assert begun == [iter_num + (event == "on_step_end")]  # what would follow was abandoned
     assert run_hash("out") == run_hash("plain")
 
 
@@ -131,8 +136,6 @@ def test_an_evaluation_that_a_signal_interrupts_is_abandoned_and_repeated(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The state of the top of the iteration is saved: the evaluation's random draws are taken back."""
-    import signal
-
     train.main([*tiny_argv, "--out_dir=plain"])
     calls = []
 
@@ -158,22 +161,15 @@ def test_an_evaluation_that_a_signal_interrupts_is_abandoned_and_repeated(
     assert run_hash("out") == run_hash("plain")
 
 
-def launch(out_dir: str, argv: list[str]) -> subprocess.CompletedProcess[str]:
-    """Train with two gloo ranks."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*torchrun, str(ROOT / "train.py"), *argv, f"--out_dir={out_dir}"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-
 def test_two_ranks_resume_exactly_and_one_goes_on_alone_after_saying_what_is_lost(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch("whole", [*tiny_argv, "--save_interval=1", "--keep_last=99"]).returncode == 0
+    whole = [*tiny_argv, "--save_interval=1", "--keep_last=99", "--out_dir=whole"]
+    assert ranks(lambda: train.main(whole)) == [0, 0]
     for sequence in (2, 5):
         folder = cut(Path("whole"), sequence, Path(f"cut{sequence}"))
-        done = launch(str(folder), [*tiny_argv, "--init_from=resume"])
-        assert done.returncode == 0, done.stderr
+        resume = [*tiny_argv, "--init_from=resume", f"--out_dir={folder}"]
+        assert ranks(lambda resume=resume: train.main(resume)) == [0, 0]  # type: ignore[misc]
         assert run_hash(folder) == run_hash("whole")
 
     folder = cut(Path("whole"), 3, Path("alone"))

@@ -634,7 +634,7 @@ def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest
         real = getattr(extras, name)
         monkeypatch.setattr(extras, name, lambda *given: asked.append(name) or real(*given))
 
-    seams = ("adapt", "callbacks", "claim_out_dir", "eval_rng", "loggers", "objective", "parallel", "progress")
+    seams = ("adapt", "callbacks", "enter", "eval_rng", "find_start", "loggers", "objective", "parallel", "progress")
     for name in seams:
         watch(name)
     preemption = core.Preemption()

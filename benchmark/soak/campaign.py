@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = (
 )
 
 import functools
+import json
 import signal
 import socket
 import sys
@@ -15,7 +16,8 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -24,7 +26,9 @@ import torch
 import torch._dynamo  # what every run loads when it makes its optimizer, a second long: once, here
 
 import train as program
+from core.callback import Callback
 from core.errors import exit_on_error
+from core.trainer import Trainer
 from data.meta import write_meta
 from tools.run_hash import run_hash
 
@@ -116,6 +120,49 @@ def _undisturbed(argv: tuple[str, ...], world_size: int) -> Undisturbed:
         seconds = time.monotonic() - started
         assert not any(ends), f"an undisturbed run ended with {ends}: {last_words(folder)}"
         return Undisturbed(run_hash(folder / OUT), seconds)
+
+
+# where a start begins
+
+
+class Beginning(Callback):
+    """Notes in began.txt at which iteration every start of the run begins."""
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        if trainer.runtime.is_master:
+            with open("began.txt", "a") as file:
+                file.write(f"{trainer.iter_num}\n")
+
+
+@contextmanager
+def goes_on(folder: Path, saved: int | None = None) -> Iterator[None]:
+    """See that a run with a Beginning, when it is started inside, goes on from where it was saved.
+
+    saved: iteration; that of the newest checkpoint there is, if it is not given
+    """
+    former = len(beginnings(folder))
+    saved = saved_iteration(folder) if saved is None else saved
+    yield
+    if begun := beginnings(folder)[former:]:  # it may have ended before
+        assert begun == [saved], f"a start went on from iteration {begun[0]}, though {saved} was saved"
+
+
+def beginnings(folder: Path) -> list[int]:
+    """Return where each start of the run has begun."""
+    path = folder / "began.txt"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def newest_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest with the highest number; None where there is none yet."""
+    manifests = [json.loads(path.read_text()) for path in (folder / OUT).glob("ckpt-*.json")]
+    return max(manifests, key=lambda manifest: manifest["sequence"], default=None)
+
+
+def saved_iteration(folder: Path) -> int:
+    """Return the iteration of the checkpoint with the highest number; 0 where there is none yet."""
+    manifest = newest_manifest(folder)
+    return int(manifest["iter_num"]) if manifest else 0
 
 
 # processes

@@ -27,7 +27,9 @@ import torch
 
 from benchmark.soak.campaign import (
     OUT,
+    Beginning,
     Campaign,
+    goes_on,
     in_child,
     last_words,
     tiny_argv,
@@ -271,7 +273,9 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
     is_foreign = kinds[0] == overwritten_by_another.__name__
     used = check_loading(folder / OUT, stopped, is_foreign)
     before = _tree(folder)
-    end = in_child(lambda: train([*ARGV, "--init_from=auto"]), folder)
+    iter_num = torch.load(folder / OUT / used, weights_only=True)["iter_num"]  # it was seen to be whole
+    with goes_on(folder, iter_num):
+        end = in_child(lambda: train([*ARGV, "--init_from=auto"], [Beginning()]), folder)
     assert end == 0, f"{kinds}: the run ended with {end}: {last_words(folder)}"
     assert run_hash(folder / OUT) == undisturbed_hash(ARGV), f"{kinds}: the run went on to another end, from {used}"
     after = _tree(folder)
@@ -280,7 +284,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
         assert after.get(name) == before.get(name), f"{kinds}: {name}, outside of the run folder, was changed"
     aside = folder / OUT / "ckpt.pt.foreign"
     assert not is_foreign or aside.read_bytes() == stopped.foreign, "another program's checkpoint was lost"
-    return {"kinds": kinds, "links": links, "newest": stopped.newest, "used": used}
+    return {"kinds": kinds, "links": links, "newest": stopped.newest, "used": used, "went_on_from": iter_num}
 
 
 def damage(draw: random.Random, kind: Callable[[Victim], None], out: Path, stopped: Stopped) -> list[str]:

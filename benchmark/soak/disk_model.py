@@ -16,6 +16,7 @@ import io
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,8 @@ from core.errors import CheckpointError
 
 SEQUENCE = slice(5, 11)  # of a name like ckpt-000012.json
 CALLS = 26  # about as many as one save makes
+TRIALS = 1000
+FLOOR = 2000  # so many faults, kills and cuts each must strike in a full campaign
 
 
 class Killed(BaseException):
@@ -71,7 +74,7 @@ class Disk:
 
     def quiet(self) -> None:
         """Let nothing go wrong from now on."""
-        self.calls, self.dead, self.unflushed = 0, False, False
+        self.calls, self.dead, self.failed, self.unflushed = 0, False, False, False
         self.kill_at = self.fail_at = 0
         self.last_fail = 0
         self.error = errno.EIO
@@ -94,6 +97,7 @@ class Disk:
         if self.dead:
             raise Killed
         if self.fail_at and self.fail_at <= self.calls <= self.last_fail:
+            self.failed = True
             self.unflushed |= not name  # nobody is told
             raise OSError(self.error, os.strerror(self.error), name)
         self._see()
@@ -185,6 +189,12 @@ class Disk:
         self.names = names
         self.settle()
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that is in the folder is safe: a power cut takes nothing away."""
+        self._see()
+        return not self.pending and all(file.safe is not None for file in self.names.values())
+
     def settle(self) -> None:
         """Have all that is in the folder safe."""
         self._see()
@@ -254,6 +264,7 @@ class Schedule:
         self.there: set[int] = set()  # reported as saved, and good the last time we looked
         self.odd: set[int] = set()  # not there, or not of the right size, when the last save began
         self.story: list[str] = []
+        self.struck: Counter[str] = Counter()  # events that came to pass, by name
         self.manager = self._new_manager()
 
     def happen(self) -> None:
@@ -269,12 +280,12 @@ class Schedule:
         }
         event = self.draw.choices(list(events), weights=list(events.values()))[0]
         self.story.append(event.__name__)
-        event()
+        self.struck[event.__name__] += event()
         self.check()
 
-    # events
+    # events: each tells whether it came to pass
 
-    def save(self) -> None:
+    def save(self) -> bool:
         """Save with nothing in the way: what is to be kept is kept, and nothing else."""
         self.disk.quiet()
         listed, seen = self._listed(), self._passed_over(healthy=True)
@@ -282,33 +293,39 @@ class Schedule:
         path = self._save_each([self.draw.random() < 0.8])
         assert path is not None, "a save came to nothing for no reason"
         self._check_kept({**listed, int(path.name[SEQUENCE]): self.attempts[-1]}, seen)
+        return True
 
-    def fault(self) -> None:
+    def fault(self) -> bool:
         """Save while a call fails."""
         self.disk.fail()
         self._save_some()
+        return self.disk.failed
 
-    def kill(self) -> None:
+    def kill(self) -> bool:
         """Kill the process while it saves."""
         self.disk.kill()
         with suppress(Killed):
             self._save_some()
+        struck = self.disk.dead
         self.check()
         self.restart()
+        return struck
 
-    def cut(self) -> None:
+    def cut(self) -> bool:
         """Cut the power while the process saves, or afterwards."""
         if self.draw.random() < 0.8:
             self.disk.kill()
             with suppress(Killed):
                 self._save_some()
+        struck = not self.disk.is_settled
         self.disk.power_cut()
         self.there -= self.unsure
         self.done -= self.unsure
         self.check()
         self.restart()
+        return struck
 
-    def damage(self) -> None:
+    def damage(self) -> bool:
         """Damage any file but those of the newest healthy checkpoint."""
         good = self._good()
         newest = max((number for number, attempt in good.items() if attempt.healthy), default=None)
@@ -316,8 +333,9 @@ class Schedule:
         paths = [path for path in sorted(self.folder.iterdir()) if not any(path.samefile(other) for other in spared)]
         if paths:
             self._spoil(self.draw.choice(paths))
+        return bool(paths)
 
-    def setback(self) -> None:
+    def setback(self) -> bool:
         """Damage even the newest healthy one, if there is another; a recovery finds out, and training goes on."""
         healthy = sorted(number for number, attempt in self._good().items() if attempt.healthy)
         if len(healthy) > 1:
@@ -326,8 +344,9 @@ class Schedule:
             assert found is not None, "no healthy checkpoint for a recovery"
             self.known |= self._passed_over(healthy=True)
             self.save()
+        return len(healthy) > 1
 
-    def restart(self) -> None:
+    def restart(self) -> bool:
         """Start again, as a program does: find the newest, and give it its second name."""
         self.manager = self._new_manager()
         found = None
@@ -337,7 +356,7 @@ class Schedule:
         if found is None or found.manifest is not None:
             self.known |= self._passed_over()
         if found is None:
-            return
+            return True
         self.disk.quiet()
         if self.draw.random() < 0.2:
             self.disk.kill()
@@ -346,6 +365,7 @@ class Schedule:
         if self.disk.dead:
             self.check()
             self.restart()
+        return True
 
     def _save_some(self) -> None:
         """Save once, or twice with the first one in the background."""
@@ -564,17 +584,17 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
             schedule.happen()
     except (AssertionError, CheckpointError) as error:
         raise AssertionError(f"{error} (after {', '.join(schedule.story)})") from error
-    counts = {name: schedule.story.count(name) for name in sorted(set(schedule.story)) if " " not in name}
-    return {"events": counts, "attempts": len(schedule.attempts), "done": len(schedule.done)}
+    return {"events": dict(schedule.struck), "attempts": len(schedule.attempts), "done": len(schedule.done)}
 
 
 def summary(records: list[dict[str, Any]]) -> str:
-    """Return how much has happened in all."""
-    totals: dict[str, int] = {}
+    """Return how much has struck in all. Raises AssertionError when that is too little in a full campaign."""
+    totals: Counter[str] = Counter()
     for record in records:
-        for name, count in record["details"]["events"].items():
-            totals[name] = totals.get(name, 0) + count
+        totals.update(record["details"]["events"])
+    few = [f"{totals[name]} x {name}" for name in ("fault", "kill", "cut") if totals[name] < FLOOR]
+    assert not few or len(records) < TRIALS, f"only {', '.join(few)} struck, wanted {FLOOR}"
     return ", ".join(f"{count} x {name}" for name, count in sorted(totals.items()))
 
 
-CAMPAIGN = Campaign("disk_model", 1000, trial, summary)
+CAMPAIGN = Campaign("disk_model", TRIALS, trial, summary)

@@ -18,7 +18,10 @@ import torch
 
 from benchmark.soak.campaign import (
     OUT,
+    Beginning,
     Campaign,
+    beginnings,
+    goes_on,
     in_child,
     last_words,
     ranks,
@@ -40,6 +43,8 @@ MODULES = ("transformer.h.0.attn", "transformer.h.0.mlp", "transformer.h.1.ln_1"
 WINDOW = 8  # updates that spikes are looked for in: from there on
 LAST = 13  # iteration
 MICRO_STEPS = 2  # per update and rank
+TRIALS = 125
+WANTED = 100  # of these, runs that recover and come to their end
 
 
 class Injection(NamedTuple):
@@ -236,14 +241,15 @@ def run(
             GPT.configure_optimizers = lambda *args: configure(*args[:-1], "cuda")  # type: ignore[method-assign]
         injector = Injector(plan, known or {}, kill_at)
         try:
-            train(tiny_argv(**{**plan.options, **options}), [injector])
+            train(tiny_argv(**{**plan.options, **options}), [Beginning(), injector])
         finally:
             injector.write()
 
     write_tiny_data(folder)
     for path in [*folder.glob("rank-*.json"), *folder.glob("stderr.txt")]:
         path.unlink()
-    ends = ranks(work, plan.world_size, folder) if plan.world_size > 1 else [in_child(work, folder)]
+    with goes_on(folder):
+        ends = ranks(work, plan.world_size, folder) if plan.world_size > 1 else [in_child(work, folder)]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank-*.json"))]
     return Run(folder, ends, records, (folder / "stderr.txt").read_text(errors="replace"))
 
@@ -280,8 +286,8 @@ def _recovers(plan: Plan, draw: random.Random, folder: Path) -> dict[str, Any]:
         assert run_hash(finished.folder / OUT) == end, f"killed before update {kill_at}, resumed, another end: {plan}"
         histories = [record["history"] for record in (*finished.records, first.records[0])]
         assert histories == histories[:1] * len(histories), f"a resume recovered otherwise: {histories}, {plan}"
-        resumed = 1
-    return {**_facts(plan, first), "replayed": 1, "resumed": resumed}
+        resumed = _resumed(finished)
+    return {**_facts(plan, first), "recovered": 1, "replayed": 1, "resumed": resumed}
 
 
 def _check_recovered(plan: Plan, made: Run) -> None:
@@ -354,7 +360,7 @@ def _stops(draw: random.Random, world_size: int, folder: Path) -> dict[str, Any]
     assert resumed.ends == [0] * world_size, f"{resumed.ends} after a resume: {_words(resumed)}, {plan}"
     usual = run(plan._replace(injections=[]), folder / "usual")
     assert run_hash(resumed.folder / OUT) == run_hash(usual.folder / OUT), f"not the usual end after a stop: {plan}"
-    return {**_facts(plan, made), "resumed": 1}
+    return {**_facts(plan, made), "resumed": _resumed(resumed)}
 
 
 def _check_named(injection: Injection, made: Run) -> None:
@@ -422,8 +428,7 @@ def _injection(draw: random.Random, world_size: int, targets: tuple[str, ...], v
     target, value, rank = draw.choice(targets), draw.choice(values), draw.randrange(world_size)
     if target == "late weight" and value == SPIKE:  # nobody can tell a large weight by the weight alone
         value = math.nan
-    # only the last micro-batch's loss is looked at itself, the others' by their gradients
-    micro_step = MICRO_STEPS - 1 if target == "loss alone" else draw.randrange(MICRO_STEPS)
+    micro_step = draw.randrange(MICRO_STEPS)
     name = draw.choice(SPIKING if target == "weight" and value == SPIKE else _parameters())
     return Injection(target, value, rank, draw.randint(0, LAST), micro_step, name, draw.random())
 
@@ -477,21 +482,30 @@ def _facts(plan: Plan, made: Run) -> dict[str, Any]:
     }
 
 
+def _resumed(made: Run) -> int:
+    """Return 1 where the last start went on from a checkpoint, 0 where there was none yet."""
+    return int(beginnings(made.folder)[-1] > 0)
+
+
 def _words(made: Run) -> str:
     return last_words(made.folder, 12)
 
 
 def _summary(records: list[dict[str, Any]]) -> str:
-    """Count what was injected, and what came of it."""
+    """Count what was injected, and what came of it. Raises AssertionError when a full campaign recovered too seldom."""
     details = [record["details"] for record in records]
     targets = Counter(target for detail in details for target in detail["targets"])
     total = Counter({key: sum(detail.get(key, 0) for detail in details) for key in ("recoveries", "checkpoints")})
     counted = ", ".join(f"{count} {target}" for target, count in sorted(targets.items()))
-    replayed, resumed = (sum(detail.get(key, 0) for detail in details) for key in ("replayed", "resumed"))
+    recovered, replayed, resumed = (
+        sum(detail.get(key, 0) for detail in details) for key in ("recovered", "replayed", "resumed")
+    )
+    full = len(records) >= TRIALS
+    assert recovered >= WANTED or not full, f"only {recovered} runs recovered, wanted {WANTED}"
     return (
-        f"injected: {counted}; {total['recoveries']} recoveries, {replayed} runs replayed, {resumed} resumed, "
-        f"{total['checkpoints']} checkpoints, none of them bad"
+        f"injected: {counted}; {total['recoveries']} recoveries, {recovered} runs recovered, {replayed} replayed, "
+        f"{resumed} resumed, {total['checkpoints']} checkpoints, none of them bad"
     )
 
 
-CAMPAIGN = Campaign("injections", 100, trial, _summary)
+CAMPAIGN = Campaign("injections", TRIALS, trial, _summary)

@@ -1,15 +1,12 @@
 """Kill: SIGKILL at any instant, a few times, many of them inside a save; the end is that of an undisturbed run."""
 
 import functools
-import json
 import os
 import random
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +14,12 @@ import torch
 
 from benchmark.soak.campaign import (
     OUT,
+    Beginning,
     Campaign,
+    goes_on,
     last_words,
+    newest_manifest,
+    saved_iteration,
     start,
     start_ranks,
     tiny_argv,
@@ -27,8 +28,6 @@ from benchmark.soak.campaign import (
     write_tiny_data,
 )
 from benchmark.soak.save_watch import SaveWatch
-from core.callback import Callback
-from core.trainer import Trainer
 from tools.run_hash import run_hash
 
 GRACE_S = 3.0  # for the ranks that are left when one was killed; at the start they wait for it, much longer
@@ -59,15 +58,6 @@ class Kill(NamedTuple):
     how: str
     inside: bool  # a save
     left_over: int  # ranks that did not end by themselves
-
-
-class Beginning(Callback):
-    """Notes in began.txt at which iteration every start of the run begins."""
-
-    def on_train_begin(self, trainer: Trainer) -> None:
-        if trainer.runtime.is_master:
-            with open("began.txt", "a") as file:
-                file.write(f"{trainer.iter_num}\n")
 
 
 def trial(seed: int, folder: Path) -> dict[str, Any]:
@@ -103,7 +93,7 @@ def strike(setup: Setup, folder: Path, draw: random.Random, *, in_save: bool) ->
     in_save: at a random instant of a save; else at a random time, and if there are several, any of the processes
     """
     share = draw.random()  # of a file that is being written
-    left = 1 - (newest_manifest(folder) or {"iter_num": 0})["iter_num"] / (UPDATES + 1)  # of the run, about
+    left = 1 - saved_iteration(folder) / (UPDATES + 1)  # of the run, about
     instants = max(1, round(left * baseline(setup).instants))
     at = draw.randint(1, instants) if in_save else 0
 
@@ -157,16 +147,6 @@ def baseline(setup: Setup) -> Baseline:
 # what must hold
 
 
-@contextmanager
-def goes_on(folder: Path) -> Iterator[None]:
-    """See that the run, when it is started inside, goes on from the newest checkpoint there was."""
-    newest, former = newest_manifest(folder), beginnings(folder)
-    yield
-    if begun := beginnings(folder)[len(former) :]:  # it may have been killed before
-        saved = newest["iter_num"] if newest else 0
-        assert begun == [saved], f"a start went on from iteration {begun[0]}, though {saved} was saved"
-
-
 def check_end(setup: Setup, folder: Path, *, saved: bool) -> None:
     """See that the run has come to what the undisturbed one comes to, and left nothing else on disk.
 
@@ -187,21 +167,9 @@ def check_end(setup: Setup, folder: Path, *, saved: bool) -> None:
     assert not (saved and (strays or parts)), f"left behind: {sorted(strays)} {parts}"
 
 
-def newest_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest with the highest number; None where there is none yet."""
-    manifests = [json.loads(path.read_text()) for path in (folder / OUT).glob("ckpt-*.json")]
-    return max(manifests, key=lambda manifest: manifest["sequence"], default=None)
-
-
 def linked_iteration(folder: Path) -> int:
     """Return the iteration of what nanoGPT's scripts would read."""
     return int(torch.load(folder / OUT / "ckpt.pt", weights_only=True)["iter_num"])
-
-
-def beginnings(folder: Path) -> list[int]:
-    """Return where each start of the run has begun."""
-    path = folder / "began.txt"
-    return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
 def summary(records: list[dict[str, Any]]) -> str:

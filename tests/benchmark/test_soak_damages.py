@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import core
 from benchmark.soak.campaign import OUT
 from benchmark.soak.damages import (
     KINDS,
@@ -55,6 +56,13 @@ def test_a_resume_that_is_not_exact_is_noticed(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(Runtime, "set_rng_state", lambda runtime, state: None)
 
     with pytest.raises(AssertionError, match="another end"):
+        trial(KINDS.index(flipped), tmp_path)
+
+
+def test_a_checkpoint_that_is_not_found_again_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+
+    with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
         trial(KINDS.index(flipped), tmp_path)
 
 

@@ -19,7 +19,7 @@ def plan(*made: Injection, trigger: str = "once", **options: Any) -> Plan:
     return Plan(1, trigger, False, {"save_interval": 2, **options}, list(made))
 
 
-@pytest.mark.parametrize("seed", [0, 3, 16, 38])
+@pytest.mark.parametrize("seed", [0, 3, 16, 18, 38])
 def test_runs_recover_give_up_or_leave_out_what_is_unsound(seed: int, tmp_path: Path) -> None:
     assert trial(seed, tmp_path)["ends"]
 
@@ -29,6 +29,25 @@ def test_an_update_that_is_made_in_spite_of_all_is_noticed(tmp_path: Path, monke
     monkeypatch.setattr(core.TrainingStep, "_update", lambda self, unsound: made(self, None))
     with pytest.raises(AssertionError, match="changed nothing, wanted"):
         injections._recovers(plan(NAN_LOSS), random.Random(0), tmp_path)
+
+
+def test_a_checkpoint_that_is_not_found_again_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+    for seed, name in ((0, "recovers"), (18, "stops")):
+        (tmp_path / name).mkdir()
+        with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
+            trial(seed, tmp_path / name)
+
+
+def test_a_full_campaign_with_too_few_recoveries_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(injections, "TRIALS", 2)
+    monkeypatch.setattr(injections, "WANTED", 2)
+    recovers = {"details": {"targets": ["loss"], "recovered": 1}}
+    stops: dict[str, Any] = {"details": {"targets": ["weight"]}}
+
+    assert "2 runs recovered" in injections._summary([recovers, recovers])
+    with pytest.raises(AssertionError, match="only 1 runs recovered, wanted 2"):
+        injections._summary([recovers, stops])
 
 
 def test_a_bad_checkpoint_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

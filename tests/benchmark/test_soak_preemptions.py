@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+import core
 from benchmark.soak import preemptions
 from core.preemption import Preemption
 from core.runtime import Runtime
 from core.trainer import Trainer
 
-IN_A_STEP, IN_A_WAIT_FOR_DATA, TWO_RANKS = 30, 3, 4
+IN_A_STEP, IN_A_WAIT_FOR_DATA, TWO_RANKS = 30, 9, 4
 
 
 @pytest.mark.parametrize("seed", [IN_A_STEP, IN_A_WAIT_FOR_DATA, TWO_RANKS])
@@ -26,6 +27,35 @@ def test_request_that_is_ignored_is_noticed(tmp_path: Path, monkeypatch: pytest.
 
     with pytest.raises(AssertionError, match=r"\d+\] updates were begun after it was asked to stop"):
         preemptions.trial(IN_A_STEP, tmp_path)
+
+
+def test_checkpoint_that_is_not_found_again_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+
+    with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
+        preemptions.trial(IN_A_STEP, tmp_path)
+
+
+def records(stops: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return what is left of trials with one stop each."""
+    return [{"details": {"stops": [{"signal": name, "place": place}]}} for name, place in stops]
+
+
+def test_a_full_campaign_with_too_few_stops_by_sigterm_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preemptions, "WANTED", 7)
+    monkeypatch.setattr(preemptions, "TRIALS", 8)
+    places = [*preemptions.PLACES, preemptions.ANY_TIME]
+    stops = [("SIGTERM", "step"), *(("SIGTERM", place) for place in places), ("clock", preemptions.TIME_LIMIT)]
+
+    said = preemptions.summary(records(stops))
+    assert said.startswith("7 SIGTERM: 1 any time, 1 data, ") and said.endswith(", 2 step; 1 clock: 1 time limit")
+    with pytest.raises(AssertionError, match="only 6 SIGTERM, wanted 7"):
+        preemptions.summary(records([("SIGINT", "step"), *stops[1:]]))
+    with pytest.raises(AssertionError, match=r"no SIGTERM came in: data \("):
+        preemptions.summary(records([("SIGTERM", "step") if stop[1] == "data" else stop for stop in stops]))
+    with pytest.raises(AssertionError, match="the clock stopped nothing"):
+        preemptions.summary(records([*stops[:-1], stops[0]]))
+    assert preemptions.summary(records(stops[:1])) == "1 SIGTERM: 1 step"
 
 
 def test_wait_for_data_that_is_not_abandoned_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

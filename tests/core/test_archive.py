@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from core.archive import Archive
 from core.checkpoint import load_checkpoint
 from core.checkpoint_manager import CheckpointManager
-from core.errors import CheckpointError
+from core.errors import CheckpointError, ConfigError
 from core.instability_detector import InstabilityDetector
 from core.objective import LanguageModeling
 from core.parallel import Replicated
@@ -244,7 +245,7 @@ def test_every_number_is_looked_at_before_it_is_saved(tmp_path: Path, where: str
 def test_without_a_checkpoint_of_this_process_the_way_back_is_the_beginning(tmp_path: Path) -> None:
     run = Run(tmp_path)
     Run(tmp_path).save()  # another process's
-    run.archive.begin({"counter": 7})
+    run.archive.begin({"counter": 7, "iter_num": 0})
     start, drawn = run.weights(), run.data.drawn
     run.train(3)
     first = run.weights()
@@ -259,25 +260,53 @@ def test_without_a_checkpoint_of_this_process_the_way_back_is_the_beginning(tmp_
 
 def test_the_way_back_is_the_newest_healthy_checkpoint_of_this_process(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.archive.begin({})
+    run.archive.begin({"iter_num": 0})
     run.train(2)
     run.save(healthy=True)
     there = run.weights()
     run.train(3)
     first = run.weights()
-    run.save(healthy=False)
+    run.save(healthy=False, iter_num=8)
 
     state, name = run.archive.go_back()
 
     assert (state["mine"], name) == ("kept", "ckpt-000001.pt")
+    assert run.saves.saved_at == 5  # not that of the unhealthy one
     assert same(run.weights(), there)
     run.train(3)
     assert same(run.weights(), first)
 
 
+def test_what_callbacks_keep_in_lists_is_as_it_was_at_the_beginning_however_often_the_run_goes_back(
+    tmp_path: Path,
+) -> None:
+    run, seen = Run(tmp_path), [0]
+    run.archive.begin({"iter_num": 0, "callbacks": {"Seen": {"seen": seen}}})
+    for _ in range(2):
+        seen.append(1)
+        state, _ = run.archive.go_back()
+        assert state["callbacks"] == {"Seen": {"seen": [0]}}
+        seen = state["callbacks"]["Seen"]["seen"]
+
+
+def test_a_callback_whose_state_could_not_be_loaded_again_is_refused_at_the_beginning(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^Best\.state_dict\(\) holds more than tensors and plain Python values"):
+        Run(tmp_path).archive.begin({"callbacks": {"Fine": {"a": 1}, "Best": {"best": np.float64(1.0)}}})
+
+
+def test_a_run_that_is_back_has_not_failed_to_save(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.archive.begin({"iter_num": 0})
+    run.archive.failure = "a weight is not finite"
+
+    run.archive.go_back()
+
+    assert run.archive.failure is None
+
+
 def test_gradients_of_an_update_that_is_undone_are_dropped(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.archive.begin({})
+    run.archive.begin({"iter_num": 0})
     run.model(*run.step.batch)[1].backward()
 
     run.archive.go_back()

@@ -497,3 +497,34 @@ def test_a_link_that_a_kill_prevented_is_made_up_for(tmp_path: Path) -> None:
     manager.save(text("3"), notes(), link=False)
     manager.relink(manager.load())
     assert manager.path.read_text() == "2"
+
+
+def test_the_way_back_is_read_before_others_are_given_up_for_it(tmp_path: Path) -> None:
+    """The newest healthy one is damaged, and nobody has looked at it: the one before it is what there is to keep."""
+    manager = CheckpointManager(tmp_path, keep_last=3, keep_best=0)
+    for number, healthy in ((1, True), (2, True), (3, False)):
+        manager.save(text("good"), notes(number, healthy=healthy), link=False)
+    (tmp_path / "ckpt-000002.pt").write_text("evil")  # of the same size
+
+    again = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
+    again.load()
+    again.save(text("good"), notes(4, healthy=False), link=False)
+
+    found = CheckpointManager(tmp_path).load_healthy()
+    assert found is not None and found.path.name == "ckpt-000001.pt"
+
+
+def test_a_number_that_was_damaged_counts_again_once_it_is_saved_anew(tmp_path: Path) -> None:
+    """The stray that had it is gone, and the next save takes its number."""
+    manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
+    manager.save(text("good"), notes(1), link=False)
+    stray = tmp_path / "ckpt-000002.pt"
+    stray.write_text("no manifest")
+    again = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
+    again.load()
+    stray.unlink()
+
+    again.save(text("good"), notes(2), link=False)
+    again.save(text("good"), notes(3, healthy=False), link=False)
+
+    assert kept(tmp_path) == [2, 3]

@@ -7,7 +7,15 @@ from pathlib import Path
 import core
 
 # what the parts hand to each other: nobody outside makes one, or has to name it
-BETWEEN_PARTS = {"Answers", "CallbackList", "CheckpointSearch", "Found", "FutureFormatError", "Snapshot"}
+BETWEEN_PARTS = {
+    "Answers",
+    "CallbackList",
+    "CheckpointSearch",
+    "Found",
+    "FutureFormatError",
+    "Snapshot",
+    "UnreadableError",
+}
 MODULES = sorted(path.stem for path in Path(core.__file__).parent.glob("*.py") if path.stem != "__init__")
 
 

@@ -126,3 +126,20 @@ def test_another_models_state_is_refused(tiny_model: GPT, changes: dict[str, Any
     assert after["param_groups"] == before["param_groups"]
     for key, moments in before["state"].items():
         assert all(torch.equal(after["state"][key][name], value) for name, value in moments.items())
+
+
+def test_a_state_saved_by_another_kernel_leaves_the_optimizer_its_own() -> None:
+    """One that was saved on a CPU is resumed on a GPU, where AdamW is fused, and the other way round."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.ones(3)
+    plain = torch.optim.AdamW([parameter], weight_decay=0.5)
+    plain.step()
+    fused = torch.optim.AdamW([parameter], fused=True)
+
+    load_optimizer_state(fused, plain.state_dict())
+
+    assert (fused.param_groups[0]["fused"], fused.param_groups[0]["weight_decay"]) == (True, 0.5)
+    fused.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]
+    before = parameter.detach().clone()
+    fused.step()
+    assert torch.equal(parameter, before)

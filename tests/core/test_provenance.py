@@ -100,15 +100,15 @@ def test_a_slow_git_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 SAVED = {"git": "abc", "python": "3.10", "torch": "2.12.0", "device": "cpu", "threads": 1, "world_size": 1}
-SAVED |= {"platform": "Linux x86_64", "iter_num": 10, "file": "ckpt-000001.pt"}
+SAVED |= {"platform": "Linux x86_64", "data": "old", "iter_num": 10, "file": "ckpt-000001.pt"}
 
 
 def test_differences_come_in_a_fixed_order() -> None:
-    now = {"platform": "Darwin arm64", "world_size": 2, "threads": 2, "device": "cuda H200", "torch": "2.13.0"}
+    now = {"platform": "Darwin arm64", "data": "new", "threads": 2, "device": "cuda H200", "torch": "2.13.0"}
 
     assert differences(SAVED, now) == (
-        "torch 2.12.0 -> 2.13.0, device cpu -> cuda H200, threads 1 -> 2, world_size 1 -> 2, "
-        "platform Linux x86_64 -> Darwin arm64"
+        "torch 2.12.0 -> 2.13.0, device cpu -> cuda H200, threads 1 -> 2, "
+        "platform Linux x86_64 -> Darwin arm64, data old -> new"
     )
 
 

@@ -22,6 +22,7 @@ def good(tmp_path: Path) -> CheckpointManager:
     checkpoints.save(
         lambda path: torch.save(content, path),
         {"iter_num": 5, "val_loss": None, "healthy": True, "launch": "first"},
+        link=False,
     )
     return checkpoints
 
@@ -69,6 +70,20 @@ def test_a_newer_programs_checkpoints_are_never_started_over(good: CheckpointMan
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
 
     with pytest.raises(CheckpointError, match="newer"):
+        where_to_start("auto", good)
+
+
+def test_what_the_disk_does_not_give_is_not_moved_aside(
+    good: CheckpointManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that comes up slowly after a restart: there is something, it can only not be read now."""
+
+    def broken(path: Path) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("core.files.sha256", broken)
+
+    with pytest.raises(CheckpointError, match="Input/output error"):
         where_to_start("auto", good)
 
 

@@ -212,3 +212,17 @@ def test_nothing_that_is_taken_needs_a_gradient() -> None:
     model = nn.Linear(2, 2)
 
     assert not any(tensor.requires_grad for tensor in tensors(Snapshot().take(model.state_dict(keep_vars=True))))
+
+
+def test_memory_that_was_touched_in_the_background_is_what_the_first_copy_takes() -> None:
+    tree = {"a": torch.randn(1000), "b": torch.randn(500)}
+    snapshot = Snapshot()
+    snapshot.warm([2000, 4000, 77])
+    assert snapshot._warming is not None
+    snapshot._warming.join()
+    touched = {storage.data_ptr() for storage in snapshot._buffers}
+
+    copy = snapshot.take(tree)
+
+    assert {tensor.untyped_storage().data_ptr() for tensor in copy.values()} < touched
+    assert all(torch.equal(tree[name], copy[name]) for name in tree)

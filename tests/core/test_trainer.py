@@ -758,6 +758,19 @@ def test_only_a_save_of_these_very_weights_counts_as_measured(tmp_path: Path) ->
     assert all(manifest["healthy"] for manifest in manifests)
 
 
+def test_a_save_after_an_update_is_not_of_the_weights_that_were_evaluated_before_it(tmp_path: Path) -> None:
+    class Save(Callback):
+        def on_step_end(self, trainer: Trainer, result: Any) -> None:
+            trainer.save()
+
+    Run(tmp_path, [Save()], keep_last=99, max_iters=2).trainer.train()
+
+    manifests = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("ckpt-*.json"))]
+    assert [manifest["iter_num"] for manifest in manifests] == [1, 2, 2, 3]
+    assert [manifest["val_loss"] is not None for manifest in manifests] == [False, False, True, False]
+    assert [manifest["finished"] for manifest in manifests] == [False, False, False, True]
+
+
 def test_training_goes_on_when_a_save_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -774,6 +787,66 @@ def test_training_goes_on_when_a_save_fails(
 
     assert saved_iterations(tmp_path) == [6, 7]
     assert len(caplog.messages) == 1 and "No space left on device" in caplog.messages[0]
+
+
+def test_an_evaluation_whose_save_failed_is_not_the_one_to_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails, replace = iter([True] + [False] * 99), os.replace
+
+    def full(*names: Any) -> None:
+        if next(fails):
+            raise OSError(28, "No space left on device")
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", full)
+    run = Run(tmp_path, always_save_checkpoint=False)
+    run.script_losses([5.0, 1.0, 2.0, 3.0])
+    run.trainer.train()
+
+    checkpoint = load_checkpoint(run.path)
+    assert (checkpoint["iter_num"], float(checkpoint["best_val_loss"]), checkpoint["lowest_val_loss"]) == (4, 2.0, 1.0)
+
+
+def test_what_a_callback_saves_while_an_evaluation_ends_is_saved_with_it(tmp_path: Path) -> None:
+    """Else a kill right after it would lose the link that the evaluation makes."""
+
+    class Save(Callback):
+        def on_eval_end(self, trainer: Trainer, losses: Any) -> None:
+            assert trainer.save()
+
+    run = Run(tmp_path, [Save()], keep_last=99, always_save_checkpoint=False, max_iters=4)
+    run.script_losses([5.0, 4.0, 6.0])
+    run.trainer.train()
+
+    manifests = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("ckpt-*.json"))]
+    assert [(manifest["iter_num"], manifest["linked"]) for manifest in manifests] == [
+        (0, False), (2, True), (4, False), (5, False)
+    ]  # fmt: skip
+
+
+def test_a_final_save_in_the_background_that_fails_is_tried_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, save_interval=7, max_iters=6, eval_interval=100)
+    run.trainer.archive.snapshot = Snapshot()
+    fails, replace = iter([True] + [False] * 99), os.replace
+
+    def full(*names: Any) -> None:
+        if next(fails):
+            raise OSError(28, "No space left on device")
+        replace(*names)
+
+    class Last(Callback):
+        def on_step_end(self, trainer: Trainer, result: Any) -> None:
+            if trainer.iter_num == 6:
+                monkeypatch.setattr(os, "replace", full)
+                trainer.save()
+
+    run.trainer.callbacks.callbacks.append(Last())
+    run.trainer.train()
+
+    assert saved_iterations(tmp_path) == [7]
 
 
 def test_a_final_save_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

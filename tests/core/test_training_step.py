@@ -371,3 +371,28 @@ def test_the_last_batch_that_was_used_is_at_hand() -> None:
     step.execute_step()
 
     assert step.used is batches.drawn[2]
+
+
+class Doubtful(LanguageModeling):
+    """Reports that it met a number that is not finite in one of its calls."""
+
+    def __init__(self, bad: int) -> None:
+        super().__init__()
+        self.calls, self.bad = 0, bad
+
+    def __call__(self, model: nn.Module, batch: Any, train: bool) -> Output:
+        self.calls += 1
+        return super().__call__(model, batch, train)._replace(metrics={"finite": torch.tensor(self.calls != self.bad)})
+
+
+@pytest.mark.parametrize(("bad", "finite"), [(1, False), (2, False), (3, False), (9, True)])
+def test_what_any_micro_batch_met_is_told(bad: int, finite: bool) -> None:
+    heard = []
+
+    def agree(loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]) -> torch.Tensor:
+        heard.append(bool(metrics["finite"]))
+        return torch.tensor(0)
+
+    training_step(Line(), Doubtful(bad)).execute_step(agree)
+
+    assert heard == [finite]

@@ -139,14 +139,28 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
-def test_a_run_has_its_folder_to_itself_until_it_ends(
-    options: Options, checkpoints: core.CheckpointManager, tmp_path: Path
-) -> None:
+def test_a_run_has_its_folder_to_itself_until_it_ends(options: Options, tmp_path: Path) -> None:
     with core.Runtime(device="cpu") as run:
-        extras.claim_out_dir(options, run, checkpoints, None)
+        extras.enter(options, extras.find_start(options, run))
         assert names(tmp_path) == [".lock"]
         assert not free(tmp_path)
     assert free(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_nobody_else_writes_in_the_folder_once_it_is_looked_at(options: Options, tmp_path: Path) -> None:
+    """Else another run could save and end between the look and the lock, and its work would be moved aside."""
+    asked = options.model_copy(update={"init_from": "auto"})
+    with core.Runtime(device="cpu") as run:
+        assert extras.find_start(asked, run)[:2] == ("scratch", None)
+        assert not free(tmp_path)
+
+
+def test_a_look_makes_no_folder(options: Options, run: core.Runtime, tmp_path: Path) -> None:
+    asked = options.model_copy(update={"out_dir": str(tmp_path / "out")})
+
+    assert extras.find_start(asked, run)[:2] == ("scratch", None)
+    assert not (tmp_path / "out").exists()
 
 
 def free(folder: Path) -> bool:
@@ -158,25 +172,25 @@ def free(folder: Path) -> bool:
 
 
 def test_a_start_afresh_moves_the_former_run_aside(
-    options: Options, run: core.Runtime, checkpoints: core.CheckpointManager, tmp_path: Path
+    options: Options, checkpoints: core.CheckpointManager, tmp_path: Path
 ) -> None:
     saved(checkpoints)
     (tmp_path / "metrics.jsonl").touch()
     (tmp_path / "notes.txt").touch()
 
-    extras.claim_out_dir(options, run, checkpoints, None)
+    extras.enter(options, extras.Start("scratch", None, core.RunFolder(tmp_path), checkpoints))
 
     former = ["ckpt-000001.json", "ckpt-000001.pt", "ckpt.pt", "metrics.jsonl"]
     assert names(tmp_path) == [".lock", "notes.txt", *(f"previous-1/{name}" for name in former)]
 
 
 def test_a_resume_leaves_the_former_run_where_it_is_and_ckpt_pt_what_it_was_to_be(
-    options: Options, run: core.Runtime, checkpoints: core.CheckpointManager, tmp_path: Path
+    options: Options, checkpoints: core.CheckpointManager, tmp_path: Path
 ) -> None:
     found = saved(checkpoints)
     checkpoints.path.unlink()  # as if the process had been killed before it made that name
 
-    extras.claim_out_dir(options, run, checkpoints, found)
+    extras.enter(options, extras.Start("resume", found, core.RunFolder(tmp_path), checkpoints))
 
     assert names(tmp_path) == [".lock", "ckpt-000001.json", "ckpt-000001.pt", "ckpt.pt"]
     assert checkpoints.path.samefile(found.path)
@@ -187,7 +201,7 @@ def test_an_evaluation_alone_touches_no_folder_and_keeps_no_metrics(
 ) -> None:
     asked = options.model_copy(update={"eval_only": True, "out_dir": str(tmp_path / "out")})
 
-    extras.claim_out_dir(asked, run, core.CheckpointManager(asked.out_dir), None)
+    extras.enter(asked, extras.find_start(asked, run))
 
     assert extras.loggers(asked, run, {}) == []
     assert list(tmp_path.iterdir()) == []
