@@ -58,6 +58,13 @@ class Campaign(NamedTuple):
 # the tiny run
 
 
+class Setup(NamedTuple):
+    """How a trial's run is started."""
+
+    argv: tuple[str, ...]
+    world_size: int
+
+
 def write_tiny_data(folder: Path) -> None:
     """Write folder/data/tiny, a data set of 17 characters: train.bin (4000 tokens), val.bin (800), meta.pkl."""
     tiny = folder / "data" / "tiny"

@@ -16,6 +16,7 @@ from benchmark.soak.campaign import (
     OUT,
     Beginning,
     Campaign,
+    Setup,
     goes_on,
     last_words,
     newest_manifest,
@@ -34,13 +35,6 @@ GRACE_S = 3.0  # for the ranks that are left when one was killed; at the start t
 KEPT = 2 + 1 + 1  # keep_last, keep_best, and the one that is ckpt.pt
 UPDATES = 14
 SHARE_INSIDE = 1 / 4  # at least so many kills inside a save per trial: 50 in 200
-
-
-class Setup(NamedTuple):
-    """How a trial's run is started."""
-
-    argv: tuple[str, ...]
-    world_size: int
 
 
 class Baseline(NamedTuple):

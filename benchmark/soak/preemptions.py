@@ -15,6 +15,7 @@ from benchmark.soak.campaign import (
     OUT,
     Beginning,
     Campaign,
+    Setup,
     goes_on,
     last_words,
     saved_iteration,
@@ -37,13 +38,6 @@ FIRST = [signal.SIGTERM] * 10 + [signal.SIGUSR1, signal.SIGINT, None]  # what th
 WANTED = 100  # SIGTERM
 TRIALS = WANTED // 10 * len(FIRST)
 NEVER = Plan(signal.SIGTERM)
-
-
-class Setup(NamedTuple):
-    """How a trial's run is started."""
-
-    argv: tuple[str, ...]
-    world_size: int
 
 
 class Baseline(NamedTuple):

@@ -526,20 +526,26 @@ def test_an_evaluation_that_is_not_finite_stops_the_run_before_it_is_saved(
     assert run.trainer.best_val_loss == 1.0
 
 
+class Late(Ballot):
+    """Answers one update late, as on a GPU."""
+
+    answers: Answers | None = None
+
+    def cast(self, iter_num: int, flags: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Answers | None]:
+        agreed, answers = super().cast(iter_num, flags)
+        answers, self.answers = self.answers, answers
+        return agreed, answers
+
+    def settle(self) -> Answers | None:
+        answers, self.answers = self.answers, None
+        return answers
+
+    def clear(self) -> None:
+        self.answers = None
+
+
 def test_a_verdict_that_is_still_on_its_way_is_awaited_before_saving(tmp_path: Path) -> None:
     """As on a GPU, where the verdict on an update comes with the next one."""
-
-    class Late(Ballot):
-        answers: Answers | None = None
-
-        def cast(self, iter_num: int, flags: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Answers | None]:
-            agreed, answers = super().cast(iter_num, flags)
-            answers, self.answers = self.answers, answers
-            return agreed, answers
-
-        def settle(self) -> Answers | None:
-            answers, self.answers = self.answers, None
-            return answers
 
     run = Run(tmp_path, objective=BreaksAt(4, NAN))  # the last update before the first checkpoint
     run.trainer.ballot = Late()
@@ -693,21 +699,6 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
 
 def test_a_run_whose_last_update_was_unsound_goes_on_to_its_end(tmp_path: Path) -> None:
     """A GPU tells of the last update when the loop is over: the run then has to go on once more."""
-
-    class Late(Ballot):
-        answers: Answers | None = None
-
-        def cast(self, iter_num: int, flags: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Answers | None]:
-            agreed, answers = super().cast(iter_num, flags)
-            answers, self.answers = self.answers, answers
-            return agreed, answers
-
-        def settle(self) -> Answers | None:
-            answers, self.answers = self.answers, None
-            return answers
-
-        def clear(self) -> None:
-            self.answers = None
 
     run = recovering(tmp_path, 6)
     run.trainer.ballot = Late()
