@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LIMIT_S = 120  # several times what any of the tests takes: one that never ends has noticed something, too
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", "out*", "*.bin", ".*_cache", "wandb")
 
 
@@ -170,7 +171,11 @@ def survives(mutation: Mutation) -> bool:
             sys.exit(f"{mutation.name}: {mutation.path} no longer holds {mutation.old!r}; bring the list up to date")
         (copy / mutation.path).write_text(source.replace(mutation.old, mutation.new, 1))
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *mutation.tests.split()]
-        done = subprocess.run(command, cwd=copy, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            return False
         if done.returncode not in (0, 1):
             sys.exit(f"{mutation.name}: pytest could not run:\n{done.stdout.decode()[-2000:]}")
         return done.returncode == 0
