@@ -130,7 +130,7 @@ MUTATIONS = [
     Mutation("save what is not finite", TRAINER, "if not self.archive.is_finite():", "if False:", UNIT_TRAINER),
     Mutation("train on the offending batch again", TRAINER, "self.step.leave_out(self.recovery.left_out(self.iter_num))", "pass", UNIT_TRAINER),
     Mutation("recover for ever", "core/recovery.py", "len(self.history) < self.max_recoveries", "True", "tests/core/test_recovery.py"),
-    Mutation("let every rank make its own model again", ARCHIVE, "self.parallel.take_masters(self.raw_model)", "pass", "tests/benchmark/test_soak_injections.py"),
+    Mutation("let every rank make its own model again", ARCHIVE, "self.parallel.take_masters(self.raw_model)", "pass", UNIT_ARCHIVE),
     Mutation("take another program's old file for the newest", "core/checkpoint_search.py", "and not self._was_there()", "", "tests/core/test_checkpoint_search.py " + UNIT_MANAGER),
     Mutation("believe a damaged manifest", "core/manifest.py", 'manifest.get(SEAL) != _seal(manifest)', "False", "tests/core/test_manifest.py"),
     Mutation("keep the optimizer on recovery", ARCHIVE, "self.step.optimizer.state.clear()", "pass", UNIT_ARCHIVE),
