@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out-quickstart
 
-.PHONY: help train test check parity mutations soak bench docs install-cpu clean
+.PHONY: help train test check parity mutations soak recipes bench docs install-cpu clean
 
 help:
 	@echo 'make train        train a small model (about 3 minutes on 2 cores) and print a sample'
@@ -16,6 +16,7 @@ help:
 	@echo 'make parity       compare with the flat loop, bit by bit, in every combination (LEGACY=~/nanoGPT: with nanoGPT)'
 	@echo 'make mutations    break the code in many ways and see a test fail for each'
 	@echo 'make soak         kill, damage, interrupt and poison runs by the hundred (goes on where it was stopped)'
+	@echo 'make recipes      train the CPU recipe of every objective and compare it with simple baselines'
 	@echo 'make bench        time a step against the flat loop'
 	@echo 'make docs         write the options page anew'
 	@echo 'make install-cpu  make .venv without the CUDA packages (several GB) that pip takes by default on Linux'
@@ -65,6 +66,9 @@ mutations: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmark.soak
+
+recipes: $(VENV)/.installed data/python_stdlib/train.bin
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.recipes
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmark.throughput $(if $(LEGACY),--legacy $(LEGACY))

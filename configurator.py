@@ -42,6 +42,7 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
     modules = {name: _LateModule(module) for name, module in _MODULES.items()}
     overrides = Overrides({**script, **modules, **schema.defaults()}, schema)
     overrides.apply([argument for argument in argv if argument != "--print_config"])
+    overrides.refuse_unsupported()
     try:
         options = schema.validated(overrides.values)
     except ValueError as error:
@@ -171,6 +172,9 @@ class Overrides:
                 return None
         elif "." in key and key.partition(".")[2] in self.sections.get(key.partition(".")[0], ()):
             name = key.partition(".")[2]
+        if self.schema and name in {**self.schema.NOT_SUPPORTED, **self.schema.WITHOUT_EFFECT}:
+            self.values[name] = _literal(value)
+            return None
         if name not in self.names:
             self.errors.append(f"{origin}: unknown option {key!r}{self.suggestion(key)}")
             return None
@@ -181,6 +185,12 @@ class Overrides:
             return None
         self.origins[name] = origin
         return name
+
+    def refuse_unsupported(self) -> None:
+        """Note an error for every switch of another system that a config file has turned on and that is not there."""
+        for name, meaning in (self.schema.NOT_SUPPORTED if self.schema else {}).items():
+            if value := self.values.get(name):
+                self.errors.append(f"{name}={value!r} is not supported, as there is no {meaning}: set it to False")
 
     def read(self, path: str) -> str:
         """Return a config file's text and echo it as nanoGPT does; unreadable: note the error, return nothing."""

@@ -46,6 +46,9 @@ class GPTConfig:
     attention_type: str = "causal"  # or bidirectional
     position_encoding: str = "absolute"  # or rotary
     attention: str = "sdpa"  # or manual, flash: the same numbers up to rounding
+    mode: str = "language_model"  # or token_classifier, sequence_scorer: what the head tells
+    num_token_classes: int = 2  # of a token classifier
+    cls_token_id: int | None = None  # of a sequence scorer: the first token, from which the score is read
 
 
 # Attention backends: q, k, v (B, H, T, D) -> (B, H, T, D)
@@ -87,7 +90,7 @@ def attention_backend(name: str) -> Attend:
 
 def rotary_table(block_size: int, head_size: int) -> Tensor:
     """Return cosines and sines of each position's angles, (2, block_size, D), for the half-split rotation."""
-    frequencies = 10_000.0 ** (-torch.arange(0, head_size, 2) / head_size)  # (D / 2)
+    frequencies = 1.0 / 10_000.0 ** (torch.arange(0, head_size, 2) / head_size)  # (D / 2)
     angles = torch.outer(torch.arange(block_size), frequencies).repeat(1, 2)  # (block_size, D)
     return torch.stack([angles.cos(), angles.sin()])
 
@@ -169,8 +172,26 @@ class Block(nn.Module):
         return out
 
 
+class ScoreHead(nn.Module):
+    """A score between 0 and 1 from one position, with a slope and an offset of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1, bias=False)
+        self.slope, self.offset = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scores (B,) of hidden states (B, C)."""
+        scores: Tensor = (self.slope * self.linear(x) + self.offset).sigmoid()
+        return scores.squeeze(-1)
+
+
 class GPT(nn.Module):
-    """A decoder-only transformer: token ids (B, T) in, logits (B, T, V) and the loss out."""
+    """A transformer: token ids (B, T) in, logits (B, T, V) and the loss out.
+
+    Its mode gives it another head on the same `transformer`: a token classifier's logits are (B, T, classes), a
+    sequence scorer's are scores (B,) between 0 and 1.
+    """
 
     rotary: Tensor | None
 
@@ -186,8 +207,14 @@ class GPT(nn.Module):
         parts["h"] = nn.ModuleList(Block(config, attend) for _ in range(config.n_layer))
         parts["ln_f"] = LayerNorm(config.n_embd, config.bias)
         self.transformer = nn.ModuleDict(parts)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.transformer["wte"].weight = self.lm_head.weight  # tied: one matrix reads tokens and writes logits
+        if config.mode == "sequence_scorer":
+            self.sequence_head = ScoreHead(config.n_embd)
+            self.cls_embedding = nn.Parameter(torch.zeros(config.n_embd))  # learnt although the transformer be frozen
+        elif config.mode == "token_classifier":
+            self.lm_head = nn.Linear(config.n_embd, config.num_token_classes, bias=False)
+        else:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+            self.transformer["wte"].weight = self.lm_head.weight  # tied: one matrix reads tokens and writes logits
 
         self._init_weights()
         table = None if absolute else rotary_table(config.block_size, config.n_embd // config.n_head)
@@ -205,16 +232,22 @@ class GPT(nn.Module):
         for name, weight in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(weight, std=INIT_STD / math.sqrt(2 * self.config.n_layer))
+        if self.config.mode == "sequence_scorer":
+            nn.init.normal_(self.cls_embedding, std=INIT_STD)
+            nn.init.normal_(self.sequence_head.linear.weight, std=INIT_STD / 2)  # scores begin near a half
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return (logits, loss); positions whose target is -1 do not count.
 
         Without targets there is no loss, and a causal model gives logits for the last position only (B, 1, V), a
-        bidirectional one for all.
+        bidirectional one for all. A sequence scorer's targets are (B,), its loss is their mean squared error.
         """
         T = idx.size(1)
         assert self.config.block_size >= T, f"{T} tokens do not fit block_size={self.config.block_size}"
         x = self.transformer["wte"](idx)  # (B, T, C)
+        if self.config.mode == "sequence_scorer":
+            is_cls = torch.eq(idx, self.config.cls_token_id)  # type: ignore[arg-type]
+            x = torch.where(is_cls[..., None], self.cls_embedding, x)  # (B, T, C)
         rotary = None
         if self.rotary is None:
             x = x + self.transformer["wpe"](torch.arange(T, device=idx.device))
@@ -225,6 +258,9 @@ class GPT(nn.Module):
             x = block(x, rotary)
         x = self.transformer["ln_f"](x)  # (B, T, C)
 
+        if self.config.mode == "sequence_scorer":
+            scores = self.sequence_head(x[:, 0])  # (B,)
+            return scores, None if targets is None else F.mse_loss(scores, targets)
         if targets is not None:
             logits = self.lm_head(x)  # (B, T, V)
             return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)

@@ -5,7 +5,6 @@ Train a GPT.
     torchrun --standalone --nproc_per_node=4 train.py config/train_gpt2.py
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,6 @@ import core
 import extras
 from config.options import Options
 from configurator import configure
-from data.token_bins import TokenBins
 from model import GPT, GPTConfig
 
 
@@ -23,54 +21,54 @@ def build(
 ) -> core.Trainer:
     """Wire one run: every part is made here, from plain values, and handed to the trainer."""
     accumulation = run.share(options.gradient_accumulation_steps)
-    data = TokenBins(os.path.join("data", options.dataset), options.block_size, options.batch_size, run.device)
-    draw = preemption.guard(data.get_batch) if run.world_size == 1 else data.get_batch
+    task = extras.Task(options, run)
+    draw = preemption.guard(task.data.get_batch) if run.world_size == 1 else task.data.get_batch
     start = extras.find_start(options, run)
     progress = extras.progress(options, run)
     logger = core.CompositeLogger([*progress, core.ConsoleLogger()] if run.is_master else [])
     run.at_exit(logger.close)
     sequences = options.batch_size * accumulation  # per iteration and process
     logger.log_info(f"tokens per iteration will be: {sequences * run.world_size * options.block_size:,}")
-    if data.vocab_size:
-        logger.log_info(f"found vocab_size = {data.vocab_size} (inside {data.meta_path})")
+    if task.text_vocab_size:
+        logger.log_info(f"found vocab_size = {task.text_vocab_size} (inside {task.bins.meta_path})")
 
     # the model: made or loaded, then transformed (LoRA, freezing); made again when a recovery starts over
     initializer = core.ModelInitializer(GPT, GPTConfig, run.device, logger.log_info, options.changed("attention"))
-    model_args = options.model_args(data.vocab_size)
+    model_args = task.model_args()
 
     def make_model() -> tuple[Any, dict[str, Any] | None]:
         run.seed_all()
         saved = start.found and core.load_checkpoint(start.found.path, check=start.found.manifest is None)
-        return extras.adapt(initializer.initialize(start.init_from, model_args, saved), options), saved
+        model = initializer.initialize(start.init_from, model_args, saved)
+        return extras.adapt(model, options, initializer, is_new=not saved), saved
 
     if start.found:
         logger.log_info(f"Resuming training from {options.out_dir}")
     model, checkpoint = make_model()
-    data.check_vocab(model_args["vocab_size"])
+    task.check(model_args, checkpoint)
+    objective = task.objective(initializer)  # with the frozen models it asks, while a former run is still in its place
     run.from_master(lambda: extras.enter(options, start))
 
     # the optimizer, then the model as training calls it: compiled, and spread over the processes
-    betas = (options.beta1, options.beta2)
-    optimizer = model.configure_optimizers(options.weight_decay, options.learning_rate, betas, run.device.type)
-    if checkpoint:
-        core.load_optimizer_state(optimizer, checkpoint.get("optimizer"))
+    optimizer = model.configure_optimizers(options.weight_decay, options.learning_rate,
+                                           (options.beta1, options.beta2), run.device.type)  # fmt: skip
+    extras.prepare_optimizer(optimizer, model, checkpoint, options)
     parallel = extras.parallel(options, run)
     wrapped = initializer.compile_and_wrap_model(model, options.compile, parallel.wrap)
 
     # what the loop calls: one update, an evaluation, the learning rate
-    objective = extras.objective(options)
     step = core.TrainingStep(wrapped, objective, optimizer, draw, scaler=run.scaler, autocast=run.autocast,
                              grad_sync=parallel.grad_sync(wrapped), clip=parallel.clip, norm=parallel.norm,
                              grad_clip=options.grad_clip, gradient_accumulation_steps=accumulation)  # fmt: skip
-    evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, draw, autocast=run.autocast,
+    eval_draw = getattr(task.data, "get_eval_batch", draw)
+    evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, eval_draw, autocast=run.autocast,
                                eval_iters=options.eval_iters, rng=extras.eval_rng(options, run))  # fmt: skip
-    scheduler = core.CosineLRScheduler(options.learning_rate, options.warmup_iters, options.lr_decay_iters,
-                                       options.min_lr, options.decay_lr)  # fmt: skip
-    archive = build_archive(options, run, model, step, parallel, start.checkpoints, data, make_model, model_args)
+    scheduler = extras.scheduler(options)
+    archive = build_archive(options, run, model, step, parallel, start.checkpoints, task, make_model, model_args)
     recovery = core.Recovery(**options.pick("on_instability", "max_recoveries", "recovery_skip", "recovery_lr_factor"))
-    logger.loggers += extras.loggers(options, run, (checkpoint or {}).get("loggers", {}))
+    logger.loggers += [*task.loggers(), *extras.loggers(options, run, (checkpoint or {}).get("loggers", {}))]
     trainer = core.Trainer(model, step, scheduler, evaluator, archive, recovery, preemption, logger, run,
-                           [*progress, *extras.callbacks(options), *callbacks],
+                           [*progress, *task.callbacks(), *extras.callbacks(options, scheduler), *callbacks],
                            sequences_per_iter=sequences, config=options.model_dump(),
                            **options.pick("max_iters", "eval_interval", "log_interval", "eval_only",
                                           "always_save_checkpoint"))  # fmt: skip
@@ -81,14 +79,14 @@ def build(
 
 def build_archive(
     options: Options, run: core.Runtime, model: Any, step: core.TrainingStep, parallel: core.Replicated,
-    checkpoints: core.CheckpointManager, data: TokenBins, remake: Any, model_args: dict[str, Any],
+    checkpoints: core.CheckpointManager, task: extras.Task, remake: Any, model_args: dict[str, Any],
 ) -> core.Archive:  # fmt: skip
     """Wire what keeps the run: its checkpoints, when they are due, and what judges whether they are sound."""
     saves = core.SaveSchedule(options.save_interval, options.save_minutes)
     detector = core.InstabilityDetector(loss_scaling=run.scaler.is_enabled(),
                                         **options.pick("spike_threshold", "spike_window", "warmup_iters"))  # fmt: skip
-    provenance = {**core.provenance.describe(run.device, run.world_size), "data": data.fingerprint()}
-    archive = core.Archive(model, step, run, parallel, checkpoints, saves, detector, data=data, remake=remake,
+    provenance = {**core.provenance.describe(run.device, run.world_size), "data": task.fingerprint()}
+    archive = core.Archive(model, step, run, parallel, checkpoints, saves, detector, data=task.data, remake=remake,
                            model_args=model_args, config=options.model_dump(), provenance=provenance,
                            in_background=options.async_save)  # fmt: skip
     run.at_exit(archive.close)

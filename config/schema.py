@@ -42,6 +42,9 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ALIASES: ClassVar[Mapping[str, Alias]] = {}  # other systems' names and dotted paths
+    NOT_SUPPORTED: ClassVar[Mapping[str, str]] = {}  # other systems' switches: what it is that they would turn on
+    WITHOUT_EFFECT: ClassVar[Mapping[str, str]] = {}  # other systems' names that may be given: why they do nothing
+    SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # other systems' values of an option
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -65,6 +68,8 @@ class Schema(BaseModel):
             return field.get_default(call_default_factory=True)
         kinds = {field.annotation, *get_args(field.annotation)}
         takes_text = str in kinds or get_origin(field.annotation) is Literal
+        if isinstance(value, str):
+            value = cls.SPELLINGS.get(name, {}).get(value, value)
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         elif callable(getattr(value, "item", None)) and not getattr(value, "ndim", 0):  # a NumPy or torch scalar

@@ -25,7 +25,7 @@ from core.evaluator import Evaluator
 from core.instability_detector import InstabilityDetector
 from core.logger import CompositeLogger, ConsoleLogger, JsonlLogger, Logger, WandBLogger
 from core.model_initializer import ModelInitializer
-from core.objective import LanguageModeling, Objective, Output
+from core.objective import LanguageModeling, Meter, Objective, Output
 from core.optimizer import load_optimizer_state
 from core.parallel import Replicated
 from core.preemption import Interrupted, Preemption
@@ -34,7 +34,14 @@ from core.resume import where_to_start
 from core.run_folder import RunFolder
 from core.runtime import Runtime
 from core.save_schedule import SaveSchedule
-from core.scheduler import CosineLRScheduler, LRScheduler
+from core.scheduler import (
+    ConstantLRScheduler,
+    CosineLRScheduler,
+    InverseSqrtLRScheduler,
+    LinearLRScheduler,
+    LRScheduler,
+    WSDLRScheduler,
+)
 from core.trainer import Trainer
 from core.training_step import StepResult, TrainingStep
 
@@ -47,6 +54,7 @@ __all__ = [
     "CompositeLogger",
     "ConfigError",
     "ConsoleLogger",
+    "ConstantLRScheduler",
     "CoreGPTError",
     "CosineLRScheduler",
     "DataError",
@@ -54,10 +62,13 @@ __all__ = [
     "Evaluator",
     "InstabilityDetector",
     "Interrupted",
+    "InverseSqrtLRScheduler",
     "JsonlLogger",
     "LRScheduler",
     "LanguageModeling",
+    "LinearLRScheduler",
     "Logger",
+    "Meter",
     "ModelInitializer",
     "Objective",
     "Output",
@@ -72,6 +83,7 @@ __all__ = [
     "StepResult",
     "Trainer",
     "TrainingStep",
+    "WSDLRScheduler",
     "WandBLogger",
     "exit_on_error",
     "find_latest_checkpoint",

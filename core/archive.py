@@ -83,18 +83,23 @@ class Archive:
 
     def position(self) -> State:
         """Return where this process is in its random draws and its data: the batch drawn ahead, and its offsets."""
-        state = {"rng": self.runtime.rng_state(), "batch": self.step.batch}
-        if hasattr(self.data, "state_dict"):
-            state["data"] = self.data.state_dict()
-        return state
+        states = {name: part.state_dict() for name, part in self._stateful().items()}
+        states = {name: state for name, state in states.items() if state}
+        return {"rng": self.runtime.rng_state(), "batch": self.step.batch, **states}
 
     def go_to(self, position: State) -> None:
         """Go on from where `position` was called, and drop what gradients there are."""
         self.step.optimizer.zero_grad(set_to_none=True)
         self.step.batch = to_device(position["batch"], self.runtime.device)
         self.runtime.set_rng_state(position["rng"])
-        if "data" in position and hasattr(self.data, "load_state_dict"):
-            self.data.load_state_dict(position["data"])
+        for name, part in self._stateful().items():
+            if name in position:
+                part.load_state_dict(position[name])
+
+    def _stateful(self) -> State:
+        """Return the parts of this process that are at some place: in their data, in their running means."""
+        parts = {"data": self.data, "objective": self.step.objective}
+        return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
 
     def _own_state(self) -> State:
         """Return what a checkpoint keeps of this process alone."""
@@ -189,7 +194,9 @@ class Archive:
             sizes = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.raw_model.parameters()}
             self.snapshot.warm(size for size in sizes.values() for _ in range(3))
         _require_plain(state)
-        self.origin = {**copy.deepcopy(state), "scaler": self.step.scaler.state_dict(), "own": self._own_state()}
+        fresh = {"state": {}, "param_groups": copy.deepcopy(self.step.optimizer.state_dict()["param_groups"])}
+        own = {"scaler": self.step.scaler.state_dict(), "own": self._own_state(), "optimizer": fresh}
+        self.origin = {**copy.deepcopy(state), **own}
 
     def go_back(self) -> tuple[State, str]:
         """Bring weights, optimizer and every process back to the last healthy checkpoint, or to the beginning.
@@ -209,10 +216,7 @@ class Archive:
             own, name = state["ranks"][self.runtime.rank], found.path.name
         self.raw_model.load_state_dict(handle_state_dict_prefixes(model, like=self.raw_model.state_dict()))
         self.parallel.take_masters(self.raw_model)  # each rank has made its own
-        if optimizer is None:
-            self.step.optimizer.state.clear()
-        else:
-            load_optimizer_state(self.step.optimizer, optimizer)
+        load_optimizer_state(self.step.optimizer, optimizer or self.origin["optimizer"])
         if state["scaler"]:
             self.step.scaler.load_state_dict(state["scaler"])
         self.saves.saved_at = state["iter_num"] if found else None
@@ -235,6 +239,8 @@ class Archive:
         self.run_id = checkpoint.get("run", self.run_id)
         ranks, world = checkpoint.get("ranks", []), self.runtime.world_size
         if len(ranks) != world:
+            if "objective" in checkpoint:  # a converted one, which has no ranks
+                self.step.objective.load_state_dict(checkpoint["objective"])
             return f"{len(ranks)} random states, wanted {world}" if ranks else "no random state"
         own = ranks[self.runtime.rank]
         if not same_batches(checkpoint.get("config") or {}, self.config):

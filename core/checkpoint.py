@@ -17,6 +17,7 @@ from core.optimizer import load_optimizer_state
 if TYPE_CHECKING:
     from core.checkpoint_manager import CheckpointManager
 
+FOREIGN_CLASS = re.compile(r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b")  # pickled with theirs
 WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into a parameter's name
 
 
@@ -92,6 +93,11 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
     except Exception as error:  # a damaged file can fail in nearly any way
         # torch's reason is long, and where it refuses code its advice is to let the code run
         text = " ".join(str(error).split())
+        if FOREIGN_CLASS.search(text):
+            raise CheckpointError(
+                f"{path} was saved by the train_run or the core line: convert it with "
+                f"`python -m tools.convert {path}`, and use the file that it writes"
+            ) from None
         found = re.search(r"WeightsUnpickler error: (.*?)(\.? Check the documentation|\. |$)", text)
         what = found[1] if found else text.split(". ")[0]
         raise CheckpointError(

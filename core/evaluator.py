@@ -36,10 +36,20 @@ class Evaluator:
         self.autocast = autocast
         self.rng = rng
 
-    @torch.no_grad()
     def evaluate(self, split: str) -> torch.Tensor:
         """Return the mean loss of a split as a float32 scalar on the CPU."""
-        losses = torch.zeros(self.eval_iters)
+        return self.measure(split)[split]
+
+    def evaluate_splits(self) -> dict[str, torch.Tensor]:
+        """Return the mean loss of each split, training data first, and what the objective measures beside it."""
+        with self.rng():
+            measured = [self.measure(split) for split in SPLITS]
+        return {name: value for part in measured for name, value in part.items()}
+
+    @torch.no_grad()
+    def measure(self, split: str) -> dict[str, torch.Tensor]:
+        """Return the mean loss of a split under the split's name, and what the objective measures beside it."""
+        losses, meter = torch.zeros(self.eval_iters), self.objective.meter(split)
         self.model.eval()
         try:
             for i in range(self.eval_iters):
@@ -47,11 +57,9 @@ class Evaluator:
                 with self.autocast:
                     output = self.objective(self.model, batch, train=False)
                 losses[i] = output.loss.item()
+                if meter is not None:
+                    meter.add(batch, output.details)
         finally:
             self.model.train()  # also when the evaluation is abandoned
-        return losses.mean()
-
-    def evaluate_splits(self) -> dict[str, torch.Tensor]:
-        """Return the mean loss of each split, training data first."""
-        with self.rng():
-            return {split: self.evaluate(split) for split in SPLITS}
+        beside = meter.result() if meter is not None else {}
+        return {split: losses.mean(), **{name: torch.tensor(value) for name, value in beside.items()}}

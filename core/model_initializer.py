@@ -15,6 +15,7 @@ log = logging.getLogger("coregpt")
 
 GPT2_VOCAB = 50304
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+TOKENS, POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"
 SHAPE_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size")  # these come with the weights
 
 
@@ -78,7 +79,10 @@ class ModelInitializer:
         try:
             model = self._build(model_args)
         except TypeError as error:  # a fork's checkpoint may hold arguments of its own
-            raise CheckpointError(f"the checkpoint's model_args do not fit this model.py: {error}") from None
+            raise CheckpointError(
+                f"the checkpoint's model_args do not fit this model.py: {error}; one of the core line is converted by "
+                "`python -m tools.convert PATH`"
+            ) from None
         _load_exactly(model, checkpoint["model"])
         return model.to(self.device)
 
@@ -97,32 +101,39 @@ class ModelInitializer:
             model.to(self.device)
 
     def setup_transfer_learning(self, model: nn.Module, path: str | Path) -> list[str]:
-        """Copy the `transformer.*` tensors of a checkpoint whose name and shape the model shares; heads stay fresh.
+        """Copy a checkpoint's `transformer.*` tensors into a new model of the same width; heads stay fresh.
 
-        A larger vocabulary keeps the rows that the checkpoint knows. Returns the names that were left out.
+        A larger vocabulary or longer context keeps the rows the checkpoint knows, a shorter context its first ones; an
+        lm_head tied to the token embedding comes along with that. Returns the checkpoint's names that were left out.
+        Raises CheckpointError when the two do not go together. Not for a model that is resumed: it has learnt since.
         """
-        source = load_checkpoint(path)["model"]
-        own = model.state_dict()
-        skipped = []
-        with torch.no_grad():
-            for name, tensor in source.items():
-                target = own.get(name) if name.startswith("transformer.") else None
-                if target is not None and name.endswith("wte.weight") and len(target) > len(tensor):
-                    target = target[: len(tensor)]
-                if target is not None and target.shape == tensor.shape:
-                    target.copy_(tensor)
-                else:
-                    skipped.append(name)
+        if not Path(path).is_file():
+            raise CheckpointError(f"no checkpoint at {path}: give the file of a run to start from, such as out/ckpt.pt")
+        checkpoint = load_checkpoint(path)
+        source, own = checkpoint["model"], model.state_dict()
+        _require_kin(path, checkpoint, own, getattr(model, "config", None))
+        body = [name for name in source if name.startswith("transformer.")]
+        copied = [name for name in body if name in own and _copy_rows(source[name], own[name], name)]
+        skipped = [name for name in source if name not in copied]
+        filled = {own[name].data_ptr() for name in copied}
+        fresh = [name for name, tensor in own.items() if tensor.data_ptr() not in filled]
+        log.info(f"transfer: {len(copied)} tensors from {path}; left out: {_some(skipped)}; fresh: {_some(fresh)}")
         return skipped
 
-    def load_unmasking_model(self, path: str | Path, vocab_size: int, block_size: int) -> Any:
-        """Return another run's model, frozen and in evaluation mode, for an objective that needs one at hand."""
+    def load_frozen(self, path: str | Path, mode: str, vocab_size: int, block_size: int) -> Any:
+        """Return another run's model, frozen and in evaluation mode, for an objective or a loss that asks it.
+
+        mode, vocab_size, block_size: what it has to be, has to know, and has to see at least at once
+        """
         checkpoint = load_checkpoint(path)
         model_args = dict(checkpoint["model_args"])
-        if model_args["vocab_size"] != vocab_size or model_args["block_size"] < block_size:
+        found = {"mode": "language_model", **model_args}
+        if found["mode"] != mode:
+            raise CheckpointError(f"{path} is a {found['mode']}, wanted a {mode}")
+        if found["vocab_size"] != vocab_size or found["block_size"] < block_size:
             raise CheckpointError(
-                f"{path} has vocab_size={model_args['vocab_size']} and block_size={model_args['block_size']}, "
-                f"wanted {vocab_size} and at least {block_size}"
+                f"{path} has vocab_size={found['vocab_size']} and block_size={found['block_size']}, "
+                f"wanted {vocab_size} and at least {block_size}: train it on this data set, with that block_size"
             )
         return self.resume_model_from_checkpoint(checkpoint, model_args).eval().requires_grad_(False)
 
@@ -173,3 +184,37 @@ def _load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(f"the checkpoint does not fit the model: {'; '.join(wrong[:5])}{more}")
     model.load_state_dict(state)
+
+
+def _require_kin(path: str | Path, checkpoint: dict[str, Any], own: dict[str, torch.Tensor], config: Any) -> None:
+    """Raise CheckpointError unless the checkpoint's transformer means the same as the model's, number by number."""
+    theirs, ours = checkpoint["model"].get(TOKENS), own.get(TOKENS)
+    if theirs is None or ours is None or theirs.dim() != 2:
+        raise CheckpointError(f"{path if theirs is None else 'the model'} has no {TOKENS}: nothing to start from")
+    (their_vocab, their_width), (vocab, width) = theirs.shape, ours.shape
+    their_heads, heads = checkpoint["model_args"].get("n_head"), getattr(config, "n_head", None)
+    if their_width != width:
+        raise CheckpointError(f"{path} has width n_embd={their_width}, the model {width}: set n_embd={their_width}")
+    if None not in (their_heads, heads) and their_heads != heads:
+        raise CheckpointError(f"{path} has n_head={their_heads}, the model {heads}: set n_head={their_heads}")
+    if their_vocab > vocab:
+        raise CheckpointError(
+            f"{path} knows {their_vocab} tokens, the model only {vocab}: prepare the data set with the vocabulary that "
+            "the checkpoint was trained on, or one that begins with it"
+        )
+
+
+def _copy_rows(source: torch.Tensor, target: torch.Tensor, name: str) -> bool:
+    """Copy a tensor; of an embedding the rows that both have. Return whether the shapes allow it."""
+    if name in (TOKENS, POSITIONS):
+        rows = min(len(source), len(target))
+        source, target = source[:rows], target[:rows]
+    if source.shape != target.shape:
+        return False
+    target.copy_(source)  # a state dict's tensors are detached: no gradient sees this
+    return True
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "nothing") + more

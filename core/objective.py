@@ -1,22 +1,59 @@
 """What one training step computes: the contract of an objective, and next-token prediction, the default."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 Batch = Any  # whatever the data source's get_batch returns; only the objective looks inside
-Modify = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Modifiers(Protocol):
+    """What an objective asks of the loss modifiers; `loss_modifiers.LossModifierPipeline` is one.
+
+    inputs: what the model was given (B, T), for those that need it; set before `modify`
+    """
+
+    inputs: torch.Tensor | None
+
+    def modify(
+        self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the changed loss: (B, T), or (B,) where whole sequences are weighed. loss, targets, mask: (B, T)"""
+
+    def metrics(self) -> dict[str, Any]:
+        """Return detached tensors worth logging, left on the device."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what they remember from one update to the next."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it over."""
 
 
 class Output(NamedTuple):
-    """A scalar loss to minimise, and detached tensors worth logging, left on the device."""
+    """A scalar loss to minimise, and detached tensors worth logging, left on the device.
+
+    details: of an evaluation, what the objective's meter looks at
+    """
 
     loss: torch.Tensor
     metrics: dict[str, torch.Tensor]
+    details: Any = None
+
+
+class Meter(ABC):
+    """Sums up, over the batches of one split in an evaluation, what an objective measures beside the loss."""
+
+    @abstractmethod
+    def add(self, batch: Batch, details: Any) -> None:
+        """Look at one batch and at what the objective made of it."""
+
+    @abstractmethod
+    def result(self) -> dict[str, float]:
+        """Return what was measured, under the names it is logged by."""
 
 
 class Objective(ABC):
@@ -30,27 +67,60 @@ class Objective(ABC):
     def __call__(self, model: nn.Module, batch: Batch, train: bool) -> Output:
         """Return the loss of one micro-batch."""
 
+    def meter(self, split: str) -> Meter | None:
+        """Return what measures one split in an evaluation beside the loss; None for nothing."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what every rank's checkpoint keeps of this objective, new values each time; by default nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  (may stay empty)
+        """Go on where `state_dict` was called."""
+
 
 class LanguageModeling(Objective):
     """Mean cross-entropy of the next token over the positions whose target is not -1.
 
-    loss_modifier: `modify(loss (B, T), logits (B, T, V), targets (B, T), mask (B, T)) -> loss (B, T) or (B,)`;
-        without one, the loss is the model's own, untouched
+    modifiers: change the loss that training minimises; without any, it is the model's own, untouched
     """
 
-    def __init__(self, loss_modifier: Modify | None = None) -> None:
-        self.loss_modifier = loss_modifier
+    def __init__(self, modifiers: Modifiers | None = None) -> None:
+        self.modifiers = modifiers
 
     def __call__(self, model: nn.Module, batch: Batch, train: bool) -> Output:
         """Return the loss of a batch of inputs and targets, each (B, T) int64."""
         inputs, targets = batch
         logits, loss = model(inputs, targets)
-        if train and self.loss_modifier is not None:
-            loss = self._modified(logits, targets, self.loss_modifier)
-        return Output(loss, {})
+        if not train or self.modifiers is None:
+            return Output(loss, {})
+        per_position = cross_entropy(logits, targets)
+        mask = targets != -1
+        loss = mean_loss(self.modifiers.modify(per_position, logits, targets, mask), mask)
+        return Output(loss, report(self.modifiers))
 
-    def _modified(self, logits: torch.Tensor, targets: torch.Tensor, modify: Modify) -> torch.Tensor:
-        mask = targets != -1  # (B, T)
-        per_position = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
-        loss = modify(per_position.view_as(targets), logits, targets, mask)
-        return loss[mask].mean() if loss.dim() == 2 else loss.mean()
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the modifiers remember."""
+        return self.modifiers.state_dict() if self.modifiers else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the modifiers remember it again."""
+        if self.modifiers:
+            self.modifiers.load_state_dict(state)
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of every position (B, T), 0 where the target is -1. logits (B, T, V), targets (B, T)"""
+    flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+    return flat.view_as(targets)
+
+
+def mean_loss(loss: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean of (B, T) over the valid positions, or of (B,) over the sequences that have any; 0 of none."""
+    counts = mask if loss.dim() == mask.dim() else mask.any(dim=1)
+    return loss.where(counts, 0).sum() / counts.sum().clamp(min=1)
+
+
+def report(modifiers: Modifiers) -> dict[str, Any]:
+    """Return what the modifiers have to tell, under the names it is logged by."""
+    return {f"loss_modifiers/{name}": value for name, value in modifiers.metrics().items()}

@@ -7,13 +7,16 @@ import torch
 from core.errors import CheckpointError
 
 KERNELS = ("fused", "foreach", "capturable")  # how this device computes an update, not what
+OWN = (*KERNELS, "is_head")  # is_head: which of a schedule's rates a group has
+UNFROZEN = "unfrozen"  # marks a group whose parameters were frozen when the optimizer was made
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any] | None) -> None:
     """Load a saved state; moments of a tensor that was cropped since (block_size) are cropped with it.
 
-    As in nanoGPT, the saved groups' settings (weight_decay, betas) come with the state. Raises CheckpointError when
-    the state belongs to other parameters; the optimizer is then as it was.
+    As in nanoGPT, the saved groups' settings (weight_decay, betas, lr_factor) come with the state. A state from before
+    an unfreezing takes that back: groups marked `unfrozen` that it lacks are dropped, and their parameters frozen.
+    Raises CheckpointError when the state belongs to other parameters; the optimizer is then as it was.
     """
     if not state:
         raise CheckpointError("the checkpoint lacks the optimizer: it can be sampled from, but not resumed")
@@ -26,9 +29,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
 
 
 def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    kept = list(optimizer.param_groups)
+    while len(kept) > len(state["param_groups"]) and kept[-1].get(UNFROZEN):
+        kept.pop()
+    parameters = [parameter for group in kept for parameter in group["params"]]
     saved_sizes = [len(group["params"]) for group in state["param_groups"]]
-    own_sizes = [len(group["params"]) for group in optimizer.param_groups]
+    own_sizes = [len(group["params"]) for group in kept]
     if saved_sizes != own_sizes:
         raise CheckpointError(
             f"the checkpoint's optimizer has groups of {saved_sizes} tensors, this model's has {own_sizes}: "
@@ -36,9 +42,14 @@ def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         )
     moments = {key: _cropped(saved, parameters[key]) for key, saved in state["state"].items()}
     groups = [
-        {**saved, **{name: own[name] for name in KERNELS if name in own}}
-        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+        {**saved, **{name: own[name] for name in OWN if name in own}}
+        for saved, own in zip(state["param_groups"], kept, strict=True)
     ]
+    for group in optimizer.param_groups[len(kept) :]:
+        for parameter in group["params"]:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+    del optimizer.param_groups[len(kept) :]
     optimizer.load_state_dict({**state, "state": moments, "param_groups": groups})
 
 

@@ -2,18 +2,33 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 
 class LRScheduler(ABC):
     """A learning rate for every iteration.
 
     The contract: `get_lr(iter_num)` depends on its argument alone and is defined for any iteration, also beyond the
-    end of the schedule, where it holds its last value.
+    end of the schedule, where it holds its last value. One that watches the validation loss keeps what it has seen in
+    `state_dict`, and still answers the same at any time between two evaluations.
+
+    A parameter group of the optimizer may carry `lr_factor`, by which its rate is multiplied; it is saved with the
+    optimizer. A schedule that has several rates tells the groups apart in `get_group_lr`.
     """
 
     @abstractmethod
     def get_lr(self, iter_num: int) -> float:
         """Return the learning rate of one iteration."""
+
+    def get_group_lr(self, iter_num: int, group: dict[str, Any]) -> float:
+        """Return the rate of one parameter group, before its `lr_factor`."""
+        return self.get_lr(iter_num)
+
+    def set_lr(self, groups: list[dict[str, Any]], iter_num: int, scale: float = 1.0) -> float:
+        """Give every parameter group its rate of this iteration, times `scale`. Return the first group's."""
+        for group in groups:
+            group["lr"] = self.get_group_lr(iter_num, group) * scale * group.get("lr_factor", 1.0)
+        return float(groups[0]["lr"])
 
 
 class CosineLRScheduler(LRScheduler):
@@ -36,9 +51,91 @@ class CosineLRScheduler(LRScheduler):
         if self.constant:
             return self.peak
         if iter_num < self.warmup_iters:
-            return self.peak * (max(iter_num, 0) + 1) / (self.warmup_iters + 1)
+            return warmup(self.peak, iter_num, self.warmup_iters)
         if iter_num > self.lr_decay_iters or self.lr_decay_iters == self.warmup_iters:
             return self.floor
         progress = (iter_num - self.warmup_iters) / (self.lr_decay_iters - self.warmup_iters)
         share = 0.5 * (1.0 + math.cos(math.pi * progress))  # 1 at the end of the warm-up, 0 at the end of the decay
         return self.floor + share * (self.peak - self.floor)
+
+
+class ConstantLRScheduler(LRScheduler):
+    """Linear warm-up to `learning_rate`, then constant."""
+
+    def __init__(self, learning_rate: float, warmup_iters: float) -> None:
+        self.peak = learning_rate
+        self.warmup_iters = warmup_iters
+
+    def get_lr(self, iter_num: int) -> float:
+        """Return the learning rate of one iteration."""
+        return warmup(self.peak, iter_num, self.warmup_iters) if iter_num < self.warmup_iters else self.peak
+
+
+class WSDLRScheduler(LRScheduler):
+    """Warm-up, stable, decay: `learning_rate` is held until the last `decay_iters` iterations before `lr_decay_iters`.
+
+    In these it falls on a straight line to `min_lr`. How long a run is to be can so be decided late. Hu et al. 2024,
+    https://arxiv.org/abs/2404.06395
+    """
+
+    def __init__(
+        self, learning_rate: float, warmup_iters: float, lr_decay_iters: float, min_lr: float, decay_iters: float
+    ) -> None:
+        self.peak = learning_rate
+        self.floor = min_lr
+        self.warmup_iters = warmup_iters
+        self.decay_begin = max(lr_decay_iters - decay_iters, warmup_iters)
+        self.decay_end = lr_decay_iters
+
+    def get_lr(self, iter_num: int) -> float:
+        """Return the learning rate of one iteration."""
+        if iter_num < self.warmup_iters:
+            return warmup(self.peak, iter_num, self.warmup_iters)
+        return fall(self.peak, self.floor, iter_num, self.decay_begin, self.decay_end)
+
+
+class LinearLRScheduler(LRScheduler):
+    """Linear warm-up to `learning_rate`, a straight line down to `min_lr`, then constant."""
+
+    def __init__(self, learning_rate: float, warmup_iters: float, lr_decay_iters: float, min_lr: float) -> None:
+        self.peak = learning_rate
+        self.floor = min_lr
+        self.warmup_iters = warmup_iters
+        self.lr_decay_iters = lr_decay_iters
+
+    def get_lr(self, iter_num: int) -> float:
+        """Return the learning rate of one iteration."""
+        if iter_num < self.warmup_iters:
+            return warmup(self.peak, iter_num, self.warmup_iters)
+        return fall(self.peak, self.floor, iter_num, self.warmup_iters, self.lr_decay_iters)
+
+
+class InverseSqrtLRScheduler(LRScheduler):
+    """Linear warm-up to `learning_rate`, then falling with the square root of the iteration, never below `min_lr`.
+
+    The transformer's first schedule, without an end. Vaswani et al. 2017, https://arxiv.org/abs/1706.03762
+    """
+
+    def __init__(self, learning_rate: float, warmup_iters: float, min_lr: float = 0.0) -> None:
+        self.peak = learning_rate
+        self.floor = min_lr
+        self.warmup_iters = warmup_iters
+
+    def get_lr(self, iter_num: int) -> float:
+        """Return the learning rate of one iteration."""
+        if iter_num < self.warmup_iters:
+            return warmup(self.peak, iter_num, self.warmup_iters)
+        return max(self.peak * math.sqrt((self.warmup_iters + 1) / (max(iter_num, 0) + 1)), self.floor)
+
+
+def warmup(peak: float, iter_num: int, warmup_iters: float) -> float:
+    """Return nanoGPT's linear warm-up, which begins above zero and would reach `peak` at `warmup_iters`."""
+    return peak * (max(iter_num, 0) + 1) / (warmup_iters + 1)
+
+
+def fall(peak: float, floor: float, iter_num: int, begin: float, end: float) -> float:
+    """Return the straight line from `peak` at iteration `begin` to `floor` at `end`, level before and after."""
+    if iter_num >= end:
+        return floor
+    share = min((end - iter_num) / (end - begin), 1.0) if end > begin else 1.0
+    return floor + share * (peak - floor)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from core.training_step import StepResult, TrainingStep
 
 log = logging.getLogger("coregpt")
+SPLITS = ("train", "val")
 WARMUP_STEPS = 5  # iterations before the mfu is trusted; until then it reads -100%
 State = dict[str, Any]
 
@@ -111,9 +112,7 @@ class Trainer:
         t0 = time.perf_counter()
         while not self.should_terminate(self.iter_num) or not self.finish():
             # set the learning rate of this iteration
-            lr = self.scheduler.get_lr(self.iter_num) * self.recovery.lr_scale
-            for group in self.step.optimizer.param_groups:
-                group["lr"] = lr
+            lr = self.scheduler.set_lr(self.step.optimizer.param_groups, self.iter_num, self.recovery.lr_scale)
 
             # now and then: measure the loss on both splits, and save
             if self.should_evaluate(self.iter_num) and not self.evaluate(lr):
@@ -129,7 +128,7 @@ class Trainer:
             # now and then: report. Reading the loss waits for the device, so it happens nowhere else
             t1 = time.perf_counter()
             if self.should_log(self.iter_num):
-                self.report(result, lr, t1 - t0)
+                self.report(result, t1 - t0)
             t0 = t1
 
             self.iter_num += 1
@@ -174,12 +173,14 @@ class Trainer:
         if self.settle() or self.stop_reason is not None or not self.emit("on_eval_begin"):
             return False
         self.top = self.archive.position()
-        losses = self.runtime.from_master(lambda: self.preemption.attempt(self.evaluator.evaluate_splits))
-        if losses is None:
+        measured = self.runtime.from_master(lambda: self.preemption.attempt(self.evaluator.evaluate_splits))
+        if measured is None:
             self.abandon()
             return False
+        losses = {split: measured[split] for split in SPLITS}
+        beside = {name: value for name, value in measured.items() if name not in losses}
         self.evaluated_at, self.losses = self.iter_num, losses
-        metrics = {"train/loss": losses["train"], "val/loss": losses["val"]}
+        metrics = {"train/loss": losses["train"], "val/loss": losses["val"], **beside}
         self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.running_mfu * 100})
         self.best_val_loss = min(self.best_val_loss, losses["val"].item())
         self.is_evaluating = True  # what callbacks save now is saved below, or right after
@@ -245,16 +246,17 @@ class Trainer:
         """Wait for what a GPU still has to say on the last update. Return whether the run went back to a checkpoint."""
         return self.heed(self.ballot.settle())
 
-    def report(self, result: StepResult, lr: float, seconds: float) -> None:
+    def report(self, result: StepResult, seconds: float) -> None:
         """Log an update under nanoGPT's names: the last micro-batch's loss, the time it took, the running mfu."""
         loss = result.loss.item() * self.step.gradient_accumulation_steps
         if self.local_iter_num >= WARMUP_STEPS:
             mfu = self.raw_model.estimate_mfu(self.sequences_per_iter, seconds)
             self.running_mfu = mfu if self.running_mfu == -1.0 else 0.9 * self.running_mfu + 0.1 * mfu
+        lr = self.step.optimizer.param_groups[0]["lr"]  # a callback may have changed it before the update
         metrics = {"iter": self.iter_num, "loss": loss, "lr": lr, "time_ms": seconds * 1000}
         if result.grad_norm is not None:
             metrics["grad_norm"] = result.grad_norm.item()
-        metrics |= {name: value.item() for name, value in result.metrics.items()}
+        metrics |= {name: float(value) for name, value in result.metrics.items()}
         self.logger.log_step({**metrics, "mfu": self.running_mfu * 100})
 
     # what is done about an update that was not sound

@@ -7,19 +7,87 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from core.errors import CheckpointError
 
 if TYPE_CHECKING:
     from config.options import Options
-    from core import Callback, CheckpointManager, Logger, Objective, Replicated, RunFolder, Runtime
+    from core import Callback, CheckpointManager, Logger, LRScheduler, ModelInitializer, Replicated, RunFolder, Runtime
     from core.checkpoint_manager import Found
+
+from extras.tasks import Task, checkpoint_file
+
+__all__ = [
+    "Start", "Task", "adapt", "callbacks", "checkpoint_file", "enter", "eval_rng", "find_start", "loggers", "parallel",
+    "prepare_optimizer", "progress", "scheduler",
+]  # fmt: skip
 
 log = logging.getLogger("coregpt")
 
 
-def adapt(model: Any, options: Options) -> Any:
-    """Return the model, transformed as the options ask; before the optimizer is made."""
+def adapt(model: Any, options: Options, initializer: ModelInitializer, is_new: bool) -> Any:
+    """Return the model, transformed as the options ask; before the optimizer is made.
+
+    is_new: it is made for this run, not resumed
+    """
+    from extras.transfer import freeze_transformer, trainable
+
+    if is_new and options.init_from_checkpoint:
+        initializer.setup_transfer_learning(model, checkpoint_file(options.init_from_checkpoint))
+    if options.trainable:
+        trainable(model, options.trainable)
+    elif options.freezes:
+        freeze_transformer(model)
     return model
+
+
+def prepare_optimizer(optimizer: Any, model: Any, checkpoint: dict[str, Any] | None, options: Options) -> None:
+    """Tell heads apart where the schedule does, and load the state of a resumed run, unfrozen if it was when saved."""
+    from core import load_optimizer_state
+    from extras.transfer import mark_heads
+    from extras.unfreezing import replay
+
+    if options.lr_schedule == "transfer":
+        mark_heads(optimizer, model)
+    if checkpoint is None:
+        return
+    if options.freezes or options.trainable:
+        replay(model, optimizer, checkpoint.get("optimizer"), options.weight_decay)
+    load_optimizer_state(optimizer, checkpoint.get("optimizer"))
+
+
+def scheduler(options: Options) -> LRScheduler:
+    """Return the learning rate of every iteration."""
+    import core
+    from extras import schedulers
+
+    peak, floor, warmup = options.learning_rate, options.min_lr, options.warmup_iters
+    least = min(floor / peak, 1.0) if peak else 1.0
+    make: dict[str, Callable[[], LRScheduler]] = {
+        "cosine": lambda: core.CosineLRScheduler(peak, warmup, options.lr_decay_iters, floor, options.decay_lr),
+        "linear": lambda: core.LinearLRScheduler(peak, warmup, options.lr_decay_iters, floor),
+        "constant": lambda: core.ConstantLRScheduler(peak, warmup),
+        "inverse_sqrt": lambda: core.InverseSqrtLRScheduler(peak, warmup, floor),
+        "wsd": lambda: core.WSDLRScheduler(
+            peak, warmup, options.lr_decay_iters, floor, options.wsd_decay_iters or options.lr_decay_iters / 10
+        ),
+        "transfer": lambda: schedulers.TransferLearningScheduler(
+            peak,
+            options.head_lr_multiplier,
+            warmup,
+            options.unfreeze_at_iteration or 0,
+            options.unfreeze_lr_multiplier,
+            options.decay_lr,
+            least,
+        ),
+        "warmup_only": lambda: schedulers.WarmupOnlyScheduler(peak, warmup, min_lr_ratio=least),
+        "adaptive": lambda: schedulers.AdaptiveScheduler(
+            peak, warmup_iters=warmup, patience=options.lr_patience, factor=options.lr_factor, min_lr=floor
+        ),
+    }
+    return make[options.lr_schedule]()
 
 
 def parallel(options: Options, run: Runtime) -> Replicated:
@@ -27,13 +95,6 @@ def parallel(options: Options, run: Runtime) -> Replicated:
     from core import Replicated
 
     return Replicated(run.distributed, run.device)
-
-
-def objective(options: Options) -> Objective:
-    """Return what a training step computes."""
-    from core import LanguageModeling
-
-    return LanguageModeling()
 
 
 def eval_rng(options: Options, run: Runtime) -> Callable[[], AbstractContextManager[None]]:
@@ -62,9 +123,19 @@ def find_start(options: Options, run: Runtime) -> Start:
     def look() -> tuple[str, Found | None]:
         if folder.path.is_dir() and not options.eval_only:  # which writes nothing
             folder.claim(wait_s=30 if restarted() else 0)
+        if options.init_from == "resume" and options.ckpt_filename:
+            return "resume", _named(Path(options.out_dir, options.ckpt_filename))
         return where_to_start(options.init_from, checkpoints)
 
     return Start(*run.from_master(look), folder, checkpoints)
+
+
+def _named(path: Path) -> Found:
+    from core.checkpoint_manager import Found
+
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: ckpt_filename is the name of a file in out_dir, or None")
+    return Found(path, None)
 
 
 def enter(options: Options, start: Start) -> None:
@@ -100,9 +171,16 @@ def loggers(options: Options, run: Runtime, saved: dict[str, Any]) -> list[Logge
     return found
 
 
-def callbacks(options: Options) -> list[Callback]:
-    """Return the callbacks the options ask for."""
-    return []
+def callbacks(options: Options, scheduler: LRScheduler) -> list[Callback]:
+    """Return the callbacks the options ask for; a schedule that watches the validation loss is one itself."""
+    from core import Callback
+    from extras.unfreezing import Unfreezing
+
+    found: list[Callback] = [scheduler] if isinstance(scheduler, Callback) else []
+    if options.unfreeze_at_iteration is not None and (options.freezes or options.trainable):
+        drop = 1.0 if options.lr_schedule == "transfer" else options.unfreeze_lr_multiplier  # it is in the schedule
+        found.append(Unfreezing(options.unfreeze_at_iteration, drop, options.weight_decay))
+    return found
 
 
 def progress(options: Options, run: Runtime) -> list[Any]:

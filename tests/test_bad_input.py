@@ -189,7 +189,7 @@ CONFIG: dict[str, tuple[Prepare, list[str], str]] = {
     "wrong type": (nothing, ["--max_iters=many"], r"max_iters: got 'many', wanted number >= 0"),
     "out of bounds": (nothing, ["--dropout=1.5"], r"dropout: got '1\.5', wanted float >= 0 and < 1"),
     "training type": (nothing, ["--training_type=nlp"], r"training_type: got 'nlp', wanted 'language_model'"),
-    "attention type": (nothing, ["--attention_type=left"], r"got 'left', wanted 'causal' or 'bidirectional'"),
+    "attention type": (nothing, ["--attention_type=left"], r"got 'left', wanted 'auto' or 'causal' or 'bidirectional'"),
     "attention": (nothing, ["--attention=fast"], r"got 'fast', wanted 'sdpa' or 'manual' or 'flash'"),
     "dtype": (nothing, ["--dtype=float8"], r"dtype: got 'float8', wanted 'float32' or 'bfloat16' or"),
     "backend": (nothing, ["--backend=tcp"], r"backend: got 'tcp', wanted 'nccl' or 'gloo'"),

@@ -562,7 +562,7 @@ def test_help_lists_every_option_with_its_meaning(flag: str, capsys: pytest.Capt
         assert f"--{name}=" in text and field.description and field.description in text
     assert re.findall(r"^(\w+):$", text, re.MULTILINE) == list(Options.sections())
     assert "--batch_size=12  [int >= 1]" in text
-    assert "--attention_type=causal  ['causal' or 'bidirectional']" in text
+    assert "--attention_type=auto  ['auto' or 'causal' or 'bidirectional']" in text
 
 
 def test_help_of_one_section(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ import torch
 
 import sample
 from core import CheckpointError, CheckpointManager, ConfigError, DataError
-from model import GPT
+from extras.unmask_sampler import UnmaskSampler, masked_shares
+from model import GPT, GPTConfig
 
 ROOT = Path(__file__).parents[1]
 CPU = ["--device=cpu", "--num_samples=2", "--max_new_tokens=12"]
@@ -252,6 +253,238 @@ def test_nothing_good_to_sample_from(models: dict[str, GPT]) -> None:
         os.truncate(path, 1000)
 
     with pytest.raises(CheckpointError, match=r"no good checkpoint in out: ckpt-00000\d\.pt has 1000 bytes"):
+        sample.main(CPU)
+
+
+# what other checkpoints do
+
+TINY = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, bias=False, attention_type="bidirectional")
+MODES = {
+    "unmasking": {},
+    "token_classification": {"mode": "token_classifier"},
+    "sequence_scoring": {"mode": "sequence_scorer", "cls_token_id": 22},
+}
+
+
+def trained(training_type: str, folder: str, size: int = 32, **config: Any) -> GPT:
+    """Leave a model of that kind, which knows the 17 characters and 15 ids more, in a folder of its own."""
+    shape = {**TINY, "vocab_size": size, **MODES[training_type]}
+    model = GPT(GPTConfig(**shape)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(1 if name.endswith("slope") else 6)  # opinions, where fresh weights have none
+    content = {
+        "model": model.state_dict(),
+        "model_args": {**shape, "dropout": 0.0},
+        "config": {"dataset": "tiny", "training_type": training_type, **config},
+    }
+    Path(folder).mkdir()
+    torch.save(content, f"{folder}/ckpt.pt")
+    return model
+
+
+CHARACTERS = "\nabcdefghijklmnop"
+
+
+def encode(text: str) -> list[int]:
+    return [17 if char == "_" else CHARACTERS.index(char) for char in text]
+
+
+def unmasked(model: GPT, start: str, count: int, candidates: int = 1, seed: int = 1337, **more: Any) -> list[list[str]]:
+    """Return the candidates of each text that the sampler writes on its own."""
+    shares = more.pop("shares", masked_shares("linear", 50))
+    options = {"temperature": 0.8, "top_k": 200, "generator": torch.Generator().manual_seed(seed), **more}
+    sampler = UnmaskSampler(model, 17, 17, shares, **options)
+    found = []
+    for _ in range(count):
+        *_, last = sampler.states(torch.tensor(encode(start)), candidates)
+        found.append(["".join(CHARACTERS[i] for i in row) for row in last.tolist()])
+    return found
+
+
+@pytest.fixture
+def unmasking(run_dir: Path) -> GPT:
+    return trained("unmasking", "out")
+
+
+def test_an_unmasking_model_fills_masks(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = printed([*CPU, "--start=abc"], capsys)
+
+    assert texts == [text for (text,) in unmasked(unmasking, "abc" + "_" * 12, 2)] + [""]
+    assert texts[0] != texts[1] and texts[0].startswith("abc")
+
+
+def test_without_a_prompt_all_is_masks(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(CPU, capsys) == [text for (text,) in unmasked(unmasking, "_" * 12, 2)] + [""]
+
+
+def test_masks_in_the_prompt(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = printed([*CPU, "--start=a__d_f", "--mask_char=_"], capsys)
+
+    assert texts == [text for (text,) in unmasked(unmasking, "a__d_f", 2)] + [""]
+    assert all(re.fullmatch(r"a..d.f", text, re.DOTALL) for text in texts[:2])
+
+
+@pytest.mark.parametrize(
+    ("flags", "more"),
+    [
+        (["--seed=5"], {"seed": 5}),
+        (["--temperature=2.5"], {"temperature": 2.5}),
+        (["--top_k=2"], {"top_k": 2}),
+        (["--top_p=0.3"], {"top_p": 0.3}),
+        (["--order=random"], {"order": "random"}),
+        (["--remask=True"], {"remask": True}),
+        (["--steps=3"], {"shares": masked_shares("linear", 3)}),
+        (["--diffusion_iterations=3", "--schedule=cosine"], {"shares": masked_shares("cosine", 3)}),
+        (["--schedule_type=custom", "--masking_ratios=[0.9, 0.1, 0.0]"], {"shares": [0.9, 0.1, 0.0]}),
+    ],
+)
+def test_every_option_reaches_the_unmasking(
+    unmasking: GPT, capsys: pytest.CaptureFixture[str], flags: list[str], more: dict[str, Any]
+) -> None:
+    expected = [text for (text,) in unmasked(unmasking, "_" * 12, 2, **more)]
+
+    assert printed([*CPU, *flags], capsys) == [*expected, ""]
+    assert expected != [text for (text,) in unmasked(unmasking, "_" * 12, 2)]
+
+
+def test_no_more_is_written_than_fits(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    first, _ = printed(["--device=cpu", "--num_samples=1", "--start=abc"], capsys)
+
+    assert len(first) == 16
+
+
+def test_the_steps_in_a_file(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = unmasked(unmasking, "a____", 1, shares=masked_shares("linear", 2))[0]
+
+    lines, _ = printed(["--device=cpu", "--num_samples=1", "--steps=2", "--start=a____", "--mask_char=_",
+                        "--show_steps=True"], capsys)  # fmt: skip
+
+    assert lines.startswith("step 0, 4 masked\na████\nstep 1, 2 masked\na")
+    assert lines.endswith(f"\nstep 2, 0 masked\n{text}\n{text}")
+
+
+def test_the_mask_token_that_the_run_chose(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = trained("unmasking", "out", mask_token_id=20)
+    sampler = UnmaskSampler(model, 17, 20, masked_shares("linear", 50), generator=torch.Generator().manual_seed(1337),
+                            temperature=0.8, top_k=200)  # fmt: skip
+    *_, last = sampler.states(torch.full((12,), 20))
+
+    assert printed(CPU, capsys)[0] == "".join(CHARACTERS[i] for i in last[0].tolist())
+
+
+def test_the_vocabulary_of_a_queue(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its meta.pkl counts the special tokens, and has words for them."""
+    model = trained("unmasking", "out", size=20)
+    stoi = {**{char: i for i, char in enumerate(CHARACTERS)}, "[MASK]": 17, "[PAD]": 18, "[CLS]": 19}
+    meta = {"vocab_size": 20, "stoi": stoi, "itos": {i: token for token, i in stoi.items()}}
+    meta |= {"mask_token_id": 17, "pad_token_id": 18, "cls_token_id": 19}
+    Path("data/tiny/meta.pkl").write_bytes(pickle.dumps(meta))
+
+    assert printed(CPU, capsys) == [text for (text,) in unmasked(model, "_" * 12, 2)] + [""]
+
+
+def test_the_judge_chooses_the_least_machine_made(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    judge = trained("sequence_scoring", "judge")
+    expected = ""
+    for candidates in unmasked(unmasking, "_" * 12, 2, candidates=3):
+        with torch.no_grad():
+            scores = [judge(torch.tensor([[22, *encode(text)]]))[0].item() for text in candidates]
+        least = min(scores)
+        listed = ", ".join(f"{score:.4f}" for score in sorted(scores))
+        expected += f"{candidates[scores.index(least)]}\njudge: {least:.4f}, of {listed}\n---------------\n"
+        assert max(scores) - least > 1e-3, "nothing to choose from"
+
+    capsys.readouterr()
+    sample.main([*CPU, "--judge=judge", "--judge_candidates=3"])
+
+    assert capsys.readouterr().out.endswith("0.00M\n" + expected)
+
+
+def test_a_classifier_labels_the_prompt(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = trained("token_classification", "out")
+    with torch.no_grad():
+        shares = model(torch.tensor([encode("abcdef")]))[0][0].softmax(dim=-1).tolist()
+
+    (table,) = printed(["--device=cpu", "--start=abcdef", "--show_probabilities=True"], capsys)
+
+    expected = [[str(int(one > zero)), repr(char), f"{zero:.4f}", f"{one:.4f}"]
+                for char, (zero, one) in zip("abcdef", shares, strict=True)]  # fmt: skip
+    assert [line.split() for line in table.splitlines()] == expected
+    (short,) = printed(["--device=cpu", "--start=abcdef"], capsys)
+    assert [line.split() for line in short.splitlines()] == [row[:2] for row in expected]
+
+    Path("old.txt").write_text("abcdep", encoding="utf-8")
+    *_, last = printed(["--device=cpu", "--start=abcdef", "--original=FILE:old.txt"], capsys)[0].splitlines()
+    assert re.fullmatch(r"accuracy 0\.\d{4}: [01] of 1 replaced tokens found, \d others taken for replaced", last)
+
+
+def test_a_scorer_scores_the_prompt_or_each_line(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = trained("sequence_scoring", "out")
+    Path("lines.txt").write_text("abc\n\nponm\nabc\n", encoding="utf-8")
+    with torch.no_grad():
+        scores = {text: f"{model(torch.tensor([[22, *encode(text)]]))[0].item():.4f}" for text in ("abc", "ponm")}
+
+    assert printed(["--device=cpu", "--start=abc"], capsys) == [f"{scores['abc']}  abc\n"]
+    expected = "".join(f"{scores[text]}  {text}\n" for text in ("abc", "ponm", "abc"))
+    assert printed(["--device=cpu", "--start=FILE:lines.txt"], capsys) == [expected]
+    assert scores["abc"] != scores["ponm"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "error", "message"),
+    [
+        ("unmasking", ["--start=abcabcabcabcabca"], ConfigError, r"--start has 16 tokens, .*=16 leaves no place"),
+        ("unmasking", ["--start=aX_", "--mask_char=_"], DataError, r"lack 'X': "),
+        ("unmasking", ["--judge=none"], CheckpointError, r"none"),
+        ("unmasking", ["--judge=out"], CheckpointError, r"is a language_model, wanted a sequence_scorer"),
+        ("unmasking", ["--judge=small"], CheckpointError, r"small.* has vocab_size=24 .*wanted 32"),
+        ("unmasking", ["--judge_candidates=3"], ConfigError, r"judge_candidates=3 has no judge to choose: set judge"),
+        ("unmasking", ["--masking_ratios=[0.5, 1.5]"], ConfigError, r"masking_ratios=.*each between 0 and 1"),
+        ("unmasking", ["--masking_ratios=[]"], ConfigError, r"masking_ratios=.*at least one"),
+        ("unmasking", ["--top_p=0"], ConfigError, r"top_p: got '0', wanted float > 0 and <= 1"),
+        ("unmasking", ["--show_probabilities=True"], ConfigError, r"show_probabilities: .*token_classifier, and this"),
+        ("token_classification", ["--start=abc", "--steps=3"], ConfigError, r"steps: .* kind unmasking, and this one"),
+        ("token_classification", [], ConfigError, r"--start is empty: give a text"),
+        ("token_classification", [f"--start={'abc' * 6}"], ConfigError, r"has 18 tokens, and the model takes 16"),
+        (
+            "token_classification",
+            ["--start=abc", "--original=ab"],
+            ConfigError,
+            r"original has 2 tokens and the text 3",
+        ),
+        ("token_classification", ["--start=a", "--original=FILE:no"], ConfigError, r"--original=FILE:no: .*cannot be"),
+        ("sequence_scoring", [], ConfigError, r"--start is empty"),
+        ("sequence_scoring", ["--start=FILE:empty.txt"], ConfigError, r"--start is empty"),
+        ("sequence_scoring", ["--start=FILE:long.txt"], ConfigError, r"long\.txt line 3 has 16 tokens, .* takes 15"),
+    ],
+)
+def test_mistakes_with_other_checkpoints(
+    run_dir: Path, kind: str, flags: list[str], error: type[Exception], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    trained(kind, "out")
+    trained("sequence_scoring", "small", size=24)
+    Path("empty.txt").write_text("\n", encoding="utf-8")
+    Path("long.txt").write_text("abc\n\nabcabcabcabcabca\n", encoding="utf-8")
+    capsys.readouterr()
+
+    with pytest.raises(error, match=message):
+        sample.main([*CPU, *flags])
+
+    assert "---" not in capsys.readouterr().out  # nothing was written before
+
+
+def test_options_of_other_kinds_are_refused_by_a_language_model(checkpoint: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"remask, top_p: for checkpoints of the kind unmasking, .*language_model"):
+        sample.main([*CPU, "--remask=True", "--top_p=0.9"])
+
+
+def test_an_unmasking_model_without_its_vocabulary(unmasking: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    meta = {"vocab_size": 40, "stoi": {chr(i): i for i in range(40)}, "itos": {i: chr(i) for i in range(40)}}
+    Path("data/tiny/meta.pkl").write_bytes(pickle.dumps(meta))
+
+    with pytest.raises(DataError, match=r"token 40 is none of the model's 32: .* another vocabulary"):
         sample.main(CPU)
 
 

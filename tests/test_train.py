@@ -632,9 +632,20 @@ def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest
 
     def watch(name: str) -> None:
         real = getattr(extras, name)
-        monkeypatch.setattr(extras, name, lambda *given: asked.append(name) or real(*given))
+        monkeypatch.setattr(extras, name, lambda *given, **named: asked.append(name) or real(*given, **named))
 
-    seams = ("adapt", "callbacks", "enter", "eval_rng", "find_start", "loggers", "objective", "parallel", "progress")
+    seams = (
+        "Task",
+        "adapt",
+        "callbacks",
+        "enter",
+        "eval_rng",
+        "find_start",
+        "loggers",
+        "parallel",
+        "progress",
+        "scheduler",
+    )
     for name in seams:
         watch(name)
     preemption = core.Preemption()

@@ -151,12 +151,13 @@ class Injector(Callback):
         if injection := self.armed.pop("weight", None):
             _spoil(self.parameters[injection.name].data, injection)
             self.before = self.state()
-        loss, metrics = self.compute(model, batch, train)
+        output = self.compute(model, batch, train)
+        loss = output.loss
         if injection := self.armed.pop("loss", None):
             loss = loss * injection.value
         if injection := self.armed.pop("loss alone", None):
             loss = loss + (loss.detach() * injection.value - loss.detach())
-        return Output(loss, metrics)
+        return output._replace(loss=loss)
 
     def measure(self, norm: Callable[..., torch.Tensor], parameters: Any, *limits: float) -> torch.Tensor:
         """Return the norm of the gradients, clipped or not, after one of them was spoilt."""

@@ -25,21 +25,43 @@ NANOGPT_SAMPLE = dict(init_from="resume", out_dir="out", start="\n", num_samples
 # every name that a config file of a user's may hold: removing or renaming one breaks it, adding one is noted here
 SURFACE = {
     Options: {
-        "run": "out_dir init_from resume_rng eval_only training_type seed",
+        "run": "out_dir init_from resume_rng eval_only training_type model_mode ckpt_filename seed",
         "evaluation": "eval_interval eval_iters eval_rng",
         "checkpoints": "always_save_checkpoint save_interval save_minutes keep_last keep_best async_save time_limit",
         "logging": "log_interval wandb_log wandb_project wandb_run_name wandb_log_interval",
-        "data": "dataset",
+        "data": "dataset data_source data_wait_sleep_seconds data_wait_timeout_seconds "
+        "use_paragraph_boundaries enable_line_aligned_sequences",
         "model": "n_layer n_head n_embd block_size dropout bias attention_type position_encoding attention",
+        "objective": "loss_mean num_token_classes class_weights guaranteed_unmasked_max guaranteed_unmasked_min "
+        "random_mask_warmup p1_p2_ratio mask_token_id cls_token_id unmasking_model_checkpoint fill "
+        "fill_temperature fill_top_k score_transform",
+        "stages": "unmasking_stages validation_stages use_all_stages_for_training composition_config mask_probability",
+        "modifiers": "loss_modifiers_enabled target_smoothing_enabled target_smoothing_factor "
+        "target_smoothing_special_tokens target_smoothing_exclude_padding "
+        "target_smoothing_padding_token entropy_modifier_enabled entropy_modifier_weight "
+        "entropy_modifier_threshold entropy_modifier_eps entropy_modifier_verbose "
+        "mask_ratio_weight_enabled mask_ratio_weight_power mask_ratio_weight_min "
+        "mask_ratio_weight_max mask_ratio_weight_eps judge_weight_modifier_enabled "
+        "judge_weight_checkpoint judge_weight_exponent judge_start_iter judge_max_iter "
+        "judge_weight_min_factor judge_weight_max_factor judge_weight_eps sequence_variance_enabled "
+        "sequence_variance_scale sequence_variance_alpha sequence_variance_eps "
+        "sequence_correlation_enabled sequence_correlation_alpha sequence_correlation_eps "
+        "seq_scorer_log_abs_rel_err sequence_metrics_ema_alpha sequence_metrics_eps z_loss_weight "
+        "weight_loss_by_mask_ratio uncertainty_factor enable_entropy_penalty max_entropy_penalty "
+        "entropy_penalty_start_iter enable_judge_model judge_model_checkpoint",
+        "transfer": "init_from_checkpoint freeze_transformer trainable unfreeze_at_iteration unfreeze_lr_multiplier",
         "training": "batch_size gradient_accumulation_steps max_iters grad_clip",
         "stability": "on_instability max_recoveries recovery_skip recovery_lr_factor spike_threshold spike_window",
         "optimizer": "learning_rate weight_decay beta1 beta2",
-        "schedule": "decay_lr warmup_iters lr_decay_iters min_lr",
+        "schedule": "lr_schedule wsd_decay_iters head_lr_multiplier lr_patience lr_factor decay_lr "
+        "warmup_iters lr_decay_iters min_lr",
         "system": "device dtype cpu_autocast compile backend",
     },
     SampleOptions: {
         "model": "init_from out_dir",
         "text": "start num_samples max_new_tokens temperature top_k seed",
+        "unmasking": "steps schedule masking_ratios order remask top_p mask_char judge judge_candidates show_steps",
+        "labels": "show_probabilities original",
         "system": "device dtype cpu_autocast compile",
     },
 }
@@ -103,7 +125,8 @@ def test_help_shows_no_default_that_would_be_refused(schema: type[Schema]) -> No
 def test_flags_of_choice_options_are_their_choices() -> None:
     for name, field in Options.model_fields.items():
         for choice in get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
-            assert getattr(configure(Options, [f"--{name}={choice}"]), name) == choice
+            needed = ["--freeze_transformer=True", "--unfreeze_at_iteration=5"] if choice == "transfer" else []
+            assert getattr(configure(Options, [f"--{name}={choice}", *needed]), name) == choice
 
 
 # rules between options

@@ -17,7 +17,7 @@ from core.checkpoint import load_checkpoint
 from core.checkpoint_manager import CheckpointManager
 from core.errors import CheckpointError, ConfigError
 from core.instability_detector import InstabilityDetector
-from core.objective import LanguageModeling
+from core.objective import LanguageModeling, Output
 from core.parallel import Replicated
 from core.runtime import Runtime
 from core.save_schedule import SaveSchedule
@@ -144,6 +144,36 @@ def test_the_run_goes_on_from_its_position_to_the_bit(tmp_path: Path) -> None:
     assert run.data.drawn == drawn
 
 
+class Counting(LanguageModeling):
+    """An objective that knows how often it was called."""
+
+    calls = 0
+
+    def __call__(self, model: nn.Module, batch: Any, train: bool) -> Output:
+        self.calls += 1
+        return super().__call__(model, batch, train)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+def test_an_objective_that_has_a_state_is_at_its_place_as_well(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.step.objective = objective = Counting()
+    run.train(2)
+    position = run.archive.position()
+    path = run.save()
+    run.train(3)
+
+    run.archive.go_to(position)
+
+    assert objective.calls == 2
+    assert path is not None and load_checkpoint(path)["ranks"][0]["objective"] == {"calls": 2}
+
+
 # saves that fail
 
 
@@ -256,6 +286,17 @@ def test_without_a_checkpoint_of_this_process_the_way_back_is_the_beginning(tmp_
     assert same(run.weights(), start) and run.data.drawn == drawn
     run.train(3)
     assert same(run.weights(), first)
+
+
+def test_a_model_that_is_made_again_is_the_masters(tmp_path: Path) -> None:
+    """Each rank makes one from a seed of its own, and nobody wraps it, which would send it round."""
+    run = Run(tmp_path)
+    run.archive.begin({"counter": 7, "iter_num": 0})
+    run.archive.parallel.take_masters = lambda model: model.linear.weight.data.fill_(7)  # type: ignore[method-assign]
+
+    run.archive.go_back()
+
+    assert run.model.linear.weight.eq(7).all()
 
 
 def test_the_way_back_is_the_newest_healthy_checkpoint_of_this_process(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """The checkpoint file: read without trust, named alike however the model was wrapped, and brought back to."""
 
+import enum
 import os
 import pickle
 import random
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,3 +301,19 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_without_any_checkpoint_the_newest_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         find_latest_checkpoint(tmp_path)
+
+
+def test_a_file_of_a_legacy_program_is_named_with_the_way_to_convert_it(tmp_path: Path) -> None:
+    """It holds an enum of that program's model.py, which `weights_only` refuses."""
+    module = types.ModuleType("model_of_theirs")
+    module.ModelMode = enum.Enum("ModelMode", {"LM": "language_model"})  # type: ignore[attr-defined]
+    module.ModelMode.__module__ = "model"
+    real = sys.modules["model"]
+    sys.modules["model"] = module
+    try:
+        torch.save({"model": {}, "model_args": {"mode": module.ModelMode.LM}}, tmp_path / "ckpt.pt")
+    finally:
+        sys.modules["model"] = real
+
+    with pytest.raises(CheckpointError, match=r"core line: convert it with `python -m tools.convert .*ckpt\.pt`"):
+        load_checkpoint(tmp_path / "ckpt.pt")

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from core.evaluator import Evaluator
-from core.objective import LanguageModeling, Objective, Output
+from core.objective import LanguageModeling, Meter, Objective, Output
 from core.runtime import Runtime
 from model import GPT
+from tests.modifying import Modifying
 
 
 def get_batch(split: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,7 +105,7 @@ def test_loss_modifiers_are_never_seen(tiny_model: GPT) -> None:
         raise AssertionError("called in an evaluation")
 
     generator = torch.get_rng_state()
-    modified = evaluator(tiny_model, LanguageModeling(modify)).evaluate("val")
+    modified = evaluator(tiny_model, LanguageModeling(Modifying(modify))).evaluate("val")
     torch.set_rng_state(generator)
 
     assert torch.equal(modified, evaluator(tiny_model).evaluate("val"))
@@ -145,3 +146,37 @@ def test_random_draws_can_be_made_in_a_stream_of_their_own(tiny_model: GPT) -> N
     torch.rand(7)
     assert torch.equal(torch.get_rng_state(), after)  # no trace of it
     assert evaluator(tiny_model, rng=Runtime(device="cpu", seed=6).isolated_rng).evaluate_splits() != first
+
+
+class Largest(Meter):
+    """Measures the largest number that the objective reports."""
+
+    def __init__(self, split: str) -> None:
+        self.name, self.seen = f"{split}/largest", []
+
+    def add(self, batch: Any, details: Any) -> None:
+        self.seen.append((batch, details))
+
+    def result(self) -> dict[str, float]:
+        return {self.name: max(details for _, details in self.seen)}
+
+
+class Measured(Scripted):
+    """Reports each loss to a meter as well."""
+
+    def __call__(self, model: nn.Module, batch: Any, train: bool) -> Output:
+        output = super().__call__(model, batch, train)
+        return output._replace(details=output.loss.item())
+
+    def meter(self, split: str) -> Largest:
+        return Largest(split)
+
+
+def test_what_an_objective_measures_comes_beside_the_losses(tiny_model: GPT) -> None:
+    """Each split has a meter of its own, which sees every batch."""
+    found = evaluator(tiny_model, Measured([1.0, 5.0, 3.0, 4.0]), eval_iters=2).evaluate_splits()
+
+    assert list(found) == ["train", "train/largest", "val", "val/largest"]
+    assert {name: value.item() for name, value in found.items()} == {
+        "train": 3.0, "train/largest": 5.0, "val": 3.5, "val/largest": 4.0,
+    }  # fmt: skip

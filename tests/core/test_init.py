@@ -13,6 +13,7 @@ BETWEEN_PARTS = {
     "CheckpointSearch",
     "Found",
     "FutureFormatError",
+    "Modifiers",
     "Snapshot",
     "UnreadableError",
 }

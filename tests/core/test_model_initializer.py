@@ -278,28 +278,104 @@ def test_transfer_to_a_larger_vocabulary_keeps_the_known_rows(
     assert rows.requires_grad
 
 
-def test_transfer_leaves_out_what_does_not_fit(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
-    """A smaller vocabulary, a shorter context and a missing layer: none of them is cut to fit."""
+@pytest.mark.parametrize("block_size", [8, 24])
+def test_transfer_to_another_context_keeps_the_positions_that_both_have(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT, block_size: int
+) -> None:
+    source = save(path, tiny_model)["transformer.wpe.weight"]
+    target = WithHead(replace(tiny_model.config, block_size=block_size))
+    fresh = target.transformer["wpe"].weight.detach().clone()
+
+    assert initializer.setup_transfer_learning(target, path) == ["lm_head.weight"]
+
+    known = min(block_size, 16)
+    positions = target.transformer["wpe"].weight
+    assert torch.equal(positions[:known], source[:known]) and torch.equal(positions[known:], fresh[known:])
+
+
+def test_transfer_names_what_it_leaves_out_and_what_stays_fresh(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A layer that the model lacks, and biases that the checkpoint lacks."""
     save(path, tiny_model)
-    target = WithHead(replace(tiny_model.config, vocab_size=11, block_size=8, n_layer=1))
+    target = WithHead(replace(tiny_model.config, n_layer=1, bias=True))
+    with caplog.at_level("INFO", logger="coregpt"):
+        skipped = initializer.setup_transfer_learning(target, path)
+
+    assert skipped == [*(name for name in tiny_model.state_dict() if ".h.1." in name), "lm_head.weight"]
+    (note,) = caplog.messages
+    assert note == (
+        f"transfer: 9 tensors from {path}; left out: {', '.join(skipped[:5])} and 2 more; fresh: "
+        "transformer.h.0.ln_1.bias, transformer.h.0.attn.c_attn.bias, transformer.h.0.attn.c_proj.bias, "
+        "transformer.h.0.ln_2.bias, transformer.h.0.mlp.c_fc.bias and 4 more"
+    )
+
+
+def test_a_tied_head_comes_with_the_token_embedding(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = save(path, tiny_model)["transformer.wte.weight"]
+    target = GPT(replace(tiny_model.config, vocab_size=20))
+    with caplog.at_level("INFO", logger="coregpt"):
+        initializer.setup_transfer_learning(target, path)
+
+    assert target.lm_head.weight is target.transformer["wte"].weight
+    assert torch.equal(target.lm_head.weight[:17], source)
+    assert caplog.messages[0].endswith("left out: lm_head.weight; fresh: nothing")
+
+
+def test_transfer_sees_through_the_names_of_wrapped_models(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT
+) -> None:
+    state = {f"module._orig_mod.{name}": value for name, value in tiny_model.state_dict().items()}
+    torch.save({"model": state, "model_args": TINY}, path)
+    target = WithHead(tiny_model.config)
+
+    assert initializer.setup_transfer_learning(target, path) == ["lm_head.weight"]
+    assert torch.equal(target.transformer["ln_f"].weight, tiny_model.transformer["ln_f"].weight)
+    assert torch.equal(target.transformer["wte"].weight, tiny_model.transformer["wte"].weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_embd": 16}, "has width n_embd=32, the model 16: set n_embd=32"),
+        ({"n_head": 4}, "has n_head=2, the model 4: set n_head=2"),
+        ({"vocab_size": 11}, "knows 17 tokens, the model only 11: prepare the data set with the vocabulary that"),
+    ],
+)
+def test_transfer_from_a_model_of_another_kind_is_refused(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT, changes: dict[str, Any], message: str
+) -> None:
+    save(path, tiny_model)
+    target = GPT(replace(tiny_model.config, **changes))
     before = {name: value.clone() for name, value in target.state_dict().items()}
 
-    skipped = initializer.setup_transfer_learning(target, path)
+    with pytest.raises(CheckpointError, match=message):
+        initializer.setup_transfer_learning(target, path)
 
-    second_layer = [name for name in tiny_model.state_dict() if ".h.1." in name]
-    assert skipped == ["transformer.wte.weight", "transformer.wpe.weight", *second_layer, "lm_head.weight"]
-    for name in skipped[:2]:
-        assert torch.equal(target.state_dict()[name], before[name])
+    assert equal(target, before)
+
+
+def test_transfer_from_nothing_is_refused(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
+    with pytest.raises(CheckpointError, match=r"^no checkpoint at .*ckpt\.pt: give the file of a run"):
+        initializer.setup_transfer_learning(tiny_model, path)
+    torch.save({"model": {"head.weight": torch.ones(3)}, "model_args": TINY}, path)
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt has no transformer\.wte\.weight: nothing to start from"):
+        initializer.setup_transfer_learning(tiny_model, path)
+    save(path, tiny_model)
+    with pytest.raises(CheckpointError, match=r"^the model has no transformer\.wte\.weight"):
+        initializer.setup_transfer_learning(nn.Linear(3, 3), path)
 
 
 # a second model
 
 
-def test_an_unmasking_model_is_frozen_and_evaluates(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
+def test_a_second_model_is_frozen_and_evaluates(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
     dropping = GPT(replace(tiny_model.config, dropout=0.5))
     state = save(path, dropping, dropout=0.5)
 
-    model = initializer.load_unmasking_model(path, vocab_size=17, block_size=9)
+    model = initializer.load_frozen(path, "language_model", vocab_size=17, block_size=9)
 
     assert equal(model, state)
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
@@ -308,17 +384,25 @@ def test_an_unmasking_model_is_frozen_and_evaluates(initializer: ModelInitialize
 
 
 @pytest.mark.parametrize(("vocab_size", "block_size"), [(18, 16), (16, 16), (17, 17)])
-def test_an_unmasking_model_that_does_not_fit_is_refused(
+def test_a_second_model_that_does_not_fit_is_refused(
     initializer: ModelInitializer, path: Path, tiny_model: GPT, vocab_size: int, block_size: int
 ) -> None:
     save(path, tiny_model)
 
     with pytest.raises(CheckpointError) as error:
-        initializer.load_unmasking_model(path, vocab_size, block_size)
+        initializer.load_frozen(path, "language_model", vocab_size, block_size)
 
     assert str(error.value) == (
-        f"{path} has vocab_size=17 and block_size=16, wanted {vocab_size} and at least {block_size}"
+        f"{path} has vocab_size=17 and block_size=16, wanted {vocab_size} and at least {block_size}: "
+        "train it on this data set, with that block_size"
     )
+
+
+def test_a_second_model_of_another_kind_is_refused(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
+    save(path, tiny_model)
+
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt is a language_model, wanted a sequence_scorer"):
+        initializer.load_frozen(path, "sequence_scorer", 17, 16)
 
 
 # compiled and wrapped

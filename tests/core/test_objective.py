@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from core.objective import LanguageModeling, Objective
+from core.objective import LanguageModeling, Objective, mean_loss
 from model import GPT
+from tests.modifying import Modifying
 
 
 def batch_with_gaps() -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,7 +61,7 @@ def test_a_modifier_that_changes_nothing_leaves_loss_and_gradient_alone(tiny_mod
     parameters = list(tiny_model.parameters())
 
     plain = LanguageModeling()(tiny_model, batch, train=True).loss
-    modified = LanguageModeling(unchanged)(tiny_model, batch, train=True).loss
+    modified = LanguageModeling(Modifying(unchanged))(tiny_model, batch, train=True).loss
 
     torch.testing.assert_close(modified, plain)
     pairs = zip(torch.autograd.grad(modified, parameters), torch.autograd.grad(plain, parameters), strict=True)
@@ -76,7 +77,7 @@ def test_a_modifier_sees_loss_logits_targets_and_mask_of_every_position(tiny_mod
         seen.append(arguments)
         return arguments[0]
 
-    LanguageModeling(modify)(tiny_model, (inputs, targets), train=True)
+    LanguageModeling(Modifying(modify))(tiny_model, (inputs, targets), train=True)
 
     ((loss, logits, its_targets, mask),) = seen
     assert loss.shape == mask.shape == (3, 8) and logits.shape == (3, 8, 17)
@@ -89,9 +90,8 @@ def test_a_modifier_sees_loss_logits_targets_and_mask_of_every_position(tiny_mod
 def test_positions_whose_target_does_not_count_stay_out_of_a_modified_loss(tiny_model: GPT) -> None:
     inputs, targets = batch_with_gaps()
 
-    loss = LanguageModeling(lambda loss, *_: loss + 1000 * (targets == -1) + 1)(
-        tiny_model, (inputs, targets), True
-    ).loss
+    raised = Modifying(lambda loss, *_: loss + 1000 * (targets == -1) + 1)
+    loss = LanguageModeling(raised)(tiny_model, (inputs, targets), True).loss
 
     torch.testing.assert_close(loss, by_position(tiny_model, inputs, targets).mean() + 1)
 
@@ -99,7 +99,7 @@ def test_positions_whose_target_does_not_count_stay_out_of_a_modified_loss(tiny_
 def test_a_loss_per_sequence_is_averaged_over_sequences(tiny_model: GPT) -> None:
     weights = torch.tensor([1.0, 10.0, 100.0])
 
-    loss = LanguageModeling(lambda *_: weights)(tiny_model, batch_with_gaps(), train=True).loss
+    loss = LanguageModeling(Modifying(lambda *_: weights))(tiny_model, batch_with_gaps(), train=True).loss
 
     assert loss == 37.0
 
@@ -110,9 +110,32 @@ def test_evaluation_never_sees_a_modifier(tiny_model: GPT) -> None:
 
     batch = batch_with_gaps()
 
-    assert torch.equal(LanguageModeling(modify)(tiny_model, batch, train=False).loss, tiny_model(*batch)[1])
+    assert torch.equal(LanguageModeling(Modifying(modify))(tiny_model, batch, train=False).loss, tiny_model(*batch)[1])
 
 
 def test_an_objective_must_be_callable() -> None:
     with pytest.raises(TypeError, match="__call__"):
         Objective()  # type: ignore[abstract]
+
+
+def test_what_modifiers_tell_and_remember_goes_with_the_objective(tiny_model: GPT) -> None:
+    objective = LanguageModeling(Modifying(unchanged))
+
+    metrics = objective(tiny_model, batch_with_gaps(), train=True).metrics
+    later = LanguageModeling(Modifying(unchanged))
+    later.load_state_dict(objective.state_dict())
+
+    assert metrics == {"loss_modifiers/Modifying.calls": 1}
+    assert later.state_dict() == {"calls": 1}
+    assert LanguageModeling().state_dict() == {}
+
+
+def test_a_mean_leaves_out_what_has_nothing_valid_in_it() -> None:
+    mask = torch.tensor([[True, False], [False, False], [True, True]])
+    positions = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [2.0, 6.0]], requires_grad=True)
+
+    assert mean_loss(positions, mask) == 3.0
+    assert mean_loss(torch.tensor([1.0, 50.0, 2.0]), mask) == 1.5
+    nothing = mean_loss(positions, torch.zeros_like(mask))
+    nothing.backward()
+    assert nothing == 0.0 and positions.grad is not None and positions.grad.eq(0).all()

@@ -143,3 +143,75 @@ def test_a_state_saved_by_another_kernel_leaves_the_optimizer_its_own() -> None:
     before = parameter.detach().clone()
     fused.step()
     assert torch.equal(parameter, before)
+
+
+def test_a_groups_factor_is_saved_and_one_that_is_not_is_gone(tiny_model: GPT) -> None:
+    optimizer = make_optimizer(tiny_model)
+    before = copy.deepcopy(optimizer.state_dict())
+    optimizer.param_groups[1]["lr_factor"] = 0.25
+
+    restored = make_optimizer(copy.deepcopy(tiny_model))
+    load_optimizer_state(restored, copy.deepcopy(optimizer.state_dict()))
+    load_optimizer_state(optimizer, before)
+
+    assert [group.get("lr_factor") for group in restored.param_groups] == [None, 0.25]
+    assert [group.get("lr_factor") for group in optimizer.param_groups] == [None, None]
+
+
+def test_which_groups_are_heads_is_the_optimizers_own_business(tiny_model: GPT) -> None:
+    """A schedule chosen at the resume needs the mark that the saved groups lack."""
+    state = make_optimizer(tiny_model).state_dict()
+    optimizer = make_optimizer(tiny_model)
+    optimizer.param_groups[0]["is_head"] = True
+
+    load_optimizer_state(optimizer, state)
+
+    assert [group.get("is_head") for group in optimizer.param_groups] == [True, None]
+
+
+def unfrozen_later(mark: dict[str, bool]) -> tuple[torch.optim.AdamW, list[torch.nn.Parameter], dict[str, Any]]:
+    """Return an optimizer with a state, to which a second parameter was added since; and the former state."""
+    parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = torch.optim.AdamW(parameters[:1], lr=LR)
+    for count in (1, 2):
+        for parameter in parameters[:count]:
+            parameter.grad = torch.ones(3)
+        optimizer.step()
+        if count == 1:
+            before = copy.deepcopy(optimizer.state_dict())
+            optimizer.add_param_group({"params": parameters[1:], **mark})
+    return optimizer, parameters, before
+
+
+def test_a_state_from_before_an_unfreezing_takes_it_back() -> None:
+    optimizer, parameters, before = unfrozen_later({"unfrozen": True})
+
+    load_optimizer_state(optimizer, copy.deepcopy(before))
+
+    assert [parameter.requires_grad for parameter in parameters] == [True, False]
+    assert parameters[1].grad is None and list(optimizer.state) == parameters[:1]
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert after["state"][0]["step"] == 1
+    assert torch.equal(after["state"][0]["exp_avg"], before["state"][0]["exp_avg"])
+
+
+@pytest.mark.parametrize("mark", [{}, {"unfrozen": False}])
+def test_other_groups_are_never_dropped(mark: dict[str, bool]) -> None:
+    optimizer, parameters, before = unfrozen_later(mark)
+
+    with pytest.raises(CheckpointError, match=r"groups of \[1\] tensors, this model's has \[1, 1\]"):
+        load_optimizer_state(optimizer, before)
+
+    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1]
+    assert all(parameter.requires_grad for parameter in parameters)
+
+
+def test_an_unfreezing_stays_where_the_state_does_not_fit() -> None:
+    optimizer, parameters, before = unfrozen_later({"unfrozen": True})
+    before["state"][0]["exp_avg"] = torch.ones(5, 5)[0, :2]
+
+    with pytest.raises(CheckpointError, match=r"exp_avg of shape \(2,\)"):
+        load_optimizer_state(optimizer, before)
+
+    assert parameters[1].requires_grad and len(optimizer.param_groups) == len(optimizer.state) == 2

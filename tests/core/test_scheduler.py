@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.scheduler import CosineLRScheduler, LRScheduler
+from core.scheduler import (
+    ConstantLRScheduler,
+    CosineLRScheduler,
+    InverseSqrtLRScheduler,
+    LinearLRScheduler,
+    LRScheduler,
+    WSDLRScheduler,
+)
 
 PEAK, FLOOR = 6e-4, 6e-5
 
@@ -78,3 +85,102 @@ def test_answers_do_not_depend_on_the_order_of_questions() -> None:
 def test_a_schedule_must_answer() -> None:
     with pytest.raises(TypeError, match="get_lr"):
         LRScheduler()  # type: ignore[abstract]
+
+
+# further schedules
+
+
+def ramp(iter_num: int, warmup_iters: int) -> float:
+    """Return the share of the peak in a warm-up."""
+    return (max(iter_num, 0) + 1) / (warmup_iters + 1)
+
+
+def line(iter_num: int, begin: int, end: int) -> float:
+    """Return what `np.interp` would between the peak at `begin` and the floor at `end`."""
+    if iter_num >= end:
+        return FLOOR
+    return PEAK if iter_num <= begin else PEAK - (PEAK - FLOOR) * (iter_num - begin) / (end - begin)
+
+
+ITERATIONS = [-5, -1, 0, 1, 5, 9, 10, 11, 30, 79, 80, 81, 90, 99, 100, 101, 10**9]
+shapes = dict(iter_num=st.integers(-9, 400), warmup_iters=st.integers(0, 150), lr_decay_iters=st.integers(0, 300))
+
+
+@pytest.mark.parametrize("iter_num", ITERATIONS)
+def test_constant_after_the_warmup(iter_num: int) -> None:
+    expected = PEAK * ramp(iter_num, 10) if iter_num < 10 else PEAK
+    assert ConstantLRScheduler(PEAK, 10).get_lr(iter_num) == pytest.approx(expected, rel=1e-12)
+
+
+@given(**shapes)
+def test_linear_is_a_straight_line_from_warmup_to_end(iter_num: int, warmup_iters: int, lr_decay_iters: int) -> None:
+    lr = LinearLRScheduler(PEAK, warmup_iters, lr_decay_iters, FLOOR).get_lr(iter_num)
+
+    in_warmup = iter_num < warmup_iters
+    expected = PEAK * ramp(iter_num, warmup_iters) if in_warmup else line(iter_num, warmup_iters, lr_decay_iters)
+    assert lr == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("iter_num", "expected"), [(-5, 1 / 11), (10, 1), (55, 0.55), (100, 0.1), (10**9, 0.1)])
+def test_linear_in_numbers(iter_num: int, expected: float) -> None:
+    assert LinearLRScheduler(1.0, 10, 100, 0.1).get_lr(iter_num) == pytest.approx(expected, rel=1e-12)
+
+
+@given(**shapes, decay_iters=st.integers(0, 200))
+def test_wsd_is_stable_until_its_last_iterations(
+    iter_num: int, warmup_iters: int, lr_decay_iters: int, decay_iters: int
+) -> None:
+    lr = WSDLRScheduler(PEAK, warmup_iters, lr_decay_iters, FLOOR, decay_iters).get_lr(iter_num)
+
+    begin = max(lr_decay_iters - decay_iters, warmup_iters)
+    in_warmup = iter_num < warmup_iters
+    expected = PEAK * ramp(iter_num, warmup_iters) if in_warmup else line(iter_num, begin, lr_decay_iters)
+    assert lr == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("iter_num", "expected"), [(-5, 1 / 11), (0, 1 / 11), (10, 1), (80, 1), (90, 0.55), (100, 0.1), (101, 0.1)]
+)
+def test_wsd_in_numbers(iter_num: int, expected: float) -> None:
+    assert WSDLRScheduler(1.0, 10, 100, 0.1, 20).get_lr(iter_num) == pytest.approx(expected, rel=1e-12)
+
+
+@given(iter_num=st.integers(-9, 10**7), warmup_iters=st.integers(0, 3000))
+def test_inverse_sqrt_falls_with_the_root(iter_num: int, warmup_iters: int) -> None:
+    lr = InverseSqrtLRScheduler(PEAK, warmup_iters).get_lr(iter_num)
+
+    fallen = PEAK * ((warmup_iters + 1) ** 0.5 / (max(iter_num, 0) + 1) ** 0.5)
+    assert lr == pytest.approx(PEAK * ramp(iter_num, warmup_iters) if iter_num < warmup_iters else fallen, rel=1e-9)
+
+
+@pytest.mark.parametrize(("iter_num", "expected"), [(-5, 0.1), (8, 0.9), (9, 1), (39, 0.5), (159, 0.25), (999, 0.25)])
+def test_inverse_sqrt_in_numbers(iter_num: int, expected: float) -> None:
+    assert InverseSqrtLRScheduler(1.0, 9, min_lr=0.25).get_lr(iter_num) == pytest.approx(expected, rel=1e-12)
+
+
+# parameter groups
+
+
+class Halving(LRScheduler):
+    def get_lr(self, iter_num: int) -> float:
+        return 0.1 / 2**iter_num
+
+
+def test_every_group_gets_the_rate_to_the_bit_and_its_own_factor() -> None:
+    groups = [{"lr": 9.0}, {"lr": 9.0, "lr_factor": 0.3}, {"lr": 9.0, "lr_factor": 10.0}]
+
+    assert Halving().set_lr(groups, 3) == 0.0125
+    assert [group["lr"] for group in groups] == [0.0125, 0.0125 * 0.3, 0.0125 * 10.0]
+    assert Halving().set_lr(groups, 3, scale=0.7) == 0.0125 * 0.7
+    assert [group["lr"] for group in groups] == [0.0125 * 0.7, 0.0125 * 0.7 * 0.3, 0.0125 * 0.7 * 10.0]
+
+
+def test_a_schedule_may_tell_groups_apart() -> None:
+    class ByGroup(Halving):
+        def get_group_lr(self, iter_num: int, group: dict[str, object]) -> float:
+            return 5.0 if group.get("slow") else self.get_lr(iter_num)
+
+    groups = [{"lr_factor": 2.0}, {"slow": True, "lr_factor": 2.0}]
+
+    assert ByGroup().set_lr(groups, 0, scale=0.5) == 0.1
+    assert groups[1]["lr"] == 5.0

@@ -29,7 +29,7 @@ from core.errors import CheckpointError, DivergedError, SaveError
 from core.evaluator import Evaluator
 from core.instability_detector import InstabilityDetector
 from core.logger import CompositeLogger, Logger, Metrics
-from core.objective import LanguageModeling, Output
+from core.objective import LanguageModeling, Objective, Output
 from core.optimizer import load_optimizer_state
 from core.parallel import Replicated
 from core.preemption import Preemption
@@ -290,6 +290,16 @@ def test_learning_rate_is_set_before_the_evaluation_of_the_same_iteration(tmp_pa
     assert [evaluation["lr"] for evaluation in run.recorder.evals] == rates[::2]
 
 
+def test_a_group_of_parameters_may_have_a_factor_of_its_own(tmp_path: Path) -> None:
+    run = Run(tmp_path, max_iters=3)
+    group = run.trainer.step.optimizer.param_groups[0]
+    group["lr_factor"] = 0.5
+    run.trainer.train()
+
+    assert group["lr"] == run.trainer.scheduler.get_lr(3) * 0.5
+    assert run.recorder.steps[-1]["lr"] == group["lr"]
+
+
 @pytest.mark.parametrize("begin", [0, 2, 3])
 def test_eval_only_stops_after_one_evaluation_and_saves_nothing(tmp_path: Path, begin: int) -> None:
     """Also after a resume, where nanoGPT would train on."""
@@ -466,7 +476,7 @@ def test_only_the_master_writes(tmp_path: Path) -> None:
 # instability
 
 
-class BreaksAt:
+class BreaksAt(Objective):
     """An objective whose loss is multiplied by `factor` in one of its calls for training."""
 
     def __init__(self, call: int, factor: float) -> None:
@@ -559,7 +569,7 @@ def test_a_verdict_that_is_still_on_its_way_is_awaited_before_saving(tmp_path: P
 # going back
 
 
-class BreaksOn:
+class BreaksOn(Objective):
     """An objective whose loss is not finite for certain batches, wherever they turn up."""
 
     def __init__(self) -> None:

@@ -17,6 +17,7 @@ import extras
 from config.options import Options
 from core.checkpoint_manager import Found
 from extras.progress_bar import ProgressBar
+from model import GPT, GPTConfig
 
 
 @pytest.fixture
@@ -39,11 +40,11 @@ def test_by_default_there_is_nothing_but_nanogpts_way_and_a_file_of_metrics(
     options: Options, run: core.Runtime, tmp_path: Path
 ) -> None:
     model = torch.nn.Linear(2, 2)
-    assert extras.adapt(model, options) is model
+    initializer = core.ModelInitializer(None, None, run.device)
+    assert extras.adapt(model, options, initializer, is_new=True) is model
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert type(extras.parallel(options, run)) is core.Replicated
-    objective = extras.objective(options)
-    assert type(objective) is core.LanguageModeling and objective.loss_modifier is None
-    assert extras.callbacks(options) == []
+    assert extras.callbacks(options, extras.scheduler(options)) == []
     assert extras.eval_rng(options, run) is nullcontext
 
     loggers = extras.loggers(options, run, {})
@@ -230,3 +231,40 @@ def test_a_file_or_pipe_gets_none(options: Options, run: core.Runtime, monkeypat
     monkeypatch.setattr(sys, "stderr", io.StringIO())
 
     assert extras.progress(options, run) == []
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [  # at iterations 0, 4, 10 and 20; peak 1, floor 0.1, warm-up 4, decay until 10
+        ("cosine", [0.2, 1.0, 0.1, 0.1]),
+        ("linear", [0.2, 1.0, 0.1, 0.1]),
+        ("constant", [0.2, 1.0, 1.0, 1.0]),
+        ("inverse_sqrt", [0.2, 1.0, (5 / 11) ** 0.5, (5 / 21) ** 0.5]),
+        ("wsd", [0.2, 1.0, 0.1, 0.1]),
+        ("warmup_only", [0.2, 1.0, 0.1 + 0.9 * 100 / 102, 0.1 + 0.9 * 100 / 112]),
+        ("adaptive", [0.2, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_each_schedule_gets_its_options(schedule: str, rates: list[float]) -> None:
+    flags = dict(lr_schedule=schedule, learning_rate=1.0, min_lr=0.1, warmup_iters=4, lr_decay_iters=10)
+
+    made = extras.scheduler(Options(**flags))  # type: ignore[arg-type]
+
+    assert [made.get_lr(iter_num) for iter_num in (0, 4, 10, 20)] == pytest.approx(rates)
+
+
+def test_a_transfer_schedule_tells_heads_apart_and_brings_its_own_drop(run: core.Runtime) -> None:
+    options = Options(lr_schedule="transfer", learning_rate=1.0, warmup_iters=0, freeze_transformer=True,
+                      unfreeze_at_iteration=5, unfreeze_lr_multiplier=0.5, head_lr_multiplier=3.0)  # fmt: skip
+    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=11, mode="token_classifier",
+                          attention_type="bidirectional"))  # fmt: skip
+    optimizer = model.configure_optimizers(0.1, 1.0, (0.9, 0.95), "cpu")
+    extras.prepare_optimizer(optimizer, model, None, options)
+    schedule = extras.scheduler(options)
+    (unfreezing,) = extras.callbacks(options, schedule)
+
+    schedule.set_lr(optimizer.param_groups, 2)
+    rates = {group.get("is_head", False): group["lr"] for group in optimizer.param_groups}
+
+    assert rates == {False: 0.0, True: 3.0}
+    assert schedule.get_lr(5) == 0.5 and unfreezing.lr_multiplier == 1.0  # type: ignore[attr-defined]

@@ -1,0 +1,5 @@
+# moderate_first with 64 times as many texts in an update.
+from config.shkspr_char_diff.moderate_first import *
+
+batch_size = 128
+gradient_accumulation_steps = 8

@@ -1,0 +1,6 @@
+# optimal2 with the plain loss.
+from config.shkspr_char_diff.optimal2 import *
+
+wandb_run_name = 'shkspr_char_diff_moderate_first'
+weight_loss_by_mask_ratio = False
+enable_entropy_penalty = False

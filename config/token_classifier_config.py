@@ -1,0 +1,24 @@
+# A token classifier to fill in: set dataset, init_from_checkpoint, and the model's shape as there.
+from config.base_core_line import *
+
+training_type = 'token_classification'
+out_dir = 'out-token-classifier'
+attention_type = 'bidirectional'
+num_token_classes = 2
+init_from_checkpoint = None
+
+# the head alone, then all of it
+freeze_transformer = True
+unfreeze_at_iteration = 5000
+
+loss_modifiers_enabled = True
+entropy_modifier_enabled = True
+target_smoothing_enabled = True
+mask_ratio_weight_enabled = False
+
+batch_size = 16
+block_size = 512
+max_iters = 20000
+learning_rate = 5e-5
+warmup_iters = 1000
+eval_interval = 500

@@ -1,0 +1,92 @@
+"""Texts with replaced tokens, or with labels of their own: what token classification learns from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from data.masking import corruption_rate, replace_random
+from data.private_rng import generator
+from data.windows import Windows
+
+TRAINING, EVALUATION = {"train": 0}, {"train": 1, "val": 2}  # what a batch is for: part of its random seed
+
+
+class CorruptedText:
+    """A data source of texts some of whose tokens were replaced at random. A batch is a dict of tensors on the device:
+
+    input  (B, T) int64: the text, corrupted
+    target (B, T) int64: 1 where a token was replaced, 0 elsewhere, -1 in padding
+
+    Training batch number n follows from the seed, the rank and n alone; the share that is replaced grows over the first
+    `warmup_iters` iterations. Evaluations see the same `eval_iters` batches of each split every time, corrupted as in
+    iteration `eval_at`.
+
+    unmasked_min, unmasked_max: share of the tokens that stays, at the least (after the warm-up) and at the most
+    p1_p2_ratio:                how clustered the replacements are, see `replace_random`
+    """
+
+    def __init__(
+        self,
+        windows: Mapping[str, Windows],
+        vocab_size: int,
+        *,
+        unmasked_min: float,
+        unmasked_max: float,
+        warmup_iters: int,
+        p1_p2_ratio: float,
+        eval_at: int,
+        batch_size: int,
+        batches_per_iter: int,
+        eval_iters: int,
+        seed: int,
+        rank: int,
+        device: torch.device,
+    ) -> None:
+        self.windows = windows
+        self.vocab_size = vocab_size
+        self.unmasked_min = unmasked_min
+        self.unmasked_max = unmasked_max
+        self.warmup_iters = warmup_iters
+        self.p1_p2_ratio = p1_p2_ratio
+        self.eval_at = eval_at
+        self.batch_size = batch_size
+        self.batches_per_iter = batches_per_iter
+        self.eval_iters = eval_iters
+        self.seed = seed
+        self.rank = rank
+        self.device = device
+        self.drawn = 0  # training batches so far
+        self.evaluated = {"train": 0, "val": 0}  # batches of the evaluation at hand
+
+    def get_batch(self, split: str) -> dict[str, torch.Tensor]:
+        """Return the next training batch, or the next of the fixed validation set."""
+        if split != "train":
+            return self.get_eval_batch(split)
+        number, self.drawn = self.drawn, self.drawn + 1
+        draw = generator(self.seed, self.rank, TRAINING["train"], number)
+        return self._batch("train", number // self.batches_per_iter, draw)
+
+    def get_eval_batch(self, split: str) -> dict[str, torch.Tensor]:
+        """Return the next batch of an evaluation: after `eval_iters` of them the same ones come again."""
+        number = self.evaluated[split]
+        self.evaluated[split] = (number + 1) % self.eval_iters
+        return self._batch(split, self.eval_at, generator(self.seed, EVALUATION[split], number))
+
+    def _batch(self, split: str, iter_num: int, draw: torch.Generator) -> dict[str, torch.Tensor]:
+        tokens, lengths = self.windows[split].draw(self.batch_size, draw)
+        rate = corruption_rate(iter_num, self.unmasked_min, self.unmasked_max, self.warmup_iters)
+        inputs, changed = replace_random(tokens, rate, self.p1_p2_ratio, self.vocab_size, draw, lengths)
+        content = torch.arange(tokens.size(1)) < lengths[:, None]
+        batch = {"input": inputs, "target": changed.long().where(content, -1)}
+        if self.device.type == "cuda":
+            return {name: part.pin_memory().to(self.device, non_blocking=True) for name, part in batch.items()}
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many batches were drawn; which ones they were follows."""
+        return {"drawn": self.drawn, "evaluated": dict(self.evaluated)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called."""
+        self.drawn, self.evaluated = state["drawn"], dict(state["evaluated"])

@@ -1,0 +1,141 @@
+"""Texts with gaps in them: what unmasking and sequence scoring learn from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from data.private_rng import generator
+from data.stages import Stage, mask_rows
+from data.vocabulary import Vocabulary
+from data.windows import Windows
+
+TRAINING, EVALUATION = {"train": 0}, {"train": 1, "val": 2}  # what a batch is for: part of its random seed
+
+
+class MaskedText:
+    """A data source of masked texts. A batch is a dict of tensors on the device:
+
+    input  (B, T) int64: the text as the model sees it
+    target (B, T) int64: the original token where one is to be predicted, -1 elsewhere
+    stage  (B,) int64:   the stage that each sequence was masked by
+    seed   () int64, on the CPU: for whoever draws something to go with this batch
+
+    Training batch number n follows from the seed, the rank and n alone, whatever is evaluated in between. Evaluations
+    see the same `eval_iters` batches of each split every time: of the validation data one fixed set, in which every
+    validation stage has its share of the sequences.
+
+    windows:         where the texts of each split come from
+    reached:         how many of the training stages are in use, from the first on
+    corrupts:        leave 10 % of the masked positions as they are and replace 10 % by random tokens; else all of them
+                     become the mask token
+    untouched_share: so many of the validation sequences have no gap at all
+    """
+
+    def __init__(
+        self,
+        windows: Mapping[str, Windows],
+        vocabulary: Vocabulary,
+        training: Sequence[Stage],
+        validation: Sequence[Stage],
+        *,
+        reached: Callable[[], int],
+        batch_size: int,
+        eval_iters: int,
+        seed: int,
+        rank: int,
+        device: torch.device,
+        newline_id: int | None = None,
+        corrupts: bool = True,
+        untouched_share: float = 0.0,
+    ) -> None:
+        self.windows = windows
+        self.vocabulary = vocabulary
+        self.training = list(training)
+        self.validation = list(validation)
+        self.reached = reached
+        self.batch_size = batch_size
+        self.eval_iters = eval_iters
+        self.seed = seed
+        self.rank = rank
+        self.device = device
+        self.newline_id = newline_id
+        self.corrupts = corrupts
+        self.untouched_share = untouched_share
+        self.drawn = 0  # training batches so far
+        self.evaluated = {"train": 0, "val": 0}  # batches of the evaluation at hand
+
+    def get_batch(self, split: str) -> dict[str, torch.Tensor]:
+        """Return the next training batch, or the next of the fixed validation set."""
+        if split != "train":
+            return self.get_eval_batch(split)
+        number, self.drawn = self.drawn, self.drawn + 1
+        return self._training_batch(TRAINING["train"], number)
+
+    def get_eval_batch(self, split: str) -> dict[str, torch.Tensor]:
+        """Return the next batch of an evaluation: after `eval_iters` of them the same ones come again."""
+        number = self.evaluated[split]
+        self.evaluated[split] = (number + 1) % self.eval_iters
+        if split == "train":
+            return self._training_batch(EVALUATION["train"], number)
+        return self._validation_batch(number)
+
+    def _training_batch(self, purpose: int, number: int) -> dict[str, torch.Tensor]:
+        draw = generator(self.seed, self.rank, purpose, number)
+        tokens, lengths = self.windows["train"].draw(self.batch_size, draw)
+        # stages take turns from batch to batch, so that each gets its share also where there are more stages than rows
+        stages, first = self.training[: self.reached()], number * self.batch_size
+        turn = [(first + i) % len(stages) for i in range(len(stages))]
+        inputs, mask, which = self._mask(tokens, [stages[i] for i in turn], draw, lengths)
+        self._at_least_one(inputs, mask, lengths, draw)
+        return self._batch(tokens, inputs, mask, torch.tensor(turn)[which], draw)
+
+    def _validation_batch(self, number: int) -> dict[str, torch.Tensor]:
+        draw = generator(self.seed, EVALUATION["val"], number)
+        tokens, lengths = self.windows["val"].draw(self.batch_size, draw)
+        rows = torch.arange(number * self.batch_size, (number + 1) * self.batch_size)
+        stage = rows * len(self.validation) // (self.batch_size * self.eval_iters)  # (B,), in the order of the stages
+        parts = [
+            self._mask(tokens[stage == i], [self.validation[i]], draw, lengths[stage == i])[:2]
+            for i in sorted(set(stage.tolist()))
+        ]
+        inputs, mask = (torch.cat(part) for part in zip(*parts, strict=True))
+        self._at_least_one(inputs, mask, lengths, draw)
+        untouched = (rows * self.untouched_share).floor() < ((rows + 1) * self.untouched_share).floor()
+        mask &= ~untouched[:, None]
+        return self._batch(tokens, inputs.where(mask, tokens), mask, stage, draw)
+
+    def _mask(
+        self, tokens: torch.Tensor, stages: Sequence[Stage], draw: torch.Generator, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        inputs, mask, stage = mask_rows(
+            tokens, stages, draw, mask_token_id=self.vocabulary.mask, vocab_size=self.vocabulary.text,
+            newline_id=self.newline_id, lengths=lengths,
+        )  # fmt: skip
+        return inputs if self.corrupts else tokens.masked_fill(mask, self.vocabulary.mask), mask, stage
+
+    def _at_least_one(
+        self, inputs: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, draw: torch.Generator
+    ) -> None:
+        """Where nothing at all is masked, mask one token, in place: a mean over nothing is no number."""
+        if not mask.any():
+            row = int(torch.randint(len(mask), (), generator=draw))
+            place = int(torch.randint(int(lengths[row]), (), generator=draw))
+            mask[row, place] = True
+            inputs[row, place] = self.vocabulary.mask
+
+    def _batch(
+        self, tokens: torch.Tensor, inputs: torch.Tensor, mask: torch.Tensor, stage: torch.Tensor, draw: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        batch = {"input": inputs, "target": tokens.where(mask, -1), "stage": stage}
+        if self.device.type == "cuda":
+            batch = {name: part.pin_memory().to(self.device, non_blocking=True) for name, part in batch.items()}
+        return {**batch, "seed": torch.randint(2**62, (), generator=draw)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many batches were drawn; which ones they were follows."""
+        return {"drawn": self.drawn, "evaluated": dict(self.evaluated)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called."""
+        self.drawn, self.evaluated = state["drawn"], dict(state["evaluated"])

@@ -1,0 +1,284 @@
+"""Masking stages: what the dicts of `unmasking_stages` and `validation_stages` mean, and batches masked by them."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+
+from core.errors import ConfigError
+from data.masking import corrupt, line_mask, random_mask, span_mask, sticky_mask, uniform_mask
+
+
+class Stage(ABC):
+    """One way to choose the positions to predict, and how long training stays with it.
+
+    The contract: a frozen dataclass whose fields are the keys of its dict form. `corrupts` says whether chosen
+    positions are treated 80/10/10; if not, each of them becomes the mask token.
+    """
+
+    type: ClassVar[str]
+    corrupts: ClassVar[bool] = True
+    val_loss_stale_count: int
+
+    @abstractmethod
+    def mask(
+        self,
+        tokens: torch.Tensor,
+        generator: torch.Generator,
+        lengths: torch.Tensor | None = None,
+        newline_id: int | None = None,
+    ) -> torch.Tensor:
+        """Return the positions to predict, (B, T) bool. tokens (B, T), lengths (B,): content before the padding."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the stage in a few words for a log line."""
+
+
+@dataclass(frozen=True)
+class StickyStage(Stage):
+    """A fixed share of each row, in clusters or apart: see `sticky_mask`."""
+
+    target_masked_ratio: float
+    p1_probability: float
+    p2_probability: float
+    val_loss_stale_count: int
+    type: ClassVar[str] = "sticky"
+
+    def mask(
+        self,
+        tokens: torch.Tensor,
+        generator: torch.Generator,
+        lengths: torch.Tensor | None = None,
+        newline_id: int | None = None,
+    ) -> torch.Tensor:
+        """Return the positions to predict, (B, T) bool."""
+        return sticky_mask(
+            tokens, self.target_masked_ratio, self.p1_probability, self.p2_probability, generator, lengths
+        )
+
+    def describe(self) -> str:
+        """Return for instance `sticky, target 0.40, p1 0.15, p2 0.30`."""
+        chances = f"p1 {_brief(self.p1_probability)}, p2 {_brief(self.p2_probability)}"
+        return f"{self.type}, target {_brief(self.target_masked_ratio)}, {chances}"
+
+
+@dataclass(frozen=True)
+class RandomStage(Stage):
+    """A random share of each row, up to a limit: see `random_mask`."""
+
+    max_masked_ratio: float
+    val_loss_stale_count: int
+    type: ClassVar[str] = "random"
+
+    def mask(
+        self,
+        tokens: torch.Tensor,
+        generator: torch.Generator,
+        lengths: torch.Tensor | None = None,
+        newline_id: int | None = None,
+    ) -> torch.Tensor:
+        """Return the positions to predict, (B, T) bool."""
+        return random_mask(tokens, self.max_masked_ratio, generator, lengths)
+
+    def describe(self) -> str:
+        """Return for instance `random, up to 0.50`."""
+        return f"{self.type}, up to {_brief(self.max_masked_ratio)}"
+
+
+@dataclass(frozen=True)
+class SpanStage(Stage):
+    """A number of stretches of each row, hidden altogether: see `span_mask`."""
+
+    spans_count: int
+    val_loss_stale_count: int
+    type: ClassVar[str] = "span"
+    corrupts: ClassVar[bool] = False
+
+    def mask(
+        self,
+        tokens: torch.Tensor,
+        generator: torch.Generator,
+        lengths: torch.Tensor | None = None,
+        newline_id: int | None = None,
+    ) -> torch.Tensor:
+        """Return the positions to predict, (B, T) bool."""
+        return span_mask(tokens, self.spans_count, generator, lengths)
+
+    def describe(self) -> str:
+        """Return for instance `span, 20 spans`."""
+        return f"{self.type}, {self.spans_count} span{'' if self.spans_count == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class LineStage(Stage):
+    """A random share of the lines of each row: see `line_mask`."""
+
+    min_ratio: float
+    max_ratio: float
+    val_loss_stale_count: int
+    type: ClassVar[str] = "line"
+
+    def mask(
+        self,
+        tokens: torch.Tensor,
+        generator: torch.Generator,
+        lengths: torch.Tensor | None = None,
+        newline_id: int | None = None,
+    ) -> torch.Tensor:
+        """Return the positions to predict, (B, T) bool; `newline_id` is needed here."""
+        if newline_id is None:
+            raise ConfigError("a line stage needs a newline in the vocabulary: use another data set, or other stages")
+        return line_mask(tokens, newline_id, self.min_ratio, self.max_ratio, generator, lengths)
+
+    def describe(self) -> str:
+        """Return for instance `line, 0.10 to 0.45 of the lines`."""
+        return f"{self.type}, {_brief(self.min_ratio)} to {_brief(self.max_ratio)} of the lines"
+
+
+@dataclass(frozen=True)
+class UniformStage(Stage):
+    """Each position with the same probability: what a run without stages does."""
+
+    mask_probability: float
+    val_loss_stale_count: int = 0
+    type: ClassVar[str] = "uniform"
+
+    def mask(
+        self,
+        tokens: torch.Tensor,
+        generator: torch.Generator,
+        lengths: torch.Tensor | None = None,
+        newline_id: int | None = None,
+    ) -> torch.Tensor:
+        """Return the positions to predict, (B, T) bool."""
+        return uniform_mask(tokens, self.mask_probability, generator, lengths)
+
+    def describe(self) -> str:
+        """Return for instance `uniform, 0.15`."""
+        return f"{self.type}, {_brief(self.mask_probability)}"
+
+
+STAGES: dict[str, type[Stage]] = {
+    stage.type: stage for stage in (StickyStage, RandomStage, SpanStage, LineStage, UniformStage)
+}
+
+
+def create_stage_objects(dicts: Sequence[Mapping[str, Any]] | None, where: str = "unmasking_stages") -> list[Stage]:
+    """Return the stages that a list of dicts describes; ConfigError names everything wrong in any of them.
+
+    where: the option's name; under `validation_stages`, which never advance, `val_loss_stale_count` may be left out
+    """
+    if dicts is None:
+        return []
+    if not isinstance(dicts, Sequence) or isinstance(dicts, str):
+        raise ConfigError(f"{where} is {dicts!r}, wanted a list of dicts such as {{'type': 'random', ...}}")
+    stages, problems = [], []
+    for number, entry in enumerate(dicts, 1):
+        try:
+            stages.append(_stage(entry, stale_count_needed=where != "validation_stages"))
+        except ConfigError as error:
+            problems.append(f"{where}, stage {number}, {entry!r}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return stages
+
+
+def check_stages(stages: Sequence[Stage], block_size: int, *, has_newline: bool = True) -> None:
+    """Raise ConfigError when a stage does not fit rows of `block_size` tokens, or needs a newline that is not there."""
+    for number, stage in enumerate(stages, 1):
+        if isinstance(stage, SpanStage) and stage.spans_count > block_size:
+            raise ConfigError(
+                f"stage {number} ({stage.describe()}): spans_count is {stage.spans_count}, wanted {block_size} or "
+                f"fewer, as block_size is {block_size}: lower spans_count or raise block_size"
+            )
+        if isinstance(stage, LineStage) and not has_newline:
+            raise ConfigError(
+                f"stage {number} ({stage.describe()}): the vocabulary has no newline, so there are no lines: "
+                "use another data set, or other stages"
+            )
+
+
+def rows_per_stage(rows: int, stages: Sequence[Stage]) -> list[int]:
+    """Split a number of rows evenly over the stages; the first ones get one more where it does not come out even."""
+    each, rest = divmod(rows, len(stages))
+    return [each + (number < rest) for number in range(len(stages))]
+
+
+def mask_rows(
+    tokens: torch.Tensor,
+    stages: Sequence[Stage],
+    generator: torch.Generator,
+    *,
+    mask_token_id: int,
+    vocab_size: int,
+    newline_id: int | None = None,
+    lengths: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mask the first rows by the first stage, the next by the second, and so on, in the order of the rows.
+
+    Return what the model sees (B, T) int64, the positions to predict (B, T) bool, and each row's stage (B,) int64.
+
+    vocab_size: random tokens come from [0, vocab_size), so it is the size without special tokens
+    lengths:    (B,) content of each row, where rows end in padding
+    """
+    counts = rows_per_stage(len(tokens), stages)
+    parts = torch.split(tokens, counts)
+    sizes = [None] * len(counts) if lengths is None else torch.split(lengths, counts)
+    mask = torch.cat(
+        [stage.mask(part, generator, size, newline_id) for stage, part, size in zip(stages, parts, sizes, strict=True)]
+    )
+    stage_index = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    corrupted = corrupt(tokens, mask, mask_token_id, vocab_size, generator)
+    hidden = torch.tensor([not stage.corrupts for stage in stages])[stage_index]
+    return corrupted.masked_fill(mask & hidden[:, None], mask_token_id), mask, stage_index
+
+
+def _stage(entry: Mapping[str, Any], *, stale_count_needed: bool) -> Stage:
+    if not isinstance(entry, Mapping):
+        raise ConfigError("wanted a dict with a type and its fields")
+    known = ", ".join(STAGES)
+    if "type" not in entry:
+        raise ConfigError(f"type is missing, wanted one of {known}")
+    if not isinstance(entry["type"], str) or entry["type"] not in STAGES:
+        raise ConfigError(f"type is {entry['type']!r}, wanted one of {known}")
+    stage = STAGES[entry["type"]]
+    names = {field.name: field.default is MISSING for field in fields(stage)}  # type: ignore[arg-type]
+    names["val_loss_stale_count"] &= stale_count_needed
+    problems = [f"{name} is missing" for name, needed in names.items() if needed and name not in entry]
+    unknown = [name for name in entry if name not in names and name != "type"]
+    problems += [f"{name!r} is unknown, wanted {', '.join(names)}" for name in unknown]
+    values: dict[str, float] = {"val_loss_stale_count": 0}
+    for name in [name for name in names if name in entry]:
+        try:
+            values[name] = _value(name, entry[name])
+        except ConfigError as error:
+            problems.append(str(error))
+    if not problems and values.get("min_ratio", 0) > values.get("max_ratio", 1):
+        problems.append(f"min_ratio is {values['min_ratio']}, wanted max_ratio={values['max_ratio']} or less")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return stage(**values)
+
+
+def _value(name: str, value: Any) -> float:
+    """Return a field's value as its type; YAML reads 1e-1 as text, so text that is a number counts as one."""
+    if name in {"spans_count", "val_loss_stale_count"}:
+        least = 1 if name == "spans_count" else 0
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+            return value
+        raise ConfigError(f"{name} is {value!r}, wanted a whole number of {least} or more")
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if 0 <= number <= 1:
+        return number
+    raise ConfigError(f"{name} is {value!r}, wanted a number from 0 to 1")
+
+
+def _brief(value: float) -> str:
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"

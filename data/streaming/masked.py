@@ -1,0 +1,97 @@
+"""Batches for unmasking: rows with masked positions, and what stood there."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from core.errors import ConfigError
+from data.stages import Stage, UniformStage, check_stages, create_stage_objects, mask_rows
+from data.streaming.batch_file import StoredBatch
+from data.streaming.char_text import CharText
+from data.streaming.provider import Provider, cut_rows, schema
+
+MODE = "language_model"  # of a model that gives logits for each position
+
+
+def stages_by_split(
+    use_all_stages_for_training: bool | None,
+    unmasking_stages: Sequence[Mapping[str, Any]] | None,
+    validation_stages: Sequence[Mapping[str, Any]] | None,
+    block_size: int,
+    has_newline: bool = True,
+) -> dict[str, Sequence[Stage]] | None:
+    """Return the stages that each split mixes, or None where no stages are asked for.
+
+    block_size, has_newline: of the rows that they will mask
+    """
+    if use_all_stages_for_training is None:
+        return None
+    if not use_all_stages_for_training:
+        raise ConfigError(
+            "use_all_stages_for_training=False: a queue always mixes all stages; set it to True, or leave it out"
+        )
+    stages: dict[str, Sequence[Stage]] = {}
+    for split, name, dicts in (
+        ("train", "unmasking_stages", unmasking_stages),
+        ("val", "validation_stages", validation_stages),
+    ):
+        stages[split] = create_stage_objects(dicts, name)
+        if not stages[split]:
+            raise ConfigError(f"use_all_stages_for_training=True needs {name}: a list of one or more stages")
+        check_stages(stages[split], block_size, has_newline=has_newline)
+    return stages
+
+
+class MaskedProvider(Provider):
+    """Rows of a text with masked positions; the target is the original there, and `ignore_index` elsewhere.
+
+    stages:           by split, mixed in equal shares within each file; None masks each position with mask_probability
+    line_aligned:     rows of whole lines, the rest [PAD] and never masked; else windows from anywhere
+    """
+
+    def __init__(
+        self,
+        text: CharText,
+        batch_size: int,
+        block_size: int,
+        stages: Mapping[str, Sequence[Stage]] | None = None,
+        *,
+        mask_probability: float = 0.15,
+        line_aligned: bool = True,
+        ignore_index: int = -100,
+    ) -> None:
+        self.text = text
+        self.batch_size = batch_size
+        self.ignore_index = ignore_index
+        self.staged = stages is not None
+        self.stages: Mapping[str, Sequence[Stage]]
+        self.stages = stages or {split: [UniformStage(mask_probability)] for split in ("train", "val")}
+        self.windows = {split: text.windows(split, block_size, line_aligned) for split in ("train", "val")}
+        self.meta = {
+            **text.meta(),
+            "training_type": "MLM",
+            "mask_probability": mask_probability,
+            "ignore_index": ignore_index,
+            "batch_schema": schema(block_size, [block_size]),
+            "batch_size": batch_size,
+            "block_size": block_size,
+            "target_size": block_size,
+        }
+
+    def batches(self, split: str, count: int, generator: torch.Generator) -> list[StoredBatch]:
+        """Return `count` batches of a split."""
+        tokens, lengths = self.windows[split].draw(count * self.batch_size, generator)
+        inputs, mask, stage = mask_rows(
+            tokens,
+            self.stages[split],
+            generator,
+            mask_token_id=self.text.mask_id,
+            vocab_size=self.text.base_size,
+            newline_id=self.text.newline_id,
+            lengths=lengths,
+        )
+        targets = tokens.masked_fill(~mask, self.ignore_index)
+        order = torch.randperm(len(tokens), generator=generator)  # the rows of a stage come one after the other
+        about = {"stage_index": stage[order].tolist()} if self.staged else {}
+        return cut_rows(inputs[order], targets[order], self.batch_size, MODE, **about)

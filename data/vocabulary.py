@@ -1,0 +1,45 @@
+"""The token ids of a vocabulary that has a few ids of its own beyond the text's."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from core.errors import ConfigError
+
+RESERVED = 15  # ids beyond the text's: the train_run line reserves so many
+
+
+class Vocabulary(NamedTuple):
+    """text: ids below it are text, and random replacements; mask, cls, pad: ids beyond it; size: of the model's"""
+
+    text: int
+    mask: int
+    cls: int
+    pad: int
+    size: int
+
+    @classmethod
+    def beyond(cls, text: int, *, mask: int | None = None, cls_token: int | None = None) -> "Vocabulary":
+        """Return the vocabulary of a text with `text` ids; ids not given lie where the train_run line has them.
+
+        Raises ConfigError for an id that is text, or that two have.
+        """
+        mask = text if mask is None else mask
+        cls_token = text + 5 if cls_token is None else cls_token
+        pad = next(number for number in range(text + 6, text + 9) if number not in (mask, cls_token))
+        found = cls(text, mask, cls_token, pad, size=max(text + RESERVED, mask + 1, cls_token + 1))
+        for name, number in (("cls_token_id", found.cls), ("mask_token_id", found.mask)):
+            if number < text:
+                raise ConfigError(
+                    f"{name}={number} is inside the text's vocabulary of {text} tokens: wanted {text} or more, "
+                    "or None for the usual one"
+                )
+        if found.cls == found.mask:
+            raise ConfigError(f"cls_token_id={found.cls} is the mask token's id: choose another")
+        return found
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], size: int) -> "Vocabulary":
+        """Return the vocabulary that a queue's meta.pkl tells of; an id that it lacks is one that no model has."""
+        found = {name: meta.get(f"{name}_token_id") for name in ("mask", "cls", "pad")}
+        known = {name: size if number is None else int(number) for name, number in found.items()}
+        return cls(text=min(*known.values(), size), size=size, **known)

@@ -1,0 +1,120 @@
+"""Random rows of a file of uint16 token ids that start anywhere, where paragraphs part, or where lines begin."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from core.errors import ConfigError, DataError
+
+STARTS = ("anywhere", "paragraph", "line")
+SCANNED_TOKENS = 2**24  # looked at in one go for newlines
+REMEDY = "prepare the data set again"
+
+
+class Windows:
+    """Rows of `length` tokens of a file; what a row may start with is settled once, by one pass over the file.
+
+    start:        `anywhere`  wherever a whole row fits
+                  `paragraph` where two newlines follow each other, but for the first token of the file
+                  `line`      where a line that is not empty begins; a row then has as many whole lines as fit and ends
+                              in padding. A line longer than a row is cut
+    newline_ids:  the tokens that end a line; not needed for `anywhere`
+    pad_token_id: fills the rows of `line`; not needed for the others
+
+    Raises DataError when the file cannot serve.
+    """
+
+    def __init__(
+        self,
+        path_to_bin: str | Path,
+        length: int,
+        *,
+        start: str = "anywhere",
+        newline_ids: Collection[int] = (),
+        pad_token_id: int | None = None,
+    ) -> None:
+        if start not in STARTS:
+            raise ConfigError(f"windows start at {start!r}, wanted one of {', '.join(STARTS)}")
+        if start != "anywhere" and not newline_ids:
+            raise ConfigError(f"windows that start at a {start} need a newline in the vocabulary: use another data set")
+        if start == "line" and pad_token_id is None:
+            raise ConfigError("windows that start at a line need a padding token: give the vocabulary one")
+        self.path = Path(path_to_bin)
+        self.length = length
+        self.fill = 0 if pad_token_id is None else pad_token_id
+        self.starts: npt.NDArray[np.int64] | range
+        self.sizes: npt.NDArray[np.int64] | None = None  # tokens of the row at each start; None: all of them are full
+        tokens = self._count(at_least=1 if start == "line" else length)
+        if start == "anywhere":
+            self.starts = range(tokens - length + 1)
+        elif start == "paragraph":
+            self.starts = _paragraphs(self._newlines(newline_ids), tokens - length)
+        else:
+            self.starts, self.sizes = _lines(self._newlines(newline_ids), tokens, length)
+        if not len(self.starts):
+            wanted = (
+                "a line that is not empty" if start == "line" else f"two newlines with {length} tokens from there on"
+            )
+            raise DataError(f"{self.path} has no place to start at: wanted {wanted}; use another text or start")
+
+    def draw(self, rows: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return random rows (rows, length) int64, and how many tokens of each are no padding, (rows,) int64."""
+        picks = torch.randint(len(self.starts), (rows,), generator=generator).numpy()
+        sizes = np.full(rows, self.length) if self.sizes is None else self.sizes[picks]
+        tokens = np.full((rows, self.length), self.fill, dtype=np.int64)
+        with open(self.path, "rb", buffering=0) as file:  # a memory map would keep its pages
+            for row, pick, size in zip(tokens, picks.tolist(), sizes.tolist(), strict=True):
+                file.seek(2 * int(self.starts[pick]))
+                crop = file.read(2 * size)
+                if len(crop) < 2 * size:
+                    raise DataError(f"{self.path} has become shorter since the run began: start the run again")
+                row[:size] = np.frombuffer(crop, np.uint16)
+        return torch.from_numpy(tokens), torch.from_numpy(sizes)
+
+    def _count(self, at_least: int) -> int:
+        if not self.path.is_file():
+            raise DataError(f"no data at {self.path}: {REMEDY}, or set dataset to another")
+        size = self.path.stat().st_size
+        if size % 2:
+            raise DataError(f"{self.path} has {size} bytes, which is odd: not a file of 2-byte tokens; {REMEDY}")
+        if size // 2 < at_least:
+            raise DataError(
+                f"{self.path} has {size // 2} tokens, wanted {at_least} or more: use more text or a smaller block_size"
+            )
+        return size // 2
+
+    def _newlines(self, newline_ids: Collection[int]) -> npt.NDArray[np.int64]:
+        """Return the positions of all newlines; the file is mapped for this pass only."""
+        ends_line = np.zeros(2**16, dtype=bool)
+        ends_line[list(newline_ids)] = True
+        tokens = np.memmap(self.path, dtype=np.uint16, mode="r")
+        parts = [
+            np.flatnonzero(ends_line[tokens[begin : begin + SCANNED_TOKENS]]) + begin
+            for begin in range(0, len(tokens), SCANNED_TOKENS)
+        ]
+        positions: npt.NDArray[np.int64] = np.concatenate(parts)
+        return positions
+
+
+def _paragraphs(newlines: npt.NDArray[np.int64], last: int) -> npt.NDArray[np.int64]:
+    """Return where two newlines begin, from position 1 to `last`."""
+    firsts: npt.NDArray[np.int64] = newlines[:-1][np.diff(newlines) == 1]
+    return firsts[(firsts >= 1) & (firsts <= last)]
+
+
+def _lines(
+    newlines: npt.NDArray[np.int64], tokens: int, length: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return where the lines that are not empty begin, and how many tokens of whole lines fit in a row from there."""
+    ends = newlines + 1
+    if not len(ends) or ends[-1] < tokens:
+        ends = np.append(ends, tokens)  # the text does not end in a newline
+    bounds = np.concatenate([[0], ends])
+    full = np.ones(len(ends), dtype=bool)
+    full[: len(newlines)] = bounds[: len(newlines)] < newlines  # a line is empty when its newline is all there is
+    begins = bounds[:-1][full]
+    last = bounds[np.searchsorted(ends, begins + length, side="right")]  # where the last line that fits ends
+    return begins, np.where(last > begins, last - begins, length)

@@ -1,0 +1,123 @@
+"""Which loss modifiers the options ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import loss_modifiers as lm
+from core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from config.options import Options
+
+LoadJudge = Callable[[str], "tuple[Any, int, int]"]  # a checkpoint's path -> function, CLS token's id, block size
+
+# the order in which modifiers are applied: those on positions, those that weigh sequences, the scorer's
+ORDER = (
+    "target_smoothing", "label_smoothing", "z_loss", "entropy", "entropy_penalty", "mask_ratio", "judge_weight",
+    "judge_factor", "variance", "correlation", "collector",
+)  # fmt: skip
+
+
+def create_loss_modifier_pipeline(
+    options: Options, *, special: Sequence[int], device: torch.device, rank: int, load_judge: LoadJudge
+) -> lm.LossModifierPipeline:
+    """Return all modifiers that the options ask for, in their fixed order, whatever the training type.
+
+    special:    token ids that are no text
+    load_judge: loads the frozen scorer that a judging modifier asks
+    """
+    chosen = _train_run_line(options, special, load_judge)
+    if options.loss_modifiers_enabled:
+        if options.mask_ratio_weight_enabled and options.weight_loss_by_mask_ratio:
+            raise ConfigError(
+                "mask_ratio_weight_enabled and weight_loss_by_mask_ratio are one modifier with different limits: "
+                "set one of them to False"
+            )
+        chosen |= {**_core_line(options), **_judge_weight(options, device, rank, load_judge)}
+    return lm.LossModifierPipeline([chosen[name] for name in ORDER if name in chosen])
+
+
+def _core_line(options: Options) -> dict[str, lm.LossModifier]:
+    chosen: dict[str, lm.LossModifier] = {}
+    if options.target_smoothing_enabled:
+        chosen["target_smoothing"] = lm.TargetSmoothingModifier(
+            options.target_smoothing_factor, _token_ids(options.target_smoothing_special_tokens),
+            options.target_smoothing_exclude_padding, options.target_smoothing_padding_token,
+        )  # fmt: skip
+    if options.entropy_modifier_enabled:
+        chosen["entropy"] = lm.EntropyModifier(
+            options.entropy_modifier_weight, options.entropy_modifier_threshold, options.entropy_modifier_eps
+        )
+    if options.mask_ratio_weight_enabled:
+        chosen["mask_ratio"] = lm.MaskRatioWeightModifier(
+            options.mask_ratio_weight_power, options.mask_ratio_weight_min, options.mask_ratio_weight_max,
+            options.mask_ratio_weight_eps,
+        )  # fmt: skip
+    if options.sequence_variance_enabled:
+        chosen["variance"] = lm.SequenceScorerVarianceModifier(
+            options.sequence_variance_scale, options.sequence_variance_alpha, options.sequence_variance_eps
+        )
+    if options.sequence_correlation_enabled:
+        chosen["correlation"] = lm.SequenceScorerCorrelationModifier(
+            options.sequence_correlation_alpha, options.sequence_correlation_eps
+        )
+    if options.seq_scorer_log_abs_rel_err and options.training_type == "sequence_scoring":  # no figures elsewhere
+        chosen["collector"] = lm.MetricsCollectorModifier(
+            options.sequence_metrics_ema_alpha, options.sequence_metrics_eps
+        )
+    return chosen
+
+
+def _judge_weight(
+    options: Options, device: torch.device, rank: int, load_judge: LoadJudge
+) -> dict[str, lm.LossModifier]:
+    if not options.judge_weight_modifier_enabled:
+        return {}
+    judge, cls_token_id, block_size = load_judge(_judge_path(options, "judge_weight_checkpoint"))
+    modifier = lm.SequenceScoringJudgeWeightModifier(
+        judge, cls_token_id, block_size, options.judge_start_iter, options.judge_max_iter,
+        exponent=options.judge_weight_exponent, min_factor=options.judge_weight_min_factor,
+        max_factor=options.judge_weight_max_factor, eps=options.judge_weight_eps, device=device,
+        seed=options.seed + rank,
+    )  # fmt: skip
+    return {"judge_weight": modifier}
+
+
+def _judge_path(options: Options, name: str) -> str:
+    path: str = getattr(options, name)
+    if not path:
+        raise ConfigError(f"a judge is asked for: set {name} to the folder of a sequence_scoring run, such as out")
+    return path
+
+
+def _train_run_line(options: Options, special: Sequence[int], load_judge: LoadJudge) -> dict[str, lm.LossModifier]:
+    chosen: dict[str, lm.LossModifier] = {}
+    if options.uncertainty_factor:
+        chosen["label_smoothing"] = lm.LabelSmoothingModifier(options.uncertainty_factor, special)
+    if options.z_loss_weight:
+        chosen["z_loss"] = lm.ZLossModifier(options.z_loss_weight)
+    if options.enable_entropy_penalty:
+        chosen["entropy_penalty"] = lm.EntropyPenaltyModifier(
+            options.max_entropy_penalty, options.entropy_penalty_start_iter, int(options.max_iters)
+        )
+    if options.weight_loss_by_mask_ratio:
+        chosen["mask_ratio"] = lm.MaskRatioWeightModifier(0.5, 0.0, float("inf"))
+    if options.enable_judge_model:
+        chosen["judge_factor"] = lm.JudgeFactorModifier(*load_judge(_judge_path(options, "judge_model_checkpoint")))
+    return chosen
+
+
+def _token_ids(tokens: list[int] | str) -> list[int]:
+    """Read token ids, from a list or from a text with commas."""
+    if not isinstance(tokens, str):
+        return tokens
+    try:
+        return [int(part) for part in tokens.strip("[]").split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(
+            f"target_smoothing_special_tokens={tokens!r}: wanted token ids, such as [65] or '65,66'"
+        ) from None

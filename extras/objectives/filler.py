@@ -1,0 +1,39 @@
+"""Another run's frozen unmasking model, put to use: it fills the gaps of masked texts."""
+
+import torch
+from torch import nn
+
+
+class Filler:
+    """Fills masked positions with the tokens that a frozen unmasking model finds likely, all in one pass.
+
+    model:       called as `model(ids (B, T)) -> (logits (B, T, V), _)`
+    vocab_size:  of the text: only these tokens are filled in, never a special one
+    sample:      draw from the `top_k` likeliest at `temperature`; else the likeliest is taken
+    """
+
+    def __init__(
+        self, model: nn.Module, vocab_size: int, sample: bool = False, temperature: float = 1.0, top_k: int | None = 50
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.vocab_size = vocab_size
+        self.sample = sample
+        self.temperature = temperature
+        self.top_k = top_k
+
+    @torch.no_grad()
+    def fill(self, ids: torch.Tensor, mask: torch.Tensor, seed: int) -> torch.Tensor:
+        """Return the texts (B, T) with what stood at the mask replaced. seed: of the draws, if there are any"""
+        logits = self.model(ids)[0][..., : self.vocab_size]  # (B, T, V)
+        if not self.sample:  # without waiting for the device to count what is masked
+            return ids.where(~mask, logits.argmax(dim=-1))
+        return ids.masked_scatter(mask, self._draw(logits[mask].float() / self.temperature, seed))
+
+    def _draw(self, logits: torch.Tensor, seed: int) -> torch.Tensor:
+        if not len(logits):
+            return logits.new_zeros(0, dtype=torch.int64)
+        if self.top_k is not None:
+            weakest = logits.topk(min(self.top_k, logits.size(-1))).values[:, [-1]]
+            logits = logits.masked_fill(logits < weakest, float("-inf"))
+        generator = torch.Generator(logits.device).manual_seed(seed)
+        return torch.multinomial(logits.softmax(dim=-1), num_samples=1, generator=generator)[:, 0]

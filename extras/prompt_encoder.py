@@ -1,0 +1,66 @@
+"""Turning what a user gives as text into token ids that a model can take, or into one clear message."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from data.tokenizers import Tokenizer
+
+log = logging.getLogger("coregpt")
+
+
+class PromptEncoder:
+    """Encodes texts for one model. vocab_size, block_size: the model's"""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, block_size: int) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        self.block_size = block_size
+
+    def encode(self, text: str, what: str = "--start", beside: int = 0) -> list[int]:
+        """Return the token ids of a whole text, which has to be 1 token at least and to fit the model.
+
+        what: the text's name in messages; beside: tokens that go into the model with it
+        """
+        ids: list[int] = self.tokenizer.encode(text)
+        room = self.block_size - beside
+        if not ids:
+            raise ConfigError(f"{what} is empty: give a text, such as --start='To be', or --start=FILE:page.txt")
+        if len(ids) > room:
+            raise ConfigError(f"{what} has {len(ids)} tokens, and the model takes {room} at most: shorten it")
+        self.check_known(max(ids))
+        return ids
+
+    def with_masks(self, text: str, mask_token_id: int, mask_char: str | None, new: int) -> list[int]:
+        """Return the token ids with masks to be filled: where the text has `mask_char`, else up to `new` after it.
+
+        The masks after it are as many as the model has room for.
+        """
+        first, *others = text.split(mask_char) if mask_char else [text]
+        ids: list[int] = self.tokenizer.encode(first)
+        for part in others:
+            ids += [mask_token_id, *self.tokenizer.encode(part)]
+        self.check_known(max(mask_token_id, *ids, 0))
+        room = self.block_size - len(ids)
+        if room < (0 if others else 1):
+            raise ConfigError(
+                f"--start has {len(ids)} tokens, and the model's block_size={self.block_size} leaves no place to "
+                "write: shorten it"
+            )
+        if others:
+            return ids
+        if new > room:
+            log.info(f"block_size={self.block_size} has room for {room} new tokens, not {new}")
+        return ids + [mask_token_id] * min(new, room)
+
+    def check_known(self, token: int) -> None:
+        """Raise DataError for a token id that the model does not know."""
+        if token >= self.vocab_size:
+            raise DataError(
+                f"token {token} is none of the model's {self.vocab_size}: the data set under data/ has another "
+                "vocabulary than the one the model was trained on, or lacks its meta.pkl; bring the right one"
+            )

@@ -1,0 +1,61 @@
+"""Stages of training with gaps: the next one begins when the validation loss no longer improves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from core.callback import Callback
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.trainer import Trainer
+    from data.stages import Stage
+
+
+class StageProgress(Callback):
+    """Counts the evaluations in a row that bring no new best validation loss of the stage at hand.
+
+    As many as the stage's `val_loss_stale_count`, and the next stage is added to those that training draws from; both
+    count and best begin again. The last stage lasts until the end.
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = list(stages)
+        self.current_stage = 0
+        self.stale_count = 0
+        self.best_val_loss = float("inf")  # of this stage
+
+    def reached(self) -> int:
+        """Return how many stages are in use."""
+        return self.current_stage + 1
+
+    def on_eval_end(self, trainer: Trainer, losses: dict[str, torch.Tensor]) -> None:
+        """Say where the run is, and go on to the next stage if it is time."""
+        say, stage, loss = trainer.logger.log_info, self.stages[self.current_stage], losses["val"].item()
+        say(f"Stage {self.current_stage} ({stage.describe()}): stale_count={self.stale_count}")
+        if loss < self.best_val_loss:
+            self.best_val_loss, self.stale_count = loss, 0
+            say(f"  Stage {self.current_stage}: new best val loss {loss:.4f}")
+            return
+        self.stale_count += 1
+        say(f"  Stage {self.current_stage}: stale count {self.stale_count}/{stage.val_loss_stale_count}")
+        if self.stale_count < stage.val_loss_stale_count:
+            return
+        if self.reached() == len(self.stages):
+            say(f"  Stage {self.current_stage}: final stage, training goes on")
+            return
+        self.current_stage, self.stale_count, self.best_val_loss = self.current_stage + 1, 0, float("inf")
+        say(f"*** stage {self.current_stage}: {self.stages[self.current_stage].describe()} ***")
+        trainer.logger.log_event({"event": "stage", "iter": trainer.iter_num, "stage": self.current_stage})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return stage, count and best."""
+        names = ("current_stage", "stale_count", "best_val_loss")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them over."""
+        self.current_stage = min(state["current_stage"], len(self.stages) - 1)
+        self.stale_count, self.best_val_loss = state["stale_count"], state["best_val_loss"]

@@ -1,0 +1,89 @@
+"""Training the rest of a frozen model from some iteration on."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from core.callback import Callback
+from core.optimizer import UNFROZEN
+from extras.transfer import extend_optimizer, is_frozen, unfreeze_transformer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from core.trainer import Trainer
+
+log = logging.getLogger("coregpt")
+
+
+class Unfreezing(Callback):
+    """Unfreezes the transformer before the update of one iteration, and slows the learning down for good.
+
+    The optimizer keeps its state and takes the new parameters in; every group's `lr_factor` is multiplied by
+    `lr_multiplier`, which scales the schedule from then on. There is no state of its own: what has happened shows in
+    the optimizer's groups, which checkpoints hold. A resume calls `replay`; a recovery that goes back beyond the
+    unfreezing finds its groups dropped and its parameters frozen (`core.load_optimizer_state`), and it is due again.
+
+    Unlike other callbacks it wraps the model anew: DistributedDataParallel averages the gradients of those parameters
+    alone that could train when it was made. Every rank does so in the same iteration.
+    """
+
+    def __init__(self, unfreeze_at_iteration: int, lr_multiplier: float, weight_decay: float) -> None:
+        self.unfreeze_at_iteration = unfreeze_at_iteration
+        self.lr_multiplier = lr_multiplier
+        self.weight_decay = weight_decay
+        self.frozen = False
+        self.group_count = 0  # of the optimizer, when the model was wrapped
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Look at what is frozen."""
+        self._look(trainer)
+
+    def on_step_begin(self, trainer: Trainer) -> None:
+        """Unfreeze where it is due."""
+        if len(trainer.step.optimizer.param_groups) != self.group_count:  # a recovery went back beyond the unfreezing
+            _wrap_anew(trainer)
+            self._look(trainer)
+        if self.frozen and trainer.iter_num >= self.unfreeze_at_iteration:
+            self._unfreeze(trainer)
+            _wrap_anew(trainer)
+            self._look(trainer)
+
+    def _look(self, trainer: Trainer) -> None:
+        self.frozen = is_frozen(trainer.raw_model)
+        self.group_count = len(trainer.step.optimizer.param_groups)
+
+    def _unfreeze(self, trainer: Trainer) -> None:
+        optimizer, iter_num = trainer.step.optimizer, trainer.iter_num
+        old_lr = optimizer.param_groups[0]["lr"]
+        unfreeze_transformer(trainer.raw_model)
+        added = extend_optimizer(optimizer, trainer.raw_model, self.weight_decay)
+        for group in optimizer.param_groups:
+            group["lr_factor"] = group.get("lr_factor", 1.0) * self.lr_multiplier
+        new_lr = trainer.scheduler.set_lr(optimizer.param_groups, iter_num, trainer.recovery.lr_scale)
+        log.info(f"iteration {iter_num}: {added} more tensors train; learning rate {new_lr:g}, was {old_lr:g}")
+        record = {"iter": iter_num, "old_lr": old_lr, "new_lr": new_lr, "lr_multiplier": self.lr_multiplier}
+        trainer.logger.log_event({"event": "unfreezing", **record})
+
+
+def replay(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Any, weight_decay: float) -> None:
+    """Unfreeze a model that is resumed from after its unfreezing; before the optimizer's state is loaded.
+
+    saved: the checkpoint's optimizer state. Whether it is from before or after, its groups tell, not its iteration:
+           a run stopped in the very update saves after it, and the evaluation just before it saves before it
+    """
+    groups = saved.get("param_groups") if isinstance(saved, dict) else None
+    if isinstance(groups, list) and any(isinstance(group, dict) and group.get(UNFROZEN) for group in groups):
+        unfreeze_transformer(model)
+        extend_optimizer(optimizer, model, weight_decay)
+
+
+def _wrap_anew(trainer: Trainer) -> None:
+    """Spread the model over the processes once more, in place of the wrapper it has; without one, do nothing."""
+    step, parallel = trainer.step, trainer.archive.parallel
+    inner = parallel.unwrap(step.model)
+    if inner is not step.model:
+        step.model = parallel.wrap(inner)
+        step.grad_sync = parallel.grad_sync(step.model)

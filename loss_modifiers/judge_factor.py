@@ -1,0 +1,44 @@
+"""More weight for the sequences whose reconstruction a judge finds worse than average."""
+
+import torch
+
+from core.errors import ConfigError
+from loss_modifiers.base import LossModifier, mean_loss, per_sequence, spread
+from loss_modifiers.judge import Judge, judged
+
+LARGEST_FACTOR = 10.0  # before the factors are brought to a mean of 1
+
+
+class JudgeFactorModifier(LossModifier):
+    """Weighs each sequence by judge's score / min(masked share + 0.1, 1), the weights brought to a mean of 1.
+
+    The judge scores the most likely tokens at masked positions, among the original tokens elsewhere; those are read
+    from `inputs`, which must be set before each call. A row without a masked position has no part in the mean.
+    """
+
+    training_types = ("unmasking",)
+
+    def __init__(self, judge: Judge, cls_token_id: int | None, block_size: int) -> None:
+        self.judge = judge
+        self.cls_token_id = cls_token_id
+        self.block_size = block_size
+
+    def modify(
+        self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the weighted losses (B,)."""
+        if self.inputs is None:
+            raise ConfigError(
+                "JudgeFactorModifier needs the masked inputs, but the objective did not set `inputs`: "
+                "use it with the unmasking objective"
+            )
+        tokens = torch.where(mask, logits.detach().argmax(dim=-1), self.inputs)
+        predicted = judged(self.judge, tokens, self.cls_token_id, self.block_size)
+        real = mask.float().mean(dim=1)
+        factor = (predicted / (real + 0.1).clamp(max=1.0)).clamp(0.0, LARGEST_FACTOR)
+        mean = mean_loss(factor, mask)
+        factor = torch.where(mean > 1e-8, factor / mean, 1.0)
+        self._metrics = {}
+        for name, values in (("predicted_ratio", predicted), ("real_ratio", real), ("wrongness", factor)):
+            self._metrics |= {f"{name}_mean": values.mean(), f"{name}_std": spread(values)}
+        return per_sequence(loss, mask) * factor

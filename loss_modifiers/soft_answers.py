@@ -1,0 +1,34 @@
+"""Cross-entropy against targets that leave some belief to the other ids."""
+
+import torch
+
+from loss_modifiers.base import mean_loss, widened
+
+
+def answer_log_probs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return log-probabilities (B, T, V), those of the targets (B, T), and the targets as safe indices (B, T)."""
+    answers = targets.clamp(0, logits.size(-1) - 1)
+    log_probs = widened(logits).log_softmax(dim=-1)
+    return log_probs, log_probs.gather(-1, answers.unsqueeze(-1)).squeeze(-1), answers
+
+
+def marked(ids: tuple[int, ...], vocab_size: int, device: torch.device) -> torch.Tensor:
+    """Return (V,): True at the ids given; without a copy from the host."""
+    marks = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+    for number in ids:
+        if 0 <= number < vocab_size:
+            marks[number] = True
+    return marks
+
+
+def smoothing_metrics(
+    loss: torch.Tensor, smoothed: torch.Tensor, mask: torch.Tensor, valid: torch.Tensor, factor: float
+) -> dict[str, torch.Tensor]:
+    """Return the metrics of a smoothing. valid (B, T): the positions of the mask that are not padding."""
+    return {
+        "original_loss": mean_loss(loss, mask),
+        "smoothed_loss": mean_loss(smoothed, valid),
+        "smoothing_factor": torch.tensor(factor),
+        "valid_positions": valid.sum(),
+        "total_positions": torch.tensor(mask.numel()),
+    }

@@ -1,0 +1,98 @@
+"""Filling gaps with a frozen model: what is known stays, and the likeliest or a drawn token goes into the gaps."""
+
+import pytest
+import torch
+from torch import nn
+
+from extras.objectives.filler import Filler
+from model import GPT, GPTConfig
+
+TEXT, MASK = 4, 4
+
+
+class Likely(nn.Module):
+    """An unmasking model with the same chances at every position; the mask token is the likeliest of all."""
+
+    def __init__(self, chances: list[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor([*chances, 1000.0]).log()
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self.logits.expand(*ids.shape, -1), None
+
+
+IDS = torch.tensor([[0, MASK, 2], [MASK, MASK, 1]])
+GAPS = IDS == MASK
+
+
+def test_the_likeliest_token_of_the_text_fills_a_gap() -> None:
+    filled = Filler(Likely([0.1, 0.2, 0.1, 0.6]), TEXT).fill(IDS, GAPS, seed=0)
+
+    assert filled.tolist() == [[0, 3, 2], [3, 3, 1]]
+    assert IDS[0, 1] == MASK  # what was handed in is as it was
+
+
+def test_what_is_masked_counts_and_not_what_stands_there() -> None:
+    ids = torch.tensor([[0, 1, 2]])  # 80/10/10 corruption leaves some masked positions as they are
+
+    filled = Filler(Likely([0.1, 0.2, 0.1, 0.6]), TEXT).fill(ids, torch.tensor([[False, True, False]]), seed=0)
+
+    assert filled.tolist() == [[0, 3, 2]]
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_without_a_gap_nothing_changes(sample: bool) -> None:
+    ids = torch.tensor([[0, 1, 2]])
+
+    assert torch.equal(Filler(Likely([0.25] * 4), TEXT, sample).fill(ids, torch.zeros(1, 3, dtype=torch.bool), 0), ids)
+
+
+def test_draws_follow_the_chances_and_the_seed_alone() -> None:
+    chances = [0.1, 0.2, 0.3, 0.4]
+    filler = Filler(Likely(chances), TEXT, sample=True, top_k=None)
+    ids = torch.full((40, 100), MASK)
+    before = torch.get_rng_state()
+
+    filled, again, other = (filler.fill(ids, ids == MASK, seed) for seed in (3, 3, 4))
+
+    assert torch.equal(filled, again) and not torch.equal(filled, other)
+    assert torch.equal(torch.get_rng_state(), before)  # training's own draws stay as they are
+    for token, chance in enumerate(chances):
+        sigma = (chance * (1 - chance) / ids.numel()) ** 0.5
+        assert (filled == token).float().mean().item() == pytest.approx(chance, abs=4 * sigma)
+    assert filled.max() < TEXT
+
+
+def test_temperature_sharpens_and_top_k_leaves_the_rest_out() -> None:
+    ids = torch.full((20, 100), MASK)
+    cold = Filler(Likely([0.1, 0.2, 0.3, 0.4]), TEXT, sample=True, temperature=0.01).fill(ids, ids == MASK, 0)
+    best = Filler(Likely([0.1, 0.2, 0.3, 0.4]), TEXT, sample=True, top_k=2).fill(ids, ids == MASK, 0)
+    all_of_them = Filler(Likely([0.25] * 4), TEXT, sample=True, top_k=50).fill(ids, ids == MASK, 0)
+
+    assert set(cold.flatten().tolist()) == {3}
+    assert set(best.flatten().tolist()) == {2, 3}
+    third = (best == 2).float().mean().item()
+    assert third == pytest.approx(3 / 7, abs=4 * (3 / 7 * 4 / 7 / ids.numel()) ** 0.5)
+    assert set(all_of_them.flatten().tolist()) == {0, 1, 2, 3}
+
+
+def test_each_draw_goes_to_its_own_gap() -> None:
+    """Chances that differ from place to place, each of them certain."""
+
+    class ByPlace(nn.Module):
+        def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, None]:
+            wanted = torch.arange(ids.numel()).view_as(ids) % TEXT
+            return 100.0 * nn.functional.one_hot(wanted, TEXT + 1), None
+
+    for sample in (False, True):
+        filled = Filler(ByPlace(), TEXT, sample).fill(IDS, GAPS, seed=0)
+        assert filled.tolist() == [[0, 1, 2], [3, 0, 1]]
+
+
+def test_the_model_is_frozen_and_evaluates() -> None:
+    model = GPT(GPTConfig(1, 1, 8, 4, vocab_size=TEXT + 1, dropout=0.5, attention_type="bidirectional")).train()
+    ids = torch.full((2, 4), MASK)
+    filler = Filler(model, TEXT)
+
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(filler.fill(ids, ids == MASK, 0), filler.fill(ids, ids == MASK, 0))

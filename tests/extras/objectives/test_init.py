@@ -1,0 +1,12 @@
+"""The objectives that the package offers."""
+
+import pytest
+
+import extras.objectives
+from core.objective import Objective
+
+
+@pytest.mark.parametrize("name", ["SequenceScoring", "TokenClassification", "Unmasking"])
+def test_each_is_an_objective(name: str) -> None:
+    assert name in extras.objectives.__all__
+    assert issubclass(getattr(extras.objectives, name), Objective)

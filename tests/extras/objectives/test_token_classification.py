@@ -1,0 +1,237 @@
+"""Labelling tokens: the balanced loss, and precision, recall and F1 against counting by hand."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from extras.objectives.token_classification import ClassMeter, TokenClassification
+from model import GPT, GPTConfig
+from tests.loss_modifiers.batches import softmax
+from tests.modifying import Modifying
+
+quick = settings(max_examples=30, deadline=None)
+shapes = st.tuples(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 6), st.integers(2, 4))
+
+
+class Known(nn.Module):
+    """A model that gives the same logits (B, T, classes) whatever it sees, and the plain mean as its loss."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.logits, F.cross_entropy(self.logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+
+def labelled(shape: tuple[int, int, int, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return logits in float64, and a batch of which about a quarter has no label (-1 or -100)."""
+    seed, rows, length, classes = shape
+    draw = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(rows, length, classes, generator=draw, dtype=torch.float64)
+    targets = torch.randint(classes, (rows, length), generator=draw)
+    targets[torch.rand(rows, length, generator=draw) < 0.25] = (-1, -100)[seed % 2]
+    targets[0, 0] = 0
+    return logits, {"input": targets.clamp(min=0), "target": targets}
+
+
+def pairs(logits: torch.Tensor, targets: torch.Tensor) -> list[tuple[list[float], int]]:
+    """Return the probabilities and the class of every labelled position."""
+    both = zip(logits.flatten(0, 1).tolist(), targets.flatten().tolist(), strict=True)
+    return [(softmax(position), target) for position, target in both if target >= 0]
+
+
+# the loss
+
+
+@quick
+@given(shapes, st.booleans())
+def test_balanced_loss_gives_every_class_that_occurs_the_same_weight(shape: Any, train: bool) -> None:
+    logits, batch = labelled(shape)
+    by_class: dict[int, list[float]] = {}
+    for chances, target in pairs(logits, batch["target"]):
+        by_class.setdefault(target, []).append(-math.log(chances[target]))
+    expected = sum(sum(losses) / len(losses) for losses in by_class.values()) / len(by_class)
+
+    loss = TokenClassification(shape[3])(Known(logits), batch, train).loss
+
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@quick
+@given(shapes)
+def test_the_other_loss_is_the_plain_mean_over_the_labelled_positions(shape: Any) -> None:
+    logits, batch = labelled(shape)
+    losses = [-math.log(chances[target]) for chances, target in pairs(logits, batch["target"])]
+
+    loss = TokenClassification(shape[3], balanced=False)(Known(logits), batch, train=True).loss
+
+    assert loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+
+
+def test_by_hand_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
+    chances = torch.tensor([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]])
+    batch = {"input": torch.zeros(1, 4, dtype=torch.int64), "target": torch.tensor([[0, 0, 0, 1]])}
+
+    loss = TokenClassification(2)(Known(chances.log()), batch, train=True).loss
+
+    zeros = -(math.log(0.9) + math.log(0.8) + math.log(0.7)) / 3
+    assert loss.item() == pytest.approx((zeros - math.log(0.4)) / 2, rel=1e-6)
+
+
+def test_with_one_class_absent_the_balanced_loss_is_the_plain_one() -> None:
+    logits, batch = labelled((5, 3, 4, 2))
+    batch["target"] = batch["target"].clamp(max=0)
+
+    balanced, plain = (TokenClassification(2, b)(Known(logits), batch, train=True).loss for b in (True, False))
+
+    assert balanced.item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_a_batch_without_a_label_costs_nothing() -> None:
+    logits = torch.randn(2, 3, 2, requires_grad=True)
+    batch = {"input": torch.zeros(2, 3, dtype=torch.int64), "target": torch.full((2, 3), -1)}
+
+    loss = TokenClassification(2)(Known(logits), batch, train=True).loss
+    loss.backward()
+
+    assert loss.item() == 0.0
+    assert logits.grad is not None and not logits.grad.any()
+
+
+def test_only_training_sees_the_modifiers() -> None:
+    logits, batch = labelled((7, 3, 4, 3))
+    modifiers = Modifying(lambda loss, *_: loss * 2)
+    objective = TokenClassification(3, modifiers=modifiers)
+    plain = TokenClassification(3)(Known(logits), batch, train=False)
+
+    evaluated, trained = (objective(Known(logits), batch, train) for train in (False, True))
+
+    torch.testing.assert_close(evaluated.loss, plain.loss)
+    torch.testing.assert_close(trained.loss, 2 * plain.loss)
+    assert evaluated.metrics == {} and trained.details is None
+    assert trained.metrics["loss_modifiers/Modifying.calls"] == 1
+    assert modifiers.inputs is batch["input"]
+    again = Modifying(lambda loss, *_: loss)
+    TokenClassification(3, modifiers=again).load_state_dict(objective.state_dict())
+    assert again.calls == 1
+    assert TokenClassification(3).state_dict() == {}
+
+
+def test_a_classifier_learns(seeded: None) -> None:
+    model = GPT(GPTConfig(1, 1, 16, 8, vocab_size=6, attention_type="bidirectional", mode="token_classifier"))
+    ids = torch.randint(6, (8, 8))
+    batch = {"input": ids, "target": (ids == 3).long()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    losses = []
+    for _ in range(30):
+        loss = TokenClassification(2)(model, batch, train=True).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+
+    assert losses[-1] < 0.2 * losses[0]
+
+
+# what is measured
+
+
+def measured(classes: int, *batches: tuple[torch.Tensor, dict[str, torch.Tensor]]) -> dict[str, float]:
+    objective = TokenClassification(classes)
+    meter = objective.meter("val")
+    assert meter is not None
+    for logits, batch in batches:
+        meter.add(batch, objective(Known(logits), batch, train=False).details)
+    return meter.result()
+
+
+def share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+@quick
+@given(shapes, shapes)
+def test_figures_are_those_of_counting(one: Any, other: Any) -> None:
+    classes = one[3]
+    batches = [labelled(one), labelled((*other[:3], classes))]
+    answers = [
+        (chances.index(max(chances)), target)
+        for logits, batch in batches
+        for chances, target in pairs(logits, batch["target"])
+    ]
+    everyone = range(classes)
+    named = [sum(answer == c for answer, _ in answers) for c in everyone]
+    wanted = [sum(target == c for _, target in answers) for c in everyone]
+    hits = [sum(answer == target == c for answer, target in answers) for c in everyone]
+    precision = [share(hits[c], named[c]) for c in everyone]
+    recall = [share(hits[c], wanted[c]) for c in everyone]
+    f1 = [share(2 * precision[c] * recall[c], precision[c] + recall[c]) for c in everyone]
+    most = max(wanted)
+    constant_precision = most / len(answers)
+
+    found = measured(classes, *batches)
+
+    assert found == pytest.approx(
+        {
+            "val/accuracy": sum(hits) / len(answers),
+            "val/precision": sum(precision) / classes,
+            "val/recall": sum(recall) / classes,
+            "val/f1": sum(f1) / classes,
+            "val/majority_accuracy": constant_precision,
+            "val/majority_f1": 2 * constant_precision / (constant_precision + 1) / classes,
+            **{f"val/precision_class_{c}": precision[c] for c in everyone},
+            **{f"val/recall_class_{c}": recall[c] for c in everyone},
+            **{f"val/f1_class_{c}": f1[c] for c in everyone},
+        },
+        rel=1e-6,
+    )
+
+
+def test_figures_of_a_batch_worked_out_by_hand() -> None:
+    answers = torch.tensor([[0, 0, 1, 1, 1, 0]])
+    targets = torch.tensor([[0, 1, 1, 1, 0, -1]])
+
+    found = measured(2, (F.one_hot(answers, 2).float(), {"input": answers, "target": targets}))
+
+    assert found == pytest.approx(
+        {
+            "val/accuracy": 3 / 5,
+            "val/precision": (1 / 2 + 2 / 3) / 2,
+            "val/recall": (1 / 2 + 2 / 3) / 2,
+            "val/f1": (1 / 2 + 2 / 3) / 2,
+            "val/majority_accuracy": 3 / 5,
+            "val/majority_f1": 0.75 / 2,  # precision 3/5 and recall 1 of class 1, nothing of class 0
+            **{f"val/{kind}_class_0": 1 / 2 for kind in ("precision", "recall", "f1")},
+            **{f"val/{kind}_class_1": 2 / 3 for kind in ("precision", "recall", "f1")},
+        }
+    )
+
+
+def test_a_class_that_is_neither_wanted_nor_named_scores_nothing() -> None:
+    ids = torch.zeros(2, 3, dtype=torch.int64)
+
+    found = measured(3, (F.one_hot(ids, 3).float(), {"input": ids, "target": ids}))
+
+    assert found["val/accuracy"] == found["val/f1_class_0"] == 1.0
+    assert found["val/f1_class_1"] == found["val/precision_class_2"] == found["val/recall_class_2"] == 0.0
+    assert found["val/f1"] == found["val/majority_f1"] == pytest.approx(1 / 3)
+
+
+def test_without_a_label_everything_is_zero() -> None:
+    ids = torch.zeros(1, 2, dtype=torch.int64)
+
+    found = measured(2, (F.one_hot(ids, 2).float(), {"input": ids, "target": torch.full((1, 2), -1)}))
+
+    assert set(found.values()) == {0.0}
+
+
+def test_only_the_validation_data_is_measured() -> None:
+    assert TokenClassification(2).meter("train") is None
+    assert isinstance(TokenClassification(2).meter("val"), ClassMeter)

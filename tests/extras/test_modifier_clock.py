@@ -1,0 +1,24 @@
+"""Schedules of loss modifiers follow the run's iteration."""
+
+from types import SimpleNamespace
+
+from extras.modifier_clock import ModifierClock
+from loss_modifiers import EntropyPenaltyModifier, LossModifierPipeline
+
+
+def test_every_modifier_knows_the_iteration_before_its_update() -> None:
+    modifier = EntropyPenaltyModifier(1.0, start_iter=0, max_iters=10)
+    pipeline = LossModifierPipeline([modifier])
+    clock = ModifierClock(pipeline)
+    known = []
+    for iter_num in (0, 5, 6, 2):  # a recovery goes back
+        clock.on_step_begin(SimpleNamespace(iter_num=iter_num))  # type: ignore[arg-type]
+        known.append((pipeline.iter_num, modifier.get_penalty(modifier.iter_num)))
+
+    assert known == [(0, 0.0), (5, 0.5), (6, 0.6), (2, 0.2)]
+
+
+def test_there_is_nothing_to_keep() -> None:
+    clock = ModifierClock(LossModifierPipeline())
+
+    assert not hasattr(clock, "state_dict") or not clock.state_dict()

@@ -1,0 +1,19 @@
+"""Colours for terminals, and texts cut where the colour changes."""
+
+from extras.painted_text import paint, pieces
+
+
+def test_paint_wraps_each_line_alone() -> None:
+    assert paint("ab\n\nc", "32") == "\x1b[32mab\x1b[0m\n\n\x1b[32mc\x1b[0m"
+    assert paint("ab\n", "") == "ab\n"
+
+
+def test_pieces_are_decoded_together() -> None:
+    asked = []
+
+    def decode(ids: list[int]) -> str:
+        asked.append(ids)
+        return bytes(ids).decode()
+
+    assert pieces([97, 0xC3, 0xA4, 98], ["", "red", "red", ""], decode) == [("a", ""), ("ä", "red"), ("b", "")]
+    assert asked == [[97], [0xC3, 0xA4], [98]]

@@ -1,0 +1,80 @@
+"""A user's text as token ids, or a message that says what is wrong with it."""
+
+import logging
+
+import pytest
+
+from core.errors import ConfigError, DataError
+from data.tokenizers import CharTokenizer
+from extras.prompt_encoder import PromptEncoder
+
+MASK = 5
+
+
+@pytest.fixture
+def prompts() -> PromptEncoder:
+    """Return the encoder of a model of block size 6 that knows 8 ids, of a text of a, b, c, d, e."""
+    return PromptEncoder(CharTokenizer.from_text("abcde"), 8, 6)
+
+
+def test_a_text(prompts: PromptEncoder) -> None:
+    assert prompts.encode("abcdea") == [0, 1, 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "beside", "message"),
+    [
+        ("", 0, r"page is empty: give a text"),
+        ("abcabca", 0, r"page has 7 tokens, and the model takes 6 at most: shorten it"),
+        ("abcabc", 1, r"page has 6 tokens, and the model takes 5 at most"),
+    ],
+)
+def test_a_text_that_does_not_fit(prompts: PromptEncoder, text: str, beside: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        prompts.encode(text, "page", beside)
+
+
+@pytest.mark.parametrize(
+    ("text", "mask_char", "new", "ids"),
+    [
+        ("", None, 3, [MASK] * 3),
+        ("ab", None, 2, [0, 1, MASK, MASK]),
+        ("ab", None, 500, [0, 1, MASK, MASK, MASK, MASK]),
+        ("a__b_", "_", 500, [0, MASK, MASK, 1, MASK]),  # then nothing is added
+        ("______", "_", 1, [MASK] * 6),
+        ("ab", "_", 1, [0, 1, MASK]),
+        ("ab", "", 1, [0, 1, MASK]),
+        ("abca", "b", 9, [0, MASK, 2, 0]),
+    ],
+)
+def test_masks(prompts: PromptEncoder, text: str, mask_char: str | None, new: int, ids: list[int]) -> None:
+    assert prompts.with_masks(text, MASK, mask_char, new) == ids
+
+
+def test_a_note_when_not_all_fit(prompts: PromptEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="coregpt"):
+        prompts.with_masks("ab", MASK, None, 4)
+        assert caplog.messages == []
+        prompts.with_masks("ab", MASK, None, 5)
+
+    assert caplog.messages == ["block_size=6 has room for 4 new tokens, not 5"]
+
+
+@pytest.mark.parametrize("text", ["abcabc", "abcabca", "abc_abc"])
+def test_no_place_to_write(prompts: PromptEncoder, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--start has {len(text)} tokens, .* block_size=6 leaves no place"):
+        prompts.with_masks(text, MASK, "_", 5)
+
+
+def test_ids_the_model_does_not_know(prompts: PromptEncoder) -> None:
+    prompts.vocab_size = 4
+
+    with pytest.raises(DataError, match=r"token 4 is none of the model's 4: .* another vocabulary"):
+        prompts.encode("abe")
+    with pytest.raises(DataError, match=r"token 5 is none of the model's 4"):
+        prompts.with_masks("a", MASK, None, 2)
+
+
+def test_characters_the_data_set_lacks(prompts: PromptEncoder) -> None:
+    with pytest.raises(DataError, match="lack 'x'"):
+        prompts.with_masks("ax_", MASK, "_", 2)

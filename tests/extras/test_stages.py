@@ -1,0 +1,117 @@
+"""When the next stage begins: after so many evaluations in a row without a new best of the stage at hand."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from data.stages import RandomStage, SpanStage, StickyStage
+from extras.stages import StageProgress
+
+STAGES = [RandomStage(0.5, 2), StickyStage(0.4, 0.15, 0.3, 3), SpanStage(5, 1)]
+
+
+class Trainer(SimpleNamespace):
+    """As much of a trainer as the callback looks at: it keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(iter_num=0, lines=[], events=[])
+        self.logger = SimpleNamespace(log_info=self.lines.append, log_event=self.events.append)
+
+    def evaluate(self, progress: StageProgress, *losses: float) -> list[int]:
+        """Let the callback see evaluations; return the stage after each."""
+        found = []
+        for loss in losses:
+            progress.on_eval_end(self, {"train": torch.tensor(9.0), "val": torch.tensor(loss)})  # type: ignore[arg-type]
+            found.append(progress.current_stage)
+            self.iter_num += 10
+        return found
+
+
+def test_a_stage_ends_after_its_count_of_evaluations_without_a_new_best() -> None:
+    progress = StageProgress(STAGES)
+
+    assert Trainer().evaluate(progress, 3.0, 2.0, 2.5, 2.0) == [0, 0, 0, 1]  # as good as the best is no new best
+    assert (progress.reached(), progress.stale_count, progress.best_val_loss) == (2, 0, float("inf"))
+
+
+def test_a_new_best_begins_the_count_again() -> None:
+    progress = StageProgress(STAGES)
+
+    assert Trainer().evaluate(progress, 3.0, 3.5, 2.0, 2.5, 1.0, 1.5, 1.5) == [0, 0, 0, 0, 0, 0, 1]
+
+
+def test_the_next_stage_has_a_best_of_its_own() -> None:
+    progress = StageProgress(STAGES)
+
+    stages = Trainer().evaluate(progress, 1.0, 1.5, 1.5, 4.0, 3.0, 3.5, 3.5, 3.5)
+
+    assert stages == [0, 0, 1, 1, 1, 1, 1, 2]  # 4.0 and 3.0 are bests of stage 1, though stage 0 had 1.0
+
+
+def test_the_last_stage_lasts_until_the_end_and_goes_on_counting() -> None:
+    progress, trainer = StageProgress(STAGES[-1:] * 2), Trainer()
+
+    assert trainer.evaluate(progress, 1.0, 2.0, 1.0, 2.0, 2.0, 2.0) == [0, 1, 1, 1, 1, 1]
+    assert (progress.reached(), progress.stale_count) == (2, 3)
+    assert trainer.lines[-1] == "  Stage 1: final stage, training goes on"
+    assert trainer.evaluate(progress, 0.5) == [1] and progress.stale_count == 0
+
+
+def test_a_loss_that_is_no_number_is_no_best() -> None:
+    progress = StageProgress(STAGES)
+
+    assert Trainer().evaluate(progress, float("nan"), float("nan")) == [0, 1]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_count_of_none_or_one_ends_the_stage_at_the_first_stale_evaluation(count: int) -> None:
+    progress = StageProgress([RandomStage(0.5, count), *STAGES])
+
+    assert Trainer().evaluate(progress, 2.0, 2.0) == [0, 1]
+
+
+def test_what_is_said() -> None:
+    progress, trainer = StageProgress(STAGES), Trainer()
+
+    trainer.evaluate(progress, 3.0, 3.5, 3.5)
+
+    assert trainer.lines == [
+        "Stage 0 (random, up to 0.50): stale_count=0",
+        "  Stage 0: new best val loss 3.0000",
+        "Stage 0 (random, up to 0.50): stale_count=0",
+        "  Stage 0: stale count 1/2",
+        "Stage 0 (random, up to 0.50): stale_count=1",
+        "  Stage 0: stale count 2/2",
+        "*** stage 1: sticky, target 0.40, p1 0.15, p2 0.30 ***",
+    ]
+    assert trainer.events == [{"event": "stage", "iter": 20, "stage": 1}]
+
+
+@pytest.mark.parametrize("evaluations", range(9))
+def test_a_reload_goes_on_as_if_nothing_had_happened(evaluations: int) -> None:
+    losses = [3.0, 3.5, 3.5, 4.0, 3.0, 3.5, 3.5, 3.5, 1.0]
+    whole, first, second = (StageProgress(STAGES) for _ in range(3))
+    expected = Trainer().evaluate(whole, *losses)
+
+    begun = Trainer().evaluate(first, *losses[:evaluations])
+    second.load_state_dict(first.state_dict())
+    rest = Trainer().evaluate(second, *losses[evaluations:])
+
+    assert begun + rest == expected
+    assert second.state_dict() == whole.state_dict()
+
+
+def test_a_reload_into_fewer_stages_stays_within_them() -> None:
+    progress = StageProgress(STAGES[:2])
+
+    progress.load_state_dict({"current_stage": 2, "stale_count": 1, "best_val_loss": 1.5})
+
+    assert progress.reached() == 2
+
+
+def test_the_state_is_plain() -> None:
+    state: dict[str, Any] = StageProgress(STAGES).state_dict()
+
+    assert state == {"current_stage": 0, "stale_count": 0, "best_val_loss": float("inf")}

@@ -1,0 +1,249 @@
+"""Filling masks step by step: with models that know the answer, so that each step can be told beforehand."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from extras.unmask_sampler import UnmaskSampler, masked_shares
+
+TEXT, MASK, V = 6, 6, 9  # ids 0 ... 5 are text, 6 is the mask, 7 and 8 are special as well
+
+
+class Forced(nn.Module):
+    """Answers with fixed logits (T, V), or with what a function makes of the ids, and remembers what it saw."""
+
+    def __init__(self, answer: Tensor | Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+        self.seen: list[Tensor] = []
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, None]:
+        self.seen.append(ids.clone())
+        if isinstance(self.answer, Tensor):
+            return self.answer.expand(len(ids), -1, -1), None
+        return self.answer(ids), None
+
+
+def certain(tokens: list[int], sureness: list[float]) -> Tensor:
+    """Return logits (T, V) that find tokens[i] likeliest, with the given probability among the text's tokens."""
+    logits = torch.full((len(tokens), V), 50.0)  # the special ids: likelier than any text, if one were to ask for them
+    for place, (token, share) in enumerate(zip(tokens, sureness, strict=True)):
+        logits[place, :TEXT] = math.log((1 - share) / (TEXT - 1))
+        logits[place, token] = math.log(share)
+    return logits
+
+
+def sampler(model: nn.Module, shares: list[float], seed: int = 0, **more: Any) -> UnmaskSampler:
+    return UnmaskSampler(model, TEXT, MASK, shares, generator=torch.Generator().manual_seed(seed), **more)
+
+
+def filled(before: Tensor, after: Tensor) -> list[int]:
+    """Return the places of the first row that were masks and are no longer."""
+    return ((before[0] == MASK) & (after[0] != MASK)).nonzero()[:, 0].tolist()
+
+
+def test_the_surest_are_kept_first_and_the_prefix_stays() -> None:
+    answers, sureness = [5, 5, 0, 1, 2, 3, 4, 0], [0.9, 0.9, 0.5, 0.8, 0.4, 0.7, 0.6, 0.3]
+    start = torch.tensor([3, 1, *[MASK] * 6])
+    model = Forced(certain(answers, sureness))
+
+    states = list(sampler(model, masked_shares("linear", 3), top_k=1).states(start))
+
+    assert [filled(*pair) for pair in zip([start[None], *states], states, strict=False)] == [[3, 5], [2, 6], [4, 7]]
+    assert states[-1].tolist() == [[3, 1, 0, 1, 2, 3, 4, 0]]
+    for seen, before in zip(model.seen, [start[None], *states], strict=False):
+        assert torch.equal(seen, before)  # every step sees what the one before kept
+
+
+def test_masks_between_given_tokens_are_filled() -> None:
+    start = torch.tensor([MASK, 4, MASK, 2])
+
+    *_, last = sampler(Forced(certain([0, 1, 3, 1], [0.9] * 4)), [0.5, 0.0], top_k=1).states(start)
+
+    assert last.tolist() == [[0, 4, 3, 2]]
+
+
+@pytest.mark.parametrize(
+    ("shares", "left"),
+    [
+        (masked_shares("linear", 4), [6, 4, 2, 0]),
+        (masked_shares("linear", 1), [0]),
+        (masked_shares("linear", 16), [7, 6, 5, 4, 3, 2, 1, 0]),  # a step that fills nothing is left out
+        (
+            masked_shares("cosine", 4),
+            [7, 6, 3, 0],
+        ),  # 8 cos(pi / 8) = 7.39, 8 cos(pi / 4) = 5.66, 8 cos(3 pi / 8) = 3.06
+        ([0.25, 0.5, 0.125, 0.9], [2, 1, 0]),  # nothing is masked again unless asked for, and the last leaves none
+        ([0.5], [0]),
+    ],
+)
+@pytest.mark.parametrize("order", ["confidence", "random"])
+def test_how_many_masks_each_step_leaves(shares: list[float], left: list[int], order: str) -> None:
+    start = torch.tensor([1, *[MASK] * 8])
+
+    states = list(sampler(Forced(torch.zeros(9, V)), shares, order=order).states(start, count=3))
+
+    assert [(state == MASK).sum(dim=1).tolist() for state in states] == [[count] * 3 for count in left]
+
+
+@given(steps=st.integers(1, 60))
+def test_shares_of_both_schedules(steps: int) -> None:
+    linear, cosine = masked_shares("linear", steps), masked_shares("cosine", steps)
+
+    for step in range(1, steps + 1):
+        assert linear[step - 1] == pytest.approx((steps - step) / steps, abs=1e-12)
+        assert cosine[step - 1] == pytest.approx(math.sin(math.pi / 2 * (1 - step / steps)), abs=1e-12)
+
+
+def test_what_is_kept_never_changes_without_remask() -> None:
+    start = torch.full((12,), MASK)
+    states = list(sampler(Forced(torch.zeros(12, V)), masked_shares("linear", 6)).states(start, count=2))
+
+    for before, after in pairwise(states):
+        kept = before != MASK
+        assert torch.equal(before[kept], after[kept])
+
+
+def test_remask_takes_back_what_the_model_doubts_but_never_the_prefix() -> None:
+    first = certain([5, 0, 1, 2, 3], [0.9, 0.8, 0.7, 0.6, 0.5])
+    doubting = certain([5, 4, 1, 2, 3], [0.9, 0.99, 0.7, 0.6, 0.5])  # now 4 is wanted where 0 was written
+
+    def answer(ids: Tensor) -> Tensor:
+        return torch.stack([first if row[1] == MASK and (row == MASK).sum() == 4 else doubting for row in ids])
+
+    start = torch.tensor([2, *[MASK] * 4])  # the model would have written 5 in place of the 2
+    states = list(sampler(Forced(answer), masked_shares("linear", 4), top_k=1, remask=True).states(start))
+
+    assert [state[0].tolist() for state in states] == [
+        [2, 0, MASK, MASK, MASK],
+        [2, MASK, 1, 2, MASK],
+        [2, 4, 1, 2, MASK],
+        [2, 4, 1, 2, 3],
+    ]
+    kept = list(sampler(Forced(answer), masked_shares("linear", 4), top_k=1).states(start))
+    assert kept[-1][0].tolist() == [2, 0, 1, 2, 3]
+
+
+def test_remask_follows_shares_that_rise() -> None:
+    shares = [0.25, 0.75, 0.0]
+
+    states = list(sampler(Forced(torch.zeros(8, V)), shares, remask=True).states(torch.full((8,), MASK)))
+
+    assert [int((state == MASK).sum()) for state in states] == [2, 6, 0]
+
+
+def test_random_order_keeps_any() -> None:
+    model = Forced(certain([0] * 5, [0.9, 0.8, 0.7, 0.6, 0.5]))
+    start = torch.full((5,), MASK)
+
+    kept = []
+    for seed in range(60):
+        first = next(iter(sampler(model, masked_shares("linear", 5), seed, order="random").states(start)))
+        kept += filled(start[None], first)
+
+    assert set(kept) == set(range(5)) and len(kept) == 60
+
+
+@pytest.mark.parametrize("remask", [False, True])
+@pytest.mark.parametrize("order", ["confidence", "random"])
+def test_special_tokens_are_never_drawn_however_likely(order: str, remask: bool) -> None:
+    logits = torch.zeros(10, V)
+    logits[:, TEXT:] = 90.0
+
+    *_, last = sampler(Forced(logits), masked_shares("cosine", 5), order=order, remask=remask).states(
+        torch.full((10,), MASK), count=20
+    )
+
+    assert set(last.flatten().tolist()) == set(range(TEXT))
+
+
+@pytest.mark.parametrize("order", ["confidence", "random"])
+def test_rows_are_drawn_apart_and_the_seed_decides(order: str) -> None:
+    def texts(seed: int) -> list[list[int]]:
+        *_, last = sampler(Forced(torch.zeros(10, V)), masked_shares("linear", 3), seed, order=order).states(
+            torch.full((10,), MASK), count=4
+        )
+        return last.tolist()
+
+    state = torch.get_rng_state()
+    assert texts(1) == texts(1) != texts(2)
+    assert len(set(map(tuple, texts(1)))) == 4
+    assert torch.equal(torch.get_rng_state(), state)  # the process's own random numbers are left alone
+
+
+def test_nothing_to_fill() -> None:
+    assert list(sampler(Forced(torch.zeros(3, V)), [0.5, 0.0]).states(torch.tensor([1, 2, 3]))) == []
+    *_, last = sampler(Forced(torch.zeros(3, V)), [0.5, 0.0], remask=True).states(torch.tensor([1, 2, 3]))
+    assert last.tolist() == [[1, 2, 3]]
+
+
+# one draw
+
+SHARES = [0.5, 0.3, 0.15, 0.05]
+ROWS = torch.tensor(SHARES).log().repeat(4000, 1)
+
+
+def drawn(**more: Any) -> list[float]:
+    """Return how often each token is drawn, of 4000."""
+    tokens = sampler(nn.Identity(), [0.0], **more).draw(ROWS)
+    return (tokens.bincount(minlength=4) / len(tokens)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("more", "allowed"),
+    [
+        ({}, 4),
+        ({"top_p": 0.4}, 1),  # the likeliest is always allowed
+        ({"top_p": 0.6}, 2),  # and the one that crosses the line as well
+        ({"top_p": 0.9}, 3),
+        ({"top_p": 0.97}, 4),
+        ({"top_k": 1}, 1),
+        ({"top_k": 3}, 3),
+        ({"top_k": 9}, 4),
+        ({"top_k": 3, "top_p": 0.8}, 2),  # of the three that top_k leaves two have 0.84
+    ],
+)
+def test_the_tokens_left_are_drawn_in_proportion(more: dict[str, Any], allowed: int) -> None:
+    total = sum(SHARES[:allowed])
+
+    for share, found in zip(SHARES, drawn(**more), strict=True):
+        expected = share / total if share in SHARES[:allowed] else 0.0
+        assert abs(found - expected) <= 4 * math.sqrt(expected * (1 - expected) / 4000), (more, share)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_temperature(temperature: float) -> None:
+    weights = [share ** (1 / temperature) for share in SHARES]
+
+    for weight, found in zip(weights, drawn(temperature=temperature), strict=True):
+        expected = weight / sum(weights)
+        assert abs(found - expected) <= 4 * math.sqrt(expected * (1 - expected) / 4000)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    eighths=st.lists(st.integers(-32, 32), min_size=2, max_size=7, unique=True),  # far enough apart to rank
+    top_k=st.none() | st.integers(1, 8),
+    top_p=st.floats(0.05, 1.0),
+    temperature=st.floats(0.3, 3.0),
+)
+def test_only_what_a_plain_cut_allows_is_drawn(
+    eighths: list[int], top_k: int | None, top_p: float, temperature: float
+) -> None:
+    logits = [number / 8 for number in eighths]
+    ranked = sorted(range(len(logits)), key=lambda token: -logits[token])[:top_k]
+    weights = [math.exp(logits[token] / temperature) for token in ranked]
+    shares = [weight / sum(weights) for weight in weights]
+    allowed = {token for place, token in enumerate(ranked) if sum(shares[:place]) < top_p + 1e-9}
+
+    rows = torch.tensor(logits, dtype=torch.float64).repeat(200, 1)
+    made = sampler(nn.Identity(), [0.0], top_k=top_k, top_p=top_p, temperature=temperature)
+
+    assert set(made.draw(rows).tolist()) <= allowed

@@ -1,0 +1,71 @@
+"""What a judge is shown, and what becomes of its scores."""
+
+import math
+
+import pytest
+import torch
+
+from loss_modifiers.judge import judged, sampled
+
+
+class Listening:
+    """A judge that keeps what it is shown."""
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.seen = tokens
+        return self.scores
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = torch.tensor(scores, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("cls_token_id", "block_size", "expected"),
+    [
+        (9, 5, [[9, 1, 2, 3], [9, 4, 5, 6]]),
+        (9, 4, [[9, 1, 2, 3], [9, 4, 5, 6]]),
+        (9, 3, [[9, 1, 2], [9, 4, 5]]),
+        (9, 1, [[9], [9]]),
+        (None, 3, [[1, 2, 3], [4, 5, 6]]),
+        (None, 2, [[1, 2], [4, 5]]),
+        (0, 4, [[0, 1, 2, 3], [0, 4, 5, 6]]),
+    ],
+)
+def test_cls_goes_first_and_the_end_is_cut(cls_token_id: int | None, block_size: int, expected: list) -> None:
+    judge = Listening(0.5, 0.5)
+    judged(judge, torch.tensor([[1, 2, 3], [4, 5, 6]]), cls_token_id, block_size)
+
+    assert judge.seen.tolist() == expected
+
+
+def test_scores_are_brought_into_range_without_gradient() -> None:
+    judge = Listening(-0.5, 0.25, 1.5)
+    found = judged(judge, torch.zeros(3, 2, dtype=torch.int64), None, 8)
+
+    assert found.tolist() == [0.0, 0.25, 1.0]
+    assert not found.requires_grad
+    judge.scores = judge.scores.bfloat16()
+    assert judged(judge, torch.zeros(3, 2, dtype=torch.int64), None, 8).dtype == torch.float32
+
+
+def test_tokens_are_drawn_as_often_as_the_softmax_says() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0, -math.inf])
+    found = sampled(logits.expand(4, 10_000, 5), torch.Generator().manual_seed(0))
+    shares = found.flatten().bincount(minlength=5) / 40_000
+
+    torch.testing.assert_close(shares, logits.softmax(0), atol=0.01, rtol=0)
+    assert found.shape == (4, 10_000) and shares[4] == 0
+
+
+def test_draws_follow_their_own_generator_and_leave_the_global_one() -> None:
+    logits, before = torch.zeros(2, 50, 7), torch.get_rng_state()
+    one, again, other = (sampled(logits, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_broken_logits_still_give_token_ids() -> None:
+    found = sampled(torch.full((1, 3, 4), math.nan), torch.Generator())
+
+    assert ((found >= 0) & (found < 4)).all()

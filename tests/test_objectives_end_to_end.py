@@ -1,0 +1,215 @@
+"""Every objective through train.py: stopped anywhere and resumed = never stopped, by one hash over all it came to."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from benchmark.soak.campaign import ranks, tiny_argv, write_tiny_data
+from core.callback import Callback
+from core.checkpoint_manager import CheckpointManager
+from core.errors import CoreGPTError, PreemptedError
+from core.trainer import Trainer
+from tests.test_exact_resume import StopAt, cut
+from tools.run_hash import run_hash
+
+STAGES = [
+    {"type": "sticky", "target_masked_ratio": 0.4, "p1_probability": 0.15, "p2_probability": 0.3,
+     "val_loss_stale_count": 1},
+    {"type": "span", "spans_count": 3, "val_loss_stale_count": 1},
+    {"type": "line", "min_ratio": 0.2, "max_ratio": 0.6, "val_loss_stale_count": 9},
+]  # fmt: skip
+UNMASKING: dict[str, Any] = dict(training_type="unmasking", unmasking_stages=STAGES, learning_rate=0.3, eval_interval=1)
+CLASSIFYING: dict[str, Any] = dict(training_type="token_classification", random_mask_warmup=5, p1_p2_ratio=0.5)
+SCORING: dict[str, Any] = dict(
+    training_type="sequence_scoring", unmasking_model_checkpoint="filler", unmasking_stages=STAGES, fill="sample",
+    init_from_checkpoint="filler", freeze_transformer=True, unfreeze_at_iteration=4, loss_modifiers_enabled=True,
+    sequence_variance_enabled=True, sequence_correlation_enabled=True,
+)  # fmt: skip
+MODIFIED: dict[str, Any] = dict(
+    training_type="unmasking", unmasking_stages=STAGES[:2], use_all_stages_for_training=True, z_loss_weight=1e-3,
+    uncertainty_factor=0.1, enable_entropy_penalty=True, entropy_penalty_start_iter=2, loss_mean="sequences",
+    enable_judge_model=True, judge_model_checkpoint="scorer", loss_modifiers_enabled=True,
+    target_smoothing_enabled=True, entropy_modifier_enabled=True, mask_ratio_weight_enabled=True,
+    judge_weight_modifier_enabled=True, judge_weight_checkpoint="scorer", judge_start_iter=1, judge_max_iter=6,
+)  # fmt: skip
+RUNS = {"unmasking": UNMASKING, "classifying": CLASSIFYING, "scoring": SCORING, "modified": MODIFIED}
+LAST = 8  # iter_num after the updates of a run
+
+
+def argv(out_dir: str, options: dict[str, Any], **changes: Any) -> list[str]:
+    """Return the command line of a run of 8 updates with dropout, evaluated in iterations 0, 3 and 6 if not said."""
+    run = dict(max_iters=LAST - 1, lr_decay_iters=LAST - 1, eval_interval=3, out_dir=out_dir)
+    return tiny_argv(**{**run, **options, **changes})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with data/tiny, an unmasking run `filler`, and a scorer on top of it, `scorer`."""
+    folder = tmp_path_factory.mktemp("place")
+    write_tiny_data(folder)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        train.main(argv("filler", UNMASKING, learning_rate=0.01, max_iters=20))
+        train.main(argv("scorer", SCORING, max_iters=4))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(place)
+    yield
+
+
+def records(out_dir: str, event: str) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in Path(out_dir, "metrics.jsonl").read_text().splitlines())
+    return [record for record in lines if record["event"] == event]
+
+
+def saved(out_dir: str) -> dict[str, Any]:
+    return torch.load(CheckpointManager(out_dir).load().path, weights_only=True)
+
+
+def whole(name: str) -> Path:
+    """Return the folder of an undisturbed run that has kept a checkpoint of every iteration; made when first asked."""
+    if not Path(name).exists():
+        train.main(argv(name, RUNS[name], save_interval=1, keep_last=99, log_interval=1))
+    return Path(name)
+
+
+# stopped and resumed
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_resumed_at_an_earlier_iteration_ends_like_the_undisturbed_one(name: str) -> None:
+    for sequence in (2, 4):  # before and after a stage and the unfreezing begin
+        folder = cut(whole(name), sequence, Path(f"{name}-cut{sequence}"))
+        train.main(argv(str(folder), RUNS[name], init_from="resume", log_interval=1))
+        assert run_hash(folder) == run_hash(name), f"resumed from checkpoint {sequence}"
+
+
+@pytest.mark.parametrize(("name", "iter_num", "event"), [
+    ("unmasking", 2, "on_eval_end"), ("classifying", 3, "on_step_begin"), ("scoring", 4, "on_step_begin"),
+    ("scoring", 4, "on_step_end"), ("modified", 3, "on_eval_begin"),
+])  # fmt: skip
+def test_a_run_that_was_preempted_ends_like_the_undisturbed_one(name: str, iter_num: int, event: str) -> None:
+    out_dir = f"{name}-{event}"
+    with pytest.raises(PreemptedError):
+        train.main(argv(out_dir, RUNS[name], log_interval=1), [StopAt(iter_num, event)])
+
+    train.main(argv(out_dir, RUNS[name], log_interval=1, init_from="resume"))
+
+    assert run_hash(out_dir) == run_hash(whole(name))
+
+
+def test_two_ranks_resume_exactly() -> None:
+    whole = argv("two-whole", UNMASKING, save_interval=1, keep_last=99)
+    assert ranks(lambda: train.main(whole) and None) == [0, 0]
+    folder = cut(Path("two-whole"), 4, Path("two-cut"))
+    resume = argv(str(folder), UNMASKING, init_from="resume")
+    assert ranks(lambda: train.main(resume) and None) == [0, 0]
+
+    assert run_hash(folder) == run_hash("two-whole")
+    first, second = (rank["batch"]["target"] for rank in saved("two-whole")["ranks"])
+    assert not torch.equal(first, second)  # each rank has its own rows
+    assert saved("two-whole")["callbacks"]["StageProgress"]["current_stage"] == 2
+
+
+class Spoil(Callback):
+    """Gives the model a weight that is no number, once."""
+
+    def __init__(self, iter_num: int) -> None:
+        self.iter_num, self.done = iter_num, False
+
+    def on_step_begin(self, trainer: Trainer) -> None:
+        if trainer.iter_num == self.iter_num and not self.done:
+            self.done = True
+            with torch.no_grad():
+                next(trainer.raw_model.parameters()).fill_(float("nan"))
+
+
+def test_a_recovery_brings_stages_back_and_goes_on() -> None:
+    train.main(argv("recovered", UNMASKING, save_interval=5), [Spoil(6)])
+
+    assert len(records("recovered", "recovery")) == 1
+    stages = [record["stage"] for record in records("recovered", "stage")]
+    assert stages == [1, 2]
+    assert saved("recovered")["iter_num"] == LAST
+
+
+# what the runs above did
+
+
+def test_stages_advance_in_the_run() -> None:
+    stages = records(str(whole("unmasking")), "stage")
+
+    assert [record["stage"] for record in stages] == [1, 2]
+    assert 0 < stages[0]["iter"] < stages[1]["iter"] < LAST - 1  # so that something is trained in each
+    evaluation = records("unmasking", "eval")[-1]
+    assert {f"val/stage_{n}_samples" for n in range(3)} <= evaluation.keys()
+
+
+def test_training_data_does_not_depend_on_evaluation() -> None:
+    options = {**UNMASKING, "unmasking_stages": STAGES[:2], "use_all_stages_for_training": True, "learning_rate": 1e-3}
+    weights = []
+    for number, (interval, iters) in enumerate([(100, 1), (2, 3)]):
+        train.main(argv(f"evaluated{number}", options, eval_interval=interval, eval_iters=iters, max_iters=4))
+        weights.append(saved(f"evaluated{number}")["model"])
+
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_scorer_is_unfrozen_in_the_middle() -> None:
+    start = torch.load("filler/ckpt.pt", weights_only=True)["model"]  # where the scorer's transformer comes from
+    paths = whole("scoring").glob("ckpt-0*.pt")
+    models = {found["iter_num"]: found["model"] for found in (torch.load(path, weights_only=True) for path in paths)}
+    body = [name for name in start if name.startswith("transformer.h.")]
+
+    moved = {number: not all(torch.equal(models[number][n], start[n]) for n in body) for number in (1, 4, 5, 8)}
+
+    assert moved == {1: False, 4: False, 5: True, 8: True}
+    assert not torch.equal(models[4]["sequence_head.linear.weight"], models[1]["sequence_head.linear.weight"])
+
+
+def test_metrics_tell_of_every_modifier_and_evaluations_of_none() -> None:
+    last = records(str(whole("modified")), "step")[-1]
+
+    known = {name.split("/")[1].split(".")[0] for name in last if name.startswith("loss_modifiers/")}
+    assert known == {
+        "TargetSmoothingModifier", "LabelSmoothingModifier", "ZLossModifier", "EntropyModifier",
+        "EntropyPenaltyModifier", "MaskRatioWeightModifier", "SequenceScoringJudgeWeightModifier",
+        "JudgeFactorModifier",
+    }  # fmt: skip
+    assert last["loss_modifiers/EntropyPenaltyModifier.entropy_penalty"] > 0
+    assert not any(name.startswith("loss_modifiers/") for record in records("modified", "eval") for name in record)
+
+
+# what cannot be
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({**SCORING, "unmasking_model_checkpoint": "nowhere"}, "nowhere"),
+    ({**SCORING, "unmasking_model_checkpoint": "scorer"}, "is a sequence_scorer, wanted a language_model"),
+    ({**SCORING, "block_size": 40, "init_from_checkpoint": None}, "block_size=16, wanted 32 and at least 39"),
+    ({**SCORING, "cls_token_id": 40, "init_from_checkpoint": None}, "has vocab_size=32 and .* wanted 41 and"),
+    ({**MODIFIED, "judge_model_checkpoint": "filler"}, "is a language_model, wanted a sequence_scorer"),
+    ({**MODIFIED, "judge_weight_checkpoint": "nowhere"}, "nowhere"),
+    ({**MODIFIED, "mask_token_id": 50}, "has vocab_size=32 and .* wanted 51 and"),
+    ({**SCORING, "cls_token_id": 3}, "^cls_token_id=3 is inside the text's vocabulary of 17 tokens"),
+    ({**UNMASKING, "unmasking_stages": [{"type": "span", "spans_count": 17, "val_loss_stale_count": 1}]},
+     r"^stage 1 \(span, 17 spans\): spans_count is 17, wanted 16 or fewer"),
+])  # fmt: skip
+def test_one_clear_message_before_training_and_nothing_begun(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(CoreGPTError, match=message) as error:
+        train.main(argv("refused", options))
+
+    assert "\n" not in str(error.value)
+    assert not list(Path("refused").glob("*.pt")) and not Path("refused", "metrics.jsonl").exists()

@@ -1,0 +1,247 @@
+"""
+Show what a config's stages do to text: how much they mask, in what clusters, and examples in colour.
+
+    python -m tools.masking_report config.py
+    python -m tools.masking_report config.py --dataset=shakespeare_char --out masking-report
+
+Takes the arguments of train.py as well, and draws the batches that training and evaluations would. Prints a table and
+a text of every stage, and leaves masking.png and masking.html in a folder.
+"""
+
+import argparse
+import html
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from config.options import Options
+from configurator import configure
+from core import Runtime
+from core.errors import ConfigError, DataError, exit_on_error
+from data.meta import read_meta
+from data.tokenizers import tokenizer_from_meta
+from extras.tasks import Task
+from tools.masking_samples import (
+    GIVEN,
+    HIDDEN,
+    KEPT,
+    MASKED,
+    PADDING,
+    REPLACED,
+    Rows,
+    Sample,
+    cluster_sizes,
+    draw_samples,
+    kind_shares,
+    masked_ratios,
+)
+
+LABELS = {HIDDEN: "mask token", REPLACED: "random token", KEPT: "the token itself"}
+COLORS = {HIDDEN: "#0072b2", REPLACED: "#d55e00", KEPT: "#009e73"}  # told apart by the colour-blind as well
+CLASSES = {GIVEN: "given", HIDDEN: "hidden", REPLACED: "replaced", KEPT: "kept"}  # in the page
+ANSI = {HIDDEN: "\x1b[34m", REPLACED: "\x1b[1;31m", KEPT: "\x1b[1;32m"}
+PLAIN = "\x1b[0m"
+BLOCK = "░"  # what a mask token looks like, for each character it hides
+TERMINAL_TOKENS = 240  # of a text, as far as a terminal shows it
+LINEAR = 40  # cluster sizes up to which each has a bar of its own
+
+Decode = Callable[[int], str]
+Piece = tuple[int, str, str]  # of a text: what happened to it, what the model sees, what stood there
+
+
+def table(samples: Sequence[Sample]) -> str:
+    """Return the figures of every stage as lines of text: masked ratios of its texts, lengths of its clusters."""
+    lines: list[tuple[str, ...]] = [("stage", "target", "mean", "min", "max", "mean cluster", "largest")]
+    for sample in samples:
+        ratios, clusters = masked_ratios(sample.rows), cluster_sizes(sample.rows.mask)
+        sizes = (f"{clusters.double().mean():.1f}", f"{clusters.max()}") if len(clusters) else ("-", "-")
+        lines.append(
+            (
+                sample.title,
+                sample.target,
+                *(f"{value:.3f}" for value in (ratios.mean(), ratios.min(), ratios.max())),
+                *sizes,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    cells = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *row[1:]]) for line, row in zip(lines, cells, strict=True))
+
+
+def find_decode(task: Task) -> Decode:
+    """Return what turns a token id into text; where the tokenizer is not at hand, an id stands for itself."""
+    path = task.bins.meta_path
+    try:
+        meta = read_meta(path) if path.exists() else None
+        if meta is not None and not {"stoi", "tokenizer"} & set(meta):
+            raise DataError(f"{path} names no tokenizer")
+        tokenizer = tokenizer_from_meta(meta)
+    except DataError as error:
+        print(f"texts are shown as token ids: {error}", file=sys.stderr)
+        return lambda token: f"{token} "
+    return lambda token: tokenizer.decode([token])
+
+
+def pieces(rows: Rows, row: int, decode: Decode, most: int | None = None) -> list[Piece]:
+    """Return the first `most` tokens of a text as stretches to which the same happened."""
+    found: list[Piece] = []
+    columns = (values[row, :most].tolist() for values in (rows.kinds, rows.seen, rows.answer))
+    for kind, seen, answer in zip(*columns, strict=True):
+        if kind == PADDING:
+            continue
+        there = decode(answer)
+        shown = BLOCK * len(there) if kind == HIDDEN else decode(seen)
+        if kind != GIVEN:
+            shown, there = shown.replace("\n", "↵\n"), there.replace("\n", "↵\n")
+        if found and found[-1][0] == kind:
+            _, before, beside = found.pop()
+            shown, there = before + shown, beside + there
+        found.append((kind, shown, there))
+    return found
+
+
+def for_terminal(parts: Sequence[Piece], colored: bool) -> str:
+    """Return what the model sees, in the colours of a terminal where it has them."""
+    if not colored:
+        return "".join(shown for _, shown, _ in parts)
+    return "".join(f"{ANSI[kind]}{shown}{PLAIN}" if kind in ANSI else shown for kind, shown, _ in parts)
+
+
+def page(samples: Sequence[Sample], decode: Decode, examples: int, title: str) -> str:
+    """Return an HTML page with the figures, the picture that lies beside it, and `examples` texts of every stage."""
+    body = []
+    for sample in samples:
+        body.append(f"<h2>{html.escape(sample.title)}</h2>")
+        ratios = masked_ratios(sample.rows)[:examples].tolist()
+        body += [_text(pieces(sample.rows, row, decode), ratio) for row, ratio in enumerate(ratios)]
+    styles = "\n".join(f".{CLASSES[kind]} {{ background: {color}; color: white }}" for kind, color in COLORS.items())
+    legend = ", ".join(f'<span class="{CLASSES[kind]}">&nbsp;{LABELS[kind]}&nbsp;</span>' for kind in MASKED)
+    values = {"title": title, "table": table(samples)}
+    escaped = {name: html.escape(value) for name, value in values.items()}
+    return PAGE.format(**escaped, styles=styles, legend=legend, body="\n".join(body))
+
+
+def _text(parts: Sequence[Piece], ratio: float) -> str:
+    sides = []
+    for side, heading in ((1, "what the model sees"), (2, "what stood there")):
+        spans = (f'<span class="{CLASSES[part[0]]}">{html.escape(str(part[side]))}</span>' for part in parts)
+        sides.append(f"<div>{heading}<pre>{''.join(spans)}</pre></div>")
+    return f"<p>{ratio:.0%} of this text is masked</p><div class=pair>{''.join(sides)}</div>"
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font-family: sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222 }}
+pre {{ background: #f6f6f6; padding: .8em; margin: .3em 0; line-height: 1.45; white-space: pre-wrap }}
+pre {{ overflow-wrap: anywhere }}
+img {{ max-width: 100% }}
+h2 {{ font-size: 1.1em; margin-top: 2em; border-bottom: 1px solid #ccc }}
+.pair {{ display: grid; grid-template-columns: 1fr 1fr; gap: 1em; color: #666; font-size: .9em }}
+.pair pre {{ color: #222 }}
+{styles}
+</style>
+<h1>{title}</h1>
+<p>The model has to find what stood at the masked positions. There it sees the {legend}. A ratio is the masked share of
+one text; a cluster is a run of masked positions side by side.</p>
+<pre>{table}</pre>
+<img src="masking.png" alt="Masked shares, cluster sizes and what the model sees, a row for each stage">
+{body}
+</html>
+"""
+
+
+def draw(samples: Sequence[Sample], file: Path) -> None:
+    """Write the picture: a row for each stage with its masked ratios, its cluster sizes and what the model sees."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+    except ImportError:
+        raise ConfigError("drawing needs matplotlib: pip install -e '.[report]'") from None
+    figure, grid = plt.subplots(
+        len(samples), 3, figsize=(9.5, 0.8 + 1.3 * len(samples)), squeeze=False, sharex="col", layout="constrained",
+        gridspec_kw={"width_ratios": (3, 3, 2)},
+    )  # fmt: skip
+    clusters = [cluster_sizes(sample.rows.mask) for sample in samples]
+    longest = max([int(sizes.max()) for sizes in clusters if len(sizes)], default=1)
+    for row, sample, sizes in zip(grid, samples, clusters, strict=True):
+        row[0].set_title(f"{sample.title}", loc="left", fontsize=9, fontweight="bold")
+        ratios = masked_ratios(sample.rows)
+        _bars(row[0], ratios.tolist(), [edge / 40 for edge in range(41)], "% of texts")
+        row[0].axvline(float(ratios.mean()), color="black", linewidth=1, linestyle="--")
+        _bars(row[1], sizes.tolist(), cluster_edges(longest), "% of clusters")
+        _kinds(row[2], sample)
+    grid[-1][0].set_xlabel("masked share of a text (dashed: mean)")
+    grid[-1][1].set_xlabel("masked tokens side by side (a cluster)")
+    if longest > LINEAR:
+        ticks = [size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if size <= longest]
+        grid[-1][1].set_xscale("log")
+        grid[-1][1].set_xticks(ticks, [str(size) for size in ticks])
+        grid[-1][1].minorticks_off()
+    grid[-1][2].set_xlabel("% of masked positions")
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
+
+
+def cluster_edges(longest: int) -> list[float]:
+    """Return the borders of the bars for cluster sizes: each has its own, or where there are many ever wider ones."""
+    if longest <= LINEAR:
+        return [size - 0.5 for size in range(1, longest + 2)]
+    whole = {round(longest ** (step / LINEAR)) for step in range(LINEAR + 1)}
+    return [size - 0.5 for size in sorted(whole | {longest + 1})]
+
+
+def _bars(axes: Any, values: list[float], edges: list[float], label: str) -> None:
+    """Draw how many percent of the values fall between one border and the next."""
+    axes.hist(values, bins=edges, weights=[100 / max(len(values), 1)] * len(values), color=COLORS[HIDDEN])
+    axes.set_ylabel(label, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _kinds(axes: Any, sample: Sample) -> None:
+    shares = kind_shares(sample.rows)
+    bars = axes.barh([LABELS[kind] for kind in MASKED], [100 * shares[kind] for kind in MASKED])
+    for bar, kind in zip(bars, MASKED, strict=True):
+        bar.set_color(COLORS[kind])
+    axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 115)
+    axes.tick_params(axis="y", labelsize=8, length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Report on the run that the command line describes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--out", type=Path, default=Path("masking-report"), help="folder for the page and its picture")
+    parser.add_argument("--sequences", type=int, default=500, help="texts to draw for each stage, at the most")
+    parser.add_argument("--examples", type=int, default=3, help="texts of each stage to show on the page")
+    chosen, rest = parser.parse_known_args(argv)
+    options = configure(Options, rest)
+    if chosen.sequences < 1:
+        raise ConfigError(f"--sequences={chosen.sequences}: wanted 1 or more")
+    with Runtime(device="cpu", seed=options.seed) as run:
+        task = Task(options, run)
+        samples, decode = draw_samples(task, chosen.sequences), find_decode(task)
+    print(table(samples))
+    colored = sys.stdout.isatty()
+    marks = [for_terminal([(kind, LABELS[kind], "")], colored) for kind in MASKED]
+    print(f"\nA text of each stage as the model sees it, {BLOCK} the {', '.join(marks if colored else marks[:1])}")
+    for sample in samples:
+        shown = for_terminal(pieces(sample.rows, 0, decode, TERMINAL_TOKENS), colored)
+        print(f"\n--- {sample.title}\n{shown}")
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    draw(samples, chosen.out / "masking.png")
+    title = f"What the stages of {' '.join(rest) or 'the default options'} do to text"
+    (chosen.out / "masking.html").write_text(page(samples, decode, chosen.examples, title), encoding="utf-8")
+    print(f"\nwrote {chosen.out / 'masking.html'} and {chosen.out / 'masking.png'}")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

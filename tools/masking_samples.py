@@ -1,0 +1,154 @@
+"""Texts as a config's stages mask them: the batches of training and evaluation, sorted by stage, and their figures."""
+
+from typing import NamedTuple
+
+import torch
+
+from core.errors import ConfigError
+from data.corrupted_text import CorruptedText
+from data.masked_text import MaskedText
+from data.masking import corruption_rate
+from data.stages import LineStage, RandomStage, SpanStage, Stage, StickyStage, UniformStage
+from extras.tasks import Task
+
+GIVEN, HIDDEN, REPLACED, KEPT, PADDING = range(5)  # what happened to a token
+MASKED = (HIDDEN, REPLACED, KEPT)  # it is to be predicted, and the model sees a mask token, a random one or itself
+
+
+class Rows(NamedTuple):
+    """Sequences masked by one stage, (N, T) each.
+
+    seen:   token ids as the model gets them
+    answer: the original ids; of a classifier, whose batches do not hold them, the same as `seen`
+    kinds:  what happened to each token: GIVEN, HIDDEN, REPLACED, KEPT or PADDING
+    """
+
+    seen: torch.Tensor
+    answer: torch.Tensor
+    kinds: torch.Tensor
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """The positions to predict, (N, T) bool."""
+        return (self.kinds != GIVEN) & (self.kinds != PADDING)
+
+
+class Sample(NamedTuple):
+    """The sequences of one stage of one split; `title` and `target`, the share it aims at, are for people."""
+
+    title: str
+    target: str
+    rows: Rows
+
+
+def masked_ratios(rows: Rows) -> torch.Tensor:
+    """Return the masked share of each sequence's content, (N,) float64."""
+    content = (rows.kinds != PADDING).sum(dim=1).clamp(min=1)
+    return rows.mask.sum(dim=1).double() / content
+
+
+def cluster_sizes(mask: torch.Tensor) -> torch.Tensor:
+    """Return the lengths of all runs of masked positions, row by row, (clusters,) int64. mask: (N, T) bool"""
+    edge = torch.zeros(len(mask), 1, dtype=torch.int8)
+    steps = torch.cat([edge, mask.to(torch.int8), edge], dim=1).diff(dim=1)  # 1 where a run begins, -1 after its end
+    return (steps == -1).nonzero()[:, 1] - (steps == 1).nonzero()[:, 1]
+
+
+def kind_shares(rows: Rows) -> dict[int, float]:
+    """Return what share of the masked positions is of each kind of MASKED."""
+    total = max(int(rows.mask.sum()), 1)
+    return {kind: int((rows.kinds == kind).sum()) / total for kind in MASKED}
+
+
+def describe_target(stage: Stage) -> str:
+    """Return the masked share that a stage aims at."""
+    if isinstance(stage, StickyStage):
+        return f"{stage.target_masked_ratio:g}"
+    if isinstance(stage, UniformStage):
+        return f"{stage.mask_probability:g}"
+    if isinstance(stage, RandomStage):
+        return f"0-{stage.max_masked_ratio:g}"
+    if isinstance(stage, LineStage):
+        return f"{stage.min_ratio:g}-{stage.max_ratio:g}"
+    return "about 0.5" if isinstance(stage, SpanStage) else "-"
+
+
+def draw_samples(task: Task, sequences: int) -> list[Sample]:
+    """Return up to `sequences` rows of every stage: those of training, reached or not, then those of validation.
+
+    They are drawn from the task's own data source, which is not fit for training after that.
+    """
+    source = task.data
+    if isinstance(source, MaskedText):
+        source.reached = lambda: len(source.training)
+        kinds = task.vocabulary.mask, task.vocabulary.pad
+        batches = -(-(sequences + 1) * len(source.training) // source.batch_size)
+        return [
+            *_by_stage(source, "train", source.training, batches, sequences, *kinds),
+            *_by_stage(source, "val", source.validation, source.eval_iters, sequences, *kinds),
+        ]
+    if isinstance(source, CorruptedText):
+        return _by_iteration(source, sequences)
+    raise ConfigError(
+        f"training_type={task.options.training_type} has no masks to show in {task.options.dataset}: wanted unmasking, "
+        "sequence_scoring or token_classification, and data_source=bins"
+    )
+
+
+def tell_apart(seen: torch.Tensor, targets: torch.Tensor, mask_id: int, pad_id: int) -> Rows:
+    """Return what happened to each token; a random one that happens to be the original counts as kept.
+
+    seen, targets: (N, T) int64 as in a batch, the target -1 where nothing is to be predicted
+    """
+    masked = targets >= 0
+    answer = targets.where(masked, seen)
+    kinds = torch.full_like(seen, GIVEN, dtype=torch.int8)
+    kinds[masked] = REPLACED
+    kinds[masked & (seen == answer)] = KEPT
+    kinds[masked & (seen == mask_id)] = HIDDEN
+    kinds[~masked & (seen == pad_id)] = PADDING
+    return Rows(seen.int(), answer.int(), kinds)  # half of the memory
+
+
+def _by_stage(
+    source: MaskedText, split: str, stages: list[Stage], batches: int, sequences: int, mask_id: int, pad_id: int
+) -> list[Sample]:
+    drawn: list[list[Rows]] = [[] for _ in stages]
+    counts = [0] * len(stages)
+    for _ in range(batches):
+        batch = source.get_batch(split)
+        rows = tell_apart(batch["input"], batch["target"], mask_id, pad_id)
+        for number in set(batch["stage"].tolist()):
+            mine = (batch["stage"] == number).nonzero()[: sequences - counts[number], 0]
+            drawn[number].append(Rows(*(values[mine] for values in rows)))
+            counts[number] += len(mine)
+    return [
+        Sample(f"{split} {number}: {stage.describe()}", describe_target(stage), _together(drawn[number]))
+        for number, stage in enumerate(stages)
+        if counts[number]  # an evaluation shorter than the list of its stages does not reach them all
+    ]
+
+
+def _by_iteration(source: CorruptedText, sequences: int) -> list[Sample]:
+    """Return a classifier's texts from the beginning, the middle and the end of the warm-up on, and in evaluations."""
+    samples, warmup = [], source.warmup_iters
+    batches = -(-sequences // source.batch_size)
+    last = (batches - 1) // source.batches_per_iter  # a further iteration for every few batches
+    moments = [("train", first, first + last, batches) for first in sorted({0, warmup // 2, warmup})]
+    for split, first, end, count in (*moments, ("val", source.eval_at, source.eval_at, source.eval_iters)):
+        source.drawn = first * source.batches_per_iter
+        drawn = []
+        for batch in (source.get_batch(split) for _ in range(min(count, batches))):
+            kinds = torch.full_like(batch["input"], GIVEN, dtype=torch.int8)
+            kinds[batch["target"] == 1], kinds[batch["target"] < 0] = REPLACED, PADDING
+            drawn.append(Rows(batch["input"].int(), batch["input"].int(), kinds))
+        rates = [corruption_rate(i, source.unmasked_min, source.unmasked_max, warmup) for i in (first, end)]
+        share = "-".join(dict.fromkeys(f"{rate:.3g}" for rate in rates))
+        when = f"iterations {first} to {end}" if end > first else f"iteration {first}"
+        rows = Rows(*(values[:sequences] for values in _together(drawn)))
+        samples.append(Sample(f"{split}: replaced as in {when}", share, rows))
+    return samples
+
+
+def _together(parts: list[Rows]) -> Rows:
+    return Rows(*(torch.cat(values) for values in zip(*parts, strict=True)))

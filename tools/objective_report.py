@@ -1,0 +1,190 @@
+"""
+Draw what a run has learnt, from its folder.
+
+    python -m tools.objective_report out-unmasking
+    python -m tools.objective_report out-scorer --to docs/images
+
+    filling.png   of an unmasking run:       a line of the validation text, its gaps filled step by step
+    scatter.png   of a sequence scorer:      its scores of the validation texts against the truth
+    timeline.png  of a run that went through several stages: the losses, and where each stage began
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import core
+from config.options import Options
+from core.errors import ConfigError, DataError, exit_on_error
+from data.masked_text import MaskedText
+from data.masking import sticky_mask
+from data.private_rng import generator
+from data.stages import create_stage_objects
+from extras.objectives.sequence_scoring import ScoreMeter
+from extras.tasks import Task
+from extras.unmask_sampler import UnmaskSampler, masked_shares
+from model import GPT, GPTConfig
+from tools.masking_report import find_decode
+from tools.objective_pictures import (
+    FILLED,
+    GIVEN,
+    MASKED,
+    NEW,
+    RIGHT,
+    WRONG,
+    Cell,
+    Evaluation,
+    draw_filling,
+    draw_scatter,
+    draw_timeline,
+)
+
+SHORTEST, LONGEST = 30, 72  # tokens of a line to be filled
+SHARE, APART, BESIDE = 0.5, 0.2, 0.2  # of its gaps, as `sticky_mask` takes them
+STEPS = 6
+
+
+class Run:
+    """A run's newest good checkpoint, put to work: its options, its task, and its model in evaluation mode."""
+
+    def __init__(self, out_dir: Path, runtime: core.Runtime) -> None:
+        checkpoint = core.load_checkpoint(core.CheckpointManager(out_dir).load(prefer_linked=True).path)
+        known = {name: value for name, value in checkpoint.get("config", {}).items() if name in Options.model_fields}
+        self.out_dir = out_dir
+        self.options = Options.validated({**Options.defaults(), **known})
+        self.task = Task(self.options, runtime)
+        self.initializer = core.ModelInitializer(GPT, GPTConfig, runtime.device, print)
+        self.model = self.initializer.resume_model_from_checkpoint(checkpoint, dict(checkpoint["model_args"])).eval()
+        self.device = runtime.device
+
+
+@torch.no_grad()
+def score(run: Run) -> tuple[list[float], list[float], dict[str, float]]:
+    """Return truth and score of every text that evaluations in training look at, and their figures."""
+    data, objective, meter = run.task.data, run.task.objective(run.initializer), ScoreMeter()
+    draw = getattr(data, "get_eval_batch", data.get_batch)
+    for _ in range(run.options.eval_iters):
+        batch = draw("val")
+        meter.add(batch, objective(run.model, batch, train=False).details)
+    return meter.targets, meter.scores, meter.result()
+
+
+def fill(run: Run, seed: int) -> list[tuple[str, list[Cell]]]:
+    """Return the states of a line of the validation text, its gaps filled step by step, and then the original."""
+    task, data, decode = run.task, run.task.data, find_decode(run.task)
+    draw = generator(seed)
+    tokens = data.windows["val"].draw(1, draw)[0][0]  # (T,)
+    begin, end = find_line(tokens.tolist(), data.newline_id)
+    hidden = torch.zeros_like(tokens, dtype=torch.bool)
+    hidden[begin:end] = sticky_mask(tokens[None, begin:end], SHARE, APART, BESIDE, draw)[0]
+    mask_id = task.vocabulary.mask
+    start = tokens.masked_fill(hidden, mask_id)
+    sampler = UnmaskSampler(run.model, task.vocabulary.text, mask_id, masked_shares("linear", STEPS), top_k=1,
+                            generator=torch.Generator(run.device).manual_seed(seed))  # fmt: skip
+    states = [start, *(state[0].cpu() for state in sampler.states(start.to(run.device)))]
+    line = slice(begin, end)
+    return filling(
+        [state[line].tolist() for state in states],
+        tokens[line].tolist(),
+        mask_id,
+        lambda i: decode(i).replace("\n", "↵"),
+    )
+
+
+def find_line(tokens: Sequence[int], newline_id: int | None) -> tuple[int, int]:
+    """Return begin and end of the first line of a fit length that is not at an edge; the middle where there is none."""
+    breaks = [place for place, token in enumerate(tokens) if token == newline_id]
+    for before, after in pairwise(breaks):
+        if SHORTEST <= after - before - 1 <= LONGEST:
+            return before + 1, after
+    length = min(LONGEST, len(tokens))
+    return (len(tokens) - length) // 2, (len(tokens) + length) // 2
+
+
+def filling(
+    states: Sequence[Sequence[int]], original: Sequence[int], mask_id: int, decode: Callable[[int], str]
+) -> list[tuple[str, list[Cell]]]:
+    """Return the rows of a picture: every state of the text, what is new in it marked, and the original."""
+    first, rows = states[0], []
+    for number, state in enumerate(states):
+        cells = []
+        for place, token in enumerate(state):
+            if token == mask_id:
+                cells.append(Cell(decode(original[place]), MASKED))
+                continue
+            old = number == 0 or states[number - 1][place] == token
+            cells.append(Cell(decode(token), GIVEN if first[place] != mask_id else FILLED if old else NEW))
+        rows.append((f"step {number}" if number else "masked", cells))
+    told = zip(first, states[-1], original, strict=True)
+    kinds = [GIVEN if start != mask_id else RIGHT if last == token else WRONG for start, last, token in told]
+    rows.append(("original", [Cell(decode(token), kind) for token, kind in zip(original, kinds, strict=True)]))
+    return rows
+
+
+def read_timeline(out_dir: Path) -> tuple[list[Evaluation], list[tuple[int, int]]]:
+    """Return a run's evaluations, and iteration and number of every stage after the first, from its metrics.jsonl."""
+    path = out_dir / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may leave half a line
+    except OSError as error:
+        raise DataError(f"no metrics at {path} ({error.strerror}): give the folder of a run, its out_dir") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not a file of JSON lines ({error})") from None
+    evaluations = {
+        record["iter"]: Evaluation(record["iter"], record["train/loss"], record["val/loss"], _stage_losses(record))
+        for record in records
+        if record.get("event") == "eval" and None not in (record["train/loss"], record["val/loss"])
+    }
+    stages = {record["stage"]: record["iter"] for record in records if record.get("event") == "stage"}
+    changes = sorted((iter_num, stage) for stage, iter_num in stages.items())
+    return [evaluation for _, evaluation in sorted(evaluations.items())], changes
+
+
+def _stage_losses(record: dict[str, Any]) -> dict[int, float]:
+    named = {key.removeprefix("val/stage_").removesuffix("_loss"): value for key, value in record.items()}
+    return {int(name): value for name, value in named.items() if name.isdigit() and value is not None}
+
+
+def report(out_dir: Path, to: Path, device: str, seed: int) -> list[Path]:
+    """Write the pictures that suit the run, and return their files. Raises ConfigError where there are none."""
+    written = []
+    with core.Runtime(device=device, seed=seed) as runtime:
+        run = Run(out_dir, runtime)
+        kind, stages = run.options.training_type, create_stage_objects(run.options.unmasking_stages)
+        to.mkdir(parents=True, exist_ok=True)
+        if kind == "unmasking" and isinstance(run.task.data, MaskedText):  # a queue has no text of its own
+            draw_filling(fill(run, seed), to / "filling.png")
+            written.append(to / "filling.png")
+        if kind == "sequence_scoring":
+            draw_scatter(*score(run), to / "scatter.png")
+            written.append(to / "scatter.png")
+        evaluations, changes = read_timeline(out_dir) if len(stages) > 1 else ([], [])
+        if changes and evaluations:
+            draw_timeline(evaluations, changes, [stage.describe() for stage in stages], to / "timeline.png")
+            written.append(to / "timeline.png")
+    if not written:
+        raise ConfigError(f"nothing to draw of {out_dir}: it is a {kind} run that stayed in one stage")
+    return written
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out_dir", type=Path, help="run folder")
+    parser.add_argument("--to", type=Path, help="folder for the pictures; by default the run's")
+    parser.add_argument("--device", default="cpu", help="where the model computes")
+    parser.add_argument("--seed", type=int, default=1337, help="another one fills another line")
+    chosen = parser.parse_args(argv)
+    for file in report(chosen.out_dir, chosen.to or chosen.out_dir, chosen.device, chosen.seed):
+        print(f"wrote {file}")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

@@ -1,0 +1,162 @@
+"""
+Train the CPU recipe of each objective and compare it with what takes no training.
+
+    python -m tools.recipes                       all of them, into out-recipe-*
+    python -m tools.recipes --only unmasking      one; sequence_scoring needs unmasking's model
+    python -m tools.recipes --max_iters=50        a sample: the margins are not reached
+
+Exit status 1 when a margin that a recipe states is missed.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import os
+import runpy
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import core
+import extras
+import train
+from config.options import Options
+from configurator import configure
+from core.errors import ConfigError, DataError, exit_on_error
+
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+RECIPES = ("unmasking", "token_classification", "sequence_scoring")
+
+
+class Comparison(NamedTuple):
+    """One figure of a recipe beside its baseline, and the margin by which it must be better.
+
+    higher: better figures are higher ones
+    """
+
+    name: str
+    got: float
+    baseline: float
+    margin: float
+    higher: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the margin is reached; a figure that is no number reaches none."""
+        better = self.got - self.baseline if self.higher else self.baseline - self.got
+        return better >= self.margin
+
+    def __str__(self) -> str:
+        """Return a line of the table."""
+        sign = "+" if self.higher else "-"
+        wanted = f"{self.baseline:8.4f} {sign} {self.margin:.2f}"
+        return f"{self.name:44} {self.got:8.4f}   {wanted:18} {'reached' if self.holds else 'MISSED'}"
+
+
+def run(name: str, overrides: Sequence[str] = (), quiet: bool = True) -> list[Comparison]:
+    """Train one recipe and return how it compares. overrides: `--key=value` of `train.py`, such as `--out_dir=x`"""
+    preset = str(CONFIG / f"recipe_{name}.py")
+    argv = [preset, *overrides]
+    with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
+        options = configure(Options, argv)
+        train.main(argv)
+    return compare(options, last_evaluation(options.out_dir), margins(preset))
+
+
+def margins(preset: str) -> dict[str, float]:
+    """Return what a preset states: its variables that begin with `margin_`."""
+    return {name: value for name, value in runpy.run_path(preset).items() if name.startswith("margin_")}
+
+
+def last_evaluation(out_dir: str) -> dict[str, Any]:
+    """Return the last evaluation that a run logged."""
+    path = Path(out_dir) / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found: list[dict[str, Any]] = [record for record in records if record["event"] == "eval"]
+    if not found:
+        raise DataError(f"no evaluation in {path}: lower eval_interval")
+    return found[-1]
+
+
+def compare(options: Options, measured: dict[str, Any], wanted: dict[str, float]) -> list[Comparison]:
+    """Return the figures of a trained recipe beside those of its baselines."""
+    if options.training_type == "token_classification":
+        f1, majority = measured["val/f1"], measured["val/majority_f1"]
+        return [Comparison("F1: the majority class", f1, majority, wanted["margin_f1"], True)]
+    if options.training_type == "sequence_scoring":
+        error = measured["val/mse_ratio"]
+        return [
+            Comparison("MSE, of the constant score's", error, 1.0, wanted["margin_mse_ratio"], False),
+            Comparison("Pearson: the constant score", measured["val/correlation"], 0.0, wanted["margin_pearson"], True),
+        ]
+    loss, (unigram, bigram) = measured["val/loss"], baselines(options)
+    return [
+        Comparison("nats per gap: unigrams", loss, unigram, wanted["margin_unigram"], False),
+        Comparison("nats per gap: bigrams of the left neighbour", loss, bigram, wanted["margin_bigram"], False),
+    ]
+
+
+def baselines(options: Options) -> tuple[float, float]:
+    """Return the losses of the text's unigrams and bigrams on the validation batches that the model is evaluated on.
+
+    The bigrams are even told the true left neighbour where it is a gap itself.
+    """
+    with core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as process:
+        task = extras.Task(options, process)
+        size = task.vocabulary.text
+        batches = [task.data.get_eval_batch("val") for _ in range(options.eval_iters)]
+    unigrams, bigrams = statistics(np.fromfile(task.bins.paths["train"], dtype=np.uint16).astype(np.int64), size)
+    losses = [gap_losses(batch["input"].cpu(), batch["target"].cpu(), unigrams, bigrams) for batch in batches]
+    one, two = zip(*losses, strict=True)
+    return sum(one) / len(one), sum(two) / len(two)
+
+
+def statistics(tokens: np.ndarray, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probabilities (V,) of tokens, and (V, V) of a token after another, one being added to each count."""
+    ones = np.bincount(tokens, minlength=vocab_size) + 1.0
+    pairs = np.bincount(tokens[:-1] * vocab_size + tokens[1:], minlength=vocab_size**2).reshape(vocab_size, -1) + 1.0
+    return torch.tensor(np.log(ones / ones.sum())), torch.tensor(np.log(pairs / pairs.sum(axis=1, keepdims=True)))
+
+
+def gap_losses(
+    inputs: torch.Tensor, targets: torch.Tensor, unigrams: torch.Tensor, bigrams: torch.Tensor
+) -> tuple[float, float]:
+    """Return the mean loss of each baseline over the gaps, (B, T) with targets of 0 and above."""
+    text = targets.where(targets >= 0, inputs)
+    after = torch.cat([unigrams[text[:, :1]], bigrams[text[:, :-1], text[:, 1:]]], dim=1)  # the first has no neighbour
+    gaps = targets >= 0
+    return -unigrams[text][gaps].mean().item(), -after[gaps].mean().item()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=RECIPES, help="train this one alone")
+    parser.add_argument("--verbose", action="store_true", help="show what the runs print")
+    chosen, overrides = parser.parse_known_args(argv)
+    if stray := [argument for argument in overrides if not argument.startswith("--")]:
+        raise ConfigError(f"{stray[0]}: wanted --only, --verbose, or options of train.py as --key=value")
+    if not os.path.exists("data/python_stdlib/train.bin"):
+        raise DataError("the recipes' text is not there: run `python data/python_stdlib/prepare.py` first")
+    lines, status = [], 0
+    for name in [chosen.only] if chosen.only else RECIPES:
+        print(f"training {name} ...", file=sys.stderr, flush=True)
+        start = time.monotonic()
+        for comparison in run(name, overrides, quiet=not chosen.verbose):
+            lines.append(f"{name:22} {comparison} {time.monotonic() - start:6.0f} s")
+            status |= not comparison.holds or not math.isfinite(comparison.got)
+    print(f"{'recipe':22} {'figure: baseline':44} {'got':>8}   {'wanted':18}")
+    print("\n".join(lines))
+    return status
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        sys.exit(main())
