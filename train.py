@@ -60,8 +60,7 @@ def build(
     step = core.TrainingStep(wrapped, objective, optimizer, draw, scaler=run.scaler, autocast=run.autocast,
                              grad_sync=parallel.grad_sync(wrapped), clip=parallel.clip, norm=parallel.norm,
                              grad_clip=options.grad_clip, gradient_accumulation_steps=accumulation)  # fmt: skip
-    eval_draw = getattr(task.data, "get_eval_batch", draw)
-    evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, eval_draw, autocast=run.autocast,
+    evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, task.eval_draw(draw), autocast=run.autocast,
                                eval_iters=options.eval_iters, rng=extras.eval_rng(options, run))  # fmt: skip
     scheduler = extras.scheduler(options)
     archive = build_archive(options, run, model, step, parallel, start.checkpoints, task, make_model, model_args)

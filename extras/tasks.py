@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import CheckpointError, ConfigError
+from extras.validation_timer import ValidationTimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,7 @@ class Task:
         self.from_queue = _takes_queue(options)
         self.bins: Any = self._queue() if self.from_queue else self._token_bins()
         self.progress: Any = None
+        self.timer = ValidationTimer()
         self.modifiers: LossModifierPipeline | None = None
         self.data = self._data()
 
@@ -111,6 +113,12 @@ class Task:
             "token_classification": self._corrupted_text,
         }
         return make[self.options.training_type]()
+
+    def eval_draw(self, draw: Callable[[str], Any]) -> Callable[[str], Any]:
+        """Return what evaluations draw their batches from; `draw`, as in nanoGPT, for the next token."""
+        if self.is_plain and not self.from_queue:
+            return draw
+        return self.timer.timed(self.data.get_eval_batch)
 
     def _token_bins(self) -> Any:
         from data.token_bins import TokenBins
@@ -245,6 +253,8 @@ class Task:
         found: list[Callback] = [ModifierClock(self.modifiers)] if self.modifiers else []
         if self.from_queue:
             found.append(QueueRelease(self.bins, self.options.keep_last))
+        if not self.is_plain:
+            found.append(self.timer)
         return [*found, self.progress] if self.progress else found
 
     def loggers(self) -> list[Logger]:

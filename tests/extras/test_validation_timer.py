@@ -1,0 +1,31 @@
+"""The time of an evaluation, its data's part of it, and nothing of the evaluation before."""
+
+import re
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from extras.validation_timer import ValidationTimer
+
+
+def test_data_and_the_rest_are_told_apart() -> None:
+    timer, lines = ValidationTimer(), []
+    trainer: Any = SimpleNamespace(logger=SimpleNamespace(log_info=lines.append))
+
+    def slow(split: str) -> str:
+        time.sleep(0.02)
+        return split
+
+    draw = timer.timed(slow)
+    for _ in range(2):
+        timer.on_eval_begin(trainer)
+        assert [draw("train"), draw("val")] == ["train", "val"]
+        time.sleep(0.03)
+        timer.on_eval_end(trainer, {})
+
+    for line in lines:
+        found = re.fullmatch(r"  validation: ([0-9.]+)ms \(data: ([0-9.]+)ms, forward: ([0-9.]+)ms\)", line)
+        assert found
+        whole, data, forward = map(float, found.groups())
+        assert data >= 40 and forward >= 30 and abs(whole - data - forward) < 0.02
+        assert data < 80  # twice that, had the first evaluation's been kept
