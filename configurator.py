@@ -18,7 +18,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import ConfigError, exit_on_error
@@ -210,14 +210,13 @@ class Overrides:
         if "." in key and (elsewhere := [name for name in dotted if name.partition(".")[2] == key.partition(".")[2]]):
             return f", did you mean {elsewhere[0]!r}?"
         candidates = [*dotted, *(alias for alias in self.aliases if "." in alias)] if "." in key else self.names
-        ranked = sorted((_edits(key, name), name) for name in candidates)
-        near = [repr(name) for edits, name in ranked if edits == ranked[0][0] and edits <= max(2, len(key) // 2)]
-        return f", did you mean {' or '.join(near[:3])}?" if near else ""
+        edits, near = _nearest(key, candidates)
+        return f", did you mean {' or '.join(map(repr, near[:3]))}?" if edits <= max(2, len(key) // 2) else ""
 
     def misspelt(self, name: str) -> str | None:
         """Return the option that a config file's variable is so close to that it must be a slip of the finger."""
-        edits, option = min(((_edits(name, option), option) for option in self.names), default=(99, ""))
-        return option if edits <= (1 if len(name) < 8 else 2) else None
+        edits, near = _nearest(name, self.names)
+        return near[0] if edits <= (1 if len(name) < 8 else 2) else None
 
 
 class _LateModule:
@@ -265,6 +264,19 @@ def _names_in(tree: ast.Module) -> tuple[dict[str, int], set[str]]:
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
     }
     return assigned, updated | {node.id for node in names if isinstance(node.ctx, ast.Load)}
+
+
+def _nearest(word: str, names: Iterable[str]) -> tuple[int, list[str]]:
+    """Return the names that the fewest edits turn a word into, and how many edits those are."""
+    least, near = sys.maxsize, list[str]()
+    for name in sorted(names, key=lambda name: abs(len(name) - len(word))):
+        if abs(len(name) - len(word)) > least:
+            break  # it takes at least as many
+        if (edits := _edits(word, name)) < least:
+            least, near = edits, []
+        if edits == least:
+            near.append(name)
+    return least, sorted(near)
 
 
 def _edits(left: str, right: str) -> int:

@@ -40,7 +40,7 @@ def build(
         run.seed_all()
         saved = start.found and core.load_checkpoint(start.found.path, check=start.found.manifest is None)
         model = initializer.initialize(start.init_from, model_args, saved)
-        return extras.adapt(model, options, initializer, is_new=not saved), saved
+        return extras.adapt(model, options, initializer, None if saved else task.transfer_source), saved
 
     if start.found:
         logger.log_info(f"Resuming training from {options.out_dir}")

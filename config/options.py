@@ -6,6 +6,7 @@ and for YAML files; on the command line and in `.py` files every option goes by 
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -267,12 +268,15 @@ class Options(Schema):
     @classmethod
     def _follow_the_head(cls, values: dict[str, Any]) -> dict[str, Any]:
         heads = {"token_classifier": "token_classification", "sequence_scorer": "sequence_scoring"}
-        head = values.get("model_mode", "auto")
+        head, given = values.get("model_mode", "auto"), values.get("training_type", "language_model")
+        if head in heads and given not in ("language_model", heads[head]):
+            raise ValueError(f"model_mode={head} and training_type={given} contradict each other: remove one of them")
         return {**values, "training_type": heads[head]} if head in heads else values
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Options":
-        self._fit_training_type()
+        if wrong := list(self._mistakes()):
+            raise ValueError("\n".join(wrong))
         foreign = self.changed("position_encoding")
         if self.is_bidirectional:
             foreign["attention_type"] = "bidirectional"
@@ -290,45 +294,48 @@ class Options(Schema):
             )
         return self
 
-
-    def _fit_training_type(self) -> None:
+    def _mistakes(self) -> Iterator[str]:
+        """Yield what does not go together in what the run learns."""
         if self.training_type in ("token_classification", "sequence_scoring") and self.attention_type == "causal":
-            raise ValueError(
+            yield (
                 f"training_type={self.training_type} has to see what comes after a token: remove attention_type=causal"
             )
         if self.unmasking_stages and self.training_type == "language_model":
-            raise ValueError(
+            yield (
                 "unmasking_stages are for texts with gaps, but training_type=language_model: set training_type=unmasking; "
                 "a file of the train_run line wants config/base_train_run.py before it, one of the core line "
                 "config/base_core_line.py, or config/base_core_line_newest.py"
             )
         if self.composition_config and not os.path.exists(f"data/char_diffusion/config/{self.composition_config}.py"):
-            raise ValueError(
+            yield (
                 f"composition_config={self.composition_config!r}: there is no data/char_diffusion/config/"
                 f"{self.composition_config}.py; wanted the name of a file there, or None"
             )
         for name in ("init_from_checkpoint", "unmasking_model_checkpoint", "judge_weight_checkpoint", "judge_model_checkpoint"):
             given = getattr(self, name)
-            if given and os.path.abspath(given) == os.path.abspath(self.out_dir):
-                raise ValueError(f"{name} is out_dir itself, which this run is to write in: give it an out_dir of its own")
+            own = os.path.abspath(self.out_dir)
+            if given and (os.path.abspath(given) == own or os.path.abspath(given).startswith(os.path.join(own, "ckpt"))):
+                yield f"{name}={given} is of out_dir, which a new run clears: give this run an out_dir of its own"
         if self.guaranteed_unmasked_min > self.guaranteed_unmasked_max:
-            raise ValueError(
+            yield (
                 f"guaranteed_unmasked_min={self.guaranteed_unmasked_min} is more than guaranteed_unmasked_max="
                 f"{self.guaranteed_unmasked_max}: exchange them"
             )
         late = self.unfreeze_at_iteration is not None and self.unfreeze_at_iteration > self.max_iters
         if late and (self.freezes or self.trainable):
-            raise ValueError(
+            yield (
                 f"unfreeze_at_iteration={self.unfreeze_at_iteration} is beyond max_iters={self.max_iters}: lower it, or "
                 "set it to None to keep the transformer frozen"
             )
         if self.lr_schedule == "transfer" and (self.unfreeze_at_iteration is None or not (self.freezes or self.trainable)):
-            raise ValueError(
+            yield (
                 "lr_schedule=transfer is for a frozen transformer that is unfrozen later: set freeze_transformer=True and "
                 "unfreeze_at_iteration"
             )
+        if not self.decay_lr and self.lr_schedule not in ("cosine", "transfer", "constant"):
+            yield f"decay_lr=False has no meaning for lr_schedule={self.lr_schedule}: set lr_schedule=constant"
         if self.judge_weight_modifier_enabled and self.judge_max_iter < self.judge_start_iter:
-            raise ValueError(
+            yield (
                 f"judge_max_iter={self.judge_max_iter} comes before judge_start_iter={self.judge_start_iter}: raise it"
             )
 
@@ -352,7 +359,7 @@ class SampleOptions(Schema):
     steps: int = opt(50, "steps in which the masks are filled", ge=1)
     schedule: Literal["linear", "cosine"] = opt("linear", "how many masks a step fills: linear: as many in every step; cosine: few at first, while little is known, and more later")
     masking_ratios: list[float] | None = opt(None, "share of the masks that is left after each step, in place of steps and schedule; the last step leaves none")
-    order: Literal["confidence", "random"] = opt("confidence", "which of the tokens drawn in a step are kept: those the model finds likeliest, or any")
+    order: Literal["confidence", "random"] = opt("random", "which of the tokens drawn in a step are kept: any, or those the model finds likeliest, which small models fill with spaces")
     remask: bool = opt(False, "let tokens of earlier steps be masked and drawn again, where the model has come to doubt them")
     top_p: float = opt(1.0, "choose among the fewest tokens that together have this probability; 1 among all", gt=0, le=1)
     mask_char: str | None = opt(None, "character that stands for a mask in the prompt, such as _: then those are filled, and nothing is added to it")
@@ -379,13 +386,6 @@ class SampleOptions(Schema):
         "intelligent_remasking": ("remask", None),
         "use_verbose_logging": ("show_steps", None),
     }
-
-    @model_validator(mode="before")
-    @classmethod
-    def _follow_the_head(cls, values: dict[str, Any]) -> dict[str, Any]:
-        heads = {"token_classifier": "token_classification", "sequence_scorer": "sequence_scoring"}
-        head = values.get("model_mode", "auto")
-        return {**values, "training_type": heads[head]} if head in heads else values
 
     @model_validator(mode="after")
     def _fit_together(self) -> "SampleOptions":

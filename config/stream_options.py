@@ -6,7 +6,7 @@ A training config can be handed to it as it is: what only `train.py` reads is le
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from pydantic import model_validator
 
@@ -48,13 +48,15 @@ class StreamOptions(Schema):
     max_rounds: int = opt(3, "sticky rounds: rounds that each row of text goes through", ge=1)
 
     opt = section("scoring")
-    mlm_checkpoint_path: str | None = opt(None, "checkpoint of the unmasking model that writes into masked positions")
+    mlm_checkpoint_path: str | None = opt(None, "checkpoint, or folder of one, of the unmasking model that writes into masked positions")
     mask_probability_range: tuple[float, ...] | list[float] = opt((0.1, 0.8), "lowest and highest share masked where there are no stages")
     cls_token_id: int | None = opt(None, "id of [CLS]; None is the first after [MASK] and [PAD]", ge=0)
-    scorer_target: Literal["share", "concave"] = opt("share", "share: what part of the row was replaced; concave: x^4 - 2 x^3 + 2 x of it")
+    score_transform: bool = opt(False, "the target is x^4 - 2x^3 + 2x of the masked share x instead of x itself")
     mode_distribution: dict[str, float] | None = opt(None, "dual mode: weights of language_model and sequence_scorer; None is half and half")
     alternation_frequency: int = opt(1, "dual mode: batches of one kind that come together", ge=1)
     del opt
+
+    ALIASES: ClassVar[Any] = {"unmasking_model_checkpoint": ("mlm_checkpoint_path", None)}
 
     @model_validator(mode="after")
     def _fit_together(self) -> "StreamOptions":

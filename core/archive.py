@@ -103,8 +103,11 @@ class Archive:
 
     def _own_state(self) -> State:
         """Return what a checkpoint keeps of this process alone."""
-        batch = to_device(self.step.batch, torch.device("cpu"))
-        return {**self.position(), "batch": batch, "detector": self.detector.state_dict()}
+        place = self.position()
+        # other ranks are sent this: a tensor on a device would open the sender's device on all of them
+        for name in {"batch", "objective"} & place.keys():
+            place[name] = to_device(place[name], torch.device("cpu"))
+        return {**place, "detector": self.detector.state_dict()}
 
     # writing
 

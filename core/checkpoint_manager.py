@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -16,6 +17,7 @@ from core.manifest import write as write_manifest
 from core.retention import to_keep
 
 log = logging.getLogger("coregpt")
+CONVERTIBLE = re.compile(r"ckpt_.+_\d+\.pt")  # what the train_run and core lines call theirs
 __all__ = ["CheckpointManager", "Found"]
 
 
@@ -202,15 +204,20 @@ class CheckpointManager:
             self._tell(f"{fault}; {found.path.name} is used instead" if found else fault)
 
     def _nothing_good(self, faults: list[str]) -> str:
+        foreign = next(
+            (path for path in sorted(self.folder.glob("ckpt_*.pt")) if CONVERTIBLE.fullmatch(path.name)), None
+        )
+        hint = f"; {foreign} is of the train_run or core line: convert with `python -m tools.convert {self.out_dir}`"
+        hint = hint if foreign else ""
         if not faults:
             return (
                 f"no checkpoint at {self.path}: set out_dir to the folder of a run that has saved one, "
-                "or train one with --init_from=scratch"
+                f"or train one with --init_from=scratch{hint}"
             )
         return (
             f"no good checkpoint in {self.out_dir}: {'; '.join(faults)}. Put a good copy in place; or, to use one as "
             "it is, rename it to ckpt.pt and move what is named ckpt-* away; or start afresh with --init_from=scratch, "
-            "which moves all of them aside"
+            f"which moves all of them aside{hint}"
         )
 
     def _tell(self, text: str) -> None:

@@ -63,6 +63,8 @@ class Objective(ABC):
     the loss only when `train` is true, so that evaluations of differently trained runs can be compared.
     """
 
+    modifiers: Modifiers | None = None
+
     @abstractmethod
     def __call__(self, model: nn.Module, batch: Batch, train: bool) -> Output:
         """Return the loss of one micro-batch."""
@@ -72,11 +74,13 @@ class Objective(ABC):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what every rank's checkpoint keeps of this objective, new values each time; by default nothing."""
-        return {}
+        """Return what every rank's checkpoint keeps of this objective, new values each time; here its modifiers'."""
+        return self.modifiers.state_dict() if self.modifiers else {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  (may stay empty)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was called."""
+        if self.modifiers:
+            self.modifiers.load_state_dict(state)
 
 
 class LanguageModeling(Objective):
@@ -98,15 +102,6 @@ class LanguageModeling(Objective):
         mask = targets != -1
         loss = mean_loss(self.modifiers.modify(per_position, logits, targets, mask), mask)
         return Output(loss, report(self.modifiers))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the modifiers remember."""
-        return self.modifiers.state_dict() if self.modifiers else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the modifiers remember it again."""
-        if self.modifiers:
-            self.modifiers.load_state_dict(state)
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -18,9 +18,9 @@ class CorruptedText:
     input  (B, T) int64: the text, corrupted
     target (B, T) int64: 1 where a token was replaced, 0 elsewhere, -1 in padding
 
-    Training batch number n follows from the seed, the rank and n alone; the share that is replaced grows over the first
-    `warmup_iters` iterations. Evaluations see the same `eval_iters` batches of each split every time, corrupted as in
-    iteration `eval_at`.
+    Training batch number n follows from the seed, the rank, n and the iteration: the share that is replaced grows over
+    the first `warmup_iters` iterations. Evaluations see the same `eval_iters` batches of each split every time,
+    corrupted as in iteration `eval_at`.
 
     unmasked_min, unmasked_max: share of the tokens that stays, at the least (after the warm-up) and at the most
     p1_p2_ratio:                how clustered the replacements are, see `replace_random`
@@ -37,7 +37,6 @@ class CorruptedText:
         p1_p2_ratio: float,
         eval_at: int,
         batch_size: int,
-        batches_per_iter: int,
         eval_iters: int,
         seed: int,
         rank: int,
@@ -51,12 +50,12 @@ class CorruptedText:
         self.p1_p2_ratio = p1_p2_ratio
         self.eval_at = eval_at
         self.batch_size = batch_size
-        self.batches_per_iter = batches_per_iter
         self.eval_iters = eval_iters
         self.seed = seed
         self.rank = rank
         self.device = device
         self.drawn = 0  # training batches so far
+        self.iter_num = 0  # set before each update; the batch drawn ahead in it belongs to the next one
         self.evaluated = {"train": 0, "val": 0}  # batches of the evaluation at hand
 
     def get_batch(self, split: str) -> dict[str, torch.Tensor]:
@@ -65,7 +64,7 @@ class CorruptedText:
             return self.get_eval_batch(split)
         number, self.drawn = self.drawn, self.drawn + 1
         draw = generator(self.seed, self.rank, TRAINING["train"], number)
-        return self._batch("train", number // self.batches_per_iter, draw)
+        return self._batch("train", self.iter_num, draw)
 
     def get_eval_batch(self, split: str) -> dict[str, torch.Tensor]:
         """Return the next batch of an evaluation: after `eval_iters` of them the same ones come again."""
@@ -85,8 +84,8 @@ class CorruptedText:
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many batches were drawn; which ones they were follows."""
-        return {"drawn": self.drawn, "evaluated": dict(self.evaluated)}
+        return {"drawn": self.drawn, "evaluated": dict(self.evaluated), "iter_num": self.iter_num}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was called."""
-        self.drawn, self.evaluated = state["drawn"], dict(state["evaluated"])
+        self.drawn, self.evaluated, self.iter_num = state["drawn"], dict(state["evaluated"]), state["iter_num"]

@@ -27,15 +27,15 @@ __all__ = [
 log = logging.getLogger("coregpt")
 
 
-def adapt(model: Any, options: Options, initializer: ModelInitializer, is_new: bool) -> Any:
+def adapt(model: Any, options: Options, initializer: ModelInitializer, source: Path | None) -> Any:
     """Return the model, transformed as the options ask; before the optimizer is made.
 
-    is_new: it is made for this run, not resumed
+    source: the checkpoint whose transformer a new model starts from
     """
     from extras.transfer import freeze_transformer, trainable
 
-    if is_new and options.init_from_checkpoint:
-        initializer.setup_transfer_learning(model, checkpoint_file(options.init_from_checkpoint))
+    if source:
+        initializer.setup_transfer_learning(model, source)
     if options.trainable:
         trainable(model, options.trainable)
     elif options.freezes:

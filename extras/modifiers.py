@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
     from config.options import Options
 
-LoadJudge = Callable[[str], "tuple[Any, int, int]"]  # a checkpoint's path -> function, CLS token's id, block size
+log = logging.getLogger("coregpt")
+LoadJudge = Callable[[str], "tuple[Any, dict[str, Any]]"]  # a checkpoint's path -> function, and what is to be known
 
 # the order in which modifiers are applied: those on positions, those that weigh sequences, the scorer's
 ORDER = (
@@ -30,6 +32,9 @@ def create_loss_modifier_pipeline(
     special:    token ids that are no text
     load_judge: loads the frozen scorer that a judging modifier asks
     """
+    idle = [name for name in type(options).model_fields if name.endswith("_enabled") and getattr(options, name)]
+    if idle and not options.loss_modifiers_enabled:
+        log.warning(f"{', '.join(idle)}: without effect, as loss_modifiers_enabled=False")
     chosen = _train_run_line(options, special, load_judge)
     if options.loss_modifiers_enabled:
         if options.mask_ratio_weight_enabled and options.weight_loss_by_mask_ratio:
@@ -77,12 +82,12 @@ def _judge_weight(
 ) -> dict[str, lm.LossModifier]:
     if not options.judge_weight_modifier_enabled:
         return {}
-    judge, cls_token_id, block_size = load_judge(_judge_path(options, "judge_weight_checkpoint"))
+    judge, about = load_judge(_judge_path(options, "judge_weight_checkpoint"))
     modifier = lm.SequenceScoringJudgeWeightModifier(
-        judge, cls_token_id, block_size, options.judge_start_iter, options.judge_max_iter,
+        judge, start_iter=options.judge_start_iter, max_iter=options.judge_max_iter,
         exponent=options.judge_weight_exponent, min_factor=options.judge_weight_min_factor,
         max_factor=options.judge_weight_max_factor, eps=options.judge_weight_eps, device=device,
-        seed=options.seed + rank,
+        seed=options.seed + rank, **about,
     )  # fmt: skip
     return {"judge_weight": modifier}
 
@@ -107,7 +112,8 @@ def _train_run_line(options: Options, special: Sequence[int], load_judge: LoadJu
     if options.weight_loss_by_mask_ratio:
         chosen["mask_ratio"] = lm.MaskRatioWeightModifier(0.5, 0.0, float("inf"))
     if options.enable_judge_model:
-        chosen["judge_factor"] = lm.JudgeFactorModifier(*load_judge(_judge_path(options, "judge_model_checkpoint")))
+        judge, about = load_judge(_judge_path(options, "judge_model_checkpoint"))
+        chosen["judge_factor"] = lm.JudgeFactorModifier(judge, **about)
     return chosen
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger("coregpt")
 TRANSFER_DECAY_ITERS = 1000  # after so many iterations the cosine has come half of its way
 TRANSFER_HEAD_FACTOR = 2.0  # how much faster a head learns than the transformer, once both train
 FADING_ITERS = 100  # after so many iterations half of the way to the last value is covered
-ADAPTIVE_STATE = ("rate", "rate_before", "changed_at", "lowest_loss", "stale_count", "reductions")
+ADAPTIVE_STATE = ("rate", "rate_before", "changed_at", "lowest_loss", "stale_count", "reductions", "judged_at")
 
 
 class WarmupOnlyScheduler(LRScheduler):
@@ -118,6 +118,7 @@ class AdaptiveScheduler(LRScheduler, Callback):
         self.lowest_loss = math.inf
         self.stale_count = 0  # evaluations since then
         self.reductions = 0
+        self.judged_at = -1  # a resume on other random numbers evaluates the same weights once more
 
         self.factor, self.floor = factor, min_lr
         self.patience = patience
@@ -148,6 +149,9 @@ class AdaptiveScheduler(LRScheduler, Callback):
 
     def on_eval_end(self, trainer: Trainer, losses: dict[str, torch.Tensor]) -> None:
         """Look at the validation loss, which is the same on all ranks."""
+        if trainer.iter_num == self.judged_at:
+            return
+        self.judged_at = trainer.iter_num
         if self.step(losses["val"].item(), trainer.iter_num):
             log.info(f"iteration {trainer.iter_num}: no lower validation loss, learning rate {self.rate:g}")
 

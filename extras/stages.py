@@ -26,6 +26,7 @@ class StageProgress(Callback):
         self.current_stage = 0
         self.stale_count = 0
         self.best_val_loss = float("inf")  # of this stage
+        self.judged_at = -1  # a resume on other random numbers evaluates the same weights once more
 
     def reached(self) -> int:
         """Return how many stages are in use."""
@@ -33,6 +34,9 @@ class StageProgress(Callback):
 
     def on_eval_end(self, trainer: Trainer, losses: dict[str, torch.Tensor]) -> None:
         """Say where the run is, and go on to the next stage if it is time."""
+        if trainer.iter_num == self.judged_at:
+            return
+        self.judged_at = trainer.iter_num
         say, stage, loss = trainer.logger.log_info, self.stages[self.current_stage], losses["val"].item()
         say(f"Stage {self.current_stage} ({stage.describe()}): stale_count={self.stale_count}")
         if loss < self.best_val_loss:
@@ -52,10 +56,11 @@ class StageProgress(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return stage, count and best."""
-        names = ("current_stage", "stale_count", "best_val_loss")
+        names = ("current_stage", "stale_count", "best_val_loss", "judged_at")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them over."""
         self.current_stage = min(state["current_stage"], len(self.stages) - 1)
         self.stale_count, self.best_val_loss = state["stale_count"], state["best_val_loss"]
+        self.judged_at = state.get("judged_at", -1)  # a converted checkpoint does not say

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +61,8 @@ class Task:
 
     def check(self, model_args: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
         """Raise where data, model and a resumed checkpoint do not learn the same thing from the same tokens."""
-        wanted = self.options.training_type
-        found = ((checkpoint or {}).get("config") or {}).get(
-            "training_type", "language_model" if checkpoint else wanted
-        )
+        wanted, notes = self.options.training_type, (checkpoint or {}).get("config") or {}
+        found = notes.get("training_type", "language_model") if checkpoint else wanted
         if found != wanted:
             raise ConfigError(
                 f"the checkpoint is of a run with training_type={found}, not {wanted}: resume it with that, or "
@@ -74,6 +73,17 @@ class Task:
             raise ConfigError(
                 f"the checkpoint's scorer reads from token {cls_token_id}, here CLS is {self.vocabulary.cls}: set "
                 f"cls_token_id={cls_token_id}"
+            )
+        if checkpoint and notes.get("mask_token_id") != self.options.mask_token_id:
+            raise ConfigError(
+                f"the checkpoint's run had mask_token_id={notes.get('mask_token_id')}, not "
+                f"{self.options.mask_token_id}: resume it with that"
+            )
+        if not self.is_plain and self.vocabulary.size > model_args["vocab_size"]:
+            raise ConfigError(
+                f"the model knows {model_args['vocab_size']} token ids, wanted {self.vocabulary.size}: the text's "
+                f"{self.vocabulary.text}, and the mask's {self.vocabulary.mask} and others beyond them; start from "
+                "these weights with init_from_checkpoint instead, which makes room"
             )
         its_own = self.is_plain or self.from_queue
         self.bins.check_vocab(model_args["vocab_size"] if its_own else self.vocabulary.text)
@@ -173,7 +183,6 @@ class Task:
             self._windows(options.block_size), self.vocabulary.text,
             unmasked_min=options.guaranteed_unmasked_min, unmasked_max=options.guaranteed_unmasked_max,
             warmup_iters=options.random_mask_warmup, eval_at=int(options.max_iters) // 2,
-            batches_per_iter=self.run.share(options.gradient_accumulation_steps),
             seed=options.seed, rank=self.run.rank, device=self.run.device,
             **options.pick("p1_p2_ratio", "batch_size", "eval_iters"),
         )  # fmt: skip
@@ -208,10 +217,15 @@ class Task:
         from extras.objectives import SequenceScoring, TokenClassification, Unmasking
 
         options = self.options
+        special = range(self.vocabulary.text, self.vocabulary.size) if options.uncertainty_factor else ()
         modifiers = create_loss_modifier_pipeline(
-            options, special=range(self.vocabulary.text, self.vocabulary.size), device=self.run.device,
+            options, special=special, device=self.run.device,
             rank=self.run.rank, load_judge=lambda path: self._judge(initializer, path),
-        ).for_training_type(options.training_type)  # fmt: skip
+        )  # fmt: skip
+        wanted = modifiers.get_enabled_modifier_names()
+        modifiers = modifiers.for_training_type(options.training_type)
+        if others := sorted(set(wanted) - set(modifiers.get_enabled_modifier_names())):
+            log.warning(f"{', '.join(others)}: not for training_type={options.training_type}, without effect")
         self.modifiers = None if modifiers.is_empty() else modifiers
         if options.training_type == "unmasking":
             return Unmasking(options.loss_mean, self.modifiers)
@@ -231,28 +245,44 @@ class Task:
                 "training_type=sequence_scoring needs a model that fills the gaps: set "
                 "unmasking_model_checkpoint to the folder of an unmasking run"
             )
-        path = checkpoint_file(options.unmasking_model_checkpoint)
+        path = self._file(options.unmasking_model_checkpoint)
         model = initializer.load_frozen(path, "language_model", self.vocabulary.size, options.block_size - 1)
         if self.vocabulary.mask >= model.config.vocab_size or model.config.attention_type != "bidirectional":
             raise CheckpointError(f"{path} is no unmasking model: wanted one trained with training_type=unmasking")
         sample = options.fill == "sample"
         return Filler(model, self.vocabulary.text, sample, options.fill_temperature, options.fill_top_k)
 
-    def _judge(self, initializer: ModelInitializer, path: str) -> tuple[Any, int, int]:
-        """Return a frozen scorer as a function, its CLS token's id and its block size."""
-        model = initializer.load_frozen(checkpoint_file(path), "sequence_scorer", self.vocabulary.size, 2)
-        return (lambda ids: model(ids)[0]), model.config.cls_token_id, model.config.block_size
+    def _judge(self, initializer: ModelInitializer, path: str) -> tuple[Any, dict[str, Any]]:
+        """Return a frozen scorer as a function, and what a modifier has to know about it."""
+        from core import load_checkpoint
+
+        file = self._file(path)
+        model = initializer.load_frozen(file, "sequence_scorer", self.vocabulary.size, self.options.block_size)
+        about = {"cls_token_id": model.config.cls_token_id, "block_size": model.config.block_size}
+        scale = (load_checkpoint(file).get("config") or {}).get("score_transform")
+        return (lambda ids: model(ids)[0]), about if scale is None else {**about, "transformed": scale}
+
+    @cached_property
+    def transfer_source(self) -> Path | None:
+        """The checkpoint that a new model starts from, the same one each time it is made; None for none."""
+        given = self.options.init_from_checkpoint
+        return self._file(given) if given else None
+
+    def _file(self, path: str) -> Path:
+        """Return a checkpoint's file, the same on all ranks, whoever writes in that folder meanwhile."""
+        return self.run.from_master(lambda: checkpoint_file(path))
 
     # what goes along
 
     def callbacks(self) -> list[Callback]:
         """Return what tells stages and modifiers where the run is."""
-        from extras.modifier_clock import ModifierClock
+        from extras.iteration_clock import IterationClock
         from extras.queue_release import QueueRelease
 
-        found: list[Callback] = [ModifierClock(self.modifiers)] if self.modifiers else []
+        listeners: list[Any] = [part for part in (self.modifiers, self.data) if hasattr(part, "iter_num")]
+        found: list[Callback] = [IterationClock(listeners)] if listeners else []
         if self.from_queue:
-            found.append(QueueRelease(self.bins, self.options.keep_last))
+            found.append(QueueRelease(self.bins))
         if not self.is_plain:
             found.append(self.timer)
         return [*found, self.progress] if self.progress else found
@@ -275,6 +305,12 @@ def _takes_queue(options: Options) -> bool:
         raise ConfigError(
             f"{folder} holds both train.bin and a queue of batches: set data_source=bins or data_source=queue"
         )
+    streams_only = (folder / "prepare_streaming.py").exists() and not (folder / "prepare.py").exists()
+    if not has_queue and not has_bins and streams_only:
+        raise ConfigError(
+            f"{folder} holds no batches yet: run `python {folder / 'prepare_streaming.py'} CONFIG` beside this, with "
+            "the same config file, and start when its first files are there"
+        )
     takes_queue = has_queue if options.data_source == "auto" else options.data_source == "queue"
     if has_queue or options.data_source != "auto":
         log.info(f"data: from {folder / 'queue' if takes_queue else folder / 'train.bin'}")
@@ -282,7 +318,11 @@ def _takes_queue(options: Options) -> bool:
 
 
 def checkpoint_file(path: str) -> Path:
-    """Return a checkpoint: the file itself, or of a run's folder the newest good one."""
+    """Return a checkpoint: the file itself, or of a run's folder `ckpt.pt`, or else the newest good one."""
     from core import CheckpointManager
 
-    return CheckpointManager(path).load(prefer_linked=True).path if os.path.isdir(path) else Path(path)
+    if os.path.isdir(path):
+        return CheckpointManager(path).load(prefer_linked=True).path
+    if not os.path.isfile(path):
+        raise CheckpointError(f"no checkpoint at {path}: give the folder of a run, or a file in it such as out/ckpt.pt")
+    return Path(path)

@@ -44,7 +44,7 @@ class UnmaskSampler:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
-        order: str = "confidence",
+        order: str = "random",
         remask: bool = False,
     ) -> None:
         self.model = model

@@ -62,6 +62,11 @@ def per_sequence(loss: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return loss.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
+def weigh(loss: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Multiply each sequence's loss by its weight (B,), of every position (B, T) or as a whole (B,)."""
+    return loss * (weights if loss.dim() == 1 else weights[:, None])
+
+
 def mean_loss(loss: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return (), without gradient: the mean over valid positions, or over the sequences of (B,) that have any."""
     counts = mask if loss.dim() == mask.dim() else mask.any(dim=1)

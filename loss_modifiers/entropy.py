@@ -40,7 +40,7 @@ class EntropyModifier(LossModifier):
             self._told = True
         entropy = relative_entropy(logits, targets, self.eps)
         of_sequence = per_sequence(entropy, mask)
-        weights = self._weights(of_sequence, mask.any(dim=1))
+        weights = self._weights(of_sequence, mask.any(dim=1)) if len(loss) > 1 else torch.ones_like(of_sequence)
         weighted = per_sequence(loss, mask) * weights
         self._metrics = {
             **_position_metrics(entropy.detach(), mask),

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from loss_modifiers.base import TOKEN_TYPES, LossModifier, mean_loss, per_sequence
+from loss_modifiers.base import TOKEN_TYPES, LossModifier, mean_loss, per_sequence, weigh
 from loss_modifiers.moving_average import MovingAverage
 from loss_modifiers.wrong_answers import entropy
 
@@ -36,15 +36,15 @@ class EntropyPenaltyModifier(LossModifier):
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the multiplied losses (B,)."""
-        losses, penalty = per_sequence(loss, mask), self.get_penalty(self.iter_num)
-        multiplier = torch.ones_like(losses)
+        """Return the multiplied losses, of positions or sequences as they came."""
+        penalty = self.get_penalty(self.iter_num)
+        multiplier = torch.ones_like(per_sequence(loss.detach(), mask))
         if penalty > 0 and logits.size(-1) > 2:
             of_sequence = per_sequence(entropy(logits, targets), mask)
             multiplier = 1.0 + penalty * (1.0 - of_sequence / math.log(logits.size(-1) - 1))
         ema = self._ema.update(mean_loss(multiplier, mask))
         self._metrics = {"entropy_penalty": torch.tensor(penalty), "multiplier_ema": ema}
-        return losses * multiplier
+        return weigh(loss, multiplier)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the moving average of the multiplier."""

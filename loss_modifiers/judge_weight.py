@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from core.errors import ConfigError
-from loss_modifiers.base import LossModifier, per_sequence
+from loss_modifiers.base import LossModifier, weigh
 from loss_modifiers.judge import Judge, judged, sampled
 from loss_modifiers.moving_average import MovingAverage
 from loss_modifiers.sequence_target import sequence_scorer_target_transform
@@ -19,6 +19,7 @@ class SequenceScoringJudgeWeightModifier(LossModifier):
     generator of its own: training's random numbers stay as they are.
 
     device: the logits'; seed: another on each rank
+    transformed: the judge was trained on transformed shares, else on the shares themselves
     """
 
     training_types = ("language_model", "unmasking")
@@ -36,6 +37,7 @@ class SequenceScoringJudgeWeightModifier(LossModifier):
         eps: float = 1e-6,
         device: torch.device | str = "cpu",
         seed: int = 1337,
+        transformed: bool = True,
     ) -> None:
         if max_iter < start_iter:
             raise ConfigError(f"judge_max_iter={max_iter}: wanted at least judge_start_iter={start_iter}")
@@ -47,6 +49,7 @@ class SequenceScoringJudgeWeightModifier(LossModifier):
         self.exponent = exponent
         self.limits = min_factor, max_factor
         self.eps = eps
+        self.transformed = transformed
         self.generator = torch.Generator(device).manual_seed(seed)
         self._median, self._std = MovingAverage(keep=0.99), MovingAverage(keep=0.99)
 
@@ -61,24 +64,25 @@ class SequenceScoringJudgeWeightModifier(LossModifier):
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the weighted losses (B,)."""
-        losses, exponent = per_sequence(loss, mask), self.get_exponent(self.iter_num)
+        """Return the weighted losses, of positions or sequences as they came."""
+        exponent = self.get_exponent(self.iter_num)
         self._metrics = {}
         if exponent == 0.0:
-            return losses * min(max(1.0, self.limits[0]), self.limits[1])
+            return loss * min(max(1.0, self.limits[0]), self.limits[1])
         factor = self._wrongness(logits.detach(), mask)
         full = factor.pow(self.exponent).clamp(*self.limits)  # what the schedule leads to
         self._metrics = {  # the names that dashboards know
             "multiplayer_median": self._median.update(full.median()),
             "multiplayer_std_ema": self._std.update(full.std(correction=0)),
         }
-        return losses * factor.pow(exponent).clamp(*self.limits)
+        return weigh(loss, factor.pow(exponent).clamp(*self.limits))
 
     def _wrongness(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         tokens = sampled(logits, self.generator)
         score = judged(self.judge, tokens, self.cls_token_id, self.block_size)
         share = (mask.sum(dim=1) / (mask.size(1) + self.eps)).clamp(min=self.eps)
-        return score / sequence_scorer_target_transform(share).clamp(self.eps, 1.0)
+        expected = sequence_scorer_target_transform(share) if self.transformed else share
+        return score / expected.clamp(self.eps, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state and the moving averages."""

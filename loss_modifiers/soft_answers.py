@@ -17,7 +17,7 @@ def marked(ids: tuple[int, ...], vocab_size: int, device: torch.device) -> torch
     marks = torch.zeros(vocab_size, dtype=torch.bool, device=device)
     for number in ids:
         if 0 <= number < vocab_size:
-            marks[number] = True
+            marks[number : number + 1] = True  # a single element would be copied from the host
     return marks
 
 

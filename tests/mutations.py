@@ -166,7 +166,7 @@ MUTATIONS = [
     Mutation("confuse precision and recall", "extras/objectives/token_classification.py", "precision, recall = hits / named.clamp(min=1), hits / wanted.clamp(min=1)", "recall, precision = hits / named.clamp(min=1), hits / wanted.clamp(min=1)", "tests/extras/objectives/test_token_classification.py"),
     Mutation("put CLS last", "extras/objectives/sequence_scoring.py", "torch.cat([first, filled], dim=1)", "torch.cat([filled, first], dim=1)", "tests/extras/objectives/test_sequence_scoring.py"),
     Mutation("advance a stage too late", "extras/stages.py", "if self.stale_count < stage.val_loss_stale_count:", "if self.stale_count <= stage.val_loss_stale_count:", "tests/extras/test_stages.py"),
-    Mutation("forget the stale count", "extras/stages.py", '("current_stage", "stale_count", "best_val_loss")', '("current_stage", "best_val_loss")', "tests/extras/test_stages.py"),
+    Mutation("forget the stale count", "extras/stages.py", '("current_stage", "stale_count", "best_val_loss", "judged_at")', '("current_stage", "best_val_loss", "judged_at")', "tests/extras/test_stages.py"),
     Mutation("draw training and evaluation alike", "data/masked_text.py", 'EVALUATION = {"train": 0}, {"train": 1, "val": 2}', 'EVALUATION = {"train": 0}, {"train": 0, "val": 2}', "tests/data/test_masked_text.py"),
     Mutation("give all ranks the same texts", "data/masked_text.py", "draw = generator(self.seed, self.rank, purpose, number)", "draw = generator(self.seed, 0, purpose, number)", "tests/data/test_masked_text.py"),
     Mutation("mask one too many", "data/masking.py", "wanted = (target_masked_ratio * sizes.double()).ceil().long()", "wanted = (target_masked_ratio * sizes.double()).ceil().long() + 1", "tests/data/test_masking.py"),
@@ -177,8 +177,8 @@ MUTATIONS = [
     Mutation("lose the objective's state", ARCHIVE, '{"data": self.data, "objective": self.step.objective}', '{"data": self.data}', UNIT_ARCHIVE),
     Mutation("forget a group's factor", "core/scheduler.py", ' * group.get("lr_factor", 1.0)', "", "tests/core/test_scheduler.py"),
     Mutation("keep what was unfrozen on the way back", "core/optimizer.py", "del optimizer.param_groups[len(kept) :]", "pass", "tests/core/test_optimizer.py"),
-    Mutation("release by the newest checkpoint", "extras/queue_release.py", "torch.load(self.paths[0]", "torch.load(self.paths[-1]", "tests/extras/test_queue_release.py"),
-    Mutation("share the queue's files", "data/streaming/consumer.py", "number + self.world_size if done else number", "number + 1 if done else number", "tests/data/streaming/test_consumer.py"),
+    Mutation("release by the newest checkpoint", "extras/queue_release.py", "release(min(numbers))", "release(max(numbers))", "tests/extras/test_queue_release.py"),
+    Mutation("share the queue's files", "data/streaming/consumer.py", "if file.number % self.world_size == self.rank]", "]", "tests/data/streaming/test_consumer.py"),
     Mutation("fill the least likely first", "extras/unmask_sampler.py", "sureness.topk(count, largest=False)", "sureness.topk(count, largest=True)", "tests/extras/test_unmask_sampler.py"),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from core.callback import Callback
 from core.checkpoint_manager import CheckpointManager
 from core.errors import CoreGPTError, PreemptedError
 from core.trainer import Trainer
+from data.corpus import write_text
+from data.streaming.char_text import CharText
+from data.streaming.masked import MaskedProvider
+from data.tokenizers import CharTokenizer
+from tests.data.streaming.conftest import LINES, producer
 from tests.test_exact_resume import StopAt, cut
 from tools.run_hash import run_hash
 
@@ -38,7 +44,13 @@ MODIFIED: dict[str, Any] = dict(
     target_smoothing_enabled=True, entropy_modifier_enabled=True, mask_ratio_weight_enabled=True,
     judge_weight_modifier_enabled=True, judge_weight_checkpoint="scorer", judge_start_iter=1, judge_max_iter=6,
 )  # fmt: skip
-RUNS = {"unmasking": UNMASKING, "classifying": CLASSIFYING, "scoring": SCORING, "modified": MODIFIED}
+QUEUED: dict[str, Any] = dict(dataset="queued", training_type="unmasking", keep_last=99)  # none of its files goes
+PARTLY: dict[str, Any] = dict(trainable="ln_f.*", unfreeze_at_iteration=4)
+ADAPTIVE: dict[str, Any] = dict(lr_schedule="adaptive", lr_patience=1, learning_rate=0.3, eval_interval=1)
+RUNS = {
+    "unmasking": UNMASKING, "classifying": CLASSIFYING, "scoring": SCORING, "modified": MODIFIED, "queued": QUEUED,
+    "partly": PARTLY, "adaptive": ADAPTIVE,
+}  # fmt: skip
 LAST = 8  # iter_num after the updates of a run
 
 
@@ -48,11 +60,20 @@ def argv(out_dir: str, options: dict[str, Any], **changes: Any) -> list[str]:
     return tiny_argv(**{**run, **options, **changes})
 
 
+def fill_queue(folder: Path) -> None:
+    """Make six files of four masked batches: a run takes 17."""
+    words = "".join(LINES) * 60
+    write_text(folder / "text", words, CharTokenizer.from_text(words))
+    provider = MaskedProvider(CharText(folder / "text"), 4, 16, mask_probability=0.3)
+    producer(folder, provider, batches_per_file=4, max_backlog_files=6).run(once=True)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with data/tiny, an unmasking run `filler`, and a scorer on top of it, `scorer`."""
+    """Return a folder with data/tiny, data/queued, an unmasking run `filler`, and a scorer on top of it, `scorer`."""
     folder = tmp_path_factory.mktemp("place")
     write_tiny_data(folder)
+    fill_queue(folder / "data" / "queued")
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -98,7 +119,8 @@ def test_a_run_resumed_at_an_earlier_iteration_ends_like_the_undisturbed_one(nam
 
 @pytest.mark.parametrize(("name", "iter_num", "event"), [
     ("unmasking", 2, "on_eval_end"), ("classifying", 3, "on_step_begin"), ("scoring", 4, "on_step_begin"),
-    ("scoring", 4, "on_step_end"), ("modified", 3, "on_eval_begin"),
+    ("scoring", 4, "on_step_end"), ("modified", 3, "on_eval_begin"), ("queued", 4, "on_step_begin"),
+    ("partly", 4, "on_step_end"), ("adaptive", 5, "on_eval_end"),
 ])  # fmt: skip
 def test_a_run_that_was_preempted_ends_like_the_undisturbed_one(name: str, iter_num: int, event: str) -> None:
     out_dir = f"{name}-{event}"
@@ -145,7 +167,74 @@ def test_a_recovery_brings_stages_back_and_goes_on() -> None:
     assert saved("recovered")["iter_num"] == LAST
 
 
+def test_a_queue_is_used_up_behind_a_run_which_resumes_exactly() -> None:
+    expected = run_hash(whole("queued"))
+    shutil.rmtree("data/queued")
+    fill_queue(Path("data/queued"))
+    options = {**QUEUED, "keep_last": 1, "save_interval": 1}
+    with pytest.raises(PreemptedError):
+        train.main(argv("consuming", options, log_interval=1), [StopAt(5, "on_step_begin")])
+    halfway = files("data/queued/queue/train")
+
+    train.main(argv("consuming", options, log_interval=1, init_from="resume"))
+
+    left = files("data/queued/queue/train")
+    shutil.rmtree("data/queued")
+    fill_queue(Path("data/queued"))  # for the other tests
+    assert run_hash("consuming") == expected
+    assert 0 < halfway[0] < left[0] and halfway[-1] == left[-1] == 5
+
+
+def files(queue: str) -> list[int]:
+    """Return the numbers of the files in a queue, taken ones among them."""
+    return sorted(int(path.name.split("-")[1]) for path in Path(queue).rglob("*.pt"))
+
+
+class Began(Callback):
+    """Notes in which iteration a run began."""
+
+    iter_num = -1
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        self.iter_num = trainer.iter_num
+
+
+def test_a_checkpoint_may_be_chosen_by_its_name() -> None:
+    shutil.copytree(whole("classifying"), "named")
+    shutil.copy("named/ckpt-000003.pt", "named/mine.pt")
+    named, newest = torch.load("named/mine.pt", weights_only=True)["iter_num"], saved("named")["iter_num"]
+    began = Began()
+
+    train.main(argv("named", CLASSIFYING, init_from="resume", ckpt_filename="mine.pt", log_interval=1), [began])
+
+    assert 0 < named < newest and began.iter_num == named
+    assert run_hash("named") == run_hash("classifying")
+    with pytest.raises(CoreGPTError, match=r"no checkpoint at named/none\.pt: ckpt_filename is the name of a file"):
+        train.main(argv("named", CLASSIFYING, init_from="resume", ckpt_filename="none.pt"))
+
+
 # what the runs above did
+
+
+def test_a_part_trains_from_the_beginning_and_the_rest_from_the_unfreezing_on() -> None:
+    paths = sorted(whole("partly").glob("ckpt-0*.pt"))
+    models = {found["iter_num"]: found["model"] for found in (torch.load(path, weights_only=True) for path in paths)}
+    body = [name for name in models[1] if name.startswith("transformer.h.")]
+
+    moved = {number: any(not torch.equal(models[number][n], models[1][n]) for n in body) for number in (2, 4, 5, 8)}
+
+    assert moved == {2: False, 4: False, 5: True, 8: True}
+    assert not torch.equal(models[2]["transformer.ln_f.weight"], models[1]["transformer.ln_f.weight"])
+
+
+def test_the_learning_rate_falls_where_the_validation_loss_does_not() -> None:
+    whole("adaptive")
+    rates = {record["iter"]: record["lr"] for record in records("adaptive", "step")}
+    losses = [record["val/loss"] for record in records("adaptive", "eval")]
+
+    stale = sum(loss >= min(losses[:n]) for n, loss in enumerate(losses[: LAST - 1]) if n)
+    assert stale >= 2  # with a patience of one, each halves it from the next iteration on
+    assert rates[LAST - 1] == pytest.approx(max(0.3 / 2**stale, 1e-3))
 
 
 def test_stages_advance_in_the_run() -> None:

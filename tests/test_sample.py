@@ -332,7 +332,7 @@ def test_masks_in_the_prompt(unmasking: GPT, capsys: pytest.CaptureFixture[str])
         (["--temperature=2.5"], {"temperature": 2.5}),
         (["--top_k=2"], {"top_k": 2}),
         (["--top_p=0.3"], {"top_p": 0.3}),
-        (["--order=random"], {"order": "random"}),
+        (["--order=confidence"], {"order": "confidence"}),
         (["--remask=True"], {"remask": True}),
         (["--steps=3"], {"shares": masked_shares("linear", 3)}),
         (["--diffusion_iterations=3", "--schedule=cosine"], {"shares": masked_shares("cosine", 3)}),

@@ -233,6 +233,10 @@ def convert(old: Any, mode: str | None = None) -> Converted:
     config = old.get("config")
     config = config if isinstance(config, dict) and "class" not in config else {}  # one script puts a stage there
     args = _model_args(old["model_args"], state, config, mode)
+    kind = _training_type(args, config.get("training_type"))
+    config = {key: value for key, value in config.items() if key != "training_type"}  # not always in our words
+    if kind != "language_model":
+        config["training_type"] = kind
     model = _model(args)
     weights, notes = _weights(state, args, model)
     checkpoint = {
@@ -312,6 +316,13 @@ def _model(args: State) -> GPT:
             return GPT(GPTConfig(**args))
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(f"the checkpoint's model_args make no model: {error}") from None
+
+
+def _training_type(args: State, said: Any) -> str:
+    """Return what a model like this learns; of the language models, those that see both sides, or say so, fill gaps."""
+    heads = {"token_classifier": "token_classification", "sequence_scorer": "sequence_scoring"}
+    fills_gaps = said == "unmasking" or args.get("attention_type") == "bidirectional"
+    return heads.get(args.get("mode", ""), "unmasking" if fills_gaps else "language_model")
 
 
 def _weights(state: State, args: State, model: GPT) -> tuple[State, list[str]]:

@@ -133,20 +133,17 @@ def _by_iteration(source: CorruptedText, sequences: int) -> list[Sample]:
     """Return a classifier's texts from the beginning, the middle and the end of the warm-up on, and in evaluations."""
     samples, warmup = [], source.warmup_iters
     batches = -(-sequences // source.batch_size)
-    last = (batches - 1) // source.batches_per_iter  # a further iteration for every few batches
-    moments = [("train", first, first + last, batches) for first in sorted({0, warmup // 2, warmup})]
-    for split, first, end, count in (*moments, ("val", source.eval_at, source.eval_at, source.eval_iters)):
-        source.drawn = first * source.batches_per_iter
+    moments = [("train", iter_num, batches) for iter_num in sorted({0, warmup // 2, warmup})]
+    for split, iter_num, count in (*moments, ("val", source.eval_at, source.eval_iters)):
+        source.iter_num = iter_num
         drawn = []
         for batch in (source.get_batch(split) for _ in range(min(count, batches))):
             kinds = torch.full_like(batch["input"], GIVEN, dtype=torch.int8)
             kinds[batch["target"] == 1], kinds[batch["target"] < 0] = REPLACED, PADDING
             drawn.append(Rows(batch["input"].int(), batch["input"].int(), kinds))
-        rates = [corruption_rate(i, source.unmasked_min, source.unmasked_max, warmup) for i in (first, end)]
-        share = "-".join(dict.fromkeys(f"{rate:.3g}" for rate in rates))
-        when = f"iterations {first} to {end}" if end > first else f"iteration {first}"
+        share = f"{corruption_rate(iter_num, source.unmasked_min, source.unmasked_max, warmup):.3g}"
         rows = Rows(*(values[:sequences] for values in _together(drawn)))
-        samples.append(Sample(f"{split}: replaced as in {when}", share, rows))
+        samples.append(Sample(f"{split}: replaced as in iteration {iter_num}", share, rows))
     return samples
 
 

@@ -42,8 +42,21 @@ def start_figure(width: float, height: float) -> tuple[Any, Any, Any]:
     return plt, figure, axes
 
 
+def save(figure: Any, file: Path) -> None:
+    """Write a figure to a file, and be done with it."""
+    from matplotlib import pyplot as plt
+
+    figure.savefig(file, dpi=DPI)
+    plt.close(figure)
+
+
 def draw_filling(rows: Sequence[tuple[str, Sequence[Cell]]], file: Path) -> None:
     """Write a picture of a text's states, one below the other. rows: label and cells of each, as many in all of them"""
+    save(filling(rows), file)
+
+
+def filling(rows: Sequence[tuple[str, Sequence[Cell]]]) -> Any:
+    """Return what `draw_filling` writes, as a figure."""
     widths = [max(len(cell.text) for cell in column) for column in zip(*(cells for _, cells in rows), strict=True)]
     total = sum(widths)
     width = 1.1 + CELL * total
@@ -64,13 +77,17 @@ def draw_filling(rows: Sequence[tuple[str, Sequence[Cell]]], file: Path) -> None
     axes.axis("off")
     patches = [plt.Rectangle((0, 0), 1, 1, color=color, label=kind) for kind, color in BACKGROUNDS.items()]
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
-    figure.savefig(file, dpi=DPI)
-    plt.close(figure)
+    return figure
 
 
 def draw_scatter(targets: Sequence[float], scores: Sequence[float], figures: Mapping[str, float], file: Path) -> None:
     """Write a picture of a scorer's scores against the truth, one point a text. figures: of `ScoreMeter`"""
-    plt, figure, axes = start_figure(5.6, 4.6)
+    save(scatter(targets, scores, figures), file)
+
+
+def scatter(targets: Sequence[float], scores: Sequence[float], figures: Mapping[str, float]) -> Any:
+    """Return what `draw_scatter` writes, as a figure."""
+    _, figure, axes = start_figure(5.6, 4.6)
     axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="score = truth")
     mean = sum(targets) / len(targets)
     axes.axhline(mean, color="gray", linewidth=1, linestyle=":", label="always the mean (constant predictor)")
@@ -83,15 +100,19 @@ def draw_scatter(targets: Sequence[float], scores: Sequence[float], figures: Map
     axes.set(xlabel="share of the text that was masked and filled by a model", ylabel="score", xlim=(-0.03, 1.03))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8.5)
-    figure.savefig(file, dpi=DPI)
-    plt.close(figure)
+    return figure
 
 
 def draw_timeline(
     evaluations: Sequence[Evaluation], changes: Sequence[tuple[int, int]], names: Sequence[str], file: Path
 ) -> None:
     """Write a picture of the losses, the stages marked. changes: iteration and stage of each; names: of all stages"""
-    plt, figure, axes = start_figure(8, 4.2)
+    save(timeline(evaluations, changes, names), file)
+
+
+def timeline(evaluations: Sequence[Evaluation], changes: Sequence[tuple[int, int]], names: Sequence[str]) -> Any:
+    """Return what `draw_timeline` writes, as a figure."""
+    _, figure, axes = start_figure(8, 4.2)
     iterations = [evaluation.iter_num for evaluation in evaluations]
     begins = [(iterations[0], 0), *changes]
     ends = [iteration for iteration, _ in changes] + [iterations[-1]]
@@ -112,5 +133,4 @@ def draw_timeline(
     axes.margins(x=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8.5, title="validation loss by how the texts are masked", title_fontsize=8.5)
-    figure.savefig(file, dpi=DPI)
-    plt.close(figure)
+    return figure

@@ -85,7 +85,7 @@ def fill(run: Run, seed: int) -> list[tuple[str, list[Cell]]]:
     mask_id = task.vocabulary.mask
     start = tokens.masked_fill(hidden, mask_id)
     sampler = UnmaskSampler(run.model, task.vocabulary.text, mask_id, masked_shares("linear", STEPS), top_k=1,
-                            generator=torch.Generator(run.device).manual_seed(seed))  # fmt: skip
+                            order="confidence", generator=torch.Generator(run.device).manual_seed(seed))  # fmt: skip
     states = [start, *(state[0].cpu() for state in sampler.states(start.to(run.device)))]
     line = slice(begin, end)
     return filling(

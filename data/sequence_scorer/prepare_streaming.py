@@ -3,10 +3,10 @@
 python data/sequence_scorer/prepare_streaming.py config/x.py --mlm_checkpoint_path=out/ckpt.pt [--once | --files=N]
 """
 
-import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -15,10 +15,14 @@ import torch
 from config.stream_options import StreamOptions, read_options
 from core.checkpoint import load_checkpoint
 from core.errors import CheckpointError, ConfigError, exit_on_error
+from core.model_initializer import ModelInitializer
 from data.streaming.char_text import CharText
 from data.streaming.masked import stages_by_split
 from data.streaming.producer import Producer
 from data.streaming.sequence_scorer import Fill, SequenceScorerProvider, concave
+from data.vocabulary import Vocabulary
+from extras.objectives.filler import Filler
+from extras.tasks import checkpoint_file
 from model import GPT, GPTConfig
 
 HERE = Path(__file__).resolve().parent
@@ -27,42 +31,49 @@ TOP_K = 50
 
 def load_filler(options: StreamOptions, text: CharText) -> Fill:
     """Return what writes into masked positions: the model of `mlm_checkpoint_path`, sampled at temperature 1."""
-    path = options.mlm_checkpoint_path
-    if not path:
+    if not options.mlm_checkpoint_path:
         raise ConfigError("mlm_checkpoint_path is not set: give the checkpoint of a model trained to unmask")
+    path = checkpoint_file(options.mlm_checkpoint_path)
     checkpoint = load_checkpoint(path)
-    known = {field.name for field in dataclasses.fields(GPTConfig)}
-    config = GPTConfig(**{name: value for name, value in checkpoint["model_args"].items() if name in known})
-    largest = text.pad_id if options.enable_line_aligned_sequences else text.mask_id
-    if config.vocab_size <= largest:
-        name = "[PAD] (not needed with enable_line_aligned_sequences=False)" if largest == text.pad_id else "[MASK]"
+    args = {"mode": "language_model", "attention_type": "causal", **checkpoint["model_args"]}
+    if (args["mode"], args["attention_type"]) != ("language_model", "bidirectional"):
         raise CheckpointError(
-            f"{path} knows {config.vocab_size} token ids, but this text's {name} is {largest}: "
+            f"{path} is a {args['mode']} with {args['attention_type']} attention, wanted a model that fills gaps: one "
+            "trained with training_type=unmasking"
+        )
+    vocab_size = args["vocab_size"]
+    mask_id, pad_id = _ids_known(vocab_size, checkpoint.get("config") or {}, text)
+    largest = pad_id if options.enable_line_aligned_sequences else mask_id
+    if vocab_size <= largest:
+        name = "[PAD] (not needed with enable_line_aligned_sequences=False)" if largest == pad_id else "[MASK]"
+        raise CheckpointError(
+            f"{path} knows {vocab_size} token ids, but this text's {name} is {largest}: "
             "it was trained on another vocabulary"
         )
-    if config.block_size < options.block_size - 1:
+    if args["block_size"] < options.block_size - 1:
         raise CheckpointError(
-            f"{path} sees {config.block_size} tokens, wanted block_size - 1 = {options.block_size - 1}"
+            f"{path} sees {args['block_size']} tokens, wanted block_size - 1 = {options.block_size - 1}"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = GPT(config)
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the model: {error}") from None
-    model.to(device).eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    initializer = ModelInitializer(GPT, GPTConfig, device)
+    model = initializer.load_frozen(path, "language_model", vocab_size, options.block_size - 1)
+    filler = Filler(model, text.base_size, sample=True, temperature=1.0, top_k=TOP_K)
 
-    @torch.no_grad()
     def fill(tokens: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        logits, _ = model(tokens.to(device), tokens.to(device))  # with targets, so that there are logits everywhere
-        chosen = logits[mask.to(device)][:, : text.base_size].float().cpu()  # (N, V): no special tokens
-        if len(chosen):
-            best, ids = chosen.topk(min(TOP_K, chosen.shape[1]))
-            drawn = torch.multinomial(best.softmax(dim=1), 1, generator=generator)
-            tokens = tokens.masked_scatter(mask, ids.gather(1, drawn))
-        return tokens
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        shown = tokens.where(tokens != text.pad_id, pad_id).masked_fill(mask, mask_id)
+        return tokens.where(~mask, filler.fill(shown.to(device), mask.to(device), seed).cpu())
 
     return fill
+
+
+def _ids_known(vocab_size: int, config: Mapping[str, Any], text: CharText) -> tuple[int, int]:
+    """Return the ids of [MASK] and [PAD] for a model: those of a queue, or of a run on train.bin, by its vocabulary."""
+    ids = {"mask": config.get("mask_token_id"), "cls_token": config.get("cls_token_id")}
+    beyond = Vocabulary.beyond(text.base_size, **ids)
+    if vocab_size == beyond.size and vocab_size != text.vocab_size:
+        return beyond.mask, beyond.pad
+    return text.mask_id, text.pad_id
 
 
 def provider(options: StreamOptions, text: CharText) -> SequenceScorerProvider:
@@ -81,7 +92,7 @@ def provider(options: StreamOptions, text: CharText) -> SequenceScorerProvider:
         stages,
         mask_probability_range=(low, high),
         line_aligned=options.enable_line_aligned_sequences,
-        target=concave if options.scorer_target == "concave" else None,
+        target=concave if options.score_transform else None,
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -68,6 +68,7 @@ class DatasetConsumer:
         self._open: tuple[int, list[StoredBatch]] | None = None
         self._seen: dict[str, tuple[int, int]] = {}  # of an evaluation: file and place of the batch that comes next
         self._shown: dict[str, tuple[int, list[StoredBatch]]] = {}
+        self._told = False  # that validation files are few
         self._check()
 
     # what is there
@@ -146,16 +147,21 @@ class DatasetConsumer:
             state = {"file": None, "offset": 0, "last_file": None}
         self._next, self._offset, self._last = state["file"], state["offset"], state["last_file"]
 
-    def release(self, state: dict[str, Any]) -> int:
-        """Delete this rank's training files that a run going on from `state` does not need. Return how many.
+    def first_needed(self, states: Sequence[dict[str, Any]]) -> int:
+        """Return the number of the first file that this rank needs to go on from a checkpoint, given all its states.
 
-        Call it on every rank with that rank's own state out of a checkpoint that is safe on the disk: of all that the
-        run may still go back to, the oldest. The file of the last batch stays, as a checkpoint holds that batch drawn
-        but not trained on.
+        It is that of the last batch, as a checkpoint holds that batch drawn but not trained on. One by another number
+        of ranks needs all files that any of these had not used up.
         """
-        if (state["rank"], state["world_size"]) != (self.rank, self.world_size) or state["last_file"] is None:
-            return 0
-        covered = [file for file in self._own_files() if file.number < state["last_file"]]
+        own = [state for state in states if (state["rank"], state["world_size"]) == (self.rank, self.world_size)]
+        return min(state["last_file"] or 0 for state in own or states)
+
+    def release(self, number: int) -> int:
+        """Delete this rank's training files before file `number`. Return how many.
+
+        Call it on every rank with the smallest `first_needed` of all checkpoints that the run may still go back to.
+        """
+        covered = [file for file in self._own_files() if file.number < number]
         for file in covered:
             self.queues["train"].release(file)
         return len(covered)
@@ -168,6 +174,8 @@ class DatasetConsumer:
             raise DataError(f"no queue at {self.folder / 'queue'}: {self._remedy()}")
         if "training_type" not in self.meta:
             raise DataError(f"{self.meta_path} does not say what the queue is for (training_type): {self._remedy()}")
+        if self.meta["training_type"] == LANGUAGE_MODEL and {"block_size", "target_size"} <= self.meta.keys():
+            _require_equal(self.folder / "queue", self.meta["block_size"], self.meta["target_size"])
         files = [*self._own_files(), *(self.queues["val"].files() if self.rank == 0 else [])]
         for file in files:
             self._read(file)
@@ -225,6 +233,13 @@ class DatasetConsumer:
         else:
             files = self._wait(self.queues[split].files, split)
             file = next((file for file in files if file.number >= number), files[0])
+            if file.number < number and not self._told:
+                log.warning(
+                    f"an evaluation asks for more batches than {self.queues[split].folder} holds now: they come again, "
+                    "and a file more would change its loss; lower eval_iters, or fill it with a larger "
+                    "max_backlog_files before training"
+                )
+                self._told = True
         for opened in (self._open if split == "train" else None, self._shown.get(split)):
             if opened and opened[0] == file.number:
                 return opened
@@ -255,6 +270,9 @@ class DatasetConsumer:
                 f"{file.path} holds rows of {longest} tokens, wanted block_size={self.block_size} at most: "
                 "train with the block_size that the queue is filled with, or fill it anew"
             )
+        if self.meta["training_type"] == LANGUAGE_MODEL:
+            for batch in batches:
+                _require_equal(file.path, batch.tensors["input"].shape[-1], batch.tensors["target"].shape[-1])
         return batches
 
     def _given_out(self, batch: StoredBatch) -> Batch:
@@ -272,3 +290,12 @@ class DatasetConsumer:
 
     def _remedy(self) -> str:
         return f"fill it with `python {self.folder / 'prepare_streaming.py'} CONFIG`"
+
+
+def _require_equal(where: Path, block_size: int, target_size: int) -> None:
+    """Raise DataError where targets are not as long as their inputs, as next-token prediction needs them."""
+    if block_size != target_size:
+        raise DataError(
+            f"{where} holds targets of {target_size} tokens for inputs of {block_size}, wanted as many: remove the "
+            "queue, and fill it anew without target_size"
+        )

@@ -21,7 +21,10 @@ except ImportError:  # Windows
 
 log = logging.getLogger("coregpt")
 LOCK = ".lock"
-SHAPE = ("training_type", "batch_size", "block_size", "target_size", "vocab_size")  # what must not change on the way
+SHAPE = (  # what must not change on the way; of files of several lengths, one rank would wait for another
+    "training_type", "batch_size", "block_size", "target_size", "vocab_size", "batches_per_file"
+)  # fmt: skip
+VOCABULARY = ("vocab_size", "stoi")
 
 
 class Producer:
@@ -61,6 +64,7 @@ class Producer:
         once:  stop as soon as the queue is full
         """
         made = dict.fromkeys(SPLITS, 0)
+        self._require_own_folder()
         lock = self._claim()
         try:
             self._write_meta()
@@ -121,11 +125,27 @@ class Producer:
             log.warning(f"{self.folder} knows no locks ({error}): see that only one process fills its queue")
         return lock
 
+    def _require_own_folder(self) -> None:
+        """Raise DataError where meta.pkl is, or is missing, for the sake of a text with another vocabulary."""
+        bins, path = self.folder / "train.bin", self.folder / "meta.pkl"
+        if not bins.exists():
+            return
+        old, new = read_meta(path) if path.exists() else {}, self.provider.meta
+        if any(old.get(key) != new.get(key) for key in VOCABULARY):
+            size = old.get("vocab_size", "GPT-2's")
+            raise DataError(
+                f"{bins} has another vocabulary ({size}) than the queue ({new['vocab_size']}), and {path} can tell of "
+                f"one only: give the queue a folder of its own with --dataset=NAME --source_data_dir={self.folder}"
+            )
+
     def _write_meta(self) -> None:
         path = self.folder / "meta.pkl"
         meta = self.provider.meta
-        if path.exists() and any(queue.files() for queue in self.queues.values()):
-            _require_same(read_meta(path), meta, self.folder)
+        files = [file for queue in self.queues.values() for file in queue.files()]
+        if files and path.exists():
+            sizes = {file.batches for file in files} - {self.batches_per_file}
+            old = {**read_meta(path), "batches_per_file": min(sizes, default=self.batches_per_file)}
+            _require_same(old, {**meta, "batches_per_file": self.batches_per_file}, self.folder)
         write_meta(path, meta)
 
 

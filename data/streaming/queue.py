@@ -17,10 +17,15 @@ NAME = re.compile(r"(\d+)-(\d+)-(\d+)\.pt")
 
 
 class QueueFile(NamedTuple):
-    """A finished file: its number, and where it lies."""
+    """A finished file: its number, where it lies, and how many batches it holds."""
 
     number: int
     path: Path
+
+    @property
+    def batches(self) -> int:
+        """As many as its name says."""
+        return int(self.path.stem.rpartition("-")[2])
 
 
 class Queue:

@@ -57,15 +57,6 @@ class SequenceScoring(Objective):
         """Return what compares scores with targets; of the validation data only."""
         return ScoreMeter() if split == "val" else None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the modifiers remember."""
-        return self.modifiers.state_dict() if self.modifiers else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the modifiers remember it again."""
-        if self.modifiers:
-            self.modifiers.load_state_dict(state)
-
 
 class ScoreMeter(Meter):
     """Pearson correlation, error against that of always giving the mean target, and the scores of untouched texts."""

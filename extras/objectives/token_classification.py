@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from core.objective import Batch, Meter, Modifiers, Objective, Output, cross_entropy, mean_loss, report
+from loss_modifiers import per_sequence
 
 
 class TokenClassification(Objective):
@@ -27,13 +28,14 @@ class TokenClassification(Objective):
         logits, loss = model(batch["input"], targets)  # (B, T, classes)
         modifiers = self.modifiers if train else None
         if self.balanced or modifiers is not None:
-            per_position = cross_entropy(logits, targets)
-            if self.balanced:
-                per_position = per_position * self._weights(targets, mask)
+            loss = cross_entropy(logits, targets)
             if modifiers is not None:
                 modifiers.inputs = batch["input"]
-                per_position = modifiers.modify(per_position, logits, targets, mask)
-            loss = mean_loss(per_position, mask)
+                loss = modifiers.modify(loss, logits, targets, mask)
+            if self.balanced:  # after the modifiers: what smoothing takes from a class, it takes in proportion
+                weights = self._weights(targets, mask)
+                loss = loss * (weights if loss.dim() == 2 else per_sequence(weights, mask))
+            loss = mean_loss(loss, mask)
         return Output(loss, report(modifiers) if modifiers else {}, None if train else (logits, targets))
 
     def _weights(self, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -46,15 +48,6 @@ class TokenClassification(Objective):
     def meter(self, split: str) -> Meter | None:
         """Return what counts hits and misses; of the validation data only."""
         return ClassMeter(self.num_token_classes) if split == "val" else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the modifiers remember."""
-        return self.modifiers.state_dict() if self.modifiers else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the modifiers remember it again."""
-        if self.modifiers:
-            self.modifiers.load_state_dict(state)
 
 
 class ClassMeter(Meter):

@@ -53,15 +53,6 @@ class Unmasking(Objective):
         """Return what measures how much better than chance the gaps are filled."""
         return GapMeter(split)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the modifiers remember."""
-        return self.modifiers.state_dict() if self.modifiers else {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the modifiers remember it again."""
-        if self.modifiers:
-            self.modifiers.load_state_dict(state)
-
 
 class GapMeter(Meter):
     """Measures predictions of masked positions; the names are those of the train_run line's records.

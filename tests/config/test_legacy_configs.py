@@ -273,5 +273,7 @@ def test_stages_without_a_training_type_are_refused_with_advice(tmp_path: Path) 
 
 def test_the_head_of_the_core_line_sets_the_training_type_where_it_says_more_than_a_language_model() -> None:
     assert load("--training_type=MLM", "--model_mode=language_model").training_type == "unmasking"
-    assert load("--training_type=MLM", "--model_mode=token_classifier").training_type == "token_classification"
+    assert load("--model_mode=token_classifier").training_type == "token_classification"
+    with pytest.raises(ConfigError, match="model_mode=token_classifier and training_type=unmasking contradict"):
+        load("--training_type=MLM", "--model_mode=token_classifier")
     assert load("--model_mode=sequence_scorer").training_type == "sequence_scoring"

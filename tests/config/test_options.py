@@ -1,6 +1,7 @@
 """The options as a promise to users: nanoGPT's names and defaults, and no option lost by accident."""
 
 import re
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -144,6 +145,60 @@ def test_flags_of_choice_options_are_their_choices() -> None:
 def test_options_that_do_not_go_together(flags: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         configure(Options, flags)
+
+
+UNFROZEN_LATE = ["--unfreeze_at_iteration=11", "--max_iters=10"]
+STAGES = "--unmasking_stages=[{'type': 'span', 'spans_count': 1, 'val_loss_stale_count': 1}]"
+LEARNING = [  # flags that do not go together in what a run learns, what is said, and what mends it
+    (["--training_type=token_classification", "--attention_type=causal"], r"remove attention_type=causal",
+     ["--attention_type=auto"]),
+    (["--training_type=sequence_scoring", "--attention_type=causal"], r"training_type=sequence_scoring has to see what",
+     ["--attention_type=bidirectional"]),
+    ([STAGES], r"set training_type=unmasking", ["--training_type=unmasking"]),
+    (["--composition_config=nothing_like_it"], r"there is no data/char_diffusion/config/nothing_like_it\.py",
+     ["--composition_config=complex"]),
+    (["--guaranteed_unmasked_min=0.7", "--guaranteed_unmasked_max=0.6"],
+     r"guaranteed_unmasked_min=0.7 is more than guaranteed_unmasked_max=0.6", ["--guaranteed_unmasked_max=0.7"]),
+    ([*UNFROZEN_LATE, "--freeze_transformer=True"], r"unfreeze_at_iteration=11 is beyond max_iters=10",
+     ["--max_iters=11"]),
+    ([*UNFROZEN_LATE, "--trainable=ln_f"], r"unfreeze_at_iteration=11 is beyond max_iters=10", ["--trainable="]),
+    ([*UNFROZEN_LATE, "--training_type=sequence_scoring", "--freeze_transformer=None"],
+     r"unfreeze_at_iteration=11 is beyond max_iters=10", ["--freeze_transformer=False"]),
+    (["--lr_schedule=transfer"], r"lr_schedule=transfer is for a frozen",
+     ["--freeze_transformer=True", "--unfreeze_at_iteration=5"]),
+    (["--lr_schedule=transfer", "--freeze_transformer=True"], r"set freeze_transformer=True and unfreeze_at_iteration",
+     ["--unfreeze_at_iteration=5"]),
+    (["--lr_schedule=transfer", "--unfreeze_at_iteration=5"], r"set freeze_transformer=True and unfreeze_at_iteration",
+     ["--trainable=ln_f"]),
+    (["--judge_weight_modifier_enabled=True", "--judge_start_iter=5", "--judge_max_iter=4"],
+     r"judge_max_iter=4 comes before judge_start_iter=5: raise it", ["--judge_max_iter=5"]),
+    (["--init_from_checkpoint=here/ckpt.pt", "--out_dir=./here"], r"init_from_checkpoint\b.* out_dir of its own",
+     ["--init_from_checkpoint=there/ckpt.pt"]),
+    (["--decay_lr=False", "--lr_schedule=linear"], r"decay_lr=False has no meaning for lr_schedule=linear",
+     ["--decay_lr=True"]),
+    *[([f"--{name}=here/", "--out_dir=./here"], rf"{name}\b.* out_dir of its own", ["--out_dir=there"])
+      for name in ("init_from_checkpoint", "unmasking_model_checkpoint", "judge_weight_checkpoint",
+                   "judge_model_checkpoint")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "message", "remedy"), LEARNING)
+def test_what_a_run_learns_goes_together(
+    flags: list[str], message: str, remedy: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])  # composition_config names a file in there
+    with pytest.raises(ConfigError, match=message):
+        configure(Options, flags)
+    configure(Options, [*flags, *remedy])
+
+
+@pytest.mark.parametrize(("head", "training_type"), [
+    ("token_classifier", "token_classification"), ("sequence_scorer", "sequence_scoring"),
+    ("language_model", "language_model"),
+])  # fmt: skip
+def test_a_head_says_what_is_learnt(head: str, training_type: str) -> None:
+    assert configure(Options, [f"--model_mode={head}"]).training_type == training_type
+    assert Options(model_mode=head).training_type == training_type
 
 
 @pytest.mark.parametrize(

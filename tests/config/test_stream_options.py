@@ -74,3 +74,10 @@ def test_the_text_is_the_data_sets_own_or_else_char_diffusions(tmp_path: Path) -
 def test_a_quiet_producer_is_not_told_to_print() -> None:
     assert read_options([]).producer()["say"] is print
     assert "say" not in read_options(["--data_stream_verbose=False"]).producer()
+
+
+def test_names_that_training_configs_use() -> None:
+    options = read_options(["--unmasking_model_checkpoint=out-u", "--score_transform=True"])
+
+    assert options.mlm_checkpoint_path == "out-u" and options.score_transform
+    assert not read_options([]).score_transform

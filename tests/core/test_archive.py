@@ -174,6 +174,16 @@ def test_an_objective_that_has_a_state_is_at_its_place_as_well(tmp_path: Path) -
     assert path is not None and load_checkpoint(path)["ranks"][0]["objective"] == {"calls": 2}
 
 
+def test_the_state_of_an_objective_in_a_converted_checkpoint_is_taken_over(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.step.objective = objective = Counting()
+
+    reason = run.archive.resume({"iter_num": 5, "objective": {"calls": 7}}, None)
+
+    assert reason == "no random state"
+    assert objective.calls == 7
+
+
 # saves that fail
 
 

@@ -528,3 +528,17 @@ def test_a_number_that_was_damaged_counts_again_once_it_is_saved_anew(tmp_path: 
     again.save(text("good"), notes(3, healthy=False), link=False)
 
     assert kept(tmp_path) == [2, 3]
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+def test_files_of_older_lines_are_told_how_to_use(tmp_path: Path, faulty: bool) -> None:
+    if faulty:
+        (tmp_path / "ckpt.pt").write_text("damaged")
+    (tmp_path / "ckpt_best.pt").touch()
+    with pytest.raises(CheckpointError) as told:
+        CheckpointManager(tmp_path).load()
+    assert "tools.convert" not in str(told.value)
+
+    (tmp_path / "ckpt_MLM_300.pt").touch()
+    with pytest.raises(CheckpointError, match=rf"ckpt_MLM_300\.pt .* `python -m tools\.convert {tmp_path}`"):
+        CheckpointManager(tmp_path).load()

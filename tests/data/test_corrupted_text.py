@@ -22,13 +22,19 @@ def source(windows: dict[str, Windows], **changes: Any) -> CorruptedText:
     """Return a data source that replaces an eighth of the tokens at first, and five eighths from iteration 4 on."""
     settings: dict[str, Any] = dict(
         unmasked_min=0.375, unmasked_max=0.875, warmup_iters=4, p1_p2_ratio=2.0, eval_at=2, batch_size=8,
-        batches_per_iter=2, eval_iters=3, seed=1, rank=0, device=torch.device("cpu"),
+        eval_iters=3, seed=1, rank=0, device=torch.device("cpu"),
     )  # fmt: skip
     return CorruptedText(windows, TEXT, **{**settings, **changes})
 
 
 def batches(data: CorruptedText, count: int, split: str = "train") -> list[dict[str, torch.Tensor]]:
-    return [data.get_batch(split) for _ in range(count)]
+    """Draw batches; of training two per iteration."""
+    found = []
+    for _ in range(count):
+        if split == "train":
+            data.iter_num = data.drawn // 2
+        found.append(data.get_batch(split))
+    return found
 
 
 def same(one: Any, other: Any) -> bool:
@@ -125,4 +131,4 @@ def test_a_restart_goes_on_where_the_state_was_taken(windows: dict[str, Windows]
     data.load_state_dict(state)
 
     assert same(expected, [*batches(data, 2), *batches(data, 2, "val")])
-    assert state == {"drawn": 5, "evaluated": {"train": 0, "val": 2}}
+    assert state == {"drawn": 5, "evaluated": {"train": 0, "val": 2}, "iter_num": 2}

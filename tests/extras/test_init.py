@@ -41,7 +41,7 @@ def test_by_default_there_is_nothing_but_nanogpts_way_and_a_file_of_metrics(
 ) -> None:
     model = torch.nn.Linear(2, 2)
     initializer = core.ModelInitializer(None, None, run.device)
-    assert extras.adapt(model, options, initializer, is_new=True) is model
+    assert extras.adapt(model, options, initializer, None) is model
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert type(extras.parallel(options, run)) is core.Replicated
     assert extras.callbacks(options, extras.scheduler(options)) == []
@@ -268,3 +268,9 @@ def test_a_transfer_schedule_tells_heads_apart_and_brings_its_own_drop(run: core
 
     assert rates == {False: 0.0, True: 3.0}
     assert schedule.get_lr(5) == 0.5 and unfreezing.lr_multiplier == 1.0  # type: ignore[attr-defined]
+
+
+def test_what_is_not_frozen_is_not_unfrozen() -> None:
+    options = Options(unfreeze_at_iteration=5)
+
+    assert extras.callbacks(options, extras.scheduler(options)) == []

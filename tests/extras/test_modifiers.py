@@ -34,8 +34,8 @@ def judge(ids: torch.Tensor) -> torch.Tensor:
     return torch.full((len(ids),), 0.5)
 
 
-def load_judge(path: str) -> tuple[Any, int, int]:
-    return judge, 22, {"one": 8, "two": 9}[path]
+def load_judge(path: str) -> tuple[Any, dict[str, Any]]:
+    return judge, {"cls_token_id": 22, "block_size": {"one": 8, "two": 9}[path], "transformed": path == "two"}
 
 
 def pipeline(training_type: str = "unmasking", rank: int = 0, **options: Any) -> lm.LossModifierPipeline:
@@ -174,8 +174,8 @@ def test_each_judge_is_the_one_of_its_own_checkpoint() -> None:
     both = {**PATHS, "loss_modifiers_enabled": True, "judge_weight_modifier_enabled": True, "enable_judge_model": True}
     weight, factor = (only(f"{name}Modifier", **both) for name in ("SequenceScoringJudgeWeight", "JudgeFactor"))
 
-    assert (weight.judge, weight.cls_token_id, weight.block_size) == (judge, 22, 8)
-    assert (factor.judge, factor.cls_token_id, factor.block_size) == (judge, 22, 9)
+    assert (weight.judge, weight.cls_token_id, weight.block_size, weight.transformed) == (judge, 22, 8, False)
+    assert (factor.judge, factor.cls_token_id, factor.block_size, factor.transformed) == (judge, 22, 9, True)
 
 
 def test_every_rank_and_seed_draws_differently_for_the_judge() -> None:

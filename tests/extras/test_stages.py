@@ -15,8 +15,8 @@ STAGES = [RandomStage(0.5, 2), StickyStage(0.4, 0.15, 0.3, 3), SpanStage(5, 1)]
 class Trainer(SimpleNamespace):
     """As much of a trainer as the callback looks at: it keeps what is logged."""
 
-    def __init__(self) -> None:
-        super().__init__(iter_num=0, lines=[], events=[])
+    def __init__(self, evaluations: int = 0) -> None:
+        super().__init__(iter_num=10 * evaluations, lines=[], events=[])
         self.logger = SimpleNamespace(log_info=self.lines.append, log_event=self.events.append)
 
     def evaluate(self, progress: StageProgress, *losses: float) -> list[int]:
@@ -97,10 +97,19 @@ def test_a_reload_goes_on_as_if_nothing_had_happened(evaluations: int) -> None:
 
     begun = Trainer().evaluate(first, *losses[:evaluations])
     second.load_state_dict(first.state_dict())
-    rest = Trainer().evaluate(second, *losses[evaluations:])
+    rest = Trainer(evaluations).evaluate(second, *losses[evaluations:])
 
     assert begun + rest == expected
     assert second.state_dict() == whole.state_dict()
+
+
+def test_an_evaluation_that_is_repeated_counts_once() -> None:
+    """As on a resume that does not go on with the same random numbers."""
+    progress = StageProgress(STAGES)
+    Trainer().evaluate(progress, 3.0, 3.5)
+
+    assert Trainer(1).evaluate(progress, 3.5) == [0]
+    assert progress.stale_count == 1
 
 
 def test_a_reload_into_fewer_stages_stays_within_them() -> None:
@@ -114,4 +123,4 @@ def test_a_reload_into_fewer_stages_stays_within_them() -> None:
 def test_the_state_is_plain() -> None:
     state: dict[str, Any] = StageProgress(STAGES).state_dict()
 
-    assert state == {"current_stage": 0, "stale_count": 0, "best_val_loss": float("inf")}
+    assert state == {"current_stage": 0, "stale_count": 0, "best_val_loss": float("inf"), "judged_at": -1}

@@ -10,19 +10,22 @@ import torch
 
 import core
 from config.options import Options
-from core import CheckpointError, ConfigError
+from core import CheckpointError, ConfigError, DataError
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
-from data.meta import write_meta
+from data.meta import read_meta, write_meta
 from data.stages import UniformStage
+from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
-from extras.modifier_clock import ModifierClock
+from extras.iteration_clock import IterationClock
 from extras.objectives import SequenceScoring, TokenClassification, Unmasking
 from extras.objectives.lines import ObjectiveLines
+from extras.queue_release import QueueRelease
 from extras.stages import StageProgress
 from extras.tasks import Task, checkpoint_file
 from extras.validation_timer import ValidationTimer
 from model import GPT, GPTConfig
+from tests.data.streaming.conftest import Noise, content, producer
 
 TEXT = 17  # of data/tiny
 STAGES = [
@@ -104,7 +107,7 @@ def test_token_classification(run: core.Runtime, initializer: core.ModelInitiali
     data = labelling.data
     assert isinstance(data, CorruptedText)
     assert (data.vocab_size, data.unmasked_min, data.unmasked_max, data.warmup_iters) == (TEXT, 0.2, 0.9, 50)
-    assert (data.p1_p2_ratio, data.eval_at, data.batches_per_iter, data.eval_iters) == (0.5, 4, 2, 2)
+    assert (data.p1_p2_ratio, data.eval_at, data.eval_iters) == (0.5, 4, 2)
     args = labelling.model_args()
     assert (args["mode"], args["num_token_classes"], args["attention_type"]) == ("token_classifier", 3, "bidirectional")
     objective = labelling.objective(initializer)
@@ -134,6 +137,121 @@ def test_sequence_scoring(run: core.Runtime, initializer: core.ModelInitializer)
     assert (filler.vocab_size, filler.sample, filler.temperature, filler.top_k) == (TEXT, True, 0.5, 7)
     assert not any(parameter.requires_grad for parameter in filler.model.parameters())
     assert watching(scoring) == []
+
+
+def test_a_scorer_needs_a_model_that_fills_the_gaps(run: core.Runtime, initializer: core.ModelInitializer) -> None:
+    scoring = task(run, training_type="sequence_scoring")
+
+    with pytest.raises(ConfigError, match="set unmasking_model_checkpoint to the folder of an unmasking run"):
+        scoring.objective(initializer)
+
+
+def test_a_scorer_reads_from_the_token_that_it_was_trained_with(run: core.Runtime) -> None:
+    scoring = task(run, **SCORING)
+
+    scoring.check({"vocab_size": TEXT + 15, "cls_token_id": TEXT + 5}, None)
+    with pytest.raises(ConfigError, match=r"reads from token 23, here CLS is 22: set cls_token_id=23$"):
+        scoring.check({"vocab_size": TEXT + 15, "cls_token_id": TEXT + 6}, None)
+
+
+@pytest.mark.parametrize("training_type", ["unmasking", "token_classification"])
+def test_each_rank_draws_texts_of_its_own_from_the_runs_seed(run: core.Runtime, training_type: str) -> None:
+    run.rank = 3
+    data = task(run, training_type=training_type, seed=7).data
+
+    assert (data.seed, data.rank) == (7, 3)
+
+
+# a queue of batches that are made already
+
+QUEUED = {"unmasking": "MLM", "sequence_scoring": "SEQUENCE_SCORING", "language_model": "LM"}
+
+
+def fill(name: str, training_type: str) -> Path:
+    """Fill the queue of data/<name> with two files of three batches, and return its folder."""
+    folder = Path("data", name)
+    noise = Noise(QUEUED[training_type], batch_size=4, block_size=16)
+    noise.meta |= {"mask_token_id": 6, "pad_token_id": 7, "cls_token_id": 8}
+    if (folder / "meta.pkl").exists():  # of the same text
+        noise.meta |= {name: read_meta(folder / "meta.pkl")[name] for name in ("vocab_size", "stoi", "itos")}
+    producer(folder, noise).run(once=True)
+    return folder
+
+
+def test_batches_come_from_a_queue_where_there_is_one(run: core.Runtime) -> None:
+    folder = fill("queued", "unmasking")
+    run.rank, run.world_size = 1, 2
+    filling = task(
+        run, dataset="queued", training_type="unmasking", data_wait_sleep_seconds=0.5, data_wait_timeout_seconds=7
+    )
+
+    data = filling.data
+    assert isinstance(data, DatasetConsumer) and data is filling.bins and data.folder == folder
+    assert (data.batch_size, data.block_size, data.device) == (4, 16, run.device)
+    assert (data.rank, data.world_size) == (1, 2)
+    assert (data.wait_sleep_seconds, data.wait_timeout_seconds) == (0.5, 7)
+    batch: Any = data.get_batch("train")
+    assert batch["input"].tolist() == content(folder)[3]  # the first of the second file: the other rank has the first
+
+
+def test_the_queue_says_what_the_vocabulary_is(run: core.Runtime) -> None:
+    fill("queued", "unmasking")
+    filling = task(run, dataset="queued", training_type="unmasking")
+
+    assert filling.vocabulary == (6, 6, 8, 7, 9)  # text, mask, cls, pad, size
+    assert filling.model_args()["vocab_size"] == 9
+    filling.check({"vocab_size": 9}, None)
+    with pytest.raises(core.CoreGPTError, match=r"the model knows (only )?8\b"):
+        filling.check({"vocab_size": 8}, None)
+
+
+def test_what_is_used_up_of_a_queue_is_released(run: core.Runtime) -> None:
+    fill("queued", "unmasking")
+    filling = task(run, dataset="queued", training_type="unmasking")
+
+    (release,) = watching(filling)
+    assert isinstance(release, QueueRelease) and release.consumer is filling.data
+
+
+def test_a_scorer_from_a_queue_needs_no_filler(run: core.Runtime, initializer: core.ModelInitializer) -> None:
+    fill("queued", "sequence_scoring")
+    scoring = task(run, dataset="queued", training_type="sequence_scoring")
+
+    objective = scoring.objective(initializer)
+
+    assert isinstance(objective, SequenceScoring)
+    assert (objective.filler, objective.cls_token_id, scoring.model_args()["cls_token_id"]) == (None, 8, 8)
+
+
+@pytest.mark.parametrize("training_type", ["language_model", "unmasking", "sequence_scoring", "token_classification"])
+@pytest.mark.parametrize("made_for", QUEUED)
+def test_a_queue_serves_what_it_is_made_for_alone(run: core.Runtime, made_for: str, training_type: str) -> None:
+    fill("queued", made_for)
+
+    if made_for == training_type:
+        assert task(run, dataset="queued", training_type=training_type).from_queue
+    else:
+        with pytest.raises(ConfigError, match=f"is made for training_type={made_for}, not {training_type}: set"):
+            task(run, dataset="queued", training_type=training_type)
+
+
+def test_with_both_a_text_and_a_queue_the_choice_is_the_users(run: core.Runtime) -> None:
+    fill("tiny", "language_model")
+
+    with pytest.raises(ConfigError, match="set data_source=bins or data_source=queue"):
+        task(run)
+    assert isinstance(task(run, data_source="queue").data, DatasetConsumer)
+    text = task(run, data_source="bins")
+    assert isinstance(text.data, TokenBins) and not text.from_queue
+    assert watching(text) == []
+
+
+@pytest.mark.parametrize(("source", "there", "missing"), [("queue", "tiny", "no queue at"), ("bins", "queued", "bin")])
+def test_a_data_source_that_is_not_there(run: core.Runtime, source: str, there: str, missing: str) -> None:
+    fill("queued", "language_model")
+
+    with pytest.raises(DataError, match=missing):
+        task(run, dataset=there, data_source=source)
 
 
 # the vocabulary
@@ -223,6 +341,29 @@ def test_texts_may_begin_at_a_line_and_end_in_padding(run: core.Runtime) -> None
     assert (batch["target"] < TEXT).all()
 
 
+@pytest.mark.parametrize(
+    ("options", "starts"),
+    [
+        ({}, [*range(385)]),
+        ({"use_paragraph_boundaries": True}, [50]),
+        ({"enable_line_aligned_sequences": True}, [0, 52]),
+        ({"enable_line_aligned_sequences": True, "use_paragraph_boundaries": True}, [0, 52]),
+    ],
+)
+@pytest.mark.parametrize("training_type", ["unmasking", "token_classification"])
+def test_texts_begin_where_the_options_say(
+    run: core.Runtime, tiny_bins: Path, training_type: str, options: dict[str, Any], starts: list[int]
+) -> None:
+    tokens = (np.arange(400) % 16 + 1).astype(np.uint16)
+    tokens[50:52] = 0  # two newlines, the only ones
+    for split in ("train", "val"):
+        tokens.tofile(tiny_bins / f"{split}.bin")
+
+    data = task(run, training_type=training_type, **options).data
+
+    assert {split: list(windows.starts) for split, windows in data.windows.items()} == {"train": starts, "val": starts}
+
+
 # stages
 
 
@@ -271,7 +412,7 @@ def test_modifiers_know_the_special_ids_and_the_time(run: core.Runtime, initiali
 
     assert isinstance(objective, Unmasking) and objective.modifiers is filling.modifiers is not None
     assert list(filling.modifiers.modifiers[0].special_tokens) == list(range(TEXT, TEXT + 15))  # type: ignore[attr-defined]
-    assert [type(callback) for callback in watching(filling)] == [ModifierClock]
+    assert [type(callback) for callback in watching(filling)] == [IterationClock]
 
 
 def test_modifiers_of_other_training_types_are_left_out(run: core.Runtime, initializer: core.ModelInitializer) -> None:
@@ -283,14 +424,28 @@ def test_modifiers_of_other_training_types_are_left_out(run: core.Runtime, initi
 
 
 def test_a_judge_is_loaded_frozen(run: core.Runtime, initializer: core.ModelInitializer) -> None:
-    keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5, block_size=9)
+    keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5, block_size=33)
     filling = task(run, training_type="unmasking", enable_judge_model=True, judge_model_checkpoint="judge.pt")
     filling.objective(initializer)
 
     assert filling.modifiers is not None
     modifier: Any = filling.modifiers.modifiers[0]
-    assert (modifier.cls_token_id, modifier.block_size) == (TEXT + 5, 9)
+    assert (modifier.cls_token_id, modifier.block_size) == (TEXT + 5, 33)
     assert modifier.judge(torch.zeros(3, 9, dtype=torch.int64)).shape == (3,)
+
+
+def test_each_ranks_judge_draws_on_its_own(run: core.Runtime, initializer: core.ModelInitializer) -> None:
+    keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5)
+    run.rank = 3
+    filling = task(
+        run, training_type="unmasking", loss_modifiers_enabled=True, judge_weight_modifier_enabled=True,
+        judge_weight_checkpoint="judge.pt", seed=7,
+    )  # fmt: skip
+    filling.objective(initializer)
+
+    assert filling.modifiers is not None
+    modifier: Any = filling.modifiers.modifiers[0]
+    assert modifier.generator.initial_seed() == 7 + 3
 
 
 JUDGING = {"training_type": "unmasking", "enable_judge_model": True, "judge_model_checkpoint": "other.pt"}
@@ -337,7 +492,10 @@ def test_a_checkpoint_is_a_file_or_the_newest_of_a_folder(tmp_path: Path) -> Non
     (tmp_path / "out").mkdir()
     saved = manager.save(lambda path: torch.save({"model": {}, "model_args": {}}, path), notes)
 
-    assert checkpoint_file("some/ckpt.pt") == Path("some/ckpt.pt")
+    (tmp_path / "ckpt.pt").touch()
+    assert checkpoint_file(str(tmp_path / "ckpt.pt")) == tmp_path / "ckpt.pt"
+    with pytest.raises(CheckpointError, match="^no checkpoint at nowhere: give the folder of a run, or a file in it"):
+        checkpoint_file("nowhere")
     assert saved is not None and checkpoint_file(str(tmp_path / "out")).read_bytes() == saved.read_bytes()
 
 

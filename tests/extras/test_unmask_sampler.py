@@ -54,7 +54,7 @@ def test_the_surest_are_kept_first_and_the_prefix_stays() -> None:
     start = torch.tensor([3, 1, *[MASK] * 6])
     model = Forced(certain(answers, sureness))
 
-    states = list(sampler(model, masked_shares("linear", 3), top_k=1).states(start))
+    states = list(sampler(model, masked_shares("linear", 3), top_k=1, order="confidence").states(start))
 
     assert [filled(*pair) for pair in zip([start[None], *states], states, strict=False)] == [[3, 5], [2, 6], [4, 7]]
     assert states[-1].tolist() == [[3, 1, 0, 1, 2, 3, 4, 0]]
@@ -119,7 +119,9 @@ def test_remask_takes_back_what_the_model_doubts_but_never_the_prefix() -> None:
         return torch.stack([first if row[1] == MASK and (row == MASK).sum() == 4 else doubting for row in ids])
 
     start = torch.tensor([2, *[MASK] * 4])  # the model would have written 5 in place of the 2
-    states = list(sampler(Forced(answer), masked_shares("linear", 4), top_k=1, remask=True).states(start))
+    states = list(
+        sampler(Forced(answer), masked_shares("linear", 4), top_k=1, order="confidence", remask=True).states(start)
+    )
 
     assert [state[0].tolist() for state in states] == [
         [2, 0, MASK, MASK, MASK],
@@ -127,7 +129,7 @@ def test_remask_takes_back_what_the_model_doubts_but_never_the_prefix() -> None:
         [2, 4, 1, 2, MASK],
         [2, 4, 1, 2, 3],
     ]
-    kept = list(sampler(Forced(answer), masked_shares("linear", 4), top_k=1).states(start))
+    kept = list(sampler(Forced(answer), masked_shares("linear", 4), top_k=1, order="confidence").states(start))
     assert kept[-1][0].tolist() == [2, 0, 1, 2, 3]
 
 

@@ -35,11 +35,11 @@ def test_multipliers(batch: Tokens, iter_num: int) -> None:
     largest = math.log(batch.logits.shape[-1] - 1)
     entropies = row_means(at_every_position(plain_entropy, batch), batch.mask.tolist())
     multipliers = [1 + penalty * (largest - h) / largest for h in entropies]
-    means = row_means(batch.loss.tolist(), batch.mask.tolist())
     counted = [m for m, row in zip(multipliers, batch.mask.tolist(), strict=True) if any(row)]
     mean = sum(counted) / max(len(counted), 1)
 
-    same(modifier.modify(*batch), [m * mean for m, mean in zip(multipliers, means, strict=True)])
+    rows = zip(multipliers, batch.loss.tolist(), strict=True)
+    same(modifier.modify(*batch), [[m * loss for loss in row] for m, row in rows])
     same(modifier.metrics()["entropy_penalty"], penalty)
     same(modifier.metrics()["multiplier_ema"], 0.9 + 0.1 * mean)
     assert detached(modifier.metrics())
@@ -56,7 +56,7 @@ def test_gradients_flow_through_the_multiplier() -> None:
 def test_a_vocabulary_of_two_has_nothing_to_punish() -> None:
     batch = tokens(vocab=2, share=1.0)
 
-    torch.testing.assert_close(EntropyPenaltyModifier(1.0, 0, 0).modify(*batch), batch.loss.mean(dim=1))
+    torch.testing.assert_close(EntropyPenaltyModifier(1.0, 0, 0).modify(*batch), batch.loss)
 
 
 def test_the_average_goes_on_after_a_resume() -> None:

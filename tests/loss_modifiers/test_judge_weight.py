@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from core.errors import ConfigError
 from loss_modifiers import SequenceScoringJudgeWeightModifier
 from loss_modifiers.judge import sampled
-from tests.loss_modifiers.batches import Tokens, detached, quick, row_means, token_batches, tokens
+from tests.loss_modifiers.batches import Tokens, detached, quick, token_batches, tokens
 
 CLS, BLOCK = 9, 4
 
@@ -51,10 +51,10 @@ def test_weights(batch: Tokens, exponent: float, iter_num: int, limits: tuple[fl
     modifier.iter_num = iter_num
     raised = exponent * min(max(iter_num - 3, 0) / 7, 1.0)
     weights = [clamped(factor**raised, limits) for factor in plain_factors(batch)]
-    means = row_means(batch.loss.tolist(), batch.mask.tolist())
     found = modifier.modify(*batch).detach().tolist()
 
-    assert found == pytest.approx([w * mean for w, mean in zip(weights, means, strict=True)], rel=1e-5)  # float32
+    for row, weight, losses in zip(found, weights, batch.loss.tolist(), strict=True):
+        assert row == pytest.approx([weight * loss for loss in losses], rel=1e-5)  # float32
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,14 @@ def test_a_small_masked_share_weighs_by_its_transform() -> None:
     batch = tokens(rows=1, length=10, share=1.0)._replace(mask=mask)
     modifier = SequenceScoringJudgeWeightModifier(lambda shown: torch.tensor([0.5]), CLS, BLOCK, 0, 0, max_factor=99.0)
     modifier.iter_num = 1
+    plain = SequenceScoringJudgeWeightModifier(
+        lambda shown: torch.tensor([0.5]), CLS, BLOCK, 0, 0, max_factor=99.0, transformed=False
+    )
+    plain.iter_num = 1
 
-    weight = (modifier.modify(*batch) / batch.loss[mask]).item()
+    weight = (modifier.modify(*batch) / batch.loss)[mask].item()
     assert weight == pytest.approx(0.5 / (0.1**4 - 2 * 0.1**3 + 2 * 0.1), rel=1e-5)
+    assert (plain.modify(*batch) / batch.loss)[mask].item() == pytest.approx(5.0, rel=1e-5)  # a judge of plain shares
 
 
 def test_an_end_before_the_start_is_refused() -> None:
@@ -88,7 +93,7 @@ def test_up_to_the_start_the_judge_is_not_asked() -> None:
     modifier = SequenceScoringJudgeWeightModifier(lambda shown: 1 / 0, CLS, BLOCK, 5, 9)  # type: ignore[arg-type]
     modifier.iter_num = 5
 
-    torch.testing.assert_close(modifier.modify(*batch), batch.loss.mean(dim=1))
+    torch.testing.assert_close(modifier.modify(*batch), batch.loss)
     assert modifier.metrics() == {}
 
 
@@ -112,9 +117,9 @@ def test_metrics_follow_the_full_exponent() -> None:
 def test_gradients_reach_the_logits_through_the_loss_alone() -> None:
     batch = tokens(share=1.0)
     found = made().modify(*batch)
-    weights = (found / batch.loss.mean(dim=1)).detach()
+    weights = (found / batch.loss).detach()
     (given,) = torch.autograd.grad(found.sum(), batch.logits, retain_graph=True)
-    (expected,) = torch.autograd.grad((weights * batch.loss.mean(dim=1)).sum(), batch.logits)
+    (expected,) = torch.autograd.grad((weights * batch.loss).sum(), batch.logits)
 
     torch.testing.assert_close(given, expected)
 

@@ -566,6 +566,27 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["ckpt.pt"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, None),
+        (BIDIRECTIONAL, "unmasking"),
+        ({**BIDIRECTIONAL, "mode": "token_classifier"}, "token_classification"),
+        (SCORER, "sequence_scoring"),
+    ],
+)
+def test_the_config_says_what_the_model_learns(changes: dict[str, Any], kind: str | None) -> None:
+    made = our_model(**changes)
+    old = as_read(train_run_scorer(made) if kind == "sequence_scoring" else train_run(made))
+    if kind == "token_classification":
+        old["model"], old["optimizer"] = made.state_dict(), None
+        old["model_args"]["mode"] = "token_classifier"
+    old["config"] = {"dataset": "tiny", "training_type": "LM"}
+
+    wanted = {"dataset": "tiny"} if kind is None else {"dataset": "tiny", "training_type": kind}
+    assert convert(old).checkpoint["config"] == wanted
+
+
 # using
 
 

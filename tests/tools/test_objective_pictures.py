@@ -1,12 +1,15 @@
 """Pictures of what a run has learnt: each is drawn from plain values, whatever is missing among them."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.errors import ConfigError
 from tools.objective_pictures import (
+    BACKGROUNDS,
     FILLED,
     GIVEN,
     MASKED,
@@ -18,6 +21,9 @@ from tools.objective_pictures import (
     draw_filling,
     draw_scatter,
     draw_timeline,
+    filling,
+    scatter,
+    timeline,
 )
 
 ROWS = [
@@ -63,6 +69,71 @@ def test_a_timeline_is_drawn_where_not_every_evaluation_knows_every_stage(tmp_pa
     draw_timeline(EVALUATIONS, [(50, 1)], ["random", "span", "line"], tmp_path / "x.png")
 
     assert size(tmp_path / "x.png") == (800, 420)
+
+
+# what is in them
+
+
+@pytest.fixture
+def pyplot() -> Iterator[Any]:
+    """Return pyplot, whose figures nobody else closes."""
+    pytest.importorskip("matplotlib").use("Agg")
+    from matplotlib import pyplot
+
+    yield pyplot
+    pyplot.close("all")
+
+
+def points(drawn: Any) -> list[tuple[float, float]]:
+    return [(round(x, 6), round(y, 6)) for x, y in drawn]
+
+
+def test_a_filling_shows_every_character_but_the_masked_ones(pyplot: Any) -> None:
+    (axes,) = filling(ROWS).axes
+
+    found = {(text.get_position()[1], text.get_text(), text.get_position()[0]) for text in axes.texts}
+
+    labels = {(number, label, -1) for number, (label, _) in enumerate(ROWS)}
+    second = {(1, char, 1.5 + place) for place, char in enumerate("house")} | {(1, "a", 0.5), (1, "c", 6.5)}
+    third = {(2, char, 1.5 + place) for place, char in enumerate("the")} | {(2, "a", 0.5), (2, "c", 6.5)}
+    assert found == labels | {(0, "a", 0.5)} | second | third
+
+
+def test_a_filling_colours_what_is_not_given(pyplot: Any) -> None:
+    from matplotlib.colors import to_hex
+
+    (axes,) = filling(ROWS).axes
+
+    found = {(round(patch.get_y() + 0.42), patch.get_x(), patch.get_width(), to_hex(patch.get_facecolor()))
+             for patch in axes.patches}  # fmt: skip
+    assert found == {
+        (0, 1, 5, BACKGROUNDS[MASKED]), (0, 6, 1, BACKGROUNDS[MASKED]), (1, 1, 5, BACKGROUNDS[NEW]),
+        (1, 6, 1, BACKGROUNDS[FILLED]), (2, 1, 5, BACKGROUNDS[WRONG]), (2, 6, 1, BACKGROUNDS[RIGHT]),
+    }  # fmt: skip
+
+
+def test_a_scatter_tells_untouched_texts_from_filled_ones(pyplot: Any) -> None:
+    (axes,) = scatter([0.0, 0.5, 0.9], [0.2, 0.4, 0.8], FIGURES).axes
+
+    found = {drawn.get_label(): points(drawn.get_offsets()) for drawn in axes.collections}
+    assert found == {"filled texts": [(0.5, 0.4), (0.9, 0.8)], "untouched texts": [(0.0, 0.2)]}
+    truth, mean = (points(zip(*line.get_data(), strict=True)) for line in axes.lines)
+    assert truth == [(0, 0), (1, 1)] and {y for _, y in mean} == {round(1.4 / 3, 6)}
+    assert axes.get_title() == "correlation 0.90, error 0.25 of the constant predictor's"
+
+
+def test_a_timeline_has_a_line_for_every_stage_that_was_evaluated(pyplot: Any) -> None:
+    (axes,) = timeline(EVALUATIONS, [(50, 1)], ["random", "span", "line"]).axes
+
+    lines = {line.get_label(): points(zip(*line.get_data(), strict=True)) for line in axes.lines}
+    assert {label: drawn for label, drawn in lines.items() if not label.startswith("_")} == {
+        "stage 0: random": [(0, 4.0), (50, 3.0)],
+        "stage 1: span": [(0, 4.2)],
+        "all stages": [(0, 4.1), (50, 3.1), (90, 2.5)],
+        "training texts, of the stages begun": [(0, 4.0), (50, 3.0), (90, 2)],
+    }
+    assert [drawn for label, drawn in lines.items() if label.startswith("_")] == [[(50, 0), (50, 1)]]
+    assert [(text.get_text(), text.xy[0]) for text in axes.texts] == [("stage 0", 25), ("stage 1", 70)]
 
 
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

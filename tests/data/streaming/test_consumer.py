@@ -136,10 +136,10 @@ def test_a_file_goes_only_when_a_checkpoint_covers_it(tmp_path: Path) -> None:
     draw(source, 8)
     assert numbers(tmp_path) == list(range(FILES))
 
-    assert source.release(state) == 1
+    assert source.release(source.first_needed([state])) == 1
 
     assert numbers(tmp_path) == [1, 2, 3, 4, 5, 6]
-    assert source.release(state) == 0
+    assert source.release(source.first_needed([state])) == 0
 
 
 def test_the_file_of_a_batch_drawn_ahead_stays(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_file_of_a_batch_drawn_ahead_stays(tmp_path: Path) -> None:
     made = fill(tmp_path)
     source = consumer(tmp_path)
     draw(source, PER_FILE)
-    source.release(source.state_dict())
+    source.release(source.first_needed([source.state_dict()]))
     assert numbers(tmp_path)[0] == 0
 
     source.load_state_dict(source.state_dict())
@@ -159,12 +159,23 @@ def test_a_rank_releases_its_own_files_alone(tmp_path: Path) -> None:
     ranks = [consumer(tmp_path, rank=rank, world_size=2) for rank in range(2)]
     for source in ranks:
         draw(source, 7)
-    assert ranks[0].release(ranks[1].state_dict()) == 0
+    states = [source.state_dict() for source in ranks]
 
-    ranks[0].release(ranks[0].state_dict())
+    ranks[0].release(ranks[0].first_needed(states))
     assert numbers(tmp_path) == [1, 3, 4, 5, 6]
-    ranks[1].release(ranks[1].state_dict())
+    ranks[1].release(ranks[1].first_needed(states))
     assert numbers(tmp_path) == [4, 5, 6]
+
+
+def test_a_checkpoint_by_other_ranks_needs_what_any_of_them_has_not_used_up(tmp_path: Path) -> None:
+    fill(tmp_path)
+    ranks = [consumer(tmp_path, rank=rank, world_size=2) for rank in range(2)]
+    for source, count in zip(ranks, (8, 4), strict=True):
+        draw(source, count)  # in files 4 and 3
+    states = [source.state_dict() for source in ranks]
+
+    assert consumer(tmp_path).first_needed(states) == 3
+    assert consumer(tmp_path).first_needed([*states, consumer(tmp_path).state_dict()]) == 0  # nothing drawn yet
 
 
 @pytest.mark.parametrize("world", [1, 3])
@@ -173,7 +184,7 @@ def test_on_another_number_of_ranks_nothing_is_lost(tmp_path: Path, world: int) 
     ranks = [consumer(tmp_path, rank=rank, world_size=2) for rank in range(2)]
     trained_on = [batch for source in ranks for batch in draw(source, 5)]  # the last of each is only drawn ahead
     for source in ranks:
-        source.release(source.state_dict())
+        source.release(source.first_needed([source.state_dict()]))
 
     trained_on = [batch for batch in trained_on if batch not in (made[7], made[10])]
     for rank in range(world):
@@ -323,6 +334,36 @@ def test_batches_for_next_token_prediction_are_pairs(tmp_path: Path) -> None:
 
     assert isinstance(batch, tuple)
     assert [tensor.shape for tensor in batch] == [(2, 4), (2, 4)]
+
+
+class Short(Noise):
+    """Targets of one token less than the inputs have."""
+
+    def batches(self, split: str, count: int, generator: torch.Generator) -> list[StoredBatch]:
+        made = super().batches(split, count, generator)
+        return [batch._replace(tensors={**batch.tensors, "target": batch.tensors["target"][:, 1:]}) for batch in made]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_targets_of_another_length_are_told_before_training(tmp_path: Path, waits: bool) -> None:
+    short = Short("LM")
+    if waits:
+        producer(tmp_path, short).run(once=True)
+    else:  # nothing is there yet but what is said of it
+        producer(tmp_path).run(once=True)
+        write_meta(tmp_path / "meta.pkl", {**short.meta, "target_size": 3})
+    with pytest.raises(DataError, match="targets of 3 tokens for inputs of 4"):
+        consumer(tmp_path)
+
+
+def test_few_validation_files_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, files=2)
+    source = consumer(tmp_path)
+    draw(source, 2 * PER_FILE, "val")
+    assert not caplog.messages
+    draw(source, 5 * PER_FILE, "val")
+
+    assert [message.count("lower eval_iters") for message in caplog.messages] == [1]
 
 
 def test_other_batches_name_their_tensors_and_their_mode(tmp_path: Path) -> None:

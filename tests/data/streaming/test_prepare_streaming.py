@@ -18,8 +18,11 @@ from data.dual_mode import prepare_streaming as dual_mode
 from data.meta import read_meta
 from data.sequence_scorer import prepare_streaming as sequence_scorer
 from data.shakespeare_char import prepare_streaming as shakespeare_char
+from data.stages import UniformStage
 from data.streaming.char_text import CharText
 from data.streaming.consumer import DatasetConsumer
+from data.streaming.producer import Producer
+from data.streaming.sequence_scorer import concave
 from model import GPT, GPTConfig
 from tests.data.streaming.conftest import LINES, content
 
@@ -105,9 +108,91 @@ def test_the_filler_writes_characters_and_only_where_it_is_asked_to(sets: Path) 
     first, again = (fill(hidden, mask, torch.Generator().manual_seed(4)) for _ in range(2))
 
     assert torch.equal(first, again)
+    assert not torch.equal(first, fill(hidden, mask, torch.Generator().manual_seed(5)))  # it is drawn
     assert (first[~mask] == 0).all() and int(first.max()) < text.base_size
     assert len(first[mask].unique()) > 3
     assert torch.equal(fill(tokens, torch.zeros_like(mask), torch.Generator()), tokens)
+
+
+CHARS = len(set("".join(LINES)))
+STAGED = [
+    "--use_all_stages_for_training=True",
+    "--unmasking_stages=[{'type': 'span', 'spans_count': 2, 'val_loss_stale_count': 1}]",
+    "--validation_stages=[{'type': 'random', 'max_masked_ratio': 0.5, 'val_loss_stale_count': 1}]",
+]
+SPLITS = ("train", "val")
+
+
+def stages_of(provider: Any) -> list[str]:
+    return [stage.describe().split(",")[0] for split in SPLITS for stage in provider.stages[split]]
+
+
+@pytest.mark.parametrize(("script", "flags", "look", "wanted"), [
+    # all of them
+    *[(script, flags, look, wanted) for script in (
+        shakespeare_char, char_diffusion, sticky_rounds, sequence_scorer, dual_mode) for flags, look, wanted in (
+        (["--batches_per_file=5"], lambda made: made.batches_per_file, 5),
+        (["--max_backlog_files=4"], lambda made: made.max_backlog_files, 4),
+        (["--sleep_seconds=0.5"], lambda made: made.sleep_seconds, 0.5),
+        (["--seed=8"], lambda made: made.seed, 8),
+        ([], lambda made: made.say is print, True),
+        (["--data_stream_verbose=False"], lambda made: made.say is print, False),
+        (["--files=3"], lambda made: made.asked, (3, False)),
+        (["--once"], lambda made: made.asked, (None, True)),
+        (["--batch_size=3"], lambda made: made.provider.meta["batch_size"], 3),
+        (["--block_size=20"], lambda made: made.provider.meta["block_size"], 20),
+    )],
+    # those with windows of lines
+    *[(script, [flag], look, wanted) for script in (char_diffusion, sticky_rounds, sequence_scorer)
+      for flag, look, wanted in (
+        ("--enable_line_aligned_sequences=True", lambda made: made.provider.windows["val"].sizes is None, False),
+        ("--enable_line_aligned_sequences=False", lambda made: made.provider.windows["val"].sizes is None, True),
+        (f"--cls_token_id={CHARS + 7}", lambda made: made.provider.meta["cls_token_id"], CHARS + 7),
+    )],
+    *[(script, ["--ignore_index=-5"], lambda made: made.provider.ignore_index, -5)
+      for script in (char_diffusion, sticky_rounds)],
+    *[(script, STAGED, lambda made: stages_of(made.provider), ["span", "random"])
+      for script in (char_diffusion, sequence_scorer)],
+    # each one's own
+    (shakespeare_char, ["--target_size=9"], lambda made: made.provider.target_size, 9),
+    (char_diffusion, ["--mask_probability=0.4"], lambda made: made.provider.stages,
+     {split: [UniformStage(0.4)] for split in SPLITS}),
+    (char_diffusion, ["--mask_probability=0.4"], lambda made: made.provider.meta["mask_probability"], 0.4),
+    (sticky_rounds, ["--sticky_p1_probability=0.3"], lambda made: made.provider.p1_probability, 0.3),
+    (sticky_rounds, ["--sticky_p2_probability=0.7"], lambda made: made.provider.p2_probability, 0.7),
+    (sticky_rounds, ["--max_rounds=2"], lambda made: made.provider.max_rounds, 2),
+    (sequence_scorer, ["--mask_probability_range=(0.2, 0.3)"], lambda made: made.provider.mask_probability_range,
+     (0.2, 0.3)),
+    (sequence_scorer, ["--score_transform=True"], lambda made: made.provider.target, concave),
+    (sequence_scorer, ["--score_transform=False"], lambda made: made.provider.target, None),
+    (dual_mode, ["--mode_distribution={'language_model': 0.25, 'sequence_scorer': 0.75}"],
+     lambda made: made.provider.weights.tolist(), [0.25, 0.75]),
+    (dual_mode, ["--alternation_frequency=3"], lambda made: made.provider.alternation_frequency, 3),
+    (dual_mode, ["--mask_probability=0.4"],
+     lambda made: made.provider.providers["language_model"].meta["mask_probability"], 0.4),
+    (dual_mode, ["--score_transform=True"],
+     lambda made: made.provider.providers["sequence_scorer"].target, concave),
+], ids=lambda value: value.__name__.split(".")[1] if hasattr(value, "__file__") else None)  # fmt: skip
+def test_every_option_gets_where_it_belongs(
+    sets: Path, script: Any, flags: list[str], look: Callable[[Any], Any], wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    class Asked(Producer):
+        """Notes what it is asked for, and makes nothing."""
+
+        def run(self, files: int | None = None, once: bool = False) -> int:
+            self.asked = (files, once)
+            found.append(self)
+            return 0
+
+    monkeypatch.setattr(script, "Producer", Asked)
+    name = script.__name__.split(".")[1]
+    script.main(["--block_size=24", f"--mlm_checkpoint_path={mlm_checkpoint(sets)}", *flags], sets / name)
+
+    (made,) = found
+    assert look(made) == wanted
+    assert made.folder == sets / name
 
 
 def test_a_model_that_does_not_fit_is_told(sets: Path) -> None:

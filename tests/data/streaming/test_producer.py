@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,34 @@ def test_files_of_another_shape_do_not_join_those_that_wait(tmp_path: Path) -> N
             queue.release(file)
     producer(tmp_path, Noise(block_size=8)).run(once=True)
     assert read_meta(tmp_path / "meta.pkl")["block_size"] == 8
+
+
+def test_files_of_another_length_do_not_join_those_that_wait(tmp_path: Path) -> None:
+    """Of two ranks, the one with shorter files would wait for room that the other's take."""
+    producer(tmp_path).run(once=True)
+
+    with pytest.raises(ConfigError, match=r"batches_per_file=3, now 5: let training consume them first"):
+        producer(tmp_path, batches_per_file=5).run(once=True)
+
+
+@pytest.mark.parametrize("old", [{"vocab_size": 7}, {"vocab_size": 9, "stoi": {"a": 0}}, None])
+def test_the_vocabulary_of_a_text_is_not_written_over(tmp_path: Path, old: dict[str, Any] | None) -> None:
+    (tmp_path / "train.bin").touch()
+    if old:
+        write_meta(tmp_path / "meta.pkl", old)
+    there = sorted(tmp_path.iterdir())
+
+    with pytest.raises(DataError, match=r"has another vocabulary .* --dataset=NAME --source_data_dir="):
+        producer(tmp_path).run(once=True)
+    assert sorted(tmp_path.iterdir()) == there
+    assert old is None or read_meta(tmp_path / "meta.pkl") == old
+
+
+def test_a_queue_of_the_same_vocabulary_may_lie_beside_the_text(tmp_path: Path) -> None:
+    (tmp_path / "train.bin").touch()
+    write_meta(tmp_path / "meta.pkl", {"vocab_size": 9})
+
+    assert producer(tmp_path).run(once=True) == 4
 
 
 def test_a_plain_vocabulary_in_meta_is_no_obstacle(tmp_path: Path) -> None:

@@ -2,14 +2,14 @@
 
 from types import SimpleNamespace
 
-from extras.modifier_clock import ModifierClock
+from extras.iteration_clock import IterationClock
 from loss_modifiers import EntropyPenaltyModifier, LossModifierPipeline
 
 
 def test_every_modifier_knows_the_iteration_before_its_update() -> None:
     modifier = EntropyPenaltyModifier(1.0, start_iter=0, max_iters=10)
     pipeline = LossModifierPipeline([modifier])
-    clock = ModifierClock(pipeline)
+    clock = IterationClock([pipeline])
     known = []
     for iter_num in (0, 5, 6, 2):  # a recovery goes back
         clock.on_step_begin(SimpleNamespace(iter_num=iter_num))  # type: ignore[arg-type]
@@ -19,6 +19,6 @@ def test_every_modifier_knows_the_iteration_before_its_update() -> None:
 
 
 def test_there_is_nothing_to_keep() -> None:
-    clock = ModifierClock(LossModifierPipeline())
+    clock = IterationClock([LossModifierPipeline()])
 
     assert not hasattr(clock, "state_dict") or not clock.state_dict()

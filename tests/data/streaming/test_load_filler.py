@@ -1,0 +1,77 @@
+"""data/sequence_scorer/prepare_streaming.py: which models may fill gaps, and the ids they are shown."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from config.stream_options import StreamOptions
+from core.checkpoint_manager import CheckpointManager
+from core.errors import CheckpointError
+from data.sequence_scorer.prepare_streaming import load_filler
+from data.streaming.char_text import CharText
+from data.vocabulary import Vocabulary
+from model import GPT, GPTConfig
+
+Args = dict[str, Any]
+
+
+def saved(text: CharText, config: Args | None = None, **changes: Any) -> Args:
+    """Return the checkpoint of a tiny unmasking model."""
+    args = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 24, "vocab_size": text.vocab_size, "bias": False,
+            "dropout": 0.0, "attention_type": "bidirectional", **changes}  # fmt: skip
+    return {"model": GPT(GPTConfig(**args)).state_dict(), "model_args": args, "config": config or {}}
+
+
+def options(path: Path) -> StreamOptions:
+    return StreamOptions(mlm_checkpoint_path=str(path), block_size=24)
+
+
+def test_the_folder_of_a_run_is_accepted(text: CharText, tmp_path: Path) -> None:
+    checkpoint = saved(text)
+    CheckpointManager(tmp_path / "out").save(
+        lambda path: torch.save(checkpoint, path), {"iter_num": 1, "val_loss": None, "healthy": True}
+    )
+    mask = torch.ones(2, 23, dtype=torch.bool)
+    filled = load_filler(options(tmp_path / "out"), text)(torch.full((2, 23), text.mask_id), mask, torch.Generator())
+
+    assert int(filled.max()) < text.base_size
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"mode": "sequence_scorer", "cls_token_id": 3}, "sequence_scorer"),
+        ({"mode": "token_classifier", "num_token_classes": 2}, "token_classifier"),
+        ({"attention_type": "causal"}, "language_model with causal"),
+    ],
+)
+def test_what_does_not_unmask_is_refused(text: CharText, tmp_path: Path, changes: Args, what: str) -> None:
+    torch.save(saved(text, **changes), tmp_path / "ckpt.pt")
+    with pytest.raises(CheckpointError, match=rf"is a {what}.*training_type=unmasking"):
+        load_filler(options(tmp_path / "ckpt.pt"), text)
+
+
+@pytest.mark.parametrize("mask_token_id", [None, 3])
+def test_a_model_trained_on_the_text_itself_sees_its_own_padding(
+    text: CharText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask_token_id: int | None
+) -> None:
+    mask_id = None if mask_token_id is None else text.base_size + mask_token_id
+    own = Vocabulary.beyond(text.base_size, mask=mask_id)
+    torch.save(saved(text, {"mask_token_id": mask_id}, vocab_size=own.size), tmp_path / "ckpt.pt")
+    shown: list[torch.Tensor] = []
+    forward = GPT.forward
+
+    def watched(self: GPT, ids: torch.Tensor, *others: Any) -> Any:
+        shown.append(ids)
+        return forward(self, ids, *others)
+
+    monkeypatch.setattr(GPT, "forward", watched)
+    tokens = torch.tensor([[0, 1, text.mask_id, 2, text.pad_id, text.pad_id]])
+    mask = tokens == text.mask_id
+    filled = load_filler(options(tmp_path / "ckpt.pt"), text)(tokens, mask, torch.Generator())
+
+    assert shown[0].tolist() == [[0, 1, own.mask, 2, own.pad, own.pad]]
+    assert torch.equal(filled[~mask], tokens[~mask])
+    assert int(filled[mask]) < text.base_size
