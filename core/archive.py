@@ -246,6 +246,8 @@ class Archive:
                 self.step.objective.load_state_dict(checkpoint["objective"])
             return f"{len(ranks)} random states, wanted {world}" if ranks else "no random state"
         own = ranks[self.runtime.rank]
+        if "data" in own and hasattr(self.data, "state_dict") and own["data"].keys() != self.data.state_dict().keys():
+            return "its place in another kind of data"
         if not same_batches(checkpoint.get("config") or {}, self.config):
             own = {**own, "batch": None}  # a fitting one is drawn
         elif manifest and fingerprint(own["batch"]) != manifest["batch"][self.runtime.rank]:

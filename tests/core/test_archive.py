@@ -425,3 +425,13 @@ def test_what_keeps_a_resume_from_being_exact_is_told(tmp_path: Path, count: int
 
     assert resumed.archive.resume(checkpoint, manifest) == reason
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_place_in_another_kind_of_data_is_not_taken(tmp_path: Path) -> None:
+    """As when batches came from files, and come from a queue now."""
+    _, checkpoint, manifest = saved(tmp_path)
+    checkpoint["ranks"][0]["data"] = {"file": 3, "offset": 2}
+    resumed = Run(tmp_path)
+
+    assert resumed.archive.resume(checkpoint, manifest) == "its place in another kind of data"
+    assert resumed.data.drawn == 1
