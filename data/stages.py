@@ -4,12 +4,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
 from core.errors import ConfigError
 from data.masking import corrupt, line_mask, random_mask, span_mask, sticky_mask, uniform_mask
+
+
+class Rows(NamedTuple):
+    """Texts to mask: tokens (B, T) int64; lengths (B,), content before the padding; newline_id: what ends a line."""
+
+    tokens: torch.Tensor
+    lengths: torch.Tensor | None
+    newline_id: int | None
 
 
 class Stage(ABC):
@@ -23,7 +31,6 @@ class Stage(ABC):
     corrupts: ClassVar[bool] = True
     val_loss_stale_count: int
 
-    @abstractmethod
     def mask(
         self,
         tokens: torch.Tensor,
@@ -32,6 +39,11 @@ class Stage(ABC):
         newline_id: int | None = None,
     ) -> torch.Tensor:
         """Return the positions to predict, (B, T) bool. tokens (B, T), lengths (B,): content before the padding."""
+        return self.choose(Rows(tokens, lengths, newline_id), generator)
+
+    @abstractmethod
+    def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
+        """Return the positions to predict, (B, T) bool."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -48,17 +60,10 @@ class StickyStage(Stage):
     val_loss_stale_count: int
     type: ClassVar[str] = "sticky"
 
-    def mask(
-        self,
-        tokens: torch.Tensor,
-        generator: torch.Generator,
-        lengths: torch.Tensor | None = None,
-        newline_id: int | None = None,
-    ) -> torch.Tensor:
+    def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         """Return the positions to predict, (B, T) bool."""
-        return sticky_mask(
-            tokens, self.target_masked_ratio, self.p1_probability, self.p2_probability, generator, lengths
-        )
+        chances = self.p1_probability, self.p2_probability
+        return sticky_mask(rows.tokens, self.target_masked_ratio, *chances, generator, rows.lengths)
 
     def describe(self) -> str:
         """Return for instance `sticky, target 0.40, p1 0.15, p2 0.30`."""
@@ -74,15 +79,9 @@ class RandomStage(Stage):
     val_loss_stale_count: int
     type: ClassVar[str] = "random"
 
-    def mask(
-        self,
-        tokens: torch.Tensor,
-        generator: torch.Generator,
-        lengths: torch.Tensor | None = None,
-        newline_id: int | None = None,
-    ) -> torch.Tensor:
+    def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         """Return the positions to predict, (B, T) bool."""
-        return random_mask(tokens, self.max_masked_ratio, generator, lengths)
+        return random_mask(rows.tokens, self.max_masked_ratio, generator, rows.lengths)
 
     def describe(self) -> str:
         """Return for instance `random, up to 0.50`."""
@@ -98,15 +97,9 @@ class SpanStage(Stage):
     type: ClassVar[str] = "span"
     corrupts: ClassVar[bool] = False
 
-    def mask(
-        self,
-        tokens: torch.Tensor,
-        generator: torch.Generator,
-        lengths: torch.Tensor | None = None,
-        newline_id: int | None = None,
-    ) -> torch.Tensor:
+    def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         """Return the positions to predict, (B, T) bool."""
-        return span_mask(tokens, self.spans_count, generator, lengths)
+        return span_mask(rows.tokens, self.spans_count, generator, rows.lengths)
 
     def describe(self) -> str:
         """Return for instance `span, 20 spans`."""
@@ -122,17 +115,11 @@ class LineStage(Stage):
     val_loss_stale_count: int
     type: ClassVar[str] = "line"
 
-    def mask(
-        self,
-        tokens: torch.Tensor,
-        generator: torch.Generator,
-        lengths: torch.Tensor | None = None,
-        newline_id: int | None = None,
-    ) -> torch.Tensor:
+    def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         """Return the positions to predict, (B, T) bool; `newline_id` is needed here."""
-        if newline_id is None:
+        if rows.newline_id is None:
             raise ConfigError("a line stage needs a newline in the vocabulary: use another data set, or other stages")
-        return line_mask(tokens, newline_id, self.min_ratio, self.max_ratio, generator, lengths)
+        return line_mask(rows.tokens, rows.newline_id, self.min_ratio, self.max_ratio, generator, rows.lengths)
 
     def describe(self) -> str:
         """Return for instance `line, 0.10 to 0.45 of the lines`."""
@@ -147,15 +134,9 @@ class UniformStage(Stage):
     val_loss_stale_count: int = 0
     type: ClassVar[str] = "uniform"
 
-    def mask(
-        self,
-        tokens: torch.Tensor,
-        generator: torch.Generator,
-        lengths: torch.Tensor | None = None,
-        newline_id: int | None = None,
-    ) -> torch.Tensor:
+    def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         """Return the positions to predict, (B, T) bool."""
-        return uniform_mask(tokens, self.mask_probability, generator, lengths)
+        return uniform_mask(rows.tokens, self.mask_probability, generator, rows.lengths)
 
     def describe(self) -> str:
         """Return for instance `uniform, 0.15`."""
