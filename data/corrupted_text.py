@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from data.masking import corruption_rate, replace_random
+from data.numbered_batches import Batch, NumberedBatches
 from data.private_rng import generator
 from data.windows import Windows
 
 TRAINING, EVALUATION = {"train": 0}, {"train": 1, "val": 2}  # what a batch is for: part of its random seed
 
 
-class CorruptedText:
+class CorruptedText(NumberedBatches):
     """A data source of texts some of whose tokens were replaced at random. A batch is a dict of tensors on the device:
 
     input  (B, T) int64: the text, corrupted
@@ -42,6 +43,7 @@ class CorruptedText:
         rank: int,
         device: torch.device,
     ) -> None:
+        super().__init__(eval_iters, seed, rank, device)
         self.windows = windows
         self.vocab_size = vocab_size
         self.unmasked_min = unmasked_min
@@ -50,42 +52,29 @@ class CorruptedText:
         self.p1_p2_ratio = p1_p2_ratio
         self.eval_at = eval_at
         self.batch_size = batch_size
-        self.eval_iters = eval_iters
-        self.seed = seed
-        self.rank = rank
-        self.device = device
-        self.drawn = 0  # training batches so far
         self.iter_num = 0  # set before each update; the batch drawn ahead in it belongs to the next one
-        self.evaluated = {"train": 0, "val": 0}  # batches of the evaluation at hand
 
-    def get_batch(self, split: str) -> dict[str, torch.Tensor]:
-        """Return the next training batch, or the next of the fixed validation set."""
-        if split != "train":
-            return self.get_eval_batch(split)
-        number, self.drawn = self.drawn, self.drawn + 1
-        draw = generator(self.seed, self.rank, TRAINING["train"], number)
-        return self._batch("train", self.iter_num, draw)
+    def training_batch(self, number: int) -> Batch:
+        """Return training batch `number` of this rank."""
+        return self._batch("train", self.iter_num, generator(self.seed, self.rank, TRAINING["train"], number))
 
-    def get_eval_batch(self, split: str) -> dict[str, torch.Tensor]:
-        """Return the next batch of an evaluation: after `eval_iters` of them the same ones come again."""
-        number = self.evaluated[split]
-        self.evaluated[split] = (number + 1) % self.eval_iters
+    def evaluation_batch(self, split: str, number: int) -> Batch:
+        """Return batch `number` of an evaluation of a split."""
         return self._batch(split, self.eval_at, generator(self.seed, EVALUATION[split], number))
 
-    def _batch(self, split: str, iter_num: int, draw: torch.Generator) -> dict[str, torch.Tensor]:
+    def _batch(self, split: str, iter_num: int, draw: torch.Generator) -> Batch:
         tokens, lengths = self.windows[split].draw(self.batch_size, draw)
         rate = corruption_rate(iter_num, self.unmasked_min, self.unmasked_max, self.warmup_iters)
         inputs, changed = replace_random(tokens, rate, self.p1_p2_ratio, self.vocab_size, draw, lengths)
         content = torch.arange(tokens.size(1)) < lengths[:, None]
         batch = {"input": inputs, "target": changed.long().where(content, -1)}
-        if self.device.type == "cuda":
-            return {name: part.pin_memory().to(self.device, non_blocking=True) for name, part in batch.items()}
-        return batch
+        return self.on_device(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many batches were drawn; which ones they were follows."""
-        return {"drawn": self.drawn, "evaluated": dict(self.evaluated), "iter_num": self.iter_num}
+        """Return how many batches were drawn, and the iteration; which ones they were follows."""
+        return {**super().state_dict(), "iter_num": self.iter_num}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was called."""
-        self.drawn, self.evaluated, self.iter_num = state["drawn"], dict(state["evaluated"]), state["iter_num"]
+        super().load_state_dict(state)
+        self.iter_num = state["iter_num"]

@@ -1,10 +1,10 @@
 """Texts with gaps in them: what unmasking and sequence scoring learn from."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
+from data.numbered_batches import Batch, NumberedBatches
 from data.private_rng import generator
 from data.stages import Stage, mask_rows
 from data.vocabulary import Vocabulary
@@ -13,7 +13,7 @@ from data.windows import Windows
 TRAINING, EVALUATION = {"train": 0}, {"train": 1, "val": 2}  # what a batch is for: part of its random seed
 
 
-class MaskedText:
+class MaskedText(NumberedBatches):
     """A data source of masked texts. A batch is a dict of tensors on the device:
 
     input  (B, T) int64: the text as the model sees it
@@ -49,38 +49,26 @@ class MaskedText:
         corrupts: bool = True,
         untouched_share: float = 0.0,
     ) -> None:
+        super().__init__(eval_iters, seed, rank, device)
         self.windows = windows
         self.vocabulary = vocabulary
         self.training = list(training)
         self.validation = list(validation)
         self.reached = reached
         self.batch_size = batch_size
-        self.eval_iters = eval_iters
-        self.seed = seed
-        self.rank = rank
-        self.device = device
         self.newline_id = newline_id
         self.corrupts = corrupts
         self.untouched_share = untouched_share
-        self.drawn = 0  # training batches so far
-        self.evaluated = {"train": 0, "val": 0}  # batches of the evaluation at hand
 
-    def get_batch(self, split: str) -> dict[str, torch.Tensor]:
-        """Return the next training batch, or the next of the fixed validation set."""
-        if split != "train":
-            return self.get_eval_batch(split)
-        number, self.drawn = self.drawn, self.drawn + 1
+    def training_batch(self, number: int) -> Batch:
+        """Return training batch `number` of this rank."""
         return self._training_batch(TRAINING["train"], number)
 
-    def get_eval_batch(self, split: str) -> dict[str, torch.Tensor]:
-        """Return the next batch of an evaluation: after `eval_iters` of them the same ones come again."""
-        number = self.evaluated[split]
-        self.evaluated[split] = (number + 1) % self.eval_iters
-        if split == "train":
-            return self._training_batch(EVALUATION["train"], number)
-        return self._validation_batch(number)
+    def evaluation_batch(self, split: str, number: int) -> Batch:
+        """Return batch `number` of an evaluation: masked as in training, or of the fixed validation set."""
+        return self._training_batch(EVALUATION["train"], number) if split == "train" else self._validation_batch(number)
 
-    def _training_batch(self, purpose: int, number: int) -> dict[str, torch.Tensor]:
+    def _training_batch(self, purpose: int, number: int) -> Batch:
         draw = generator(self.seed, self.rank, purpose, number)
         tokens, lengths = self.windows["train"].draw(self.batch_size, draw)
         # stages take turns from batch to batch, so that each gets its share also where there are more stages than rows
@@ -90,7 +78,7 @@ class MaskedText:
         self._at_least_one(inputs, mask, lengths, draw)
         return self._batch(tokens, inputs, mask, torch.tensor(turn)[which], draw)
 
-    def _validation_batch(self, number: int) -> dict[str, torch.Tensor]:
+    def _validation_batch(self, number: int) -> Batch:
         draw = generator(self.seed, EVALUATION["val"], number)
         tokens, lengths = self.windows["val"].draw(self.batch_size, draw)
         rows = torch.arange(number * self.batch_size, (number + 1) * self.batch_size)
@@ -126,16 +114,6 @@ class MaskedText:
 
     def _batch(
         self, tokens: torch.Tensor, inputs: torch.Tensor, mask: torch.Tensor, stage: torch.Tensor, draw: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    ) -> Batch:
         batch = {"input": inputs, "target": tokens.where(mask, -1), "stage": stage}
-        if self.device.type == "cuda":
-            batch = {name: part.pin_memory().to(self.device, non_blocking=True) for name, part in batch.items()}
-        return {**batch, "seed": torch.randint(2**62, (), generator=draw)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how many batches were drawn; which ones they were follows."""
-        return {"drawn": self.drawn, "evaluated": dict(self.evaluated)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called."""
-        self.drawn, self.evaluated = state["drawn"], dict(state["evaluated"])
+        return {**self.on_device(batch), "seed": torch.randint(2**62, (), generator=draw)}

@@ -7,27 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.nn import functional as F
 
 from extras.objectives.token_classification import ClassMeter, TokenClassification
 from model import GPT, GPTConfig
+from tests.extras.objectives.known_logits import Known
 from tests.loss_modifiers.batches import softmax
 from tests.modifying import Modifying
 
 quick = settings(max_examples=30, deadline=None)
 shapes = st.tuples(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 6), st.integers(2, 4))
-
-
-class Known(nn.Module):
-    """A model that gives the same logits (B, T, classes) whatever it sees, and the plain mean as its loss."""
-
-    def __init__(self, logits: torch.Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.logits, F.cross_entropy(self.logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
 def labelled(shape: tuple[int, int, int, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -8,28 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch.nn import functional as F
 
 from extras.objectives.unmasking import GapMeter, Unmasking
 from loss_modifiers import LossModifierPipeline, MaskRatioWeightModifier
 from model import GPT, GPTConfig
+from tests.extras.objectives.known_logits import Known
 from tests.loss_modifiers.batches import softmax
 from tests.modifying import Modifying
 
 quick = settings(max_examples=30, deadline=None)
 shapes = st.tuples(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 6), st.integers(3, 7))
-
-
-class Known(nn.Module):
-    """A model that gives the same logits (B, T, V) whatever it sees, and the loss that GPT computes of them."""
-
-    def __init__(self, logits: torch.Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.logits, F.cross_entropy(self.logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
 def gaps(shape: tuple[int, int, int, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
