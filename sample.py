@@ -16,24 +16,24 @@ prompt's tokens, and a sequence scorer scores the prompt, or each line of a file
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 import core
-import extras
 from config.options import SampleOptions
 from configurator import configure
 from data.meta import read_meta
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
-from extras.prompt_encoder import PromptEncoder
-from extras.step_display import StepDisplay
-from extras.token_labels import TokenLabels
-from extras.unmask_sampler import UnmaskSampler, masked_shares
-from loss_modifiers.judge import judged
+from extras.frozen import load_judge
+from extras.sampling.prompt_encoder import PromptEncoder
+from extras.sampling.step_display import StepDisplay
+from extras.sampling.token_labels import TokenLabels
+from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
+from loss_modifiers import Judge
 from model import GPT, GPTConfig
 
 SEPARATOR = "---------------"
@@ -144,7 +144,9 @@ def fill_masks(trained: Trained, prompt: str, options: SampleOptions, initialize
     """Print texts of an unmasking model; with a judge each is the one of several that looks least machine-made."""
     decode, vocabulary = trained.tokenizer.decode, find_vocabulary(trained)
     ids = encoder(trained).with_masks(prompt, vocabulary.mask, options.mask_char, options.max_new_tokens)
-    judge = load_judge(options.judge, initializer, trained.model.config.vocab_size) if options.judge else None
+    judge = None
+    if options.judge:
+        judge = load_judge(initializer, core.find_checkpoint(options.judge), trained.model.config.vocab_size, 2)
     sampler = UnmaskSampler(
         trained.model, vocabulary.text, vocabulary.mask,
         options.masking_ratios or masked_shares(options.schedule, options.steps),
@@ -190,7 +192,7 @@ def score_texts(trained: Trained, prompt: str, start: str, device: torch.device)
         lines = [(f"--start={start} line {n}", line) for n, line in enumerate(prompt.splitlines(), 1) if line]
         texts = lines or [("--start", "")]
     encoded = [encoder(trained).encode(text, what, beside=1) for what, text in texts]  # beside the CLS token
-    judge = scorer(trained.model)
+    judge = Judge(trained.model, trained.model.config.cls_token_id, trained.model.config.block_size)
     for (_, text), ids in zip(texts, encoded, strict=True):
         print(f"{judge(torch.tensor([ids], device=device)).item():.4f}  {text}", flush=True)
 
@@ -198,17 +200,6 @@ def score_texts(trained: Trained, prompt: str, start: str, device: torch.device)
 def encoder(trained: Trained) -> PromptEncoder:
     """Return what makes token ids of texts for this model."""
     return PromptEncoder(trained.tokenizer, trained.model.config.vocab_size, trained.model.config.block_size)
-
-
-def scorer(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a sequence scorer as a function of texts: (B, T) to (B,), the higher the more of it is machine-made."""
-    shape = model.config
-    return lambda ids: judged(lambda tokens: model(tokens)[0], ids, shape.cls_token_id, shape.block_size)
-
-
-def load_judge(path: str, initializer: core.ModelInitializer, vocab_size: int) -> Callable[[Any], torch.Tensor]:
-    """Return the sequence scorer of a checkpoint, which has to know the same tokens."""
-    return scorer(initializer.load_frozen(extras.checkpoint_file(path), "sequence_scorer", vocab_size, 2))
 
 
 if __name__ == "__main__":

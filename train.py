@@ -30,7 +30,7 @@ def build(
     sequences = options.batch_size * accumulation  # per iteration and process
     logger.log_info(f"tokens per iteration will be: {sequences * run.world_size * options.block_size:,}")
     if task.text_vocab_size:
-        logger.log_info(f"found vocab_size = {task.text_vocab_size} (inside {task.bins.meta_path})")
+        logger.log_info(f"found vocab_size = {task.text_vocab_size} (inside {task.source.meta_path})")
 
     # the model: made or loaded, then transformed (LoRA, freezing); made again when a recovery starts over
     initializer = core.ModelInitializer(GPT, GPTConfig, run.device, logger.log_info, options.changed("attention"))

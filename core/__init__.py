@@ -4,6 +4,7 @@ from core.archive import Archive
 from core.ballot import Ballot
 from core.callback import Callback
 from core.checkpoint import (
+    find_checkpoint,
     find_latest_checkpoint,
     handle_state_dict_prefixes,
     load_checkpoint,
@@ -86,6 +87,7 @@ __all__ = [
     "WSDLRScheduler",
     "WandBLogger",
     "exit_on_error",
+    "find_checkpoint",
     "find_latest_checkpoint",
     "handle_state_dict_prefixes",
     "load_checkpoint",

@@ -57,6 +57,21 @@ def find_latest_checkpoint(out_dir: str | Path) -> Path:
     return CheckpointManager(out_dir).load().path
 
 
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint that a path names: the file itself, or of a run's folder `ckpt.pt` or the newest good one.
+
+    Raises CheckpointError where there is none.
+    """
+    from core.checkpoint_manager import CheckpointManager
+
+    path = Path(path)
+    if path.is_dir():
+        return CheckpointManager(path).load(prefer_linked=True).path
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: give the folder of a run, or a file in it such as out/ckpt.pt")
+    return path
+
+
 def reload_from_latest(
     checkpoints: CheckpointManager, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:

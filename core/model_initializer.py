@@ -120,8 +120,8 @@ class ModelInitializer:
         log.info(f"transfer: {len(copied)} tensors from {path}; left out: {_some(skipped)}; fresh: {_some(fresh)}")
         return skipped
 
-    def load_frozen(self, path: str | Path, mode: str, vocab_size: int, block_size: int) -> Any:
-        """Return another run's model, frozen and in evaluation mode, for an objective or a loss that asks it.
+    def load_frozen(self, path: str | Path, mode: str, vocab_size: int, block_size: int) -> tuple[Any, dict[str, Any]]:
+        """Return another run's model, frozen and in evaluation mode, for whoever asks it; and that run's options.
 
         mode, vocab_size, block_size: what it has to be, has to know, and has to see at least at once
         """
@@ -129,13 +129,14 @@ class ModelInitializer:
         model_args = dict(checkpoint["model_args"])
         found = {"mode": "language_model", **model_args}
         if found["mode"] != mode:
-            raise CheckpointError(f"{path} is a {found['mode']}, wanted a {mode}")
+            raise CheckpointError(f"{path} is a {found['mode']}, wanted a {mode}: give another run's checkpoint")
         if found["vocab_size"] != vocab_size or found["block_size"] < block_size:
             raise CheckpointError(
                 f"{path} has vocab_size={found['vocab_size']} and block_size={found['block_size']}, "
                 f"wanted {vocab_size} and at least {block_size}: train it on this data set, with that block_size"
             )
-        return self.resume_model_from_checkpoint(checkpoint, model_args).eval().requires_grad_(False)
+        model = self.resume_model_from_checkpoint(checkpoint, model_args).eval().requires_grad_(False)
+        return model, checkpoint.get("config") or {}
 
     def compile_and_wrap_model(
         self, model: nn.Module, compile: bool, wrap: Callable[[nn.Module], nn.Module]

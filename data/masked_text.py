@@ -26,10 +26,12 @@ class MaskedText(NumberedBatches):
     validation stage has its share of the sequences.
 
     windows:         where the texts of each split come from
-    reached:         how many of the training stages are in use, from the first on
     corrupts:        leave 10 % of the masked positions as they are and replace 10 % by random tokens; else all of them
                      become the mask token
     untouched_share: so many of the validation sequences have no gap at all
+
+    `reached` may be set: called before each training batch, it says how many training stages are in use, from the
+    first on; all of them are when it is None.
     """
 
     def __init__(
@@ -39,7 +41,6 @@ class MaskedText(NumberedBatches):
         training: Sequence[Stage],
         validation: Sequence[Stage],
         *,
-        reached: Callable[[], int],
         batch_size: int,
         eval_iters: int,
         seed: int,
@@ -54,7 +55,7 @@ class MaskedText(NumberedBatches):
         self.vocabulary = vocabulary
         self.training = list(training)
         self.validation = list(validation)
-        self.reached = reached
+        self.reached: Callable[[], int] | None = None
         self.batch_size = batch_size
         self.newline_id = newline_id
         self.corrupts = corrupts
@@ -72,7 +73,8 @@ class MaskedText(NumberedBatches):
         draw = generator(self.seed, self.rank, purpose, number)
         tokens, lengths = self.windows["train"].draw(self.batch_size, draw)
         # stages take turns from batch to batch, so that each gets its share also where there are more stages than rows
-        stages, first = self.training[: self.reached()], number * self.batch_size
+        stages = self.training[: self.reached()] if self.reached else self.training
+        first = number * self.batch_size
         turn = [(first + i) % len(stages) for i in range(len(stages))]
         inputs, mask, which = self._mask(tokens, [stages[i] for i in turn], draw, lengths)
         self._at_least_one(inputs, mask, lengths, draw)

@@ -49,6 +49,14 @@ class Stage(ABC):
     def describe(self) -> str:
         """Return the stage in a few words for a log line."""
 
+    @abstractmethod
+    def target(self) -> str:
+        """Return the masked share that it aims at, for a table."""
+
+    def misfit(self, block_size: int, has_newline: bool) -> str | None:
+        """Return why rows of `block_size` tokens cannot be masked like this; None where they can."""
+        return None
+
 
 @dataclass(frozen=True)
 class StickyStage(Stage):
@@ -70,6 +78,10 @@ class StickyStage(Stage):
         chances = f"p1 {_brief(self.p1_probability)}, p2 {_brief(self.p2_probability)}"
         return f"{self.type}, target {_brief(self.target_masked_ratio)}, {chances}"
 
+    def target(self) -> str:
+        """Return for instance `0.4`."""
+        return f"{self.target_masked_ratio:g}"
+
 
 @dataclass(frozen=True)
 class RandomStage(Stage):
@@ -86,6 +98,10 @@ class RandomStage(Stage):
     def describe(self) -> str:
         """Return for instance `random, up to 0.50`."""
         return f"{self.type}, up to {_brief(self.max_masked_ratio)}"
+
+    def target(self) -> str:
+        """Return for instance `0-0.5`."""
+        return f"0-{self.max_masked_ratio:g}"
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,19 @@ class SpanStage(Stage):
     def describe(self) -> str:
         """Return for instance `span, 20 spans`."""
         return f"{self.type}, {self.spans_count} span{'' if self.spans_count == 1 else 's'}"
+
+    def target(self) -> str:
+        """Return `about 0.5`, which random spans come to, however many."""
+        return "about 0.5"
+
+    def misfit(self, block_size: int, has_newline: bool) -> str | None:
+        """Return a message where there are more spans than tokens."""
+        if self.spans_count <= block_size:
+            return None
+        return (
+            f"spans_count is {self.spans_count}, wanted {block_size} or fewer, as block_size is {block_size}: lower "
+            "spans_count or raise block_size"
+        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +154,16 @@ class LineStage(Stage):
         """Return for instance `line, 0.10 to 0.45 of the lines`."""
         return f"{self.type}, {_brief(self.min_ratio)} to {_brief(self.max_ratio)} of the lines"
 
+    def target(self) -> str:
+        """Return for instance `0.1-0.45`."""
+        return f"{self.min_ratio:g}-{self.max_ratio:g}"
+
+    def misfit(self, block_size: int, has_newline: bool) -> str | None:
+        """Return a message where nothing ends a line."""
+        if has_newline:
+            return None
+        return "the vocabulary has no newline, so there are no lines: use another data set, or other stages"
+
 
 @dataclass(frozen=True)
 class UniformStage(Stage):
@@ -142,6 +181,10 @@ class UniformStage(Stage):
         """Return for instance `uniform, 0.15`."""
         return f"{self.type}, {_brief(self.mask_probability)}"
 
+    def target(self) -> str:
+        """Return for instance `0.15`."""
+        return f"{self.mask_probability:g}"
+
 
 STAGES: dict[str, type[Stage]] = {
     stage.type: stage for stage in (StickyStage, RandomStage, SpanStage, LineStage, UniformStage)
@@ -158,29 +201,23 @@ def create_stage_objects(dicts: Sequence[Mapping[str, Any]] | None, where: str =
     if not isinstance(dicts, Sequence) or isinstance(dicts, str):
         raise ConfigError(f"{where} is {dicts!r}, wanted a list of dicts such as {{'type': 'random', ...}}")
     stages, problems = [], []
-    for number, entry in enumerate(dicts, 1):
+    for number, entry in enumerate(dicts):
         try:
             stages.append(_stage(entry, stale_count_needed=where != "validation_stages"))
         except ConfigError as error:
-            problems.append(f"{where}, stage {number}, {entry!r}: {error}")
+            problems.append(f"{where}[{number}], {entry!r}: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
     return stages
 
 
-def check_stages(stages: Sequence[Stage], block_size: int, *, has_newline: bool = True) -> None:
+def check_stages(
+    stages: Sequence[Stage], block_size: int, *, has_newline: bool = True, where: str = "unmasking_stages"
+) -> None:
     """Raise ConfigError when a stage does not fit rows of `block_size` tokens, or needs a newline that is not there."""
-    for number, stage in enumerate(stages, 1):
-        if isinstance(stage, SpanStage) and stage.spans_count > block_size:
-            raise ConfigError(
-                f"stage {number} ({stage.describe()}): spans_count is {stage.spans_count}, wanted {block_size} or "
-                f"fewer, as block_size is {block_size}: lower spans_count or raise block_size"
-            )
-        if isinstance(stage, LineStage) and not has_newline:
-            raise ConfigError(
-                f"stage {number} ({stage.describe()}): the vocabulary has no newline, so there are no lines: "
-                "use another data set, or other stages"
-            )
+    for number, stage in enumerate(stages):
+        if misfit := stage.misfit(block_size, has_newline):
+            raise ConfigError(f"{where}[{number}] ({stage.describe()}): {misfit}")
 
 
 def rows_per_stage(rows: int, stages: Sequence[Stage]) -> list[int]:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from core import Callback, CheckpointManager, Logger, LRScheduler, ModelInitializer, Replicated, RunFolder, Runtime
     from core.checkpoint_manager import Found
 
-from extras.tasks import Task, checkpoint_file
+from extras.tasks import Task
 
 __all__ = [
-    "Start", "Task", "adapt", "callbacks", "checkpoint_file", "enter", "eval_rng", "find_start", "loggers", "parallel",
+    "Start", "Task", "adapt", "callbacks", "enter", "eval_rng", "find_start", "loggers", "parallel",
     "prepare_optimizer", "progress", "scheduler",
 ]  # fmt: skip
 
@@ -32,7 +32,7 @@ def adapt(model: Any, options: Options, initializer: ModelInitializer, source: P
 
     source: the checkpoint whose transformer a new model starts from
     """
-    from extras.transfer import freeze_transformer, trainable
+    from extras.freezing import freeze_transformer, trainable
 
     if source:
         initializer.setup_transfer_learning(model, source)
@@ -46,7 +46,7 @@ def adapt(model: Any, options: Options, initializer: ModelInitializer, source: P
 def prepare_optimizer(optimizer: Any, model: Any, checkpoint: dict[str, Any] | None, options: Options) -> None:
     """Tell heads apart where the schedule does, and load the state of a resumed run, unfrozen if it was when saved."""
     from core import load_optimizer_state
-    from extras.transfer import mark_heads
+    from extras.freezing import mark_heads
     from extras.unfreezing import replay
 
     if options.lr_schedule == "transfer":

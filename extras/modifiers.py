@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import loss_modifiers as lm
 from core.errors import ConfigError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from config.options import Options
 
 log = logging.getLogger("coregpt")
-LoadJudge = Callable[[str], "tuple[Any, dict[str, Any]]"]  # a checkpoint's path -> function, and what is to be known
+LoadJudge = Callable[[str, bool], lm.Judge]  # a checkpoint's path, and the scale of its line where it does not say
 
 # the order in which modifiers are applied: those on positions, those that weigh sequences, the scorer's
 ORDER = (
@@ -82,12 +82,12 @@ def _judge_weight(
 ) -> dict[str, lm.LossModifier]:
     if not options.judge_weight_modifier_enabled:
         return {}
-    judge, about = load_judge(_judge_path(options, "judge_weight_checkpoint"))
+    judge = load_judge(_judge_path(options, "judge_weight_checkpoint"), True)
     modifier = lm.SequenceScoringJudgeWeightModifier(
         judge, start_iter=options.judge_start_iter, max_iter=options.judge_max_iter,
         exponent=options.judge_weight_exponent, min_factor=options.judge_weight_min_factor,
         max_factor=options.judge_weight_max_factor, eps=options.judge_weight_eps, device=device,
-        seed=options.seed + rank, **about,
+        seed=options.seed + rank,
     )  # fmt: skip
     return {"judge_weight": modifier}
 
@@ -112,8 +112,8 @@ def _train_run_line(options: Options, special: Sequence[int], load_judge: LoadJu
     if options.weight_loss_by_mask_ratio:
         chosen["mask_ratio"] = lm.MaskRatioWeightModifier(0.5, 0.0, float("inf"))
     if options.enable_judge_model:
-        judge, about = load_judge(_judge_path(options, "judge_model_checkpoint"))
-        chosen["judge_factor"] = lm.JudgeFactorModifier(judge, **about)
+        judge = load_judge(_judge_path(options, "judge_model_checkpoint"), False)
+        chosen["judge_factor"] = lm.JudgeFactorModifier(judge)
     return chosen
 
 

@@ -51,7 +51,7 @@ class TransferLearningScheduler(LRScheduler):
     In the first `feature_extraction_iters` iterations the head warms up to `base_lr * head_lr_multiplier`, and the
     transformer's rate is 0. From then on the transformer's is `base_lr * unfreeze_lr_drop`, the head's twice that, and
     both approach their share `min_lr_ratio`. `get_lr` is the transformer's; a parameter group marked `is_head` (see
-    `extras.transfer.mark_heads`) has the head's.
+    `extras.freezing.mark_heads`) has the head's.
 
     The drop is in these rates: give `Unfreezing` a multiplier of 1, or the drop counts twice.
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.callback import Callback
 from core.optimizer import UNFROZEN
-from extras.transfer import extend_optimizer, is_frozen, unfreeze_transformer
+from extras.freezing import extend_optimizer, is_frozen, unfreeze_transformer
 
 if TYPE_CHECKING:
     import torch

@@ -3,6 +3,7 @@
 from loss_modifiers.base import LossModifier, per_sequence
 from loss_modifiers.entropy import EntropyModifier
 from loss_modifiers.entropy_penalty import EntropyPenaltyModifier
+from loss_modifiers.judge import Judge
 from loss_modifiers.judge_factor import JudgeFactorModifier
 from loss_modifiers.judge_weight import SequenceScoringJudgeWeightModifier
 from loss_modifiers.label_smoothing import LabelSmoothingModifier
@@ -18,6 +19,7 @@ from loss_modifiers.z_loss import ZLossModifier
 __all__ = [
     "EntropyModifier",
     "EntropyPenaltyModifier",
+    "Judge",
     "JudgeFactorModifier",
     "LabelSmoothingModifier",
     "LossModifier",

@@ -1,28 +1,48 @@
 """Asking a frozen sequence scorer how much of a text a machine has filled in."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from loss_modifiers.base import widened
+from loss_modifiers.sequence_target import sequence_scorer_target_transform
 
 SMALLEST_DRAW = 2.0**-25  # half a step of a float32 draw: an exact 0 would choose its token for certain
-Judge = Callable[[torch.Tensor], torch.Tensor]  # token ids (B, T') -> scores (B,)
 
 
-@torch.no_grad()
-def judged(judge: Judge, tokens: torch.Tensor, cls_token_id: int | None, block_size: int) -> torch.Tensor:
-    """Return scores (B,) in [0, 1], float32. The CLS token goes in front; what is too long is cut at the end.
+class Judge:
+    """A frozen sequence scorer as a function of texts: token ids (B, T) to scores (B,).
 
-    cls_token_id: None for a judge that was trained without
+    model:        called as `model(ids (B, T')) -> (scores (B,), _)`, in evaluation mode
+    cls_token_id: goes in front of every text; None for a scorer that was trained without
+    block_size:   what is longer, with that token, is cut at the end
+    transformed:  it was trained on transformed shares, else on the shares themselves
     """
-    if cls_token_id is not None:
-        tokens = torch.cat([tokens.new_full((len(tokens), 1), cls_token_id), tokens], dim=1)
-    return judge(tokens[:, :block_size]).float().clamp(0.0, 1.0)
+
+    def __init__(
+        self, model: Callable[[torch.Tensor], Any], cls_token_id: int | None, block_size: int, transformed: bool = False
+    ) -> None:
+        self.model = model
+        self.cls_token_id = cls_token_id
+        self.block_size = block_size
+        self.transformed = transformed
+
+    @torch.no_grad()
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return scores (B,) in [0, 1], float32: the higher, the more of the text looks filled in."""
+        if self.cls_token_id is not None:
+            tokens = torch.cat([tokens.new_full((len(tokens), 1), self.cls_token_id), tokens], dim=1)
+        scores: torch.Tensor = self.model(tokens[:, : self.block_size])[0]
+        return scores.float().clamp(0.0, 1.0)
+
+    def expected(self, shares: torch.Tensor) -> torch.Tensor:
+        """Return the scores (B,) that it was trained to give texts of which these shares (B,) are filled in."""
+        return sequence_scorer_target_transform(shares) if self.transformed else shares
 
 
 def sampled(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return one token per position (B, T), drawn from softmax(logits)."""
+    """Return one token per position (...), drawn from softmax(logits (..., V))."""
     # Gumbel's way: unlike torch.multinomial it neither waits for the GPU nor brings it down over a NaN
     draws = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
     return (widened(logits) - draws.clamp_(min=SMALLEST_DRAW).log_()).argmax(dim=-1)

@@ -4,8 +4,7 @@ import torch
 
 from core.errors import ConfigError
 from loss_modifiers.base import LossModifier, mean_loss, per_sequence, spread
-from loss_modifiers.judge import Judge, judged
-from loss_modifiers.sequence_target import sequence_scorer_target_transform
+from loss_modifiers.judge import Judge
 
 LARGEST_FACTOR = 10.0  # before the factors are brought to a mean of 1
 
@@ -15,17 +14,12 @@ class JudgeFactorModifier(LossModifier):
 
     The judge scores the most likely tokens at masked positions, among the original tokens elsewhere; those are read
     from `inputs`, which must be set before each call. A row without a masked position has no part in the mean.
-
-    transformed: the judge was trained on transformed shares, else on the shares themselves
     """
 
     training_types = ("unmasking",)
 
-    def __init__(self, judge: Judge, cls_token_id: int | None, block_size: int, transformed: bool = False) -> None:
+    def __init__(self, judge: Judge) -> None:
         self.judge = judge
-        self.cls_token_id = cls_token_id
-        self.block_size = block_size
-        self.transformed = transformed
 
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
@@ -37,10 +31,9 @@ class JudgeFactorModifier(LossModifier):
                 "use it with the unmasking objective"
             )
         tokens = torch.where(mask, logits.detach().argmax(dim=-1), self.inputs)
-        predicted = judged(self.judge, tokens, self.cls_token_id, self.block_size)
+        predicted = self.judge(tokens)
         real = mask.float().mean(dim=1)
-        expected = sequence_scorer_target_transform(real) if self.transformed else real
-        factor = (predicted / (expected + 0.1).clamp(max=1.0)).clamp(0.0, LARGEST_FACTOR)
+        factor = (predicted / (self.judge.expected(real) + 0.1).clamp(max=1.0)).clamp(0.0, LARGEST_FACTOR)
         mean = mean_loss(factor, mask)
         factor = torch.where(mean > 1e-8, factor / mean, 1.0)
         self._metrics = {}

@@ -6,20 +6,18 @@ import torch
 
 from core.errors import ConfigError
 from loss_modifiers.base import LossModifier, weigh
-from loss_modifiers.judge import Judge, judged, sampled
+from loss_modifiers.judge import Judge, sampled
 from loss_modifiers.moving_average import MovingAverage
-from loss_modifiers.sequence_target import sequence_scorer_target_transform
 
 
 class SequenceScoringJudgeWeightModifier(LossModifier):
-    """Weighs each sequence by (judge's score / transformed share of valid positions) ** exponent, clamped.
+    """Weighs each sequence by (judge's score / expected score for its share of valid positions) ** exponent, clamped.
 
     The judge scores a completion drawn from the logits, at every position, on or off the mask. The exponent is 0 up to
     `start_iter` (the judge is not asked), and grows linearly to its full value at `max_iter`. The draws come from a
     generator of its own: training's random numbers stay as they are.
 
     device: the logits'; seed: another on each rank
-    transformed: the judge was trained on transformed shares, else on the shares themselves
     """
 
     training_types = ("language_model", "unmasking")
@@ -27,8 +25,6 @@ class SequenceScoringJudgeWeightModifier(LossModifier):
     def __init__(
         self,
         judge: Judge,
-        cls_token_id: int | None,
-        block_size: int,
         start_iter: int,
         max_iter: int,
         exponent: float = 1.0,
@@ -37,19 +33,15 @@ class SequenceScoringJudgeWeightModifier(LossModifier):
         eps: float = 1e-6,
         device: torch.device | str = "cpu",
         seed: int = 1337,
-        transformed: bool = True,
     ) -> None:
         if max_iter < start_iter:
             raise ConfigError(f"judge_max_iter={max_iter}: wanted at least judge_start_iter={start_iter}")
         self.judge = judge
-        self.cls_token_id = cls_token_id
-        self.block_size = block_size
         self.start_iter = start_iter
         self.max_iter = max_iter
         self.exponent = exponent
         self.limits = min_factor, max_factor
         self.eps = eps
-        self.transformed = transformed
         self.generator = torch.Generator(device).manual_seed(seed)
         self._median, self._std = MovingAverage(keep=0.99), MovingAverage(keep=0.99)
 
@@ -78,11 +70,9 @@ class SequenceScoringJudgeWeightModifier(LossModifier):
         return weigh(loss, factor.pow(exponent).clamp(*self.limits))
 
     def _wrongness(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        tokens = sampled(logits, self.generator)
-        score = judged(self.judge, tokens, self.cls_token_id, self.block_size)
+        score = self.judge(sampled(logits, self.generator))
         share = (mask.sum(dim=1) / (mask.size(1) + self.eps)).clamp(min=self.eps)
-        expected = sequence_scorer_target_transform(share) if self.transformed else share
-        return score / expected.clamp(self.eps, 1.0)
+        return score / self.judge.expected(share).clamp(self.eps, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generator's state and the moving averages."""

@@ -179,7 +179,7 @@ MUTATIONS = [
     Mutation("keep what was unfrozen on the way back", "core/optimizer.py", "del optimizer.param_groups[len(kept) :]", "pass", "tests/core/test_optimizer.py"),
     Mutation("release by the newest checkpoint", "extras/queue_release.py", "release(min(numbers))", "release(max(numbers))", "tests/extras/test_queue_release.py"),
     Mutation("share the queue's files", "data/streaming/consumer.py", "if file.number % self.world_size == self.rank]", "]", "tests/data/streaming/test_consumer.py"),
-    Mutation("fill the least likely first", "extras/unmask_sampler.py", "sureness.topk(count, largest=False)", "sureness.topk(count, largest=True)", "tests/extras/test_unmask_sampler.py"),
+    Mutation("fill the least likely first", "extras/sampling/unmask_sampler.py", "sureness.topk(count, largest=False)", "sureness.topk(count, largest=True)", "tests/extras/sampling/test_unmask_sampler.py"),
 ]  # fmt: skip
 
 

@@ -294,7 +294,7 @@ def test_metrics_tell_of_every_modifier_and_evaluations_of_none() -> None:
     ({**MODIFIED, "mask_token_id": 50}, "has vocab_size=32 and .* wanted 51 and"),
     ({**SCORING, "cls_token_id": 3}, "^cls_token_id=3 is inside the text's vocabulary of 17 tokens"),
     ({**UNMASKING, "unmasking_stages": [{"type": "span", "spans_count": 17, "val_loss_stale_count": 1}]},
-     r"^stage 1 \(span, 17 spans\): spans_count is 17, wanted 16 or fewer"),
+     r"^unmasking_stages\[0\] \(span, 17 spans\): spans_count is 17, wanted 16 or fewer"),
 ])  # fmt: skip
 def test_one_clear_message_before_training_and_nothing_begun(options: dict[str, Any], message: str) -> None:
     with pytest.raises(CoreGPTError, match=message) as error:

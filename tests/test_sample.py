@@ -13,7 +13,7 @@ import torch
 
 import sample
 from core import CheckpointError, CheckpointManager, ConfigError, DataError
-from extras.unmask_sampler import UnmaskSampler, masked_shares
+from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from model import GPT, GPTConfig
 
 ROOT = Path(__file__).parents[1]

@@ -5,25 +5,19 @@ Draw the loss curves of run folders into one picture.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.errors import ConfigError, DataError, exit_on_error
+from core.errors import exit_on_error
+from tools.metrics import read_records
+from tools.pyplot import load_pyplot
 
 Curve = tuple[list[int], list[float]]
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
     """Return a run's curves by name (step, train, val): iterations and losses, from its metrics.jsonl."""
-    path = folder / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may leave half a line
-    except OSError as error:
-        raise DataError(f"no metrics at {path} ({error.strerror}): give the folder of a run, its out_dir") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not a file of JSON lines ({error})") from None
+    records = read_records(folder)
     curves: dict[str, Curve] = {}
     for name, event, key in (("step", "step", "loss"), ("train", "eval", "train/loss"), ("val", "eval", "val/loss")):
         points = {record["iter"]: record[key] for record in records if record.get("event") == event}
@@ -34,13 +28,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
 
 def draw(folders: Sequence[Path], file: Path) -> None:
     """Write the picture: faint the loss of each logged step, dashed and solid the evaluations on train and val."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError:
-        raise ConfigError("drawing needs matplotlib: pip install -e '.[report]'") from None
+    plt = load_pyplot()
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for index, folder in enumerate(folders):
         curves, color = read_curves(folder), f"C{index}"

@@ -36,6 +36,7 @@ from tools.masking_samples import (
     kind_shares,
     masked_ratios,
 )
+from tools.pyplot import load_pyplot
 
 LABELS = {HIDDEN: "mask token", REPLACED: "random token", KEPT: "the token itself"}
 COLORS = {HIDDEN: "#0072b2", REPLACED: "#d55e00", KEPT: "#009e73"}  # told apart by the colour-blind as well
@@ -71,7 +72,7 @@ def table(samples: Sequence[Sample]) -> str:
 
 def find_decode(task: Task) -> Decode:
     """Return what turns a token id into text; where the tokenizer is not at hand, an id stands for itself."""
-    path = task.bins.meta_path
+    path = task.source.meta_path
     try:
         meta = read_meta(path) if path.exists() else None
         if meta is not None and not {"stoi", "tokenizer"} & set(meta):
@@ -154,13 +155,7 @@ one text; a cluster is a run of masked positions side by side.</p>
 
 def draw(samples: Sequence[Sample], file: Path) -> None:
     """Write the picture: a row for each stage with its masked ratios, its cluster sizes and what the model sees."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError:
-        raise ConfigError("drawing needs matplotlib: pip install -e '.[report]'") from None
+    plt = load_pyplot()
     figure, grid = plt.subplots(
         len(samples), 3, figsize=(9.5, 0.8 + 1.3 * len(samples)), squeeze=False, sharex="col", layout="constrained",
         gridspec_kw={"width_ratios": (3, 3, 2)},

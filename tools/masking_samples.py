@@ -8,7 +8,7 @@ from core.errors import ConfigError
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
 from data.masking import corruption_rate
-from data.stages import LineStage, RandomStage, SpanStage, Stage, StickyStage, UniformStage
+from data.stages import Stage
 from extras.tasks import Task
 
 GIVEN, HIDDEN, REPLACED, KEPT, PADDING = range(5)  # what happened to a token
@@ -60,19 +60,6 @@ def kind_shares(rows: Rows) -> dict[int, float]:
     return {kind: int((rows.kinds == kind).sum()) / total for kind in MASKED}
 
 
-def describe_target(stage: Stage) -> str:
-    """Return the masked share that a stage aims at."""
-    if isinstance(stage, StickyStage):
-        return f"{stage.target_masked_ratio:g}"
-    if isinstance(stage, UniformStage):
-        return f"{stage.mask_probability:g}"
-    if isinstance(stage, RandomStage):
-        return f"0-{stage.max_masked_ratio:g}"
-    if isinstance(stage, LineStage):
-        return f"{stage.min_ratio:g}-{stage.max_ratio:g}"
-    return "about 0.5" if isinstance(stage, SpanStage) else "-"
-
-
 def draw_samples(task: Task, sequences: int) -> list[Sample]:
     """Return up to `sequences` rows of every stage: those of training, reached or not, then those of validation.
 
@@ -80,7 +67,7 @@ def draw_samples(task: Task, sequences: int) -> list[Sample]:
     """
     source = task.data
     if isinstance(source, MaskedText):
-        source.reached = lambda: len(source.training)
+        source.reached = None
         kinds = task.vocabulary.mask, task.vocabulary.pad
         batches = -(-(sequences + 1) * len(source.training) // source.batch_size)
         return [
@@ -123,7 +110,7 @@ def _by_stage(
             drawn[number].append(Rows(*(values[mine] for values in rows)))
             counts[number] += len(mine)
     return [
-        Sample(f"{split} {number}: {stage.describe()}", describe_target(stage), _together(drawn[number]))
+        Sample(f"{split} {number}: {stage.describe()}", stage.target(), _together(drawn[number]))
         for number, stage in enumerate(stages)
         if counts[number]  # an evaluation shorter than the list of its stages does not reach them all
     ]

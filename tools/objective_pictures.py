@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.errors import ConfigError
+from tools.pyplot import load_pyplot
 
 GIVEN, MASKED, NEW, FILLED = "given", "masked", "filled in this step", "filled before"
 RIGHT, WRONG = "the model was right", "the model was wrong"
@@ -31,23 +31,15 @@ class Evaluation(NamedTuple):
 
 def start_figure(width: float, height: float) -> tuple[Any, Any, Any]:
     """Return pyplot, a figure of that size in inches, and its axes. Raises ConfigError without matplotlib."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-    except ImportError:
-        raise ConfigError("drawing needs matplotlib: pip install -e '.[report]'") from None
+    plt = load_pyplot()
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     return plt, figure, axes
 
 
 def save(figure: Any, file: Path) -> None:
     """Write a figure to a file, and be done with it."""
-    from matplotlib import pyplot as plt
-
     figure.savefig(file, dpi=DPI)
-    plt.close(figure)
+    load_pyplot().close(figure)
 
 
 def draw_filling(rows: Sequence[tuple[str, Sequence[Cell]]], file: Path) -> None:

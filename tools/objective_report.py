@@ -10,7 +10,6 @@ Draw what a run has learnt, from its folder.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,16 +19,17 @@ import torch
 
 import core
 from config.options import Options
-from core.errors import ConfigError, DataError, exit_on_error
+from core.errors import ConfigError, exit_on_error
 from data.masked_text import MaskedText
 from data.masking import sticky_mask
 from data.private_rng import generator
 from data.stages import create_stage_objects
 from extras.objectives.sequence_scoring import ScoreMeter
+from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from extras.tasks import Task
-from extras.unmask_sampler import UnmaskSampler, masked_shares
 from model import GPT, GPTConfig
 from tools.masking_report import find_decode
+from tools.metrics import read_records
 from tools.objective_pictures import (
     FILLED,
     GIVEN,
@@ -128,14 +128,7 @@ def filling(
 
 def read_timeline(out_dir: Path) -> tuple[list[Evaluation], list[tuple[int, int]]]:
     """Return a run's evaluations, and iteration and number of every stage after the first, from its metrics.jsonl."""
-    path = out_dir / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may leave half a line
-    except OSError as error:
-        raise DataError(f"no metrics at {path} ({error.strerror}): give the folder of a run, its out_dir") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not a file of JSON lines ({error})") from None
+    records = read_records(out_dir)
     evaluations = {
         record["iter"]: Evaluation(record["iter"], record["train/loss"], record["val/loss"], _stage_losses(record))
         for record in records

@@ -1,5 +1,5 @@
 """
-Write docs/options.md from the declarations in config/options.py.
+Write docs/options.md from the declarations in config/options.py and config/stream_options.py.
 
     python -m tools.options_page
 """
@@ -8,11 +8,12 @@ from pathlib import Path
 
 from config.options import Options, SampleOptions
 from config.schema import Schema, default_text, wanted
+from config.stream_options import StreamOptions
 
 PATH = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 INTRODUCTION = """# Options
 
-Written by `make docs` from `config/options.py`; do not edit.
+Written by `make docs` from `config/options.py` and `config/stream_options.py`; do not edit.
 
 Every option can be set in a `.py` config (`batch_size = 16`), in a YAML file (flat, or under its section's name), and
 on the command line (`--batch_size=16`, or `--training.batch_size=16`). Arguments apply from left to right; the last
@@ -20,10 +21,15 @@ wins. `python train.py --help SECTION` shows one section, `--print_config` every
 `auto` means that the default depends on the machine.
 """
 
+STREAMING = """
+What `data/<set>/prepare_streaming.py` reads. It takes a training config as well, and leaves alone what is not here.
+"""
+
 
 def page() -> str:
     """Return the page's text."""
     parts = [INTRODUCTION, "## train.py", _tables(Options), "## sample.py", _tables(SampleOptions)]
+    parts += ["## prepare_streaming.py", STREAMING, _tables(StreamOptions)]
     aliases = [f"| `{theirs}` | `{ours}` |" for theirs, (ours, _) in Options.ALIASES.items()]
     return "\n".join([*parts, "## Spellings of other trainers", "\n| read as | option |\n|---|---|", *aliases, ""])
 

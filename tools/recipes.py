@@ -11,7 +11,6 @@ Exit status 1 when a margin that a recipe states is missed.
 import argparse
 import contextlib
 import io
-import json
 import math
 import os
 import runpy
@@ -30,6 +29,7 @@ import train
 from config.options import Options
 from configurator import configure
 from core.errors import ConfigError, DataError, exit_on_error
+from tools.metrics import read_records
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 RECIPES = ("unmasking", "token_classification", "sequence_scoring")
@@ -77,11 +77,9 @@ def margins(preset: str) -> dict[str, float]:
 
 def last_evaluation(out_dir: str) -> dict[str, Any]:
     """Return the last evaluation that a run logged."""
-    path = Path(out_dir) / "metrics.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    found: list[dict[str, Any]] = [record for record in records if record["event"] == "eval"]
+    found = [record for record in read_records(Path(out_dir)) if record["event"] == "eval"]
     if not found:
-        raise DataError(f"no evaluation in {path}: lower eval_interval")
+        raise DataError(f"no evaluation in {out_dir}: lower eval_interval")
     return found[-1]
 
 
@@ -112,7 +110,7 @@ def baselines(options: Options) -> tuple[float, float]:
         task = extras.Task(options, process)
         size = task.vocabulary.text
         batches = [task.data.get_eval_batch("val") for _ in range(options.eval_iters)]
-    unigrams, bigrams = statistics(np.fromfile(task.bins.paths["train"], dtype=np.uint16).astype(np.int64), size)
+    unigrams, bigrams = statistics(np.fromfile(task.source.paths["train"], dtype=np.uint16).astype(np.int64), size)
     losses = [gap_losses(batch["input"].cpu(), batch["target"].cpu(), unigrams, bigrams) for batch in batches]
     one, two = zip(*losses, strict=True)
     return sum(one) / len(one), sum(two) / len(two)

@@ -13,16 +13,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from config.stream_options import StreamOptions, read_options
-from core.checkpoint import load_checkpoint
+from core.checkpoint import find_checkpoint, load_checkpoint
 from core.errors import CheckpointError, ConfigError, exit_on_error
 from core.model_initializer import ModelInitializer
 from data.streaming.char_text import CharText
 from data.streaming.masked import stages_by_split
 from data.streaming.producer import Producer
-from data.streaming.sequence_scorer import Fill, SequenceScorerProvider, concave
+from data.streaming.sequence_scorer import Fill, SequenceScorerProvider
 from data.vocabulary import Vocabulary
-from extras.objectives.filler import Filler
-from extras.tasks import checkpoint_file
+from extras.filler import Filler
+from loss_modifiers import sequence_scorer_target_transform
 from model import GPT, GPTConfig
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +33,7 @@ def load_filler(options: StreamOptions, text: CharText) -> Fill:
     """Return what writes into masked positions: the model of `mlm_checkpoint_path`, sampled at temperature 1."""
     if not options.mlm_checkpoint_path:
         raise ConfigError("mlm_checkpoint_path is not set: give the checkpoint of a model trained to unmask")
-    path = checkpoint_file(options.mlm_checkpoint_path)
+    path = find_checkpoint(options.mlm_checkpoint_path)
     checkpoint = load_checkpoint(path)
     args = {"mode": "language_model", "attention_type": "causal", **checkpoint["model_args"]}
     if (args["mode"], args["attention_type"]) != ("language_model", "bidirectional"):
@@ -56,7 +56,7 @@ def load_filler(options: StreamOptions, text: CharText) -> Fill:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     initializer = ModelInitializer(GPT, GPTConfig, device)
-    model = initializer.load_frozen(path, "language_model", vocab_size, options.block_size - 1)
+    model, _ = initializer.load_frozen(path, "language_model", vocab_size, options.block_size - 1)
     filler = Filler(model, text.base_size, sample=True, temperature=1.0, top_k=TOP_K)
 
     def fill(tokens: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -92,7 +92,7 @@ def provider(options: StreamOptions, text: CharText) -> SequenceScorerProvider:
         stages,
         mask_probability_range=(low, high),
         line_aligned=options.enable_line_aligned_sequences,
-        target=concave if options.score_transform else None,
+        target=sequence_scorer_target_transform if options.score_transform else None,
     )
 
 

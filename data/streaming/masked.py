@@ -39,7 +39,7 @@ def stages_by_split(
         stages[split] = create_stage_objects(dicts, name)
         if not stages[split]:
             raise ConfigError(f"use_all_stages_for_training=True needs {name}: a list of one or more stages")
-        check_stages(stages[split], block_size, has_newline=has_newline)
+        check_stages(stages[split], block_size, has_newline=has_newline, where=name)
     return stages
 
 

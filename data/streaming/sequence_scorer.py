@@ -15,11 +15,6 @@ MODE = "sequence_scorer"
 UNTOUCHED = 11  # with stages, one validation row in so many is left as it was
 
 
-def concave(share: torch.Tensor) -> torch.Tensor:
-    """Return x^4 - 2 x^3 + 2 x: 0 and 1 stay, what is between is raised, most where little is replaced."""
-    return share**4 - 2 * share**3 + 2 * share
-
-
 class SequenceScorerProvider(Provider):
     """Rows of [CLS] and T - 1 tokens; the target (B,) is the share of the T - 1 that was replaced.
 
@@ -29,7 +24,7 @@ class SequenceScorerProvider(Provider):
         larger of two draws up to its ratio; a line one puts other lines of the split in the place of some, unfilled.
         None masks each position with a probability drawn for each row from `mask_probability_range`
     line_aligned: rows of whole lines, the rest [PAD] and never replaced; else windows from anywhere
-    target: of the share, `concave` or another; None takes it as it is
+    target: of the share; None takes it as it is
 
     With stages, every eleventh row of validation is left as it was, with target 0: a tenth of the others.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core.objective import Batch, Meter, Modifiers, Objective, Output, mean_loss, report
-from extras.objectives.filler import Filler
+from extras.filler import Filler
 from loss_modifiers import sequence_scorer_target_transform
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from core.checkpoint import (
+    find_checkpoint,
     find_latest_checkpoint,
     handle_state_dict_prefixes,
     identity,
@@ -301,6 +302,17 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_without_any_checkpoint_the_newest_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         find_latest_checkpoint(tmp_path)
+
+
+def test_a_path_names_a_file_or_the_newest_of_a_folder(tmp_path: Path) -> None:
+    notes = {"iter_num": 1, "val_loss": 2.0, "healthy": True}
+    saved = save_checkpoint(CheckpointManager(tmp_path / "out"), {"model": {}, "model_args": {}}, notes)
+    (tmp_path / "ckpt.pt").touch()
+
+    assert find_checkpoint(str(tmp_path / "ckpt.pt")) == tmp_path / "ckpt.pt"
+    assert saved is not None and find_checkpoint(tmp_path / "out").read_bytes() == saved.read_bytes()
+    with pytest.raises(CheckpointError, match="^no checkpoint at nowhere: give the folder of a run, or a file in it"):
+        find_checkpoint("nowhere")
 
 
 def test_a_file_of_a_legacy_program_is_named_with_the_way_to_convert_it(tmp_path: Path) -> None:

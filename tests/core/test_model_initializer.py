@@ -375,9 +375,9 @@ def test_a_second_model_is_frozen_and_evaluates(initializer: ModelInitializer, p
     dropping = GPT(replace(tiny_model.config, dropout=0.5))
     state = save(path, dropping, dropout=0.5)
 
-    model = initializer.load_frozen(path, "language_model", vocab_size=17, block_size=9)
+    model, options = initializer.load_frozen(path, "language_model", vocab_size=17, block_size=9)
 
-    assert equal(model, state)
+    assert equal(model, state) and options == {}
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
     tokens = torch.randint(17, (2, 9))
     assert torch.equal(model(tokens)[0], model(tokens)[0])

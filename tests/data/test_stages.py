@@ -111,14 +111,14 @@ def test_a_stale_count_may_be_missing_in_validation_alone() -> None:
 
     assert create_stage_objects([short], "validation_stages") == [StickyStage(0.4, 0.15, 0.3, 0)]
     assert create_stage_objects([STICKY], "validation_stages") == [StickyStage(0.4, 0.15, 0.3, 6)]
-    assert refusal([short]) == f"unmasking_stages, stage 1, {short!r}: val_loss_stale_count is missing"
+    assert refusal([short]) == f"unmasking_stages[0], {short!r}: val_loss_stale_count is missing"
 
 
 @pytest.mark.parametrize("stage", [STICKY, RANDOM, SPAN, LINE])
 def test_each_missing_field_is_named(stage: dict[str, Any]) -> None:
     for name in stage:
         entry = {key: value for key, value in stage.items() if key != name}
-        assert f"stage 2, {entry!r}: {name} is missing" in refusal([RANDOM, entry])
+        assert f"unmasking_stages[1], {entry!r}: {name} is missing" in refusal([RANDOM, entry])
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), float("inf"), None, True, "half", [0.5]])
@@ -173,9 +173,9 @@ def test_all_mistakes_are_told_at_once() -> None:
     first, third = {"type": "random", "max_masked_ratio": 2}, {"type": "spam"}
 
     assert refusal([first, STICKY, third]).splitlines() == [
-        f"unmasking_stages, stage 1, {first!r}: val_loss_stale_count is missing; "
+        f"unmasking_stages[0], {first!r}: val_loss_stale_count is missing; "
         "max_masked_ratio is 2, wanted a number from 0 to 1",
-        f"unmasking_stages, stage 3, {third!r}: type is 'spam', wanted one of sticky, random, span, line, uniform",
+        f"unmasking_stages[2], {third!r}: type is 'spam', wanted one of sticky, random, span, line, uniform",
     ]
 
 
@@ -185,7 +185,7 @@ def test_only_a_list_will_do(wrong: Any) -> None:
 
 
 def test_only_a_list_of_dicts_will_do() -> None:
-    assert refusal(["sticky"]) == "unmasking_stages, stage 1, 'sticky': wanted a dict with a type and its fields"
+    assert refusal(["sticky"]) == "unmasking_stages[0], 'sticky': wanted a dict with a type and its fields"
 
 
 # against the block size
@@ -194,12 +194,12 @@ def test_only_a_list_of_dicts_will_do() -> None:
 def test_more_spans_than_tokens_are_refused() -> None:
     check_stages(STAGES, 20)
 
-    with pytest.raises(ConfigError, match=r"stage 3 \(span, 20 spans\): spans_count is 20, wanted 19 or fewer"):
+    with pytest.raises(ConfigError, match=r"^unmasking_stages\[2\] \(span, 20 spans\): spans_count is 20, wanted 19"):
         check_stages(STAGES, 19)
 
 
 def test_lines_need_a_newline() -> None:
-    with pytest.raises(ConfigError, match=r"stage 4 \(line, 0.10 to 0.45 of the lines\): .* no newline"):
+    with pytest.raises(ConfigError, match=r"^unmasking_stages\[3\] \(line, 0.10 to 0.45 of the lines\): .* no newline"):
         check_stages(STAGES, 100, has_newline=False)
     with pytest.raises(ConfigError, match="newline"):
         STAGES[3].mask(words(2, 10), seeded(0))
@@ -291,3 +291,7 @@ def test_any_mixture_leaves_unmasked_tokens_and_padding_alone(
         assert not (mask & (torch.arange(width) >= lengths[:, None])).any()
     assert all(torch.equal(*pair) for pair in zip((inputs, mask, stage_index), again, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_each_stage_aims_at() -> None:
+    assert [stage.target() for stage in STAGES] == ["0.4", "0-0.5", "about 0.5", "0.1-0.45", "0.15"]

@@ -30,12 +30,8 @@ TYPES = ("language_model", "unmasking", "token_classification", "sequence_scorin
 PATHS = {"judge_weight_checkpoint": "one", "judge_model_checkpoint": "two"}
 
 
-def judge(ids: torch.Tensor) -> torch.Tensor:
-    return torch.full((len(ids),), 0.5)
-
-
-def load_judge(path: str) -> tuple[Any, dict[str, Any]]:
-    return judge, {"cls_token_id": 22, "block_size": {"one": 8, "two": 9}[path], "transformed": path == "two"}
+def load_judge(path: str, transformed: bool) -> lm.Judge:
+    return lm.Judge(lambda ids: (torch.full((len(ids),), 0.5), None), 22, {"one": 8, "two": 9}[path], transformed)
 
 
 def pipeline(training_type: str = "unmasking", rank: int = 0, **options: Any) -> lm.LossModifierPipeline:
@@ -174,8 +170,8 @@ def test_each_judge_is_the_one_of_its_own_checkpoint() -> None:
     both = {**PATHS, "loss_modifiers_enabled": True, "judge_weight_modifier_enabled": True, "enable_judge_model": True}
     weight, factor = (only(f"{name}Modifier", **both) for name in ("SequenceScoringJudgeWeight", "JudgeFactor"))
 
-    assert (weight.judge, weight.cls_token_id, weight.block_size, weight.transformed) == (judge, 22, 8, False)
-    assert (factor.judge, factor.cls_token_id, factor.block_size, factor.transformed) == (judge, 22, 9, True)
+    assert (weight.judge.block_size, factor.judge.block_size) == (8, 9)
+    assert (weight.judge.transformed, factor.judge.transformed) == (True, False)  # as each line trained its scorers
 
 
 def test_every_rank_and_seed_draws_differently_for_the_judge() -> None:

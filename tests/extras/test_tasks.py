@@ -1,63 +1,25 @@
 """What each training type is wired to: data source, vocabulary, model arguments, objective, and what goes along."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import core
-from config.options import Options
-from core import CheckpointError, ConfigError, DataError
+from core import ConfigError
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
-from data.meta import read_meta, write_meta
 from data.stages import UniformStage
-from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
 from extras.iteration_clock import IterationClock
+from extras.objective_lines import ObjectiveLines
 from extras.objectives import SequenceScoring, TokenClassification, Unmasking
-from extras.objectives.lines import ObjectiveLines
 from extras.queue_release import QueueRelease
 from extras.stages import StageProgress
-from extras.tasks import Task, checkpoint_file
+from extras.tasks import Task
 from extras.validation_timer import ValidationTimer
-from model import GPT, GPTConfig
-from tests.data.streaming.conftest import Noise, content, producer
-
-TEXT = 17  # of data/tiny
-STAGES = [
-    {"type": "random", "max_masked_ratio": 0.5, "val_loss_stale_count": 2},
-    {"type": "span", "spans_count": 2, "val_loss_stale_count": 2},
-]
-SCORING = {"training_type": "sequence_scoring", "unmasking_model_checkpoint": "filler.pt"}
-
-
-@pytest.fixture
-def run(run_dir: Path) -> Iterator[core.Runtime]:
-    """A process in a folder that has data/tiny."""
-    with core.Runtime(device="cpu") as run:
-        yield run
-
-
-@pytest.fixture
-def initializer(run: core.Runtime) -> core.ModelInitializer:
-    return core.ModelInitializer(GPT, GPTConfig, run.device)
-
-
-def task(run: core.Runtime, **options: Any) -> Task:
-    shape = dict(dataset="tiny", n_layer=1, n_head=1, n_embd=8, block_size=16, batch_size=4, eval_iters=2, max_iters=9)
-    return Task(Options(**{**shape, "gradient_accumulation_steps": 2, **options}), run)
-
-
-def keep_model(path: str, **config: Any) -> None:
-    """Save a checkpoint of a new model that knows the tiny data set's vocabulary, but for what `config` says."""
-    shape = dict(n_layer=1, n_head=1, n_embd=8, block_size=16, vocab_size=TEXT + 15, bias=False, dropout=0.0)
-    args = {**shape, "attention_type": "bidirectional", **config}
-    torch.save({"model": GPT(GPTConfig(**args)).state_dict(), "model_args": args, "iter_num": 3, "config": {}}, path)
-
+from tests.extras.tiny_task import SCORING, STAGES, TEXT, fill_queue, keep_model, task
 
 # by training type
 
@@ -72,7 +34,7 @@ def watching(made: Task) -> list[core.Callback]:
 def test_the_next_token_is_learnt_in_nanogpts_way(run: core.Runtime, initializer: core.ModelInitializer) -> None:
     plain = task(run)
 
-    assert isinstance(plain.data, TokenBins) and plain.data is plain.bins
+    assert isinstance(plain.data, TokenBins) and plain.data is plain.source
     assert plain.is_plain and plain.vocab_size == plain.text_vocab_size == TEXT
     assert set(plain.model_args()) == {"n_layer", "n_head", "n_embd", "block_size", "bias", "dropout", "vocab_size"}
     objective = plain.objective(initializer)
@@ -87,7 +49,7 @@ def test_unmasking(run: core.Runtime, initializer: core.ModelInitializer) -> Non
     assert isinstance(data, MaskedText)
     assert (data.batch_size, data.eval_iters, data.seed, data.rank, data.newline_id) == (4, 2, 1337, 0, 0)
     assert data.corrupts and data.untouched_share == 0.0
-    assert data.training == data.validation == [UniformStage(0.3)] and data.reached() == 1
+    assert data.training == data.validation == [UniformStage(0.3)] and data.reached is None
     assert data.windows["train"].length == data.windows["val"].length == 16
     args = filling.model_args()
     assert args["vocab_size"] == filling.vocab_size == TEXT + 15 and filling.text_vocab_size == TEXT
@@ -127,7 +89,7 @@ def test_sequence_scoring(run: core.Runtime, initializer: core.ModelInitializer)
     assert isinstance(data, MaskedText)
     assert not data.corrupts and data.untouched_share == 0.1
     assert data.windows["train"].length == data.windows["val"].length == 15  # the CLS token goes before
-    assert data.reached() == 2  # a scorer knows all stages from the beginning
+    assert data.reached is None  # a scorer knows all stages from the beginning
     args = scoring.model_args()
     assert (args["mode"], args["cls_token_id"], args["vocab_size"]) == ("sequence_scorer", TEXT + 5, TEXT + 15)
     objective = scoring.objective(initializer)
@@ -164,38 +126,9 @@ def test_each_rank_draws_texts_of_its_own_from_the_runs_seed(run: core.Runtime, 
 
 # a queue of batches that are made already
 
-QUEUED = {"unmasking": "MLM", "sequence_scoring": "SEQUENCE_SCORING", "language_model": "LM"}
-
-
-def fill(name: str, training_type: str) -> Path:
-    """Fill the queue of data/<name> with two files of three batches, and return its folder."""
-    folder = Path("data", name)
-    noise = Noise(QUEUED[training_type], batch_size=4, block_size=16)
-    noise.meta |= {"mask_token_id": 6, "pad_token_id": 7, "cls_token_id": 8}
-    if (folder / "meta.pkl").exists():  # of the same text
-        noise.meta |= {name: read_meta(folder / "meta.pkl")[name] for name in ("vocab_size", "stoi", "itos")}
-    producer(folder, noise).run(once=True)
-    return folder
-
-
-def test_batches_come_from_a_queue_where_there_is_one(run: core.Runtime) -> None:
-    folder = fill("queued", "unmasking")
-    run.rank, run.world_size = 1, 2
-    filling = task(
-        run, dataset="queued", training_type="unmasking", data_wait_sleep_seconds=0.5, data_wait_timeout_seconds=7
-    )
-
-    data = filling.data
-    assert isinstance(data, DatasetConsumer) and data is filling.bins and data.folder == folder
-    assert (data.batch_size, data.block_size, data.device) == (4, 16, run.device)
-    assert (data.rank, data.world_size) == (1, 2)
-    assert (data.wait_sleep_seconds, data.wait_timeout_seconds) == (0.5, 7)
-    batch: Any = data.get_batch("train")
-    assert batch["input"].tolist() == content(folder)[3]  # the first of the second file: the other rank has the first
-
 
 def test_the_queue_says_what_the_vocabulary_is(run: core.Runtime) -> None:
-    fill("queued", "unmasking")
+    fill_queue("queued", "unmasking")
     filling = task(run, dataset="queued", training_type="unmasking")
 
     assert filling.vocabulary == (6, 6, 8, 7, 9)  # text, mask, cls, pad, size
@@ -206,7 +139,7 @@ def test_the_queue_says_what_the_vocabulary_is(run: core.Runtime) -> None:
 
 
 def test_what_is_used_up_of_a_queue_is_released(run: core.Runtime) -> None:
-    fill("queued", "unmasking")
+    fill_queue("queued", "unmasking")
     filling = task(run, dataset="queued", training_type="unmasking")
 
     (release,) = watching(filling)
@@ -214,44 +147,13 @@ def test_what_is_used_up_of_a_queue_is_released(run: core.Runtime) -> None:
 
 
 def test_a_scorer_from_a_queue_needs_no_filler(run: core.Runtime, initializer: core.ModelInitializer) -> None:
-    fill("queued", "sequence_scoring")
+    fill_queue("queued", "sequence_scoring")
     scoring = task(run, dataset="queued", training_type="sequence_scoring")
 
     objective = scoring.objective(initializer)
 
     assert isinstance(objective, SequenceScoring)
     assert (objective.filler, objective.cls_token_id, scoring.model_args()["cls_token_id"]) == (None, 8, 8)
-
-
-@pytest.mark.parametrize("training_type", ["language_model", "unmasking", "sequence_scoring", "token_classification"])
-@pytest.mark.parametrize("made_for", QUEUED)
-def test_a_queue_serves_what_it_is_made_for_alone(run: core.Runtime, made_for: str, training_type: str) -> None:
-    fill("queued", made_for)
-
-    if made_for == training_type:
-        assert task(run, dataset="queued", training_type=training_type).from_queue
-    else:
-        with pytest.raises(ConfigError, match=f"is made for training_type={made_for}, not {training_type}: set"):
-            task(run, dataset="queued", training_type=training_type)
-
-
-def test_with_both_a_text_and_a_queue_the_choice_is_the_users(run: core.Runtime) -> None:
-    fill("tiny", "language_model")
-
-    with pytest.raises(ConfigError, match="set data_source=bins or data_source=queue"):
-        task(run)
-    assert isinstance(task(run, data_source="queue").data, DatasetConsumer)
-    text = task(run, data_source="bins")
-    assert isinstance(text.data, TokenBins) and not text.from_queue
-    assert watching(text) == []
-
-
-@pytest.mark.parametrize(("source", "there", "missing"), [("queue", "tiny", "no queue at"), ("bins", "queued", "bin")])
-def test_a_data_source_that_is_not_there(run: core.Runtime, source: str, there: str, missing: str) -> None:
-    fill("queued", "language_model")
-
-    with pytest.raises(DataError, match=missing):
-        task(run, dataset=there, data_source=source)
 
 
 # the vocabulary
@@ -298,72 +200,6 @@ def test_a_checkpoint_that_learns_something_else_is_not_resumed(run: core.Runtim
         task(run, training_type="token_classification").check(args, saved)
 
 
-TABLE = {"a": 0, "b": 1, "\n": 2}
-
-
-@pytest.mark.parametrize(
-    ("meta", "newline"),
-    [
-        ({"vocab_size": 3, "stoi": TABLE, "itos": {i: c for c, i in TABLE.items()}}, 2),
-        ({"vocab_size": 2, "stoi": {"a": 0, "b": 1}, "itos": {0: "a", 1: "b"}}, None),
-        ({"vocab_size": 256, "stoi": {chr(i): i for i in range(256)}, "itos": {i: chr(i) for i in range(256)},
-          "tokenizer": "byte"}, 10),
-        ({"vocab_size": 300}, None),
-        ({"vocab_size": 50257, "tokenizer": "gpt2"}, 198),
-    ],
-    ids=["characters", "characters without one", "bytes", "numbers", "GPT-2 by name"],
-)  # fmt: skip
-def test_the_newline_is_found_in_every_kind_of_meta(
-    run: core.Runtime, tiny_bins: Path, meta: dict[str, Any], newline: int | None
-) -> None:
-    write_meta(tiny_bins / "meta.pkl", meta)
-
-    assert task(run, training_type="unmasking").data.newline_id == newline
-
-
-def test_without_a_newline_there_are_no_lines(run: core.Runtime, tiny_bins: Path) -> None:
-    write_meta(tiny_bins / "meta.pkl", {"vocab_size": TEXT})
-    lines = [{"type": "line", "min_ratio": 0.1, "max_ratio": 0.5, "val_loss_stale_count": 1}]
-
-    with pytest.raises(ConfigError, match="the vocabulary has no newline, so there are no lines"):
-        task(run, training_type="unmasking", unmasking_stages=lines)
-    with pytest.raises(ConfigError, match="need a newline in the vocabulary"):
-        task(run, training_type="unmasking", enable_line_aligned_sequences=True)
-
-
-def test_texts_may_begin_at_a_line_and_end_in_padding(run: core.Runtime) -> None:
-    filling = task(run, training_type="unmasking", enable_line_aligned_sequences=True)
-
-    batch = filling.data.get_batch("train")
-
-    original = batch["target"].where(batch["target"] >= 0, batch["input"])
-    assert all(row[-1] in (0, filling.vocabulary.pad) or 0 not in row for row in original.tolist())
-    assert (batch["target"] < TEXT).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "starts"),
-    [
-        ({}, [*range(385)]),
-        ({"use_paragraph_boundaries": True}, [50]),
-        ({"enable_line_aligned_sequences": True}, [0, 52]),
-        ({"enable_line_aligned_sequences": True, "use_paragraph_boundaries": True}, [0, 52]),
-    ],
-)
-@pytest.mark.parametrize("training_type", ["unmasking", "token_classification"])
-def test_texts_begin_where_the_options_say(
-    run: core.Runtime, tiny_bins: Path, training_type: str, options: dict[str, Any], starts: list[int]
-) -> None:
-    tokens = (np.arange(400) % 16 + 1).astype(np.uint16)
-    tokens[50:52] = 0  # two newlines, the only ones
-    for split in ("train", "val"):
-        tokens.tofile(tiny_bins / f"{split}.bin")
-
-    data = task(run, training_type=training_type, **options).data
-
-    assert {split: list(windows.starts) for split, windows in data.windows.items()} == {"train": starts, "val": starts}
-
-
 # stages
 
 
@@ -381,26 +217,7 @@ def test_where_all_stages_are_used_there_is_no_progress(run: core.Runtime, optio
     filling = task(run, **{"training_type": "unmasking", "unmasking_stages": STAGES, **options})
 
     assert watching(filling) == []
-    assert filling.data.reached() == len(filling.options.unmasking_stages)
-
-
-def test_validation_has_stages_of_its_own_if_they_are_given(run: core.Runtime) -> None:
-    stages = [{"type": "span", "spans_count": 3}]
-    data = task(run, training_type="unmasking", unmasking_stages=STAGES, validation_stages=stages).data
-
-    assert [stage.describe() for stage in data.validation] == ["span, 3 spans"]
-    assert len(data.training) == 2
-
-
-@pytest.mark.parametrize(("training_type", "spans"), [("unmasking", 17), ("sequence_scoring", 16)])
-@pytest.mark.parametrize("option", ["unmasking_stages", "validation_stages"])
-def test_a_stage_has_to_fit_the_text(run: core.Runtime, training_type: str, spans: int, option: str) -> None:
-    options: dict[str, Any] = {option: [{"type": "span", "spans_count": spans, "val_loss_stale_count": 1}]}
-    if training_type == "sequence_scoring":
-        options |= SCORING
-
-    with pytest.raises(ConfigError, match=f"spans_count is {spans}, wanted {spans - 1} or fewer"):
-        task(run, **{"training_type": training_type, **options})
+    assert filling.data.reached is None and len(filling.data.training) == len(filling.options.unmasking_stages)
 
 
 # modifiers
@@ -423,17 +240,6 @@ def test_modifiers_of_other_training_types_are_left_out(run: core.Runtime, initi
     assert isinstance(objective, Unmasking) and objective.modifiers is None and watching(filling) == []
 
 
-def test_a_judge_is_loaded_frozen(run: core.Runtime, initializer: core.ModelInitializer) -> None:
-    keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5, block_size=33)
-    filling = task(run, training_type="unmasking", enable_judge_model=True, judge_model_checkpoint="judge.pt")
-    filling.objective(initializer)
-
-    assert filling.modifiers is not None
-    modifier: Any = filling.modifiers.modifiers[0]
-    assert (modifier.cls_token_id, modifier.block_size) == (TEXT + 5, 33)
-    assert modifier.judge(torch.zeros(3, 9, dtype=torch.int64)).shape == (3,)
-
-
 def test_each_ranks_judge_draws_on_its_own(run: core.Runtime, initializer: core.ModelInitializer) -> None:
     keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5)
     run.rank = 3
@@ -446,57 +252,6 @@ def test_each_ranks_judge_draws_on_its_own(run: core.Runtime, initializer: core.
     assert filling.modifiers is not None
     modifier: Any = filling.modifiers.modifiers[0]
     assert modifier.generator.initial_seed() == 7 + 3
-
-
-JUDGING = {"training_type": "unmasking", "enable_judge_model": True, "judge_model_checkpoint": "other.pt"}
-FILLING = {**SCORING, "unmasking_model_checkpoint": "other.pt"}
-SCORER = {"mode": "sequence_scorer", "cls_token_id": TEXT + 5}
-
-
-@pytest.mark.parametrize(
-    ("options", "config", "message"),
-    [
-        (FILLING, SCORER, "^other.pt is a sequence_scorer, wanted a language_model$"),
-        (FILLING, {"mode": "token_classifier"}, "^other.pt is a token_classifier, wanted a language_model$"),
-        (FILLING, {"vocab_size": 40}, "^other.pt has vocab_size=40 and block_size=16, wanted 32 and at least 15"),
-        (FILLING, {"block_size": 14}, "^other.pt has vocab_size=32 and block_size=14, wanted 32 and at least 15"),
-        (FILLING, {"attention_type": "causal"}, "^other.pt is no unmasking model: wanted one trained with"),
-        (JUDGING, {}, "^other.pt is a language_model, wanted a sequence_scorer$"),
-        (JUDGING, {**SCORER, "vocab_size": 40}, "^other.pt has vocab_size=40 and block_size=16, wanted 32"),
-    ],
-)
-def test_another_runs_model_that_cannot_serve(
-    run: core.Runtime,
-    initializer: core.ModelInitializer,
-    options: dict[str, Any],
-    config: dict[str, Any],
-    message: str,
-) -> None:
-    keep_model("other.pt", **config)
-
-    with pytest.raises(CheckpointError, match=message) as error:
-        task(run, **options).objective(initializer)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("options", [FILLING, JUDGING], ids=["filler", "judge"])
-def test_another_runs_model_that_is_not_there(
-    run: core.Runtime, initializer: core.ModelInitializer, options: dict[str, Any]
-) -> None:
-    with pytest.raises(CheckpointError, match=r"other\.pt"):
-        task(run, **options).objective(initializer)
-
-
-def test_a_checkpoint_is_a_file_or_the_newest_of_a_folder(tmp_path: Path) -> None:
-    manager, notes = core.CheckpointManager(tmp_path / "out"), {"iter_num": 1, "val_loss": 2.0, "healthy": True}
-    (tmp_path / "out").mkdir()
-    saved = manager.save(lambda path: torch.save({"model": {}, "model_args": {}}, path), notes)
-
-    (tmp_path / "ckpt.pt").touch()
-    assert checkpoint_file(str(tmp_path / "ckpt.pt")) == tmp_path / "ckpt.pt"
-    with pytest.raises(CheckpointError, match="^no checkpoint at nowhere: give the folder of a run, or a file in it"):
-        checkpoint_file("nowhere")
-    assert saved is not None and checkpoint_file(str(tmp_path / "out")).read_bytes() == saved.read_bytes()
 
 
 def test_only_the_master_prints(run: core.Runtime) -> None:

@@ -22,7 +22,7 @@ from core.parallel import Replicated
 from core.recovery import Recovery
 from core.scheduler import CosineLRScheduler
 from core.training_step import TrainingStep
-from extras.transfer import freeze_transformer, is_frozen, trainable
+from extras.freezing import freeze_transformer, is_frozen, trainable
 from extras.unfreezing import Unfreezing, replay
 from model import GPT, GPTConfig
 

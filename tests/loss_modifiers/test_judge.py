@@ -5,18 +5,19 @@ import math
 import pytest
 import torch
 
-from loss_modifiers.judge import judged, sampled
+from loss_modifiers import Judge
+from loss_modifiers.judge import sampled
 
 
 class Listening:
-    """A judge that keeps what it is shown."""
-
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        self.seen = tokens
-        return self.scores
+    """A scorer that keeps what it is shown."""
 
     def __init__(self, *scores: float) -> None:
         self.scores = torch.tensor(scores, requires_grad=True)
+
+    def __call__(self, tokens: torch.Tensor) -> tuple[torch.Tensor, None]:
+        self.seen = tokens
+        return self.scores, None
 
 
 @pytest.mark.parametrize(
@@ -32,20 +33,29 @@ class Listening:
     ],
 )
 def test_cls_goes_first_and_the_end_is_cut(cls_token_id: int | None, block_size: int, expected: list) -> None:
-    judge = Listening(0.5, 0.5)
-    judged(judge, torch.tensor([[1, 2, 3], [4, 5, 6]]), cls_token_id, block_size)
+    model = Listening(0.5, 0.5)
+    Judge(model, cls_token_id, block_size)(torch.tensor([[1, 2, 3], [4, 5, 6]]))
 
-    assert judge.seen.tolist() == expected
+    assert model.seen.tolist() == expected
 
 
 def test_scores_are_brought_into_range_without_gradient() -> None:
-    judge = Listening(-0.5, 0.25, 1.5)
-    found = judged(judge, torch.zeros(3, 2, dtype=torch.int64), None, 8)
+    model, tokens = Listening(-0.5, 0.25, 1.5), torch.zeros(3, 2, dtype=torch.int64)
+    found = Judge(model, None, 8)(tokens)
 
     assert found.tolist() == [0.0, 0.25, 1.0]
     assert not found.requires_grad
-    judge.scores = judge.scores.bfloat16()
-    assert judged(judge, torch.zeros(3, 2, dtype=torch.int64), None, 8).dtype == torch.float32
+    model.scores = model.scores.bfloat16()
+    assert Judge(model, None, 8)(tokens).dtype == torch.float32
+
+
+def test_what_it_expects_is_on_the_scale_it_was_trained_on() -> None:
+    shares = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
+
+    assert Judge(Listening(), None, 8).expected(shares).tolist() == shares.tolist()
+    assert Judge(Listening(), None, 8, transformed=True).expected(shares).tolist() == pytest.approx(
+        [0.0, 0.1**4 - 2 * 0.1**3 + 0.2, 0.8125, 1.0]
+    )
 
 
 def test_tokens_are_drawn_as_often_as_the_softmax_says() -> None:

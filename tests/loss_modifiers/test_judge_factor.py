@@ -5,16 +5,21 @@ import torch
 from hypothesis import given
 
 from core.errors import ConfigError
-from loss_modifiers import JudgeFactorModifier
+from loss_modifiers import Judge, JudgeFactorModifier
 from tests.loss_modifiers.batches import Tokens, detached, quick, row_means, std, token_batches, tokens
 
 CLS, BLOCK = 9, 4
 
 
-def judge(shown: torch.Tensor) -> torch.Tensor:
+def scorer(shown: torch.Tensor) -> tuple[torch.Tensor, None]:
     """Score by the tokens shown, CLS first; some scores are above 1."""
     assert (shown[:, 0] == CLS).all() and shown.shape[1] <= BLOCK
-    return (shown[:, 1:].sum(dim=1) * 37 % 101).float() / 90
+    return (shown[:, 1:].sum(dim=1) * 37 % 101).float() / 90, None
+
+
+def judge(*scores: float) -> Judge:
+    """Return a judge that gives these scores, whatever it is shown."""
+    return Judge(lambda shown: (torch.tensor(scores), None), CLS, BLOCK)
 
 
 def inputs_of(batch: Tokens) -> torch.Tensor:
@@ -37,7 +42,7 @@ def plain_factors(batch: Tokens) -> list[float]:
 @quick
 @given(batch=token_batches)
 def test_factors(batch: Tokens) -> None:
-    modifier = JudgeFactorModifier(judge, CLS, BLOCK)
+    modifier = JudgeFactorModifier(Judge(scorer, CLS, BLOCK))
     modifier.inputs = inputs_of(batch)
     means = row_means(batch.loss.tolist(), batch.mask.tolist())
     expected = [factor * mean for factor, mean in zip(plain_factors(batch), means, strict=True)]
@@ -46,7 +51,7 @@ def test_factors(batch: Tokens) -> None:
 
 
 def test_a_judge_that_finds_nothing_wrong_changes_nothing() -> None:
-    batch, modifier = tokens(share=1.0), JudgeFactorModifier(lambda shown: torch.zeros(len(shown)), None, BLOCK)
+    batch, modifier = tokens(share=1.0), JudgeFactorModifier(judge(0.0, 0.0, 0.0))
     modifier.inputs = inputs_of(batch)
 
     torch.testing.assert_close(modifier.modify(*batch), batch.loss.mean(dim=1))
@@ -54,11 +59,11 @@ def test_a_judge_that_finds_nothing_wrong_changes_nothing() -> None:
 
 def test_without_inputs_it_says_what_is_missing() -> None:
     with pytest.raises(ConfigError, match="did not set `inputs`: use it with the unmasking objective"):
-        JudgeFactorModifier(judge, CLS, BLOCK).modify(*tokens())
+        JudgeFactorModifier(Judge(scorer, CLS, BLOCK)).modify(*tokens())
 
 
 def test_metrics() -> None:
-    batch, modifier = tokens(6, rows=2), JudgeFactorModifier(lambda shown: torch.tensor([0.2, 0.6]), CLS, BLOCK)
+    batch, modifier = tokens(6, rows=2), JudgeFactorModifier(judge(0.2, 0.6))
     modifier.inputs = inputs_of(batch)
     modifier.modify(*batch)
     real = [sum(row) / 4 for row in batch.mask.tolist()]
@@ -80,7 +85,7 @@ def test_metrics() -> None:
 
 
 def test_no_gradient_flows_through_the_judge() -> None:
-    batch, modifier = tokens(share=1.0), JudgeFactorModifier(judge, CLS, BLOCK)
+    batch, modifier = tokens(share=1.0), JudgeFactorModifier(Judge(scorer, CLS, BLOCK))
     modifier.inputs = inputs_of(batch)
 
     assert not modifier.modify(batch.loss.detach(), *batch[1:]).requires_grad

@@ -6,21 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ConfigError
-from loss_modifiers import SequenceScoringJudgeWeightModifier
+from loss_modifiers import Judge, SequenceScoringJudgeWeightModifier
 from loss_modifiers.judge import sampled
 from tests.loss_modifiers.batches import Tokens, detached, quick, token_batches, tokens
 
 CLS, BLOCK = 9, 4
 
 
-def judge(shown: torch.Tensor) -> torch.Tensor:
+def scorer(shown: torch.Tensor) -> tuple[torch.Tensor, None]:
     """Score by the tokens shown, CLS first."""
     assert (shown[:, 0] == CLS).all() and shown.shape[1] <= BLOCK
-    return (shown[:, 1:].sum(dim=1) * 37 % 101).float() / 101
+    return (shown[:, 1:].sum(dim=1) * 37 % 101).float() / 101, None
 
 
 def made(start_iter: int = 0, max_iter: int = 0, **options: float) -> SequenceScoringJudgeWeightModifier:
-    modifier = SequenceScoringJudgeWeightModifier(judge, CLS, BLOCK, start_iter, max_iter, **options)
+    judge = Judge(scorer, CLS, BLOCK, transformed=True)
+    modifier = SequenceScoringJudgeWeightModifier(judge, start_iter, max_iter, **options)
     modifier.iter_num = 1
     return modifier
 
@@ -68,19 +69,18 @@ def test_an_end_at_the_start_gives_the_whole_exponent_from_the_next_iteration_on
     assert [made(5, 5, exponent=2.0).get_exponent(iter_num) for iter_num in (4, 5, 6)] == [0.0, 0.0, 2.0]
 
 
-def test_a_small_masked_share_weighs_by_its_transform() -> None:
+def test_a_small_masked_share_weighs_by_what_the_judge_expects_of_it() -> None:
     mask = torch.arange(10)[None] == 3  # a share of 0.1
     batch = tokens(rows=1, length=10, share=1.0)._replace(mask=mask)
-    modifier = SequenceScoringJudgeWeightModifier(lambda shown: torch.tensor([0.5]), CLS, BLOCK, 0, 0, max_factor=99.0)
-    modifier.iter_num = 1
-    plain = SequenceScoringJudgeWeightModifier(
-        lambda shown: torch.tensor([0.5]), CLS, BLOCK, 0, 0, max_factor=99.0, transformed=False
-    )
-    plain.iter_num = 1
+    found = {}
+    for transformed in (True, False):
+        judge = Judge(lambda shown: (torch.tensor([0.5]), None), CLS, BLOCK, transformed)
+        modifier = SequenceScoringJudgeWeightModifier(judge, 0, 0, max_factor=99.0)
+        modifier.iter_num = 1
+        found[transformed] = (modifier.modify(*batch) / batch.loss)[mask].item()
 
-    weight = (modifier.modify(*batch) / batch.loss)[mask].item()
-    assert weight == pytest.approx(0.5 / (0.1**4 - 2 * 0.1**3 + 2 * 0.1), rel=1e-5)
-    assert (plain.modify(*batch) / batch.loss)[mask].item() == pytest.approx(5.0, rel=1e-5)  # a judge of plain shares
+    assert found[True] == pytest.approx(0.5 / (0.1**4 - 2 * 0.1**3 + 2 * 0.1), rel=1e-5)
+    assert found[False] == pytest.approx(5.0, rel=1e-5)  # a judge of plain shares
 
 
 def test_an_end_before_the_start_is_refused() -> None:
@@ -90,7 +90,7 @@ def test_an_end_before_the_start_is_refused() -> None:
 
 def test_up_to_the_start_the_judge_is_not_asked() -> None:
     batch = tokens(share=1.0)
-    modifier = SequenceScoringJudgeWeightModifier(lambda shown: 1 / 0, CLS, BLOCK, 5, 9)  # type: ignore[arg-type]
+    modifier = SequenceScoringJudgeWeightModifier(Judge(lambda shown: 1 / 0, CLS, BLOCK), 5, 9)
     modifier.iter_num = 5
 
     torch.testing.assert_close(modifier.modify(*batch), batch.loss)

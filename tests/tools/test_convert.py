@@ -23,7 +23,7 @@ import train
 from core.checkpoint import find_latest_checkpoint, load_checkpoint
 from core.errors import CheckpointError, ConfigError
 from core.optimizer import load_optimizer_state
-from extras.transfer import freeze_transformer
+from extras.freezing import freeze_transformer
 from extras.unfreezing import replay
 from model import GPT, GPTConfig
 from tools.convert import convert, find, main, read

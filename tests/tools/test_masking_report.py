@@ -9,7 +9,7 @@ import torch
 
 from core.errors import ConfigError
 from data.meta import write_meta
-from tools.masking_report import BLOCK, LINEAR, cluster_edges, draw, for_terminal, main, page, pieces, table
+from tools.masking_report import BLOCK, LINEAR, cluster_edges, for_terminal, main, page, pieces, table
 from tools.masking_samples import GIVEN, HIDDEN, KEPT, PADDING, REPLACED, Rows, Sample
 
 STICKY = {"type": "sticky", "target_masked_ratio": 0.4, "p1_probability": 0.1, "p2_probability": 0.3}
@@ -99,15 +99,6 @@ def test_without_a_tokenizer_texts_are_ids(
 
     assert "texts are shown as token ids" in printed.err
     assert len(text.split()) == 16 and all(token.isdigit() for token in text.split())
-
-
-def test_without_matplotlib_the_error_says_what_to_install(
-    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[report\]'"):
-        draw([sample], tmp_path / "x.png")
 
 
 def test_a_wrong_count_is_refused(run_dir: Path, tiny_argv: list[str]) -> None:

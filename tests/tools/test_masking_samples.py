@@ -14,7 +14,6 @@ from config.options import Options
 from configurator import configure
 from core import Runtime
 from core.errors import ConfigError
-from data.stages import create_stage_objects
 from extras.tasks import Task
 from tools.masking_samples import (
     GIVEN,
@@ -24,7 +23,6 @@ from tools.masking_samples import (
     REPLACED,
     Rows,
     cluster_sizes,
-    describe_target,
     draw_samples,
     kind_shares,
     masked_ratios,
@@ -135,19 +133,3 @@ def test_a_classifiers_replacements_grow_over_the_warm_up(run_dir: Path, tiny_ar
 def test_a_language_model_has_no_masks(run_dir: Path, tiny_argv: list[str]) -> None:
     with task(tiny_argv) as chosen, pytest.raises(ConfigError, match="language_model has no masks.*wanted unmasking"):
         draw_samples(chosen, 8)
-
-
-@pytest.mark.parametrize(
-    ("fields", "wanted"),
-    [
-        (STICKY, "0.4"),
-        ({"type": "random", "max_masked_ratio": 0.5}, "0-0.5"),
-        ({"type": "line", "min_ratio": 0.1, "max_ratio": 0.45}, "0.1-0.45"),
-        ({"type": "span", "spans_count": 2}, "about 0.5"),
-        ({"type": "uniform", "mask_probability": 0.15}, "0.15"),
-    ],
-)
-def test_what_a_stage_aims_at(fields: dict[str, object], wanted: str) -> None:
-    (stage,) = create_stage_objects([{**fields, "val_loss_stale_count": 1}])
-
-    assert describe_target(stage) == wanted

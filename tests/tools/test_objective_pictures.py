@@ -1,13 +1,11 @@
 """Pictures of what a run has learnt: each is drawn from plain values, whatever is missing among them."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.errors import ConfigError
 from tools.objective_pictures import (
     BACKGROUNDS,
     FILLED,
@@ -134,10 +132,3 @@ def test_a_timeline_has_a_line_for_every_stage_that_was_evaluated(pyplot: Any) -
     }
     assert [drawn for label, drawn in lines.items() if label.startswith("_")] == [[(50, 0), (50, 1)]]
     assert [(text.get_text(), text.xy[0]) for text in axes.texts] == [("stage 0", 25), ("stage 1", 70)]
-
-
-def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[report\]'"):
-        draw_filling(ROWS, tmp_path / "x.png")

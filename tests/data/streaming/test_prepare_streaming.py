@@ -22,7 +22,7 @@ from data.stages import UniformStage
 from data.streaming.char_text import CharText
 from data.streaming.consumer import DatasetConsumer
 from data.streaming.producer import Producer
-from data.streaming.sequence_scorer import concave
+from loss_modifiers import sequence_scorer_target_transform
 from model import GPT, GPTConfig
 from tests.data.streaming.conftest import LINES, content
 
@@ -163,7 +163,7 @@ def stages_of(provider: Any) -> list[str]:
     (sticky_rounds, ["--max_rounds=2"], lambda made: made.provider.max_rounds, 2),
     (sequence_scorer, ["--mask_probability_range=(0.2, 0.3)"], lambda made: made.provider.mask_probability_range,
      (0.2, 0.3)),
-    (sequence_scorer, ["--score_transform=True"], lambda made: made.provider.target, concave),
+    (sequence_scorer, ["--score_transform=True"], lambda made: made.provider.target, sequence_scorer_target_transform),
     (sequence_scorer, ["--score_transform=False"], lambda made: made.provider.target, None),
     (dual_mode, ["--mode_distribution={'language_model': 0.25, 'sequence_scorer': 0.75}"],
      lambda made: made.provider.weights.tolist(), [0.25, 0.75]),
@@ -171,7 +171,7 @@ def stages_of(provider: Any) -> list[str]:
     (dual_mode, ["--mask_probability=0.4"],
      lambda made: made.provider.providers["language_model"].meta["mask_probability"], 0.4),
     (dual_mode, ["--score_transform=True"],
-     lambda made: made.provider.providers["sequence_scorer"].target, concave),
+     lambda made: made.provider.providers["sequence_scorer"].target, sequence_scorer_target_transform),
 ], ids=lambda value: value.__name__.split(".")[1] if hasattr(value, "__file__") else None)  # fmt: skip
 def test_every_option_gets_where_it_belongs(
     sets: Path, script: Any, flags: list[str], look: Callable[[Any], Any], wanted: Any, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from extras.objectives.filler import Filler
+from extras.filler import Filler
 from extras.objectives.sequence_scoring import ScoreMeter, SequenceScoring
 from model import GPT, GPTConfig
 from tests.modifying import Modifying

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from extras.sampling.token_draw import draw_tokens
+
 
 def masked_shares(schedule: str, steps: int) -> list[float]:
     """Return the share of the masks that is left after each step, beginning below 1 and ending at 0.
@@ -26,11 +28,9 @@ class UnmaskSampler:
     model:           called as `model(ids (B, T)) -> (logits (B, T, V), _)`, in evaluation mode
     text_vocab_size: tokens below it are text; no other is ever drawn
     shares:          share of the masks that is left after each step, such as `masked_shares`; the last counts as 0
-    temperature:     of the draws: below 1 more predictable, above 1 more varied
-    top_k, top_p:    draw among the k likeliest tokens, and of those among the fewest that together have probability p
     order:           confidence: keep the tokens that the model, at temperature 1, finds likeliest; random: keep any
     remask:          let tokens of earlier steps become masks again as well, where the model has come to doubt them
-    generator:       of the draws, on the model's device
+    generator:       of the draws, on the model's device; they follow temperature, top_k and top_p: see `draw_tokens`
     """
 
     def __init__(
@@ -73,25 +73,11 @@ class UnmaskSampler:
                 continue
             masked = ids == self.mask_token_id
             logits = self.model(ids)[0][..., : self.text_vocab_size].float()  # (B, T, text)
-            ids = ids.masked_scatter(masked, self.draw(logits[masked]))
+            drawn = draw_tokens(logits[masked], self.generator, self.temperature, self.top_k, self.top_p)
+            ids = ids.masked_scatter(masked, drawn)
             ids = self._masked_again(ids, logits, free if self.remask else masked, wanted)
             left = wanted
             yield ids
-
-    def draw(self, logits: Tensor) -> Tensor:
-        """Return a token (N,) for each row of logits (N, V)."""
-        if not len(logits):  # torch.multinomial refuses to draw nothing
-            return torch.empty(0, dtype=torch.long, device=logits.device)
-        logits = logits / self.temperature
-        if self.top_k is not None:
-            weakest = logits.topk(min(self.top_k, logits.size(-1))).values[:, [-1]]
-            logits = logits.masked_fill(logits < weakest, float("-inf"))
-        shares = logits.softmax(dim=-1)
-        if self.top_p < 1:
-            ordered, tokens = shares.sort(dim=-1, descending=True)
-            likelier = ordered.cumsum(dim=-1) - ordered  # what the tokens before have together: 0 for the first
-            shares = shares.scatter(-1, tokens, ordered.masked_fill(likelier >= self.top_p, 0.0))
-        return torch.multinomial(shares, num_samples=1, generator=self.generator)[:, 0]
 
     def _masked_again(self, ids: Tensor, logits: Tensor, candidates: Tensor, count: int) -> Tensor:
         """Return the ids (B, T) with masks at the `count` candidates of each row that are to be kept last."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from extras.objectives.filler import Filler
+from extras.filler import Filler
 from model import GPT, GPTConfig
 
 TEXT, MASK = 4, 4

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import ConfigError
-from extras.token_labels import TokenLabels
+from extras.sampling.token_labels import TokenLabels
 
 PROBABILITIES = torch.tensor([[0.9, 0.1], [0.25, 0.75], [0.4, 0.6], [0.8, 0.2]])
 

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from extras.sampling.token_draw import draw_tokens
+
 
 class Filler:
     """Fills masked positions with the tokens that a frozen unmasking model finds likely, all in one pass.
@@ -25,15 +27,8 @@ class Filler:
     def fill(self, ids: torch.Tensor, mask: torch.Tensor, seed: int) -> torch.Tensor:
         """Return the texts (B, T) with what stood at the mask replaced. seed: of the draws, if there are any"""
         logits = self.model(ids)[0][..., : self.vocab_size]  # (B, T, V)
-        if not self.sample:  # without waiting for the device to count what is masked
+        if not self.sample:
             return ids.where(~mask, logits.argmax(dim=-1))
-        return ids.masked_scatter(mask, self._draw(logits[mask].float() / self.temperature, seed))
-
-    def _draw(self, logits: torch.Tensor, seed: int) -> torch.Tensor:
-        if not len(logits):
-            return logits.new_zeros(0, dtype=torch.int64)
-        if self.top_k is not None:
-            weakest = logits.topk(min(self.top_k, logits.size(-1))).values[:, [-1]]
-            logits = logits.masked_fill(logits < weakest, float("-inf"))
+        # a draw for every position: to draw for the masked alone, the host would wait for the device to count them
         generator = torch.Generator(logits.device).manual_seed(seed)
-        return torch.multinomial(logits.softmax(dim=-1), num_samples=1, generator=generator)[:, 0]
+        return ids.where(~mask, draw_tokens(logits, generator, self.temperature, self.top_k))

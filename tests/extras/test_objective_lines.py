@@ -2,7 +2,7 @@
 
 import pytest
 
-from extras.objectives.lines import ObjectiveLines
+from extras.objective_lines import ObjectiveLines
 
 PENALTY = "loss_modifiers/EntropyPenaltyModifier."
 

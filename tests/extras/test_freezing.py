@@ -9,7 +9,7 @@ from torch import nn
 
 from core.errors import ConfigError
 from core.optimizer import load_optimizer_state
-from extras.transfer import (
+from extras.freezing import (
     extend_optimizer,
     freeze_transformer,
     is_frozen,

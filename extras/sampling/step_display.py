@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from extras.painted_text import GREEN, Decode, paint, pieces
+from extras.sampling.painted_text import GREEN, Decode, paint, pieces
 
 BLOCK = "\u2588"  # stands for a mask
 UNPRINTABLE = "\ufffd"

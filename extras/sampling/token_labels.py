@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import ConfigError
-from extras.painted_text import BACKGROUNDS, Decode, paint, pieces
+from extras.sampling.painted_text import BACKGROUNDS, Decode, paint, pieces
 
 
 class TokenLabels:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from extras.unmask_sampler import UnmaskSampler, masked_shares
+from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 
 TEXT, MASK, V = 6, 6, 9  # ids 0 ... 5 are text, 6 is the mask, 7 and 8 are special as well
 
@@ -184,68 +184,3 @@ def test_nothing_to_fill() -> None:
     assert list(sampler(Forced(torch.zeros(3, V)), [0.5, 0.0]).states(torch.tensor([1, 2, 3]))) == []
     *_, last = sampler(Forced(torch.zeros(3, V)), [0.5, 0.0], remask=True).states(torch.tensor([1, 2, 3]))
     assert last.tolist() == [[1, 2, 3]]
-
-
-# one draw
-
-SHARES = [0.5, 0.3, 0.15, 0.05]
-ROWS = torch.tensor(SHARES).log().repeat(4000, 1)
-
-
-def drawn(**more: Any) -> list[float]:
-    """Return how often each token is drawn, of 4000."""
-    tokens = sampler(nn.Identity(), [0.0], **more).draw(ROWS)
-    return (tokens.bincount(minlength=4) / len(tokens)).tolist()
-
-
-@pytest.mark.parametrize(
-    ("more", "allowed"),
-    [
-        ({}, 4),
-        ({"top_p": 0.4}, 1),  # the likeliest is always allowed
-        ({"top_p": 0.6}, 2),  # and the one that crosses the line as well
-        ({"top_p": 0.9}, 3),
-        ({"top_p": 0.97}, 4),
-        ({"top_k": 1}, 1),
-        ({"top_k": 3}, 3),
-        ({"top_k": 9}, 4),
-        ({"top_k": 3, "top_p": 0.8}, 2),  # of the three that top_k leaves two have 0.84
-    ],
-)
-def test_the_tokens_left_are_drawn_in_proportion(more: dict[str, Any], allowed: int) -> None:
-    total = sum(SHARES[:allowed])
-
-    for share, found in zip(SHARES, drawn(**more), strict=True):
-        expected = share / total if share in SHARES[:allowed] else 0.0
-        assert abs(found - expected) <= 4 * math.sqrt(expected * (1 - expected) / 4000), (more, share)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_temperature(temperature: float) -> None:
-    weights = [share ** (1 / temperature) for share in SHARES]
-
-    for weight, found in zip(weights, drawn(temperature=temperature), strict=True):
-        expected = weight / sum(weights)
-        assert abs(found - expected) <= 4 * math.sqrt(expected * (1 - expected) / 4000)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    eighths=st.lists(st.integers(-32, 32), min_size=2, max_size=7, unique=True),  # far enough apart to rank
-    top_k=st.none() | st.integers(1, 8),
-    top_p=st.floats(0.05, 1.0),
-    temperature=st.floats(0.3, 3.0),
-)
-def test_only_what_a_plain_cut_allows_is_drawn(
-    eighths: list[int], top_k: int | None, top_p: float, temperature: float
-) -> None:
-    logits = [number / 8 for number in eighths]
-    ranked = sorted(range(len(logits)), key=lambda token: -logits[token])[:top_k]
-    weights = [math.exp(logits[token] / temperature) for token in ranked]
-    shares = [weight / sum(weights) for weight in weights]
-    allowed = {token for place, token in enumerate(ranked) if sum(shares[:place]) < top_p + 1e-9}
-
-    rows = torch.tensor(logits, dtype=torch.float64).repeat(200, 1)
-    made = sampler(nn.Identity(), [0.0], top_k=top_k, top_p=top_p, temperature=temperature)
-
-    assert set(made.draw(rows).tolist()) <= allowed

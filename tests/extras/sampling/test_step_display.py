@@ -4,7 +4,7 @@ import io
 import os
 import re
 
-from extras.step_display import StepDisplay
+from extras.sampling.step_display import StepDisplay
 
 MASK = 99
 PARTS = re.compile(r"\x1b\[(\d*)([A-Za-z])|(.)", re.DOTALL)

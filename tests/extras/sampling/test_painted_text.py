@@ -1,6 +1,6 @@
 """Colours for terminals, and texts cut where the colour changes."""
 
-from extras.painted_text import paint, pieces
+from extras.sampling.painted_text import paint, pieces
 
 
 def test_paint_wraps_each_line_alone() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import ConfigError, DataError
 from data.tokenizers import CharTokenizer
-from extras.prompt_encoder import PromptEncoder
+from extras.sampling.prompt_encoder import PromptEncoder
 
 MASK = 5
 

@@ -1,0 +1,133 @@
+"""Where a run's batches come from: its options turned into a data set's tokens, and these into what is learnt from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from config.options import Options
+    from core import Runtime
+    from data.corrupted_text import CorruptedText
+    from data.masked_text import MaskedText
+    from data.token_bins import TokenBins
+    from data.vocabulary import Vocabulary
+    from data.windows import Windows
+
+log = logging.getLogger("coregpt")
+GPT2_TOKENS, GPT2_NEWLINE = 50257, 198  # in the text of a data set without meta.pkl
+QUEUED = {"LM": "language_model", "MLM": "unmasking", "SEQUENCE_SCORING": "sequence_scoring"}  # in its meta.pkl
+UNTOUCHED_SHARE = 0.1  # of a scorer's validation texts
+
+
+def takes_queue(options: Options) -> bool:
+    """Tell whether batches come from the data set's queue rather than from train.bin; ask where both are there."""
+    folder = Path("data", options.dataset)
+    has_queue, has_bins = (folder / "queue").is_dir(), (folder / "train.bin").exists()
+    if options.data_source == "auto" and has_queue and has_bins:
+        raise ConfigError(
+            f"{folder} holds both train.bin and a queue of batches: set data_source=bins or data_source=queue"
+        )
+    streams_only = (folder / "prepare_streaming.py").exists() and not (folder / "prepare.py").exists()
+    if not has_queue and not has_bins and streams_only:
+        raise ConfigError(
+            f"{folder} holds no batches yet: run `python {folder / 'prepare_streaming.py'} CONFIG` beside this, with "
+            "the same config file, and start when its first files are there"
+        )
+    takes = has_queue if options.data_source == "auto" else options.data_source == "queue"
+    if has_queue or options.data_source != "auto":
+        log.info(f"data: from {folder / 'queue' if takes else folder / 'train.bin'}")
+    return takes
+
+
+def open_source(options: Options, run: Runtime, from_queue: bool) -> Any:
+    """Return the data set's queue of batches that are made already, or else its train.bin and val.bin.
+
+    Raises ConfigError for a queue that is made for another training type.
+    """
+    from data.streaming.consumer import DatasetConsumer
+    from data.token_bins import TokenBins
+
+    folder = Path("data", options.dataset)
+    if not from_queue:
+        return TokenBins(folder, options.block_size, options.batch_size, run.device)
+    queue = DatasetConsumer(
+        folder, options.batch_size, options.block_size, device=run.device,
+        rank=run.rank, world_size=run.world_size, wait_sleep_seconds=options.data_wait_sleep_seconds,
+        wait_timeout_seconds=options.data_wait_timeout_seconds,
+    )  # fmt: skip
+    made_for = QUEUED.get(queue.meta.get("training_type", "LM"))
+    if made_for != options.training_type:
+        raise ConfigError(
+            f"the queue in {folder} is made for training_type={made_for}, not {options.training_type}: "
+            f"set training_type={made_for}, or choose another dataset"
+        )
+    return queue
+
+
+def batches_of(bins: TokenBins, options: Options, vocabulary: Vocabulary, run: Runtime) -> Any:
+    """Return what training draws its batches from: the tokens themselves, or texts made of them to be mended."""
+    make: dict[str, Callable[[], Any]] = {
+        "language_model": lambda: bins,
+        "unmasking": lambda: _masked_text(bins, options, vocabulary, run),
+        "sequence_scoring": lambda: _masked_text(bins, options, vocabulary, run),
+        "token_classification": lambda: _corrupted_text(bins, options, vocabulary, run),
+    }
+    return make[options.training_type]()
+
+
+def _masked_text(bins: TokenBins, options: Options, vocabulary: Vocabulary, run: Runtime) -> MaskedText:
+    from data.masked_text import MaskedText
+    from data.stages import UniformStage, check_stages, create_stage_objects
+
+    newline = _newline_id(bins)
+    scoring = options.training_type == "sequence_scoring"
+    training = create_stage_objects(options.unmasking_stages) or [UniformStage(options.mask_probability)]
+    validation = create_stage_objects(options.validation_stages, "validation_stages") or training
+    length = options.block_size - 1 if scoring else options.block_size  # CLS goes before the text
+    for where, stages in (("unmasking_stages", training), ("validation_stages", validation)):
+        check_stages(stages, length, has_newline=newline is not None, where=where)
+    return MaskedText(
+        _windows(bins, options, vocabulary, length), vocabulary, training, validation,
+        newline_id=newline, corrupts=not scoring, untouched_share=UNTOUCHED_SHARE if scoring else 0.0,
+        seed=options.seed, rank=run.rank, device=run.device, **options.pick("batch_size", "eval_iters"),
+    )  # fmt: skip
+
+
+def _corrupted_text(bins: TokenBins, options: Options, vocabulary: Vocabulary, run: Runtime) -> CorruptedText:
+    from data.corrupted_text import CorruptedText
+
+    return CorruptedText(
+        _windows(bins, options, vocabulary, options.block_size), vocabulary.text,
+        unmasked_min=options.guaranteed_unmasked_min, unmasked_max=options.guaranteed_unmasked_max,
+        warmup_iters=options.random_mask_warmup, eval_at=int(options.max_iters) // 2,
+        seed=options.seed, rank=run.rank, device=run.device, **options.pick("p1_p2_ratio", "batch_size", "eval_iters"),
+    )  # fmt: skip
+
+
+def _windows(bins: TokenBins, options: Options, vocabulary: Vocabulary, length: int) -> dict[str, Windows]:
+    from data.windows import Windows
+
+    newline = _newline_id(bins)
+    lines, paragraphs = options.enable_line_aligned_sequences, options.use_paragraph_boundaries
+    start = "line" if lines else "paragraph" if paragraphs else "anywhere"
+    newlines = () if newline is None else (newline,)
+    return {
+        split: Windows(path, length, start=start, newline_ids=newlines, pad_token_id=vocabulary.pad)
+        for split, path in bins.paths.items()
+    }
+
+
+def _newline_id(bins: TokenBins) -> int | None:
+    from data.meta import read_meta
+
+    meta = read_meta(bins.meta_path) if bins.meta_path.exists() else {"tokenizer": "gpt2"}
+    if meta.get("tokenizer") == "gpt2":
+        return GPT2_NEWLINE
+    stoi = meta.get("stoi")  # of characters, or of bytes as characters
+    return stoi.get("\n") if isinstance(stoi, dict) else None

@@ -1,0 +1,80 @@
+"""Other runs' models: loaded if they fit, refused in one line if not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import core
+from core import CheckpointError
+from extras.frozen import load_judge
+from tests.extras.tiny_task import SCORING, TEXT, keep_model, task
+
+
+@pytest.mark.parametrize("default", [False, True])
+def test_a_judge_is_what_its_checkpoint_says(
+    run: core.Runtime, initializer: core.ModelInitializer, default: bool
+) -> None:
+    keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5, block_size=33)
+    judge = load_judge(initializer, Path("judge.pt"), TEXT + 15, 20, transformed=default)
+
+    assert (judge.cls_token_id, judge.block_size, judge.transformed) == (TEXT + 5, 33, default)
+    assert judge(torch.zeros(3, 9, dtype=torch.int64)).shape == (3,)
+    for scale in (False, True):
+        checkpoint = torch.load("judge.pt", weights_only=True)
+        torch.save({**checkpoint, "config": {"score_transform": scale}}, "told.pt")
+        assert load_judge(initializer, Path("told.pt"), TEXT + 15, 20, transformed=default).transformed == scale
+
+
+def test_a_filler_is_what_the_options_make_of_it(run: core.Runtime, initializer: core.ModelInitializer) -> None:
+    keep_model("filler.pt")
+    scoring = task(run, **SCORING, fill="sample", fill_temperature=0.5, fill_top_k=7)
+    objective: Any = scoring.objective(initializer)
+    filler = objective.filler
+
+    assert (filler.vocab_size, filler.sample, filler.temperature, filler.top_k) == (TEXT, True, 0.5, 7)
+    assert not filler.model.training
+
+
+JUDGING = {"training_type": "unmasking", "enable_judge_model": True, "judge_model_checkpoint": "other.pt"}
+FILLING = {**SCORING, "unmasking_model_checkpoint": "other.pt"}
+SCORER = {"mode": "sequence_scorer", "cls_token_id": TEXT + 5}
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "message"),
+    [
+        (FILLING, SCORER, "^other.pt is a sequence_scorer, wanted a language_model: give"),
+        (
+            FILLING,
+            {"mode": "token_classifier"},
+            "^other.pt is a token_classifier, wanted a language_model: give",
+        ),
+        (FILLING, {"vocab_size": 40}, "^other.pt has vocab_size=40 and block_size=16, wanted 32 and at least 15"),
+        (FILLING, {"block_size": 14}, "^other.pt has vocab_size=32 and block_size=14, wanted 32 and at least 15"),
+        (FILLING, {"attention_type": "causal"}, "^other.pt is no unmasking model: wanted one trained with"),
+        (JUDGING, {}, "^other.pt is a language_model, wanted a sequence_scorer: give another"),
+        (JUDGING, {**SCORER, "vocab_size": 40}, "^other.pt has vocab_size=40 and block_size=16, wanted 32"),
+    ],
+)
+def test_another_runs_model_that_cannot_serve(
+    run: core.Runtime,
+    initializer: core.ModelInitializer,
+    options: dict[str, Any],
+    config: dict[str, Any],
+    message: str,
+) -> None:
+    keep_model("other.pt", **config)
+
+    with pytest.raises(CheckpointError, match=message) as error:
+        task(run, **options).objective(initializer)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [FILLING, JUDGING], ids=["filler", "judge"])
+def test_another_runs_model_that_is_not_there(
+    run: core.Runtime, initializer: core.ModelInitializer, options: dict[str, Any]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"other\.pt"):
+        task(run, **options).objective(initializer)

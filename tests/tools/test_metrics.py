@@ -1,0 +1,28 @@
+"""What a run has measured, read back."""
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import DataError
+from core.logger import JsonlLogger
+from tools.metrics import read_records
+
+
+def test_records_come_as_they_were_written_without_a_half_line(tmp_path: Path) -> None:
+    logger = JsonlLogger(str(tmp_path / "metrics.jsonl"))
+    for number in (1, 2):
+        logger.log_event({"event": "stage", "iter": number})
+    logger.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"event": "st')
+
+    assert [(record["event"], record["iter"]) for record in read_records(tmp_path)] == [("stage", 1), ("stage", 2)]
+
+
+def test_missing_and_broken_metrics_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no metrics at .*its out_dir"):
+        read_records(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("{half}")
+    with pytest.raises(DataError, match="is not a file of JSON lines"):
+        read_records(tmp_path)
