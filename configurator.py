@@ -28,12 +28,18 @@ if TYPE_CHECKING:
 
     SchemaT = TypeVar("SchemaT", bound=Schema)
 
+CONFIG_FILES = (".py", ".yaml", ".yml")
 _MODULES = {name: name for name in ("os", "sys", "time", "math", "pickle", "torch")} | {"np": "numpy"}
 
 
 def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
     """Return the options that `argv` asks for. Raises one ConfigError that lists every mistake."""
     if {"--help", "-h"} & set(argv):
+        for word in argv:
+            if not word.startswith("-") and not word.endswith(CONFIG_FILES) and word not in schema.sections():
+                raise ConfigError(
+                    f"--help {word}: there is no such section, wanted one of {', '.join(schema.sections())}"
+                )
         print(schema.help([argument for argument in argv if argument in schema.sections()]))
         print("\n--help SECTION shows one section; --print_config shows every value and where it came from.")
         sys.exit(0)
@@ -72,7 +78,7 @@ class Overrides:
         for argument in arguments:
             if argument.startswith("--"):
                 self.apply_flag(argument)
-            elif argument.endswith((".yaml", ".yml")):
+            elif argument.endswith(CONFIG_FILES[1:]):
                 self.apply_yaml(argument)
             else:
                 self.apply_python(argument)

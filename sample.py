@@ -64,10 +64,10 @@ def find_tokenizer(dataset: str | None) -> Tokenizer:
 
 
 def find_vocabulary(trained: Trained) -> Vocabulary:
-    """Return which of an unmasking model's tokens are text, and which is the mask: as its data set says, or its run."""
+    """Return which of a model's tokens are text, and which is the mask: as its checkpoint says, or its data set."""
     path = os.path.join("data", trained.config.get("dataset") or "", "meta.pkl")
-    meta = read_meta(path) if os.path.exists(path) else {}
-    if "mask_token_id" in meta:  # of a queue of batches
+    meta = trained.config.get("meta") or (read_meta(path) if os.path.exists(path) else {})
+    if "mask_token_id" in meta:
         return Vocabulary.of(meta, trained.model.config.vocab_size)
     mask, cls_token = trained.config.get("mask_token_id"), trained.config.get("cls_token_id")
     return Vocabulary.beyond(trained.tokenizer.vocab_size, mask=mask, cls_token=cls_token)
@@ -98,7 +98,7 @@ def load(options: SampleOptions, initializer: core.ModelInitializer) -> Trained:
         foreign = ", ".join(options.changed(*names))
         if foreign and owner != kind:
             raise core.ConfigError(
-                f"{foreign}: for checkpoints of the kind {owner}, and this one is a {kind}: remove it"
+                f"{foreign}: for checkpoints of the kind {owner}, and this one is of the kind {kind}: remove it"
             )
     tokenizer = find_tokenizer(config.get("dataset"))
     model.eval()
@@ -146,7 +146,7 @@ def fill_masks(trained: Trained, prompt: str, options: SampleOptions, initialize
     ids = encoder(trained).with_masks(prompt, vocabulary.mask, options.mask_char, options.max_new_tokens)
     judge = None
     if options.judge:
-        judge = load_judge(initializer, core.find_checkpoint(options.judge), trained.model.config.vocab_size, 2)
+        judge = load_judge(initializer, core.find_checkpoint(options.judge), vocabulary, len(ids))
     sampler = UnmaskSampler(
         trained.model, vocabulary.text, vocabulary.mask,
         options.masking_ratios or masked_shares(options.schedule, options.steps),

@@ -47,7 +47,9 @@ def build(
     model, checkpoint = make_model()
     task.check(model_args, checkpoint)
     objective = task.objective(initializer)  # with the frozen models it asks, while a former run is still in its place
-    run.from_master(lambda: extras.enter(options, start))
+    if not start.found and run.world_size == 1:
+        preemption.attempt(task.wait_for_data)
+    run.from_master(lambda: extras.enter(options, start, task.files))
 
     # the optimizer, then the model as training calls it: compiled, and spread over the processes
     optimizer = model.configure_optimizers(options.weight_decay, options.learning_rate,
@@ -85,8 +87,9 @@ def build_archive(
     detector = core.InstabilityDetector(loss_scaling=run.scaler.is_enabled(),
                                         **options.pick("spike_threshold", "spike_window", "warmup_iters"))  # fmt: skip
     provenance = {**core.provenance.describe(run.device, run.world_size), "data": task.fingerprint()}
+    config = {**options.model_dump(), **task.notes()}
     archive = core.Archive(model, step, run, parallel, checkpoints, saves, detector, data=task.data, remake=remake,
-                           model_args=model_args, config=options.model_dump(), provenance=provenance,
+                           model_args=model_args, config=config, provenance=provenance,
                            in_background=options.async_save)  # fmt: skip
     run.at_exit(archive.close)
     return archive

@@ -8,6 +8,7 @@ dataset = 'openwebtext'
 wandb_log = False
 wandb_project = 'owt'
 wandb_run_name = 'run'
+wandb_log_interval = 1 # whatever is logged
 
 eval_interval = 2000
 eval_iters = 200

@@ -8,6 +8,7 @@ use_paragraph_boundaries = False
 wandb_log = True
 wandb_project = 'diffusion'
 wandb_run_name = '13k_UN_noise_0.2'
+wandb_log_interval = 1 # whatever is logged
 
 eval_interval = 200
 eval_iters = 20

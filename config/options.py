@@ -217,6 +217,7 @@ class Options(Schema):
             "token_classifier": "token_classification", "remasking_binary": "token_classification",
             "sequence_scorer": "sequence_scoring",
         },
+        "model_mode": {"token_classification": "token_classifier", "sequence_scoring": "sequence_scorer"},
     }  # fmt: skip
 
     ALIASES: ClassVar[Any] = {
@@ -269,7 +270,8 @@ class Options(Schema):
     def _follow_the_head(cls, values: dict[str, Any]) -> dict[str, Any]:
         heads = {"token_classifier": "token_classification", "sequence_scorer": "sequence_scoring"}
         head, given = values.get("model_mode", "auto"), values.get("training_type", "language_model")
-        if head in heads and given not in ("language_model", heads[head]):
+        # the core line's training types are those of a language model's head; its files name another head alone
+        if head in heads and given not in ("language_model", "unmasking", heads[head]):
             raise ValueError(f"model_mode={head} and training_type={given} contradict each other: remove one of them")
         return {**values, "training_type": heads[head]} if head in heads else values
 
@@ -300,9 +302,10 @@ class Options(Schema):
             yield (
                 f"training_type={self.training_type} has to see what comes after a token: remove attention_type=causal"
             )
-        if self.unmasking_stages and self.training_type == "language_model":
+        stages = next((name for name in ("unmasking_stages", "validation_stages") if getattr(self, name)), None)
+        if stages and self.training_type == "language_model":
             yield (
-                "unmasking_stages are for texts with gaps, but training_type=language_model: set training_type=unmasking; "
+                f"{stages} are for texts with gaps, but training_type=language_model: set training_type=unmasking; "
                 "a file of the train_run line wants config/base_train_run.py before it, one of the core line "
                 "config/base_core_line.py, or config/base_core_line_newest.py"
             )
@@ -311,16 +314,14 @@ class Options(Schema):
                 f"composition_config={self.composition_config!r}: there is no data/char_diffusion/config/"
                 f"{self.composition_config}.py; wanted the name of a file there, or None"
             )
-        for name in ("init_from_checkpoint", "unmasking_model_checkpoint", "judge_weight_checkpoint", "judge_model_checkpoint"):
-            given = getattr(self, name)
-            own = os.path.abspath(self.out_dir)
-            if given and (os.path.abspath(given) == own or os.path.abspath(given).startswith(os.path.join(own, "ckpt"))):
-                yield f"{name}={given} is of out_dir, which a new run clears: give this run an out_dir of its own"
-        if self.guaranteed_unmasked_min > self.guaranteed_unmasked_max:
-            yield (
-                f"guaranteed_unmasked_min={self.guaranteed_unmasked_min} is more than guaranteed_unmasked_max="
-                f"{self.guaranteed_unmasked_max}: exchange them"
-            )
+        if self.training_type == "sequence_scoring" and self.block_size < 2:
+            yield "block_size=1 has no room for a text beside the CLS token: a scorer wants 2 or more"
+        for low, high in (
+            ("guaranteed_unmasked_min", "guaranteed_unmasked_max"), ("mask_ratio_weight_min", "mask_ratio_weight_max"),
+            ("judge_weight_min_factor", "judge_weight_max_factor"),
+        ):  # fmt: skip
+            if getattr(self, low) > getattr(self, high):
+                yield f"{low}={getattr(self, low)} is more than {high}={getattr(self, high)}: exchange them"
         late = self.unfreeze_at_iteration is not None and self.unfreeze_at_iteration > self.max_iters
         if late and (self.freezes or self.trainable):
             yield (
@@ -362,7 +363,7 @@ class SampleOptions(Schema):
     order: Literal["confidence", "random"] = opt("random", "which of the tokens drawn in a step are kept: any, or those the model finds likeliest, which small models fill with spaces")
     remask: bool = opt(False, "let tokens of earlier steps be masked and drawn again, where the model has come to doubt them")
     top_p: float = opt(1.0, "choose among the fewest tokens that together have this probability; 1 among all", gt=0, le=1)
-    mask_char: str | None = opt(None, "character that stands for a mask in the prompt, such as _: then those are filled, and nothing is added to it")
+    mask_char: str | None = opt(None, "character that stands for a mask in the prompt, such as _: then those are filled, and nothing is added to it", min_length=1, max_length=1)
     judge: str | None = opt(None, "folder or checkpoint of a sequence scorer: of several candidates the one it finds least machine-made is written")
     judge_candidates: int = opt(8, "candidates that the judge chooses from", ge=1)
     show_steps: bool = opt(False, "write the text after every step; a terminal shows the steps in place without it")

@@ -82,10 +82,14 @@ class Schema(BaseModel):
             value = bool(value)
         if int in kinds and isinstance(value, float) and value.is_integer():
             value = int(value)  # max_iters = 1e5
+        if isinstance(value, tuple) and {get_origin(kind) for kind in kinds} & {list, tuple} == {list}:
+            value = list(value)
         try:
             return adapter(field).validate_python(value, strict=True)
         except ValidationError:
-            raise ValueError(wanted(field)) from None
+            unread = isinstance(value, str) and value.startswith(("[", "{")) and not takes_text
+            hint = " (this is no whole Python or JSON literal; a shell needs quotes around it)" if unread else ""
+            raise ValueError(wanted(field) + hint) from None
 
     @classmethod
     def validated(cls: type[SchemaT], values: Mapping[str, Any]) -> SchemaT:
@@ -136,11 +140,19 @@ def wanted(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return " or ".join(repr(choice) for choice in get_args(field.annotation))
     kinds = get_args(field.annotation) or (field.annotation,)
-    names = ["None" if kind is type(None) else kind.__name__ for kind in kinds if kind is not None]
+    names = [_name(kind) for kind in kinds if kind is not None]
+    if any(getattr(rule, "max_length", None) == 1 for rule in field.metadata):
+        names = [name.replace("str", "one character") for name in names]
     kind = "number" if names == ["int", "float"] else " or ".join(names)
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [f"{signs[key]} {getattr(rule, key)}" for rule in field.metadata for key in signs if hasattr(rule, key)]
     return f"{kind} {' and '.join(bounds)}".strip()
+
+
+def _name(kind: Any) -> str:
+    if get_origin(kind) is list:
+        return f"list of {_name(get_args(kind)[0])}s"
+    return "None" if kind is type(None) else "dict" if get_origin(kind) is dict else str(kind.__name__)
 
 
 def default_text(field: FieldInfo) -> str:

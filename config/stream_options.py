@@ -73,6 +73,8 @@ class StreamOptions(Schema):
     def source(self, folder: Path) -> Path:
         """Return the folder with the text for the data set in `folder`."""
         if self.source_data_dir is not None:
+            if not Path(self.source_data_dir).is_dir():
+                raise ConfigError(f"source_data_dir={self.source_data_dir}: there is no such folder")
             return Path(self.source_data_dir)
         own = any((folder / name).exists() for name in ("train.bin", "input.txt", "text"))
         return folder if own else folder.parent / "char_diffusion"

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from core.checkpoint_manager import CheckpointManager
 
 FOREIGN_CLASS = re.compile(r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b")  # pickled with theirs
+CONVERT = (
+    "{path} was saved by the train_run or the core line: convert it with `python -m tools.convert {path}`, and use the "
+    "file that it writes"
+)
 WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into a parameter's name
 
 
@@ -27,6 +31,8 @@ def load_checkpoint(path: str | Path, check: bool = True) -> dict[str, Any]:
     check: look at the file's own checksums, which torch does not; needless where a manifest's was just compared
     """
     checkpoint = _read(path, check)
+    if _is_to_be_converted(checkpoint):
+        raise CheckpointError(CONVERT.format(path=path))
     checkpoint["model"] = handle_state_dict_prefixes(checkpoint["model"])
     return checkpoint
 
@@ -109,10 +115,7 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
         # torch's reason is long, and where it refuses code its advice is to let the code run
         text = " ".join(str(error).split())
         if FOREIGN_CLASS.search(text):
-            raise CheckpointError(
-                f"{path} was saved by the train_run or the core line: convert it with "
-                f"`python -m tools.convert {path}`, and use the file that it writes"
-            ) from None
+            raise CheckpointError(CONVERT.format(path=path)) from None
         found = re.search(r"WeightsUnpickler error: (.*?)(\.? Check the documentation|\. |$)", text)
         what = found[1] if found else text.split(". ")[0]
         raise CheckpointError(
@@ -126,6 +129,14 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
     if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in given["model"].items()):
         raise CheckpointError(f"{path} is not a checkpoint of this program: its model is no set of named tensors")
     return dict(checkpoint)
+
+
+def _is_to_be_converted(checkpoint: dict[str, Any]) -> bool:
+    """Tell whether a readable file is one of those lines', and more than a causal language model."""
+    config = checkpoint.get("config")
+    notes = config if isinstance(config, dict) else {}
+    theirs = "training_type" not in notes and not notes.keys().isdisjoint(("meta", "model_mode"))
+    return ("training_context" in checkpoint or theirs) and checkpoint["model_args"].get("attention_type") != "causal"
 
 
 def _without_prefixes(name: str) -> str:

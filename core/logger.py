@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -144,7 +144,10 @@ class JsonlLogger(Logger):
 class WandBLogger(Logger):
     """Sends evaluations to Weights & Biases under nanoGPT's keys; without key or network it works offline.
 
+    An evaluation takes along what the loss modifiers reported last. Of events it sends the numbers.
+
     step_interval: send every n-th iteration's step as well, of those that are logged; 0 sends evaluations only
+    also:          second names, under which values are sent as well
     saved:         the `state_dict` of a run to go on with, under the same id. What the server was sent after that
                    state was saved comes again, with the same values, and is not sent twice
     Raises ImportError where the package is missing.
@@ -158,10 +161,13 @@ class WandBLogger(Logger):
         out_dir: str | Path,
         step_interval: int = 0,
         saved: dict[str, Any] | None = None,
+        also: Mapping[str, str] | None = None,
     ) -> None:
         import wandb
 
         self.step_interval = step_interval
+        self.also = also or {}
+        self.modifiers: Metrics = {}  # what they reported last
 
         settings: dict[str, Any] = dict(project=project, name=run_name, config=config, dir=str(out_dir))
         if saved:
@@ -179,12 +185,19 @@ class WandBLogger(Logger):
 
     def log_step(self, metrics: Metrics) -> None:
         """Send an update, if its turn has come."""
+        self.modifiers = {name: value for name, value in metrics.items() if name.startswith("loss_modifiers/")}
         if self.step_interval and metrics["iter"] % self.step_interval == 0:
             self._send(metrics)
 
     def log_eval(self, metrics: Metrics) -> None:
         """Send an evaluation."""
-        self._send(metrics)
+        self._send({**metrics, **self.modifiers})
+
+    def log_event(self, record: Metrics) -> None:
+        """Send the numbers of what happened, if there are any; when, goes under `<event>_iteration` as well."""
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        if numbers.keys() - {"iter"}:
+            self._send({**numbers, f"{record['event']}_iteration": record["iter"]})
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's id and how many records it has; to be handed to the constructor as `saved`."""
@@ -196,6 +209,7 @@ class WandBLogger(Logger):
 
     def _send(self, metrics: Metrics) -> None:
         if self.reported >= self.received:
+            metrics = {**metrics, **{other: metrics[name] for name, other in self.also.items() if name in metrics}}
             self.run.log({key: _number(value) for key, value in metrics.items()})
         self.reported += 1
 

@@ -80,8 +80,8 @@ class ModelInitializer:
             model = self._build(model_args)
         except TypeError as error:  # a fork's checkpoint may hold arguments of its own
             raise CheckpointError(
-                f"the checkpoint's model_args do not fit this model.py: {error}; one of the core line is converted by "
-                "`python -m tools.convert PATH`"
+                f"the checkpoint's model_args do not fit this model.py: {error}; one of the train_run or the core line "
+                "is converted by `python -m tools.convert PATH`"
             ) from None
         _load_exactly(model, checkpoint["model"])
         return model.to(self.device)
@@ -120,21 +120,15 @@ class ModelInitializer:
         log.info(f"transfer: {len(copied)} tensors from {path}; left out: {_some(skipped)}; fresh: {_some(fresh)}")
         return skipped
 
-    def load_frozen(self, path: str | Path, mode: str, vocab_size: int, block_size: int) -> tuple[Any, dict[str, Any]]:
+    def load_frozen(self, path: str | Path, mode: str) -> tuple[Any, dict[str, Any]]:
         """Return another run's model, frozen and in evaluation mode, for whoever asks it; and that run's options.
 
-        mode, vocab_size, block_size: what it has to be, has to know, and has to see at least at once
+        mode: what it has to be, such as sequence_scorer
         """
         checkpoint = load_checkpoint(path)
         model_args = dict(checkpoint["model_args"])
-        found = {"mode": "language_model", **model_args}
-        if found["mode"] != mode:
-            raise CheckpointError(f"{path} is a {found['mode']}, wanted a {mode}: give another run's checkpoint")
-        if found["vocab_size"] != vocab_size or found["block_size"] < block_size:
-            raise CheckpointError(
-                f"{path} has vocab_size={found['vocab_size']} and block_size={found['block_size']}, "
-                f"wanted {vocab_size} and at least {block_size}: train it on this data set, with that block_size"
-            )
+        if (found := model_args.get("mode", "language_model")) != mode:
+            raise CheckpointError(f"{path} is a {found}, wanted a {mode}: give another run's checkpoint")
         model = self.resume_model_from_checkpoint(checkpoint, model_args).eval().requires_grad_(False)
         return model, checkpoint.get("config") or {}
 

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import ConfigError
@@ -63,8 +64,10 @@ class RunFolder:
             os.close(self._lock)
         self._lock = None
 
-    def set_aside_former_run(self) -> Path | None:
+    def set_aside_former_run(self, needed: Iterable[Path] = ()) -> Path | None:
         """Move checkpoints and reports of a former run into a new folder `previous-N`; return it, or None.
+
+        needed: files that the new run goes on needing where they are; ConfigError if one of them would be moved
 
         Other files stay. If the move is cut short, what is left has either the former run's newest checkpoint or none
         that loads, and the next call moves it to a folder of its own.
@@ -72,6 +75,12 @@ class RunFolder:
         names = sorted(_former_run(self.path), key=_turn)
         if not names:
             return None
+        for file in needed:
+            if any(os.path.samefile(self.path / name, file) for name in names):
+                raise ConfigError(
+                    f"{file} is of out_dir={str(self.out_dir)!r}, which a new run clears: give this run an out_dir of "
+                    "its own"
+                )
         taken = [int(found[1]) for name in os.listdir(self.path) if (found := ASIDE.fullmatch(name))]
         aside = self.path / f"previous-{1 + max(taken, default=0)}"
         try:

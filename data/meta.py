@@ -46,9 +46,9 @@ def write_meta(path: str | Path, meta: Mapping[str, Any]) -> None:
 
 
 def _remedy(path: Path) -> str:
-    script = path.parent / "prepare.py"
-    if script.exists():
-        return f"run `python {script}` again"
+    for script in (path.parent / "prepare.py", path.parent / "prepare_streaming.py"):
+        if script.exists():
+            return f"run `python {script}` again"
     return f"make it again, for instance with `python data/text/prepare.py FILE --name {path.parent.name}`"
 
 

@@ -293,6 +293,8 @@ def _value(name: str, value: Any) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
+    if name == "p1_probability" and number == 0:
+        raise ConfigError(f"{name} is {value!r}, wanted more than 0: no mask would ever begin")
     if 0 <= number <= 1:
         return number
     raise ConfigError(f"{name} is {value!r}, wanted a number from 0 to 1")

@@ -34,12 +34,18 @@ class Vocabulary(NamedTuple):
                     "or None for the usual one"
                 )
         if found.cls == found.mask:
-            raise ConfigError(f"cls_token_id={found.cls} is the mask token's id: choose another")
+            raise ConfigError(f"mask_token_id and cls_token_id are both {found.mask}: choose another for one of them")
         return found
 
     @classmethod
     def of(cls, meta: Mapping[str, Any], size: int) -> "Vocabulary":
-        """Return the vocabulary that a queue's meta.pkl tells of; an id that it lacks is one that no model has."""
+        """Return the vocabulary that a meta.pkl or a checkpoint tells of; an id that it lacks is one no model has."""
         found = {name: meta.get(f"{name}_token_id") for name in ("mask", "cls", "pad")}
         known = {name: size if number is None else int(number) for name, number in found.items()}
-        return cls(text=min(*known.values(), size), size=size, **known)
+        return cls(text=int(meta.get("text_vocab_size", min(*known.values(), size))), size=size, **known)
+
+    def meta(self) -> dict[str, int]:
+        """Return what `of` reads, under the names of a queue's meta.pkl."""
+        ids = {"mask_token_id": self.mask, "pad_token_id": self.pad, "cls_token_id": self.cls}
+        known = {name: number for name, number in ids.items() if number < self.size}
+        return {"vocab_size": self.size, "text_vocab_size": self.text, **known}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +25,11 @@ __all__ = [
 ]  # fmt: skip
 
 log = logging.getLogger("coregpt")
+WANDB_NAMES = {  # those of the train_run and the core line
+    "loss": "train/loss",
+    "loss_modifiers/EntropyPenaltyModifier.entropy_penalty": "entropy_penalty",
+    "loss_modifiers/EntropyPenaltyModifier.multiplier_ema": "entropy_multiplier_ema",
+}
 
 
 def adapt(model: Any, options: Options, initializer: ModelInitializer, source: Path | None) -> Any:
@@ -55,7 +60,23 @@ def prepare_optimizer(optimizer: Any, model: Any, checkpoint: dict[str, Any] | N
         return
     if options.freezes or options.trainable:
         replay(model, optimizer, checkpoint.get("optimizer"), options.weight_decay)
-    load_optimizer_state(optimizer, checkpoint.get("optimizer"))
+    try:
+        load_optimizer_state(optimizer, checkpoint.get("optimizer"))
+    except CheckpointError as error:
+        raise _frozen_otherwise(checkpoint.get("config") or {}, options) or error from None
+
+
+def _frozen_otherwise(saved: dict[str, Any], options: Options) -> CheckpointError | None:
+    """Return what to say where a checkpoint's run froze other parameters than the options ask for."""
+    names = ("training_type", "freeze_transformer", "trainable", "unfreeze_at_iteration")
+    given = options.pick(*names)
+    if all(saved.get(name, given[name]) == given[name] for name in names):
+        return None
+    told = ", ".join(f"{name}={saved[name]!r}" for name in names[1:] if name in saved)
+    return CheckpointError(
+        f"the checkpoint's run trained other parameters, with {told}: resume it with that, or begin a new run from it "
+        f"with init_from_checkpoint={options.out_dir} and another out_dir"
+    )
 
 
 def scheduler(options: Options) -> LRScheduler:
@@ -138,15 +159,18 @@ def _named(path: Path) -> Found:
     return Found(path, None)
 
 
-def enter(options: Options, start: Start) -> None:
-    """Begin to write in the run's folder: make it; a fresh start moves a former run's files aside."""
+def enter(options: Options, start: Start, needed: Iterable[Path] = ()) -> None:
+    """Begin to write in the run's folder: make it; a fresh start moves a former run's files aside.
+
+    needed: files of other runs, which must not be among them
+    """
     if options.eval_only:
         return
     start.folder.claim()
     if start.found:
         start.checkpoints.relink(start.found)
     else:
-        start.folder.set_aside_former_run()
+        start.folder.set_aside_former_run(needed)
 
 
 def loggers(options: Options, run: Runtime, saved: dict[str, Any]) -> list[Logger]:
@@ -162,8 +186,8 @@ def loggers(options: Options, run: Runtime, saved: dict[str, Any]) -> list[Logge
     if options.wandb_log:
         try:
             names, config = (options.wandb_project, options.wandb_run_name), options.model_dump()
-            known = saved.get("WandBLogger")
-            found.append(WandBLogger(*names, config, options.out_dir, options.wandb_log_interval, saved=known))
+            interval, known = options.wandb_log_interval, saved.get("WandBLogger")
+            found.append(WandBLogger(*names, config, options.out_dir, interval, saved=known, also=WANDB_NAMES))
         except ImportError:
             log.warning("wandb_log=True, but wandb is not installed: pip install -e '.[wandb]'; going on without it")
         except Exception as error:

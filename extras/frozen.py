@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.errors import CheckpointError
 from extras.filler import Filler
 from loss_modifiers import Judge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from core import ModelInitializer
@@ -20,21 +21,44 @@ def load_filler(
     *, sample: bool, temperature: float, top_k: int | None,
 ) -> Filler:  # fmt: skip
     """Return a checkpoint's unmasking model; see `Filler`. block_size: of the texts it is to fill"""
-    model, _ = initializer.load_frozen(path, "language_model", vocabulary.size, block_size)
-    if vocabulary.mask >= model.config.vocab_size or model.config.attention_type != "bidirectional":
-        raise CheckpointError(f"{path} is no unmasking model: wanted one trained with training_type=unmasking")
+    model, options = initializer.load_frozen(path, "language_model")
+    if model.config.attention_type != "bidirectional":
+        raise CheckpointError(f"{path} is no unmasking model: give the checkpoint of a training_type=unmasking run")
+    _require_same(path, options, vocabulary, ("mask", "pad"))
+    _require_size(path, model.config, vocabulary, block_size)
     return Filler(model, vocabulary.text, sample, temperature, top_k)
 
 
 def load_judge(
-    initializer: ModelInitializer, path: Path, vocab_size: int, block_size: int, transformed: bool = False
+    initializer: ModelInitializer, path: Path, vocabulary: Vocabulary, block_size: int, transformed: bool = False
 ) -> Judge:
     """Return a checkpoint's sequence scorer; see `Judge`.
 
-    vocab_size, block_size: of the texts it is to judge
-    transformed:            what to assume where the checkpoint does not say on which scale it was trained
+    block_size:  of the texts it is to judge
+    transformed: what to assume where the checkpoint does not say on which scale it was trained
     """
-    model, options = initializer.load_frozen(path, "sequence_scorer", vocab_size, block_size)
+    model, options = initializer.load_frozen(path, "sequence_scorer")
+    _require_same(path, options, vocabulary, ("pad",))
+    _require_size(path, model.config, vocabulary, block_size)
     scale = options.get("score_transform")
     scale = transformed if scale is None else scale
     return Judge(model, model.config.cls_token_id, model.config.block_size, scale)
+
+
+def _require_same(path: Path, options: dict[str, Any], vocabulary: Vocabulary, names: Sequence[str]) -> None:
+    """Raise CheckpointError where a token that is no text has one id there and another here."""
+    for name in names:
+        theirs, ours = (options.get("meta") or {}).get(f"{name}_token_id"), getattr(vocabulary, name)
+        if theirs is not None and ours < vocabulary.size and theirs != ours:
+            raise CheckpointError(
+                f"{path} was trained with {name}_token_id={theirs}, here that is {ours}: train it on this data set"
+            )
+
+
+def _require_size(path: Path, shape: Any, vocabulary: Vocabulary, block_size: int) -> None:
+    """Raise CheckpointError for a model of another vocabulary, or one that sees less than a text."""
+    if shape.vocab_size != vocabulary.size or shape.block_size < block_size:
+        raise CheckpointError(
+            f"{path} has vocab_size={shape.vocab_size} and block_size={shape.block_size}, wanted {vocabulary.size} and "
+            f"at least {block_size}: train it on this data set, with that block_size"
+        )

@@ -27,7 +27,9 @@ ORDER = (
 def create_loss_modifier_pipeline(
     options: Options, *, special: Sequence[int], device: torch.device, rank: int, load_judge: LoadJudge
 ) -> lm.LossModifierPipeline:
-    """Return all modifiers that the options ask for, in their fixed order, whatever the training type.
+    """Return all modifiers that the options ask for, in their fixed order.
+
+    Those of another training type are among them, but for the ones that need a judge.
 
     special:    token ids that are no text
     load_judge: loads the frozen scorer that a judging modifier asks
@@ -80,8 +82,9 @@ def _core_line(options: Options) -> dict[str, lm.LossModifier]:
 def _judge_weight(
     options: Options, device: torch.device, rank: int, load_judge: LoadJudge
 ) -> dict[str, lm.LossModifier]:
-    if not options.judge_weight_modifier_enabled:
+    if not options.judge_weight_modifier_enabled or not _applies(lm.SequenceScoringJudgeWeightModifier, options):
         return {}
+    _warn_of_late_start(options, "judge_start_iter")
     judge = load_judge(_judge_path(options, "judge_weight_checkpoint"), True)
     modifier = lm.SequenceScoringJudgeWeightModifier(
         judge, start_iter=options.judge_start_iter, max_iter=options.judge_max_iter,
@@ -90,6 +93,19 @@ def _judge_weight(
         seed=options.seed + rank,
     )  # fmt: skip
     return {"judge_weight": modifier}
+
+
+def _applies(modifier: type[lm.LossModifier], options: Options) -> bool:
+    """Tell whether a modifier is for the training type, before the judge that it needs is looked for."""
+    if options.training_type in modifier.training_types:
+        return True
+    log.warning(f"{modifier.__name__}: not for training_type={options.training_type}, without effect")
+    return False
+
+
+def _warn_of_late_start(options: Options, name: str) -> None:
+    if (start := getattr(options, name)) >= options.max_iters > 0:
+        log.warning(f"{name}={start}: without effect, as max_iters={options.max_iters}")
 
 
 def _judge_path(options: Options, name: str) -> str:
@@ -106,12 +122,13 @@ def _train_run_line(options: Options, special: Sequence[int], load_judge: LoadJu
     if options.z_loss_weight:
         chosen["z_loss"] = lm.ZLossModifier(options.z_loss_weight)
     if options.enable_entropy_penalty:
+        _warn_of_late_start(options, "entropy_penalty_start_iter")
         chosen["entropy_penalty"] = lm.EntropyPenaltyModifier(
             options.max_entropy_penalty, options.entropy_penalty_start_iter, int(options.max_iters)
         )
     if options.weight_loss_by_mask_ratio:
         chosen["mask_ratio"] = lm.MaskRatioWeightModifier(0.5, 0.0, float("inf"))
-    if options.enable_judge_model:
+    if options.enable_judge_model and _applies(lm.JudgeFactorModifier, options):
         judge = load_judge(_judge_path(options, "judge_model_checkpoint"), False)
         chosen["judge_factor"] = lm.JudgeFactorModifier(judge)
     return chosen

@@ -14,6 +14,7 @@ class ObjectiveLines(Logger):
     def __init__(self, training_type: str, max_entropy_penalty: float) -> None:
         self.training_type = training_type
         self.max_entropy_penalty = max_entropy_penalty
+        self.penalty = ""  # the line about it that was printed last
 
     def log_step(self, metrics: Metrics) -> None:
         """Print the masked positions per sequence, the entropy penalty, the scorer's mean error."""
@@ -22,13 +23,18 @@ class ObjectiveLines(Logger):
             _say(f"mask_counts ({self.training_type}): {parts}")
         if metrics.get(f"{PENALTY}entropy_penalty", 0) > 0:
             penalty, ema = metrics[f"{PENALTY}entropy_penalty"], metrics[f"{PENALTY}multiplier_ema"]
-            _say(f"entropy_penalty: {penalty:.4f}, multiplier_ema: {ema:.4f} (max: {self.max_entropy_penalty})")
+            self.penalty = (
+                f"entropy_penalty: {penalty:.4f}, multiplier_ema: {ema:.4f} (max: {self.max_entropy_penalty})"
+            )
+            _say(self.penalty)
         if "ratio" in metrics:
             _say(f"ratio {metrics['ratio']:.3f}")
 
     def log_eval(self, metrics: Metrics) -> None:
         """Print how the validation data came out."""
         known = {name.removeprefix("val/"): value for name, value in metrics.items()}
+        if self.penalty:
+            _say(self.penalty)
         if "model vs random" in known:
             _say("val model vs random: {model vs random:.2f}x better".format(**known))
             _say("val avg correct prob: {avg correct prob:.4f} (random: {random prob:.4f})".format(**known))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from core import Runtime
     from data.corrupted_text import CorruptedText
     from data.masked_text import MaskedText
+    from data.stages import Stage
     from data.token_bins import TokenBins
     from data.vocabulary import Vocabulary
     from data.windows import Windows
@@ -39,10 +40,7 @@ def takes_queue(options: Options) -> bool:
             f"{folder} holds no batches yet: run `python {folder / 'prepare_streaming.py'} CONFIG` beside this, with "
             "the same config file, and start when its first files are there"
         )
-    takes = has_queue if options.data_source == "auto" else options.data_source == "queue"
-    if has_queue or options.data_source != "auto":
-        log.info(f"data: from {folder / 'queue' if takes else folder / 'train.bin'}")
-    return takes
+    return has_queue if options.data_source == "auto" else options.data_source == "queue"
 
 
 def open_source(options: Options, run: Runtime, from_queue: bool) -> Any:
@@ -55,13 +53,19 @@ def open_source(options: Options, run: Runtime, from_queue: bool) -> Any:
 
     folder = Path("data", options.dataset)
     if not from_queue:
-        return TokenBins(folder, options.block_size, options.batch_size, run.device)
+        bins = TokenBins(folder, options.block_size, options.batch_size, run.device)
+        if options.data_source != "auto" or options.training_type != "language_model":
+            log.info(f"data: from {folder / 'train.bin'}")
+        return bins
     queue = DatasetConsumer(
         folder, options.batch_size, options.block_size, device=run.device,
         rank=run.rank, world_size=run.world_size, wait_sleep_seconds=options.data_wait_sleep_seconds,
         wait_timeout_seconds=options.data_wait_timeout_seconds,
     )  # fmt: skip
-    made_for = QUEUED.get(queue.meta.get("training_type", "LM"))
+    log.info(f"data: from {folder / 'queue'}")
+    if queue.meta["training_type"] == "DUAL_MODE":
+        raise ConfigError(f"the queue in {folder} mixes batches for two heads, which no run learns from: fill another")
+    made_for = QUEUED.get(queue.meta["training_type"], queue.meta["training_type"])
     if made_for != options.training_type:
         raise ConfigError(
             f"the queue in {folder} is made for training_type={made_for}, not {options.training_type}: "
@@ -81,14 +85,26 @@ def batches_of(bins: TokenBins, options: Options, vocabulary: Vocabulary, run: R
     return make[options.training_type]()
 
 
+def read_stages(options: Options) -> tuple[list[Stage], list[Stage]]:
+    """Return the masking stages of training and of validation; none where none are given."""
+    from data.stages import create_stage_objects
+
+    training = create_stage_objects(options.unmasking_stages)
+    validation = create_stage_objects(options.validation_stages, "validation_stages")
+    if (training or validation) and options.training_type == "token_classification":
+        log.warning("unmasking_stages, validation_stages: not for training_type=token_classification, without effect")
+    return training, validation
+
+
 def _masked_text(bins: TokenBins, options: Options, vocabulary: Vocabulary, run: Runtime) -> MaskedText:
     from data.masked_text import MaskedText
-    from data.stages import UniformStage, check_stages, create_stage_objects
+    from data.stages import UniformStage, check_stages
 
     newline = _newline_id(bins)
     scoring = options.training_type == "sequence_scoring"
-    training = create_stage_objects(options.unmasking_stages) or [UniformStage(options.mask_probability)]
-    validation = create_stage_objects(options.validation_stages, "validation_stages") or training
+    training, validation = read_stages(options)
+    training = training or [UniformStage(options.mask_probability)]
+    validation = validation or training
     length = options.block_size - 1 if scoring else options.block_size  # CLS goes before the text
     for where, stages in (("unmasking_stages", training), ("validation_stages", validation)):
         check_stages(stages, length, has_newline=newline is not None, where=where)

@@ -37,11 +37,13 @@ class Task:
     def __init__(self, options: Options, run: Runtime) -> None:
         self.options = options
         self.run = run
+        sources.read_stages(options)  # what is wrong with them is told, also where nothing comes of them
         self.from_queue = sources.takes_queue(options)
         self.source = sources.open_source(options, run, self.from_queue)
         made = self.from_queue or self.is_plain  # batches, as they come
         self.data = self.source if made else sources.batches_of(self.source, options, self.vocabulary, run)
         self.progress = self._progress()
+        self.files: list[Path] = []  # checkpoints of other runs that this one needs
         self.timer = ValidationTimer()
         self.modifiers: LossModifierPipeline | None = None
 
@@ -70,6 +72,12 @@ class Task:
                 f"the checkpoint is of a run with training_type={found}, not {wanted}: resume it with that, or "
                 f"begin a new run from it with init_from_checkpoint={self.options.out_dir} and another out_dir"
             )
+        classes = model_args.get("num_token_classes")
+        if wanted == "token_classification" and classes != self.options.num_token_classes:
+            raise ConfigError(
+                f"the checkpoint's classifier tells {classes} classes apart, not {self.options.num_token_classes}: set "
+                f"num_token_classes={classes}"
+            )
         cls_token_id = model_args.get("cls_token_id")
         if wanted == "sequence_scoring" and cls_token_id != self.vocabulary.cls:
             raise ConfigError(
@@ -94,16 +102,28 @@ class Task:
         """Return a short hash of the data."""
         return str(self.source.fingerprint())
 
-    @property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The text's token ids, and those beyond them."""
+        """The text's token ids, and those beyond them. Raises ConfigError for ids that are not a queue's."""
         from data.vocabulary import Vocabulary
 
-        options = self.options
-        if self.from_queue:
-            return Vocabulary.of(self.source.meta, self.source.vocab_size)
-        text = self.source.vocab_size or sources.GPT2_TOKENS
-        return Vocabulary.beyond(text, mask=options.mask_token_id, cls_token=options.cls_token_id)
+        mask, cls_token = self.options.mask_token_id, self.options.cls_token_id
+        if not self.from_queue:
+            text = self.source.vocab_size or sources.GPT2_TOKENS
+            return Vocabulary.beyond(text, mask=mask, cls_token=cls_token)
+        scoring, meta = self.options.training_type == "sequence_scoring", self.source.meta
+        if scoring and meta.get("cls_token_id") is None:
+            raise ConfigError(f"{self.source.meta_path} has no cls_token_id, which a scorer reads its score from")
+        for name, given in (("mask_token_id", mask), ("cls_token_id", cls_token if scoring else None)):
+            if given not in (None, meta.get(name)):
+                raise ConfigError(
+                    f"{name}={given}, but in {self.source.meta_path} it is {meta.get(name)}: leave it out"
+                )
+        return Vocabulary.of(meta, self.source.vocab_size)
+
+    def notes(self) -> dict[str, Any]:
+        """Return what checkpoints keep beside the options: for whom this model fills gaps, or judges."""
+        return {} if self.is_plain else {"meta": self.vocabulary.meta()}
 
     def model_args(self) -> dict[str, Any]:
         """Return the model's arguments as checkpoints keep them."""
@@ -111,6 +131,11 @@ class Task:
         if self.options.training_type == "sequence_scoring":
             args["cls_token_id"] = self.vocabulary.cls
         return args
+
+    def wait_for_data(self) -> None:
+        """Return when the first batches are there; those of a queue may still be in the making."""
+        if self.from_queue:
+            self.source.wait()
 
     def eval_draw(self, draw: Callable[[str], Any]) -> Callable[[str], Any]:
         """Return what evaluations draw their batches from; `draw`, as in nanoGPT, for the next token."""
@@ -170,8 +195,7 @@ class Task:
         )  # fmt: skip
 
     def _judge(self, initializer: ModelInitializer, path: str, transformed: bool) -> Judge:
-        sizes = self.vocabulary.size, self.options.block_size
-        return load_judge(initializer, self._file(path), *sizes, transformed)
+        return load_judge(initializer, self._file(path), self.vocabulary, self.options.block_size, transformed)
 
     @cached_property
     def transfer_source(self) -> Path | None:
@@ -181,7 +205,9 @@ class Task:
 
     def _file(self, path: str) -> Path:
         """Return a checkpoint's file, the same on all ranks, whoever writes in that folder meanwhile."""
-        return self.run.from_master(lambda: find_checkpoint(path))
+        file = self.run.from_master(lambda: find_checkpoint(path))
+        self.files.append(file)
+        return file
 
     # what goes along
 

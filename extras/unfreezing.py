@@ -64,8 +64,8 @@ class Unfreezing(Callback):
             group["lr_factor"] = group.get("lr_factor", 1.0) * self.lr_multiplier
         new_lr = trainer.scheduler.set_lr(optimizer.param_groups, iter_num, trainer.recovery.lr_scale)
         log.info(f"iteration {iter_num}: {added} more tensors train; learning rate {new_lr:g}, was {old_lr:g}")
-        record = {"iter": iter_num, "old_lr": old_lr, "new_lr": new_lr, "lr_multiplier": self.lr_multiplier}
-        trainer.logger.log_event({"event": "unfreezing", **record})
+        rates = {"old_lr": old_lr, "new_lr": new_lr, "lr_multiplier": self.lr_multiplier}
+        trainer.logger.log_event({"event": "unfreezing", "iter": iter_num, **rates})
 
 
 def replay(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Any, weight_decay: float) -> None:

@@ -234,9 +234,7 @@ def convert(old: Any, mode: str | None = None) -> Converted:
     config = config if isinstance(config, dict) and "class" not in config else {}  # one script puts a stage there
     args = _model_args(old["model_args"], state, config, mode)
     kind = _training_type(args, config.get("training_type"))
-    config = {key: value for key, value in config.items() if key != "training_type"}  # not always in our words
-    if kind != "language_model":
-        config["training_type"] = kind
+    config = {**config, "training_type": kind}  # there it is not always in our words
     model = _model(args)
     weights, notes = _weights(state, args, model)
     checkpoint = {
@@ -473,8 +471,8 @@ def main(argv: Sequence[str]) -> Path:
     files.make_folder(target.parent)
     files.write_whole(target, functools.partial(torch.save, checkpoint))
     files.flush_folder(target.parent)
-    kind = checkpoint["model_args"].get("mode", MODES[0])
-    print(f"{target}: the {kind} of {path}, after {checkpoint['iter_num']} iterations")
+    kind = checkpoint["config"]["training_type"]
+    print(f"{target}: the {kind} model of {path}, after {checkpoint['iter_num']} iterations")
     for note in notes:
         print(f"  {note}")
     return target

@@ -56,7 +56,7 @@ def load_filler(options: StreamOptions, text: CharText) -> Fill:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     initializer = ModelInitializer(GPT, GPTConfig, device)
-    model, _ = initializer.load_frozen(path, "language_model", vocab_size, options.block_size - 1)
+    model, _ = initializer.load_frozen(path, "language_model")
     filler = Filler(model, text.base_size, sample=True, temperature=1.0, top_k=TOP_K)
 
     def fill(tokens: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -68,12 +68,13 @@ def load_filler(options: StreamOptions, text: CharText) -> Fill:
 
 
 def _ids_known(vocab_size: int, config: Mapping[str, Any], text: CharText) -> tuple[int, int]:
-    """Return the ids of [MASK] and [PAD] for a model: those of a queue, or of a run on train.bin, by its vocabulary."""
+    """Return the ids of [MASK] and [PAD] for a model: as its checkpoint says, or else where its line has them."""
+    mask, pad = text.base_size, text.base_size + 1
     ids = {"mask": config.get("mask_token_id"), "cls_token": config.get("cls_token_id")}
-    beyond = Vocabulary.beyond(text.base_size, **ids)
-    if vocab_size == beyond.size and vocab_size != text.vocab_size:
-        return beyond.mask, beyond.pad
-    return text.mask_id, text.pad_id
+    if vocab_size == Vocabulary.beyond(text.base_size, **ids).size != text.vocab_size:  # of a run on train.bin
+        _, mask, _, pad, _ = Vocabulary.beyond(text.base_size, **ids)
+    meta = config.get("meta") or {}
+    return meta.get("mask_token_id", mask), meta.get("pad_token_id", pad)
 
 
 def provider(options: StreamOptions, text: CharText) -> SequenceScorerProvider:

@@ -100,6 +100,11 @@ class DatasetConsumer:
         """Return a short hash of meta.pkl: the files themselves come and go."""
         return hashlib.sha256(self.meta_path.read_bytes()).hexdigest()[:16]
 
+    def wait(self) -> None:
+        """Return when there is a file to train on and one to evaluate on. DataError if that takes too long."""
+        self._wait(lambda: self._first_own(0), "train")
+        self._wait(self.queues["val"].files, "val")
+
     # batches
 
     def get_batch(self, split: str) -> Batch:

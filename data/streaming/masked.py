@@ -25,22 +25,19 @@ def stages_by_split(
 
     block_size, has_newline: of the rows that they will mask
     """
+    given = {"unmasking_stages": unmasking_stages, "validation_stages": validation_stages}
+    made = {name: create_stage_objects(dicts, name) for name, dicts in given.items()}
     if use_all_stages_for_training is None:
         return None
     if not use_all_stages_for_training:
         raise ConfigError(
             "use_all_stages_for_training=False: a queue always mixes all stages; set it to True, or leave it out"
         )
-    stages: dict[str, Sequence[Stage]] = {}
-    for split, name, dicts in (
-        ("train", "unmasking_stages", unmasking_stages),
-        ("val", "validation_stages", validation_stages),
-    ):
-        stages[split] = create_stage_objects(dicts, name)
-        if not stages[split]:
+    for name, stages in made.items():
+        if not stages:
             raise ConfigError(f"use_all_stages_for_training=True needs {name}: a list of one or more stages")
-        check_stages(stages[split], block_size, has_newline=has_newline, where=name)
-    return stages
+        check_stages(stages, block_size, has_newline=has_newline, where=name)
+    return {"train": made["unmasking_stages"], "val": made["validation_stages"]}
 
 
 class MaskedProvider(Provider):

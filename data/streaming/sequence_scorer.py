@@ -96,7 +96,7 @@ class SequenceScorerProvider(Provider):
             part = slice(start, start + size)
             start += size
             index[part] = number
-            if isinstance(stage, LineStage):
+            if size and isinstance(stage, LineStage):
                 tokens[part], mask[part] = self._other_lines(tokens[part], lengths[part], stage, split, generator)
             elif size:
                 chosen = _weakened(stage, generator).mask(

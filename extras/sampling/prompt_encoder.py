@@ -26,7 +26,7 @@ class PromptEncoder:
 
         what: the text's name in messages; beside: tokens that go into the model with it
         """
-        ids: list[int] = self.tokenizer.encode(text)
+        ids = self._ids(text, what)
         room = self.block_size - beside
         if not ids:
             raise ConfigError(f"{what} is empty: give a text, such as --start='To be', or --start=FILE:page.txt")
@@ -40,10 +40,12 @@ class PromptEncoder:
 
         The masks after it are as many as the model has room for.
         """
+        if mask_char and mask_char not in text:
+            raise ConfigError(f"--start has no {mask_char!r} (mask_char): put one where a mask is to be filled")
         first, *others = text.split(mask_char) if mask_char else [text]
-        ids: list[int] = self.tokenizer.encode(first)
+        ids = self._ids(first)
         for part in others:
-            ids += [mask_token_id, *self.tokenizer.encode(part)]
+            ids += [mask_token_id, *self._ids(part)]
         self.check_known(max(mask_token_id, *ids, 0))
         room = self.block_size - len(ids)
         if room < (0 if others else 1):
@@ -56,6 +58,12 @@ class PromptEncoder:
         if new > room:
             log.info(f"block_size={self.block_size} has room for {room} new tokens, not {new}")
         return ids + [mask_token_id] * min(new, room)
+
+    def _ids(self, text: str, what: str = "--start") -> list[int]:
+        try:
+            return self.tokenizer.encode(text)
+        except DataError as error:  # characters that the data set does not have
+            raise DataError(f"{what}: {error}") from None
 
     def check_known(self, token: int) -> None:
         """Raise DataError for a token id that the model does not know."""

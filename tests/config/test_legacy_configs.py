@@ -16,9 +16,10 @@ CONFIG = ROOT / "config"
 TRAIN_RUN = sorted(path.stem for path in (CONFIG / "shkspr_char_diff").glob("*.py") if path.stem != "stages")
 CORE_LINE = (
     "train_char_diffusion", "train_char_diffusion_modifiers", "train_char_diffusion_modifiers2",
-    "train_char_diffusion_no_modifiers", "train_char_diffusion_judge_weight2", "train_shakespeare_char_core_line",
-    "train_mickiewicz_char", "sequence_scorer_complex", "sequence_scorer_lines", "sequence_scorer_simple",
-    "sequence_scorer_config", "token_classifier_config",
+    "train_char_diffusion_no_modifiers", "train_char_diffusion_judge_weight", "train_char_diffusion_judge_weight2",
+    "train_char_diffusion_judge_weight_a40", "train_char_diffusion_sticky_rounds", "train_shakespeare_char_core_line",
+    "train_mickiewicz_char", "sequence_scorer_complex", "sequence_scorer_lines", "sequence_scorer_lines_a40",
+    "sequence_scorer_simple", "sequence_scorer_config", "token_classifier_config",
 )  # fmt: skip
 
 # what one file of the train_run line has and others have not; batch is sequences x micro-batches
@@ -46,6 +47,14 @@ TRAIN_RUN_VALUES: dict[str, dict[str, Any]] = {
     "optimal5_scorer": dict(
         batch=(16, 16), training_type="sequence_scoring", unfreeze_at_iteration=300, weight_loss_by_mask_ratio=False,
         init_from_checkpoint="out/optimal5_bert_8000.pt", freezes=True, stages=8,
+    ),
+    "optimal6": dict(
+        batch=(16, 12), max_iters=10000, learning_rate=1e-3, min_lr=3e-5, uncertainty_factor=0.1, wandb_log=False,
+        weight_loss_by_mask_ratio=False, enable_entropy_penalty=False, lr_decay_iters=8000, grad_clip=0.0, stages=8,
+    ),
+    "optimal7": dict(
+        batch=(16, 12), max_iters=10000, uncertainty_factor=0.03, wandb_log=True, weight_loss_by_mask_ratio=True,
+        stages=8,
     ),
     "optimal6_scorer": dict(batch=(16, 16), training_type="sequence_scoring", freezes=True, stages=9),
     "super_hard_first": dict(batch=(16, 1), max_iters=5000, learning_rate=1e-3, decay_lr=False, stages=12),
@@ -88,7 +97,7 @@ def test_the_core_lines_defaults_differ_from_nanogpts_in_little() -> None:
     options = load("config/base_core_line.py")
 
     assert options.changed(*Options.model_fields) == {
-        "wandb_run_name": "run", "gradient_accumulation_steps": 1, "fill": "sample",
+        "wandb_run_name": "run", "wandb_log_interval": 1, "gradient_accumulation_steps": 1, "fill": "sample",
     }  # fmt: skip
 
 
@@ -178,6 +187,13 @@ def test_char_diffusion_with_modifiers() -> None:
     has(load("config/train_char_diffusion_judge_weight2.py"), judge_weight_modifier_enabled=True,
         judge_weight_exponent=2.0, judge_start_iter=2000, judge_max_iter=5000, judge_weight_min_factor=0.0333,
         judge_weight_max_factor=30.0)  # fmt: skip
+    quiet, large = (load(f"config/train_char_diffusion_judge_weight{name}.py") for name in ("", "_a40"))
+    has(quiet, batch=(16, 1), judge_weight_modifier_enabled=False, target_smoothing_enabled=True,
+        mask_ratio_weight_enabled=True, entropy_modifier_enabled=False, judge_max_iter=1)  # fmt: skip
+    has(large, batch=(64, 2), judge_weight_modifier_enabled=True, judge_start_iter=2000, judge_max_iter=5000)
+    has(load("config/train_char_diffusion_sticky_rounds.py"), batch=(48, 1), dataset="char_diffusion_sticky_rounds",
+        training_type="unmasking", stages=0, entropy_modifier_enabled=True, out_dir="out-char-diffusion-sticky-rounds",
+        enable_line_aligned_sequences=True)  # fmt: skip
 
 
 def test_scorers_and_classifiers_of_the_core_line() -> None:
@@ -185,6 +201,7 @@ def test_scorers_and_classifiers_of_the_core_line() -> None:
         min_lr=1e-5, freezes=True, unfreeze_at_iteration=500, sequence_variance_scale=5.0, sequence_variance_alpha=1.5,
         sequence_correlation_alpha=4.0, sequence_correlation_enabled=True, cls_token_id=66, stages=9)  # fmt: skip
     has(load("config/sequence_scorer_lines.py"), batch=(128, 8), stages=10, enable_line_aligned_sequences=True)
+    has(load("config/sequence_scorer_lines_a40.py"), batch=(64, 2), stages=10, freezes=False)
     has(load("config/sequence_scorer_simple.py"), batch=(16, 1), block_size=256, max_iters=8000, stages=0)
     has(load("config/sequence_scorer_config.py"), freezes=True, unfreeze_at_iteration=3000, learning_rate=1e-4)
     has(load("config/token_classifier_config.py"), training_type="token_classification", freezes=True,
@@ -274,6 +291,15 @@ def test_stages_without_a_training_type_are_refused_with_advice(tmp_path: Path) 
 def test_the_head_of_the_core_line_sets_the_training_type_where_it_says_more_than_a_language_model() -> None:
     assert load("--training_type=MLM", "--model_mode=language_model").training_type == "unmasking"
     assert load("--model_mode=token_classifier").training_type == "token_classification"
-    with pytest.raises(ConfigError, match="model_mode=token_classifier and training_type=unmasking contradict"):
-        load("--training_type=MLM", "--model_mode=token_classifier")
+    with pytest.raises(ConfigError, match="model_mode=token_classifier and training_type=sequence_scoring contradict"):
+        load("--training_type=SEQUENCE_SCORING", "--model_mode=token_classifier")
     assert load("--model_mode=sequence_scorer").training_type == "sequence_scoring"
+    assert load("--model_mode=sequence_scoring").training_type == "sequence_scoring"
+
+
+@pytest.mark.parametrize("base", ["base_core_line", "base_core_line_newest"])
+def test_a_file_that_names_a_head_alone_goes_behind_either_base(tmp_path: Path, base: str) -> None:
+    (tmp_path / "mine.py").write_text("model_mode = 'sequence_scorer'")
+    options = load(f"config/{base}.py", tmp_path / "mine.py")
+
+    has(options, training_type="sequence_scoring", score_transform=base.endswith("newest"))

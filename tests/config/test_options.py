@@ -172,13 +172,13 @@ LEARNING = [  # flags that do not go together in what a run learns, what is said
      ["--trainable=ln_f"]),
     (["--judge_weight_modifier_enabled=True", "--judge_start_iter=5", "--judge_max_iter=4"],
      r"judge_max_iter=4 comes before judge_start_iter=5: raise it", ["--judge_max_iter=5"]),
-    (["--init_from_checkpoint=here/ckpt.pt", "--out_dir=./here"], r"init_from_checkpoint\b.* out_dir of its own",
-     ["--init_from_checkpoint=there/ckpt.pt"]),
     (["--decay_lr=False", "--lr_schedule=linear"], r"decay_lr=False has no meaning for lr_schedule=linear",
      ["--decay_lr=True"]),
-    *[([f"--{name}=here/", "--out_dir=./here"], rf"{name}\b.* out_dir of its own", ["--out_dir=there"])
-      for name in ("init_from_checkpoint", "unmasking_model_checkpoint", "judge_weight_checkpoint",
-                   "judge_model_checkpoint")],
+    (["--training_type=sequence_scoring", "--unmasking_model_checkpoint=x", "--block_size=1"],
+     r"block_size=1 has no room for a text beside the CLS token", ["--block_size=2"]),
+    *[([f"--{low}=5", f"--{high}=2"], rf"{low}=5.0 is more than {high}=2.0: exchange them", [f"--{high}=5"])
+      for low, high in (("mask_ratio_weight_min", "mask_ratio_weight_max"),
+                        ("judge_weight_min_factor", "judge_weight_max_factor"))],
 ]  # fmt: skip
 
 

@@ -66,7 +66,9 @@ def test_the_text_is_the_data_sets_own_or_else_char_diffusions(tmp_path: Path) -
     own = tmp_path / "set"
     own.mkdir()
     assert read_options([]).source(own) == tmp_path / "char_diffusion"
-    assert read_options(["--source_data_dir=there"]).source(own) == Path("there")
+    assert read_options([f"--source_data_dir={own}"]).source(tmp_path / "other") == own
+    with pytest.raises(ConfigError, match="^source_data_dir=there: there is no such folder"):
+        read_options(["--source_data_dir=there"]).source(own)
     (own / "input.txt").touch()
     assert read_options([]).source(own) == own
 

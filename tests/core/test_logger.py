@@ -538,6 +538,27 @@ def test_a_resumed_wandb_run_gets_every_record_once(server: Server) -> None:
     assert list(server.runs) == ["run-0"]
 
 
+def test_wandb_gets_second_names_and_what_the_modifiers_said_last(server: Server) -> None:
+    names = {"loss": "train/loss", "loss_modifiers/A.x": "x"}
+    logger = WandBLogger("owt", "gpt2-124M", {}, "out", step_interval=2, also=names)
+    logger.log_step(STEP | {"iter": 2, "loss": 3.0})
+    logger.log_step(STEP | {"iter": 3, "loss_modifiers/A.x": 0.5})  # not sent itself
+    logger.log_eval({"iter": 4, "train/loss": 2.0, "val/loss": 2.5})
+
+    step, evaluation = server.runs["run-0"]
+    assert (step["loss"], step["train/loss"]) == (3.0, 3.0) and "x" not in step
+    assert evaluation == {"iter": 4, "train/loss": 2.0, "val/loss": 2.5, "loss_modifiers/A.x": 0.5, "x": 0.5}
+
+
+def test_wandb_gets_the_numbers_of_events(server: Server) -> None:
+    logger = wandb_logger()
+    logger.log_event({"event": "unfreezing", "iter": 8, "old_lr": 0.1, "new_lr": 0.01})
+    logger.log_event({"event": "recovery", "history": [{"iter": 3}]})
+
+    assert server.runs["run-0"] == [{"iter": 8, "unfreezing_iteration": 8, "old_lr": 0.1, "new_lr": 0.01}]
+    assert logger.state_dict()["step"] == 1
+
+
 def test_a_wandb_server_that_knows_less_gets_all_that_comes(server: Server) -> None:
     wandb_logger()
     second = wandb_logger({"run_id": "run-0", "step": 7})

@@ -375,7 +375,7 @@ def test_a_second_model_is_frozen_and_evaluates(initializer: ModelInitializer, p
     dropping = GPT(replace(tiny_model.config, dropout=0.5))
     state = save(path, dropping, dropout=0.5)
 
-    model, options = initializer.load_frozen(path, "language_model", vocab_size=17, block_size=9)
+    model, options = initializer.load_frozen(path, "language_model")
 
     assert equal(model, state) and options == {}
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
@@ -383,26 +383,11 @@ def test_a_second_model_is_frozen_and_evaluates(initializer: ModelInitializer, p
     assert torch.equal(model(tokens)[0], model(tokens)[0])
 
 
-@pytest.mark.parametrize(("vocab_size", "block_size"), [(18, 16), (16, 16), (17, 17)])
-def test_a_second_model_that_does_not_fit_is_refused(
-    initializer: ModelInitializer, path: Path, tiny_model: GPT, vocab_size: int, block_size: int
-) -> None:
-    save(path, tiny_model)
-
-    with pytest.raises(CheckpointError) as error:
-        initializer.load_frozen(path, "language_model", vocab_size, block_size)
-
-    assert str(error.value) == (
-        f"{path} has vocab_size=17 and block_size=16, wanted {vocab_size} and at least {block_size}: "
-        "train it on this data set, with that block_size"
-    )
-
-
 def test_a_second_model_of_another_kind_is_refused(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
     save(path, tiny_model)
 
     with pytest.raises(CheckpointError, match=r"ckpt\.pt is a language_model, wanted a sequence_scorer"):
-        initializer.load_frozen(path, "sequence_scorer", 17, 16)
+        initializer.load_frozen(path, "sequence_scorer")
 
 
 # compiled and wrapped

@@ -140,6 +140,13 @@ def test_a_share_is_between_0_and_1(stage: dict[str, Any], name: str, value: Any
     assert refusal([entry]).endswith(f": {name} is {value!r}, wanted a number from 0 to 1")
 
 
+def test_a_sticky_mask_has_to_begin_somewhere() -> None:
+    refused = refusal([STICKY | {"p1_probability": 0.0}])
+
+    assert refused.endswith(": p1_probability is 0.0, wanted more than 0: no mask would ever begin")
+    assert create_stage_objects([STICKY | {"p2_probability": 0.0}])
+
+
 @pytest.mark.parametrize(("name", "least"), [("spans_count", 1), ("val_loss_stale_count", 0)])
 def test_a_count_is_a_whole_number(name: str, least: int) -> None:
     for value in (least - 1, 2.0, True, "3", None):

@@ -32,8 +32,8 @@ def test_no_two_ids_are_the_same() -> None:
     [
         ({"cls_token": 9}, "^cls_token_id=9 is inside the text's vocabulary of 10 tokens: wanted 10 or more, or None"),
         ({"mask": 0}, "^mask_token_id=0 is inside the text's vocabulary of 10 tokens: wanted 10 or more, or None"),
-        ({"cls_token": 10}, "^cls_token_id=10 is the mask token's id: choose another"),
-        ({"mask": 12, "cls_token": 12}, "^cls_token_id=12 is the mask token's id: choose another"),
+        ({"cls_token": 10}, "^mask_token_id and cls_token_id are both 10: choose"),
+        ({"mask": 12, "cls_token": 12}, "^mask_token_id and cls_token_id are both 12: choose"),
     ],
 )
 def test_ids_that_cannot_be_are_refused(ids: dict[str, int], message: str) -> None:
@@ -48,3 +48,11 @@ def test_a_queue_tells_its_own_ids() -> None:
 
     assert (found.text, found.mask, found.cls, found.size) == (65, 65, 66, 70)
     assert found.pad == 70  # none: no model has this id
+
+
+def test_what_is_noted_of_a_vocabulary_makes_the_same_again() -> None:
+    for found in (Vocabulary.beyond(10), Vocabulary.beyond(10, mask=40), Vocabulary.of({"mask_token_id": 65}, 66)):
+        assert Vocabulary.of(found.meta(), found.size) == found
+    assert Vocabulary.of({"mask_token_id": 65}, 66).meta() == {
+        "vocab_size": 66, "text_vocab_size": 65, "mask_token_id": 65,
+    }  # fmt: skip

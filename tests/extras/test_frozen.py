@@ -8,8 +8,11 @@ import torch
 
 import core
 from core import CheckpointError
+from data.vocabulary import Vocabulary
 from extras.frozen import load_judge
 from tests.extras.tiny_task import SCORING, TEXT, keep_model, task
+
+WORDS = Vocabulary.beyond(TEXT)
 
 
 @pytest.mark.parametrize("default", [False, True])
@@ -17,14 +20,14 @@ def test_a_judge_is_what_its_checkpoint_says(
     run: core.Runtime, initializer: core.ModelInitializer, default: bool
 ) -> None:
     keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5, block_size=33)
-    judge = load_judge(initializer, Path("judge.pt"), TEXT + 15, 20, transformed=default)
+    judge = load_judge(initializer, Path("judge.pt"), WORDS, 20, transformed=default)
 
     assert (judge.cls_token_id, judge.block_size, judge.transformed) == (TEXT + 5, 33, default)
     assert judge(torch.zeros(3, 9, dtype=torch.int64)).shape == (3,)
     for scale in (False, True):
         checkpoint = torch.load("judge.pt", weights_only=True)
-        torch.save({**checkpoint, "config": {"score_transform": scale}}, "told.pt")
-        assert load_judge(initializer, Path("told.pt"), TEXT + 15, 20, transformed=default).transformed == scale
+        torch.save({**checkpoint, "config": {"training_type": "x", "score_transform": scale}}, "told.pt")
+        assert load_judge(initializer, Path("told.pt"), WORDS, 20, transformed=default).transformed == scale
 
 
 def test_a_filler_is_what_the_options_make_of_it(run: core.Runtime, initializer: core.ModelInitializer) -> None:
@@ -53,7 +56,14 @@ SCORER = {"mode": "sequence_scorer", "cls_token_id": TEXT + 5}
         ),
         (FILLING, {"vocab_size": 40}, "^other.pt has vocab_size=40 and block_size=16, wanted 32 and at least 15"),
         (FILLING, {"block_size": 14}, "^other.pt has vocab_size=32 and block_size=14, wanted 32 and at least 15"),
-        (FILLING, {"attention_type": "causal"}, "^other.pt is no unmasking model: wanted one trained with"),
+        (FILLING, {"attention_type": "causal"}, "^other.pt is no unmasking model: give the checkpoint of"),
+        (FILLING, {"meta": {"mask_token_id": 18}}, "^other.pt was trained with mask_token_id=18, here that is 17"),
+        (FILLING, {"meta": {"pad_token_id": 22}}, "^other.pt was trained with pad_token_id=22, here that is 23"),
+        (
+            JUDGING,
+            {**SCORER, "meta": {"pad_token_id": 22}},
+            "^other.pt was trained with pad_token_id=22, here that is 23",
+        ),
         (JUDGING, {}, "^other.pt is a language_model, wanted a sequence_scorer: give another"),
         (JUDGING, {**SCORER, "vocab_size": 40}, "^other.pt has vocab_size=40 and block_size=16, wanted 32"),
     ],

@@ -101,8 +101,9 @@ def test_wandb_gets_nanogpts_names_every_option_and_the_run_to_go_on_with(
     given = []
 
     class Keeping(core.Logger):
-        def __init__(self, *arguments: Any, saved: dict[str, Any] | None = None) -> None:
+        def __init__(self, *arguments: Any, saved: dict[str, Any] | None, also: dict[str, str]) -> None:
             given.append((*arguments, saved))
+            assert also["loss"] == "train/loss" and "entropy_penalty" in also.values()
 
         log_step = log_eval = lambda self, metrics: None
 

@@ -86,16 +86,41 @@ def test_all_of_them_stack_in_their_fixed_order() -> None:
     everything: dict[str, Any] = dict.fromkeys(CORE_LINE, True)
     everything |= {name: value for name, (value, _) in TRAIN_RUN_LINE.items() if name != "weight_loss_by_mask_ratio"}
 
-    names = pipeline(
-        "sequence_scoring", loss_modifiers_enabled=True, **everything, **PATHS
-    ).get_enabled_modifier_names()
+    filling, scoring = (
+        pipeline(kind, loss_modifiers_enabled=True, **everything, **PATHS).get_enabled_modifier_names()
+        for kind in ("unmasking", "sequence_scoring")
+    )
 
-    assert names == [
-        "TargetSmoothingModifier", "LabelSmoothingModifier", "ZLossModifier", "EntropyModifier",
-        "EntropyPenaltyModifier", "MaskRatioWeightModifier", "SequenceScoringJudgeWeightModifier",
-        "JudgeFactorModifier",
-        "SequenceScorerVarianceModifier", "SequenceScorerCorrelationModifier", "MetricsCollectorModifier",
-    ]  # fmt: skip
+    first, judges, last = (
+        ["TargetSmoothingModifier", "LabelSmoothingModifier", "ZLossModifier", "EntropyModifier",
+         "EntropyPenaltyModifier", "MaskRatioWeightModifier"],
+        ["SequenceScoringJudgeWeightModifier", "JudgeFactorModifier"],
+        ["SequenceScorerVarianceModifier", "SequenceScorerCorrelationModifier"],
+    )  # fmt: skip
+    assert filling == [*first, *judges, *last]
+    assert scoring == [*first, *last, "MetricsCollectorModifier"]
+
+
+def test_a_judge_is_not_looked_for_where_nobody_asks_it(caplog: pytest.LogCaptureFixture) -> None:
+    judging = {"enable_judge_model": True, "loss_modifiers_enabled": True, "judge_weight_modifier_enabled": True}
+
+    assert pipeline("token_classification", **judging).is_empty()  # though no checkpoint is named
+    assert caplog.messages == [
+        f"{name}: not for training_type=token_classification, without effect"
+        for name in ("JudgeFactorModifier", "SequenceScoringJudgeWeightModifier")
+    ]
+
+
+def test_a_modifier_that_would_begin_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline(enable_entropy_penalty=True, entropy_penalty_start_iter=9, max_iters=10)
+    assert caplog.messages == []
+    pipeline(enable_entropy_penalty=True, entropy_penalty_start_iter=10, max_iters=10)
+    judging = {"loss_modifiers_enabled": True, "judge_weight_modifier_enabled": True, "judge_weight_checkpoint": "one"}
+    pipeline(**judging, judge_start_iter=11, judge_max_iter=12, max_iters=10)
+    assert caplog.messages == [
+        "entropy_penalty_start_iter=10: without effect, as max_iters=10",
+        "judge_start_iter=11: without effect, as max_iters=10",
+    ]
 
 
 # where the options arrive

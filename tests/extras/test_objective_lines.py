@@ -34,7 +34,8 @@ def test_the_entropy_penalty_from_where_it_begins(lines: ObjectiveLines, capsys:
     assert capsys.readouterr().out == ""
 
     lines.log_step({f"{PENALTY}entropy_penalty": 0.25, f"{PENALTY}multiplier_ema": 1.0625})
-    assert capsys.readouterr().out == "  entropy_penalty: 0.2500, multiplier_ema: 1.0625 (max: 0.5)\n"
+    lines.log_eval({"iter": 3, "train/loss": 2.0, "val/loss": 2.5, "lr": 1e-3})
+    assert capsys.readouterr().out == 2 * "  entropy_penalty: 0.2500, multiplier_ema: 1.0625 (max: 0.5)\n"
 
 
 def test_how_far_scores_are_off(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:

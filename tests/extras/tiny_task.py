@@ -30,7 +30,8 @@ def keep_model(path: str, **config: Any) -> None:
     """Save a checkpoint of a new model that knows the tiny data set's vocabulary, but for what `config` says."""
     shape = dict(n_layer=1, n_head=1, n_embd=8, block_size=16, vocab_size=TEXT + 15, bias=False, dropout=0.0)
     args = {**shape, "attention_type": "bidirectional", **config}
-    torch.save({"model": GPT(GPTConfig(**args)).state_dict(), "model_args": args, "iter_num": 3, "config": {}}, path)
+    notes = {"training_type": "unmasking", "meta": args.pop("meta", {})}
+    torch.save({"model": GPT(GPTConfig(**args)).state_dict(), "model_args": args, "iter_num": 3, "config": notes}, path)
 
 
 def fill_queue(name: str, training_type: str) -> Path:

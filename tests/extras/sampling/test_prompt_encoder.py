@@ -42,7 +42,6 @@ def test_a_text_that_does_not_fit(prompts: PromptEncoder, text: str, beside: int
         ("ab", None, 500, [0, 1, MASK, MASK, MASK, MASK]),
         ("a__b_", "_", 500, [0, MASK, MASK, 1, MASK]),  # then nothing is added
         ("______", "_", 1, [MASK] * 6),
-        ("ab", "_", 1, [0, 1, MASK]),
         ("ab", "", 1, [0, 1, MASK]),
         ("abca", "b", 9, [0, MASK, 2, 0]),
     ],
@@ -60,10 +59,22 @@ def test_a_note_when_not_all_fit(prompts: PromptEncoder, caplog: pytest.LogCaptu
     assert caplog.messages == ["block_size=6 has room for 4 new tokens, not 5"]
 
 
-@pytest.mark.parametrize("text", ["abcabc", "abcabca", "abc_abc"])
-def test_no_place_to_write(prompts: PromptEncoder, text: str) -> None:
+@pytest.mark.parametrize(("text", "mask_char"), [("abcabc", None), ("abcabca", None), ("abc_abc", "_")])
+def test_no_place_to_write(prompts: PromptEncoder, text: str, mask_char: str | None) -> None:
     with pytest.raises(ConfigError, match=rf"--start has {len(text)} tokens, .* block_size=6 leaves no place"):
-        prompts.with_masks(text, MASK, "_", 5)
+        prompts.with_masks(text, MASK, mask_char, 5)
+
+
+def test_a_prompt_without_the_character_for_masks(prompts: PromptEncoder) -> None:
+    with pytest.raises(ConfigError, match=r"^--start has no '_' \(mask_char\): put one where a mask is to be filled"):
+        prompts.with_masks("ab", MASK, "_", 1)
+
+
+def test_characters_that_the_data_set_lacks(prompts: PromptEncoder) -> None:
+    with pytest.raises(DataError, match=r"^page: the data set's \d+ characters lack 'z'"):
+        prompts.encode("abz", "page")
+    with pytest.raises(DataError, match=r"^--start: the data set's \d+ characters lack 'z'"):
+        prompts.with_masks("a_z", MASK, "_", 1)
 
 
 def test_ids_the_model_does_not_know(prompts: PromptEncoder) -> None:

@@ -1,0 +1,10 @@
+# optimal4 for longer, on smaller batches, with smoothed targets, and texts that count alike.
+from config.shkspr_char_diff.optimal4 import *
+
+wandb_log = False
+weight_loss_by_mask_ratio = False
+uncertainty_factor = 0.1
+
+batch_size = 16
+gradient_accumulation_steps = 12
+max_iters = 10000

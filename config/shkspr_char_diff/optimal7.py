@@ -1,0 +1,6 @@
+# optimal6 with less smoothing, where texts with few gaps count more.
+from config.shkspr_char_diff.optimal6 import *
+
+wandb_log = True
+weight_loss_by_mask_ratio = True
+uncertainty_factor = 0.03
