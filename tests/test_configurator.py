@@ -571,6 +571,12 @@ def test_help_of_one_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.findall(r"--(\w+)=", text) == ["learning_rate", "weight_decay", "beta1", "beta2"]
 
 
+def test_help_of_a_section_that_is_not_there() -> None:
+    message = complaint("--help", "transfr")
+
+    assert message.startswith("--help transfr: there is no such section, wanted one of run, evaluation, ")
+
+
 def test_help_wins_over_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--batch_size" in said(["--bogus=1", "none.py", "--help"], capsys)
 

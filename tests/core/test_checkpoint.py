@@ -329,3 +329,28 @@ def test_a_file_of_a_legacy_program_is_named_with_the_way_to_convert_it(tmp_path
 
     with pytest.raises(CheckpointError, match=r"core line: convert it with `python -m tools.convert .*ckpt\.pt`"):
         load_checkpoint(tmp_path / "ckpt.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "legacy"),
+    [
+        ({"config": {"meta": {"vocab_size": 17}}, "model_args": {"attention_type": "bidirectional"}}, True),
+        ({"config": {"model_mode": "language_model"}}, True),
+        ({"training_context": {}, "config": {"training_type": "unmasking"}}, True),
+        ({"config": {"meta": {}}, "model_args": {"attention_type": "causal"}}, False),  # nanoGPT's kind of model
+        ({"config": {"dataset": "x"}}, False),
+        ({"config": {"training_type": "unmasking", "meta": {}, "model_mode": "auto"}}, False),  # ours
+        ({"config": None}, False),
+        ({}, False),
+    ],
+)
+def test_a_readable_file_of_a_legacy_program_is_named_as_well(
+    tmp_path: Path, changes: dict[str, Any], legacy: bool
+) -> None:
+    torch.save({"model": {}, "model_args": {}, **changes}, tmp_path / "ckpt.pt")
+
+    if legacy:
+        with pytest.raises(CheckpointError, match=r"core line: convert it with `python -m tools.convert .*ckpt\.pt`"):
+            load_checkpoint(tmp_path / "ckpt.pt")
+    else:
+        load_checkpoint(tmp_path / "ckpt.pt")

@@ -296,6 +296,19 @@ def test_without_a_former_run_nothing_is_made(folder: RunFolder) -> None:
     assert os.listdir(folder.path) == [".lock"]
 
 
+@pytest.mark.parametrize("name", ["ckpt.pt", "ckpt-000002.pt"])
+def test_what_the_new_run_needs_is_not_moved_from_under_it(folder: RunFolder, tmp_path: Path, name: str) -> None:
+    make_run(folder.path, "a")
+    (folder.path / "mine.pt").touch()
+
+    with pytest.raises(
+        ConfigError, match=rf"{name} is of out_dir=.*, which a new run clears: give this run an out_dir"
+    ):
+        folder.set_aside_former_run([folder.path / "mine.pt", folder.path / name])
+    assert contents(folder.path) == {**whole_run("a"), "mine.pt": ""}
+    assert folder.set_aside_former_run([folder.path / "mine.pt"]) == folder.path / "previous-1"
+
+
 def test_lock_outlasts_the_move(folder: RunFolder) -> None:
     folder.claim()
     make_run(folder.path, "a")

@@ -16,8 +16,14 @@ import core
 import extras
 from config.options import Options
 from core.checkpoint_manager import Found
+from extras.freezing import freeze_transformer
 from extras.progress_bar import ProgressBar
 from model import GPT, GPTConfig
+
+TINY_SCORER: dict[str, Any] = dict(
+    n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=20, mode="sequence_scorer", cls_token_id=19,
+    attention_type="bidirectional",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -184,6 +190,46 @@ def test_a_start_afresh_moves_the_former_run_aside(
 
     former = ["ckpt-000001.json", "ckpt-000001.pt", "ckpt.pt", "metrics.jsonl"]
     assert names(tmp_path) == [".lock", "notes.txt", *(f"previous-1/{name}" for name in former)]
+
+
+def test_a_start_afresh_leaves_what_it_needs(
+    options: Options, checkpoints: core.CheckpointManager, tmp_path: Path
+) -> None:
+    file = saved(checkpoints).path
+
+    with pytest.raises(core.ConfigError, match="which a new run clears"):
+        extras.enter(options, extras.Start("scratch", None, core.RunFolder(tmp_path), checkpoints), [file])
+    assert names(tmp_path) == [".lock", "ckpt-000001.json", "ckpt-000001.pt", "ckpt.pt"]
+
+
+@pytest.mark.parametrize("frozen_then", [False, True])
+def test_a_run_that_froze_other_parameters_is_not_resumed(frozen_then: bool) -> None:
+    def made(frozen: bool) -> tuple[Any, torch.optim.Optimizer]:
+        model = GPT(GPTConfig(**TINY_SCORER))
+        if frozen:
+            freeze_transformer(model)
+        return model, model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+
+    _, then = made(frozen_then)
+    config = {"training_type": "sequence_scoring", "freeze_transformer": frozen_then, "trainable": ""}
+    model, optimizer = made(not frozen_then)
+    given = Options(training_type="sequence_scoring", freeze_transformer=not frozen_then, out_dir="mine")
+
+    with pytest.raises(core.CheckpointError) as error:
+        extras.prepare_optimizer(optimizer, model, {"optimizer": then.state_dict(), "config": config}, given)
+    assert str(error.value) == (
+        f"the checkpoint's run trained other parameters, with freeze_transformer={frozen_then}, trainable='': resume "
+        "it with that, or begin a new run from it with init_from_checkpoint=mine and another out_dir"
+    )
+
+
+def test_the_optimizer_of_another_model_is_told_as_such() -> None:
+    model = GPT(GPTConfig(**TINY_SCORER))
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+    other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))]).state_dict()
+
+    with pytest.raises(core.CheckpointError, match="it was saved for another model"):
+        extras.prepare_optimizer(optimizer, model, {"optimizer": other, "config": {}}, Options())
 
 
 def test_a_resume_leaves_the_former_run_where_it_is_and_ckpt_pt_what_it_was_to_be(

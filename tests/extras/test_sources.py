@@ -8,7 +8,7 @@ import pytest
 
 import core
 from core import ConfigError, DataError
-from data.meta import write_meta
+from data.meta import read_meta, write_meta
 from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
 from tests.data.streaming.conftest import content
@@ -61,6 +61,34 @@ def test_a_data_source_that_is_not_there(run: core.Runtime, source: str, there: 
 
     with pytest.raises(DataError, match=missing):
         task(run, dataset=there, data_source=source)
+
+
+def test_a_queue_for_two_heads_is_for_no_run(run: core.Runtime) -> None:
+    folder = fill_queue("queued", "unmasking")
+    write_meta(folder / "meta.pkl", {**read_meta(folder / "meta.pkl"), "training_type": "DUAL_MODE"})
+
+    with pytest.raises(ConfigError, match="mixes batches for two heads, which no run learns from: fill another"):
+        task(run, dataset="queued", training_type="unmasking")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, []),
+        ({"data_source": "bins"}, ["data: from data/tiny/train.bin"]),
+        ({"training_type": "unmasking"}, ["data: from data/tiny/train.bin"]),
+        ({"training_type": "unmasking", "dataset": "queued"}, ["data: from data/queued/queue"]),
+    ],
+)
+def test_where_batches_come_from_is_said(
+    run: core.Runtime, options: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    fill_queue("queued", "unmasking")
+    caplog.clear()
+    with caplog.at_level("INFO", logger="coregpt"):
+        task(run, **options)
+
+    assert caplog.messages == said
 
 
 # what is made of the text
@@ -149,3 +177,22 @@ def test_a_stage_has_to_fit_the_text(run: core.Runtime, training_type: str, span
 
     with pytest.raises(ConfigError, match=f"spans_count is {spans}, wanted {spans - 1} or fewer"):
         task(run, **{"training_type": training_type, **options})
+
+
+WAVY: dict[str, Any] = {"unmasking_stages": [{"type": "wavy"}]}
+
+
+@pytest.mark.parametrize("options", [{"training_type": "token_classification"}, {"dataset": "queued"}])
+def test_a_mistake_in_stages_is_told_where_nothing_comes_of_them(run: core.Runtime, options: dict[str, Any]) -> None:
+    fill_queue("queued", "unmasking")
+
+    with pytest.raises(ConfigError, match=r"^unmasking_stages\[0\], .*: type is 'wavy'"):
+        task(run, **{"training_type": "unmasking", **options}, **WAVY)
+
+
+def test_a_classifier_says_that_stages_are_not_for_it(run: core.Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    task(run, training_type="token_classification", validation_stages=STAGES)
+
+    assert [message for message in caplog.messages if "without effect" in message] == [
+        "unmasking_stages, validation_stages: not for training_type=token_classification, without effect"
+    ]

@@ -1,5 +1,6 @@
 """What each training type is wired to: data source, vocabulary, model arguments, objective, and what goes along."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import core
 from core import ConfigError
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
+from data.meta import read_meta, write_meta
 from data.stages import UniformStage
 from data.token_bins import TokenBins
 from extras.iteration_clock import IterationClock
@@ -198,6 +200,61 @@ def test_a_checkpoint_that_learns_something_else_is_not_resumed(run: core.Runtim
         core.ConfigError, match=r"training_type=unmasking, not token_classification: resume it with that"
     ):
         task(run, training_type="token_classification").check(args, saved)
+
+
+def test_a_classifier_keeps_its_classes(run: core.Runtime) -> None:
+    args, saved = (
+        {"vocab_size": TEXT + 15, "num_token_classes": 3},
+        {"config": {"training_type": "token_classification"}},
+    )
+
+    task(run, training_type="token_classification", num_token_classes=3).check(args, saved)
+    with pytest.raises(core.ConfigError, match="tells 3 classes apart, not 2: set num_token_classes=3"):
+        task(run, training_type="token_classification").check(args, saved)
+
+
+def test_checkpoints_note_the_ids_beyond_the_text(run: core.Runtime) -> None:
+    assert task(run).notes() == {}
+    assert task(run, training_type="unmasking", mask_token_id=20).notes() == {
+        "meta": {
+            "vocab_size": TEXT + 15, "text_vocab_size": TEXT, "mask_token_id": 20, "pad_token_id": TEXT + 6,
+            "cls_token_id": TEXT + 5,
+        }
+    }  # fmt: skip
+
+
+def test_ids_that_are_not_the_queues_are_refused(run: core.Runtime) -> None:
+    fill_queue("queued", "sequence_scoring")
+    scoring = {"dataset": "queued", "training_type": "sequence_scoring"}
+
+    assert task(run, **scoring, mask_token_id=6, cls_token_id=8).vocabulary.cls == 8
+    for name, wrong, known in (("cls_token_id", 3, 8), ("mask_token_id", 7, 6)):
+        with pytest.raises(ConfigError, match=rf"^{name}={wrong}, but in data/queued/meta\.pkl it is {known}: leave"):
+            _ = task(run, **scoring, **{name: wrong}).vocabulary
+    meta = read_meta("data/queued/meta.pkl")
+    del meta["cls_token_id"]
+    write_meta("data/queued/meta.pkl", meta)
+    with pytest.raises(ConfigError, match=r"meta\.pkl has no cls_token_id, which a scorer reads its score from"):
+        _ = task(run, **scoring).vocabulary
+
+
+def test_the_files_of_other_runs_are_remembered(run: core.Runtime, initializer: core.ModelInitializer) -> None:
+    keep_model("filler.pt")
+    scoring = task(run, **SCORING, init_from_checkpoint="filler.pt")
+    scoring.objective(initializer)
+
+    assert scoring.files == [Path("filler.pt")]
+    assert scoring.transfer_source == Path("filler.pt") and len(scoring.files) == 2
+
+
+def test_waiting_is_for_a_queue_alone(run: core.Runtime) -> None:
+    fill_queue("queued", "unmasking")
+    waiting = task(run, dataset="queued", training_type="unmasking", data_wait_timeout_seconds=0.01)
+    waiting.wait_for_data()
+    shutil.rmtree("data/queued/queue/val")
+    with pytest.raises(core.DataError, match="waited"):
+        waiting.wait_for_data()
+    task(run).wait_for_data()
 
 
 # stages

@@ -240,6 +240,22 @@ def test_it_waits_for_the_producer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert batch == content(tmp_path)[PER_FILE] and batch not in made
 
 
+def test_one_may_wait_for_the_first_files_before_anything_depends_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, files=1)
+    consumer(tmp_path, wait_timeout_seconds=0).wait()
+    for split in ("train", "val"):
+        (file,) = (tmp_path / "queue" / split).glob("*.pt")
+        kept = file.rename(tmp_path / file.name)
+        source = consumer(tmp_path, wait_timeout_seconds=0)
+        with pytest.raises(DataError, match=rf"waited 0 s .* for a file in .*{split}"):
+            source.wait()
+        kept.rename(file)
+        source.wait()
+    assert source.state_dict() == consumer(tmp_path).state_dict()
+
+
 def test_a_wait_that_is_too_long_says_for_what_and_what_to_do(tmp_path: Path) -> None:
     fill(tmp_path, files=1)
     source = consumer(tmp_path, rank=1, world_size=2)

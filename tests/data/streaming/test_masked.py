@@ -62,6 +62,11 @@ def test_without_the_switch_stages_are_not_used(text: CharText) -> None:
     assert stages_by_split(None, [STICKY], [STICKY], 32) is None
 
 
+def test_a_mistake_in_stages_that_are_not_used_is_told(text: CharText) -> None:
+    with pytest.raises(ConfigError, match=r"validation_stages\[0\]"):
+        stages_by_split(None, [STICKY], [{"type": "foo"}], 32)
+
+
 @pytest.mark.parametrize(
     ("switch", "training", "validation", "reason"),
     [

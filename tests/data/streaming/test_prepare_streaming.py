@@ -22,6 +22,7 @@ from data.stages import UniformStage
 from data.streaming.char_text import CharText
 from data.streaming.consumer import DatasetConsumer
 from data.streaming.producer import Producer
+from data.vocabulary import Vocabulary
 from loss_modifiers import sequence_scorer_target_transform
 from model import GPT, GPTConfig
 from tests.data.streaming.conftest import LINES, content
@@ -205,6 +206,19 @@ def test_a_model_that_does_not_fit_is_told(sets: Path) -> None:
     (sets / "ckpt.pt").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="cannot read"):
         sequence_scorer.main([*SMALL, f"--mlm_checkpoint_path={sets / 'ckpt.pt'}"], sets / "sequence_scorer")
+
+
+def test_a_filler_is_shown_its_own_ids(sets: Path) -> None:
+    """[PAD] and [CLS] change places where the option says so; a model that learnt before that knows its own."""
+    text = CharText.prepared(sets / "char_diffusion", cls_token_id=CHARS + 1)
+    assert (text.pad_id, text.cls_id) == (CHARS + 2, CHARS + 1)
+    beyond = Vocabulary.beyond(CHARS)
+
+    assert sequence_scorer._ids_known(CHARS + 3, {}, text) == (CHARS, CHARS + 1)
+    assert sequence_scorer._ids_known(beyond.size, {}, text) == (CHARS, CHARS + 6)
+    meta = {"mask_token_id": CHARS, "pad_token_id": CHARS + 2}
+    assert sequence_scorer._ids_known(CHARS + 3, {"meta": meta}, text) == (CHARS, CHARS + 2)
+    assert sequence_scorer._ids_known(CHARS + 1, {"meta": {"mask_token_id": CHARS}}, text) == (CHARS, CHARS + 1)
 
 
 def test_a_data_set_of_ones_own_is_filled_by_any_script(sets: Path) -> None:

@@ -107,3 +107,9 @@ def test_meta_says_what_a_trainer_needs(text: CharText) -> None:
 
     assert meta["training_type"] == "SEQUENCE_SCORING" and meta["cls_token_id"] == text.cls_id
     assert [(entry["dtype"], entry["shape"]) for entry in meta["batch_schema"]] == [("int64", [T]), ("float32", [])]
+
+
+def test_files_of_fewer_rows_than_stages_leave_some_out(text: CharText) -> None:
+    inputs, _, stage = whole_file(provider(text, [STICKY, STICKY, STICKY, STICKY, LINE]), count=1)
+
+    assert len(inputs) == 4 and sorted(stage) == [0, 1, 2, 3]
