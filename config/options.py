@@ -314,6 +314,8 @@ class Options(Schema):
                 f"composition_config={self.composition_config!r}: there is no data/char_diffusion/config/"
                 f"{self.composition_config}.py; wanted the name of a file there, or None"
             )
+        if self.init_from_checkpoint and self.init_from not in ("scratch", "resume", "auto"):
+            yield f"init_from={self.init_from} and init_from_checkpoint={self.init_from_checkpoint}: remove one of them"
         if self.training_type == "sequence_scoring" and self.block_size < 2:
             yield "block_size=1 has no room for a text beside the CLS token: a scorer wants 2 or more"
         for low, high in (

@@ -117,6 +117,9 @@ class ModelInitializer:
         skipped = [name for name in source if name not in copied]
         filled = {own[name].data_ptr() for name in copied}
         fresh = [name for name, tensor in own.items() if tensor.data_ptr() not in filled]
+        if (POSITIONS in source) != (POSITIONS in own):
+            theirs, ours = ("absolute" if POSITIONS in names else "rotary" for names in (source, own))
+            log.warning(f"transfer: {path} has {theirs} positions, the model {ours}: much has to be learnt anew")
         log.info(f"transfer: {len(copied)} tensors from {path}; left out: {_some(skipped)}; fresh: {_some(fresh)}")
         return skipped
 

@@ -130,8 +130,8 @@ class SpanStage(Stage):
         if self.spans_count <= block_size:
             return None
         return (
-            f"spans_count is {self.spans_count}, wanted {block_size} or fewer, as block_size is {block_size}: lower "
-            "spans_count or raise block_size"
+            f"spans_count is {self.spans_count}, wanted {block_size} or fewer, as a text has {block_size} tokens: "
+            "lower spans_count or raise block_size"
         )
 
 

@@ -35,6 +35,7 @@ def takes_queue(options: Options) -> bool:
             f"{folder} holds both train.bin and a queue of batches: set data_source=bins or data_source=queue"
         )
     streams_only = (folder / "prepare_streaming.py").exists() and not (folder / "prepare.py").exists()
+    streams_only &= options.data_source != "bins"
     if not has_queue and not has_bins and streams_only:
         raise ConfigError(
             f"{folder} holds no batches yet: run `python {folder / 'prepare_streaming.py'} CONFIG` beside this, with "

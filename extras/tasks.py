@@ -89,7 +89,7 @@ class Task:
                 f"the checkpoint's run had mask_token_id={notes.get('mask_token_id')}, not "
                 f"{self.options.mask_token_id}: resume it with that"
             )
-        if not self.is_plain and self.vocabulary.size > model_args["vocab_size"]:
+        if not self.is_plain and not self.from_queue and self.vocabulary.size > model_args["vocab_size"]:
             raise ConfigError(
                 f"the model knows {model_args['vocab_size']} token ids, wanted {self.vocabulary.size}: the text's "
                 f"{self.vocabulary.text}, and the mask's {self.vocabulary.mask} and others beyond them; start from "

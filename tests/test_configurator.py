@@ -606,18 +606,21 @@ def test_print_config_does_not_hide_mistakes() -> None:
     assert complaint("--print_config", "--batch_sise=3").startswith("--batch_sise=3: unknown option")
 
 
-def test_help_answers_in_under_three_seconds(folder: Path) -> None:
-    seconds = []
-    while len(seconds) < 3 and min(seconds, default=9.0) >= 3:  # a busy machine gets a second and a third chance
+def test_help_answers_hardly_later_than_torch_is_imported(folder: Path) -> None:
+    def seconds(*command: str | Path) -> tuple[float, "subprocess.CompletedProcess[str]"]:
         start = os.times()
-        done = subprocess.run([sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True)
-        end = os.times()  # processor time, so that what else runs here does not count
-        used = (end.children_user - start.children_user) + (end.children_system - start.children_system)
-        seconds.append(used)
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        end = os.times()  # processor time, so that what else runs here does not count for much
+        return (end.children_user - start.children_user) + (end.children_system - start.children_system), done
+
+    later = []
+    while len(later) < 3 and min(later, default=9.0) >= 1:  # a busy machine gets a second and a third chance
+        used, done = seconds(ROOT / "train.py", "--help")
+        later.append(used - seconds("-c", "import torch")[0])
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "--batch_size=12" in done.stdout
-    assert min(seconds) < 3
+    assert min(later) < 1
 
 
 # the second door: exec(open("configurator.py").read()), as in nanoGPT's scripts

@@ -217,6 +217,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sequences", type=int, default=500, help="texts to draw for each stage, at the most")
     parser.add_argument("--examples", type=int, default=3, help="texts of each stage to show on the page")
     chosen, rest = parser.parse_known_args(argv)
+    if not rest:
+        parser.error("no run to report on: give a config file, or options of train.py as --key=value")
     options = configure(Options, rest)
     if chosen.sequences < 1:
         raise ConfigError(f"--sequences={chosen.sequences}: wanted 1 or more")
@@ -232,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\n--- {sample.title}\n{shown}")
     chosen.out.mkdir(parents=True, exist_ok=True)
     draw(samples, chosen.out / "masking.png")
-    title = f"What the stages of {' '.join(rest) or 'the default options'} do to text"
+    title = f"What the stages of {' '.join(rest)} do to text"
     (chosen.out / "masking.html").write_text(page(samples, decode, chosen.examples, title), encoding="utf-8")
     print(f"\nwrote {chosen.out / 'masking.html'} and {chosen.out / 'masking.png'}")
 

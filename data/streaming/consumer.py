@@ -89,10 +89,11 @@ class DatasetConsumer:
         return max(int(self.meta["vocab_size"]), (self.meta.get("cls_token_id") or 0) + 1)
 
     def check_vocab(self, vocab_size: int) -> None:
-        """Raise DataError when the model knows fewer ids than the queue's vocabulary has."""
-        if vocab_size < self.vocab_size:
+        """Raise DataError when the model does not know all ids that batches of the queue may have."""
+        needed = self.meta.get("largest_token_id", self.vocab_size - 1) + 1
+        if vocab_size < needed:
             raise DataError(
-                f"{self.meta_path} tells of {self.vocab_size} token ids, but the model knows only {vocab_size}: "
+                f"{self.meta_path} tells of {needed} token ids, but the model knows only {vocab_size}: "
                 "the queue was filled for another model"
             )
 

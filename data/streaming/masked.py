@@ -68,6 +68,7 @@ class MaskedProvider(Provider):
         self.meta = {
             **text.meta(),
             "training_type": "MLM",
+            "largest_token_id": text.pad_id if line_aligned else text.mask_id,  # in a batch; [CLS] is in none
             "mask_probability": mask_probability,
             "ignore_index": ignore_index,
             "batch_schema": schema(block_size, [block_size]),

@@ -357,6 +357,18 @@ def test_transfer_from_a_model_of_another_kind_is_refused(
     assert equal(target, before)
 
 
+def test_transfer_to_other_positions_is_told(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT, caplog: pytest.LogCaptureFixture
+) -> None:
+    rotary = GPT(replace(tiny_model.config, position_encoding="rotary"))
+    save(path, rotary, position_encoding="rotary")
+
+    initializer.setup_transfer_learning(GPT(replace(tiny_model.config, position_encoding="rotary")), path)
+    assert caplog.messages == []
+    initializer.setup_transfer_learning(tiny_model, path)
+    assert caplog.messages == [f"transfer: {path} has rotary positions, the model absolute: much has to be learnt anew"]
+
+
 def test_transfer_from_nothing_is_refused(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
     with pytest.raises(CheckpointError, match=r"^no checkpoint at .*ckpt\.pt: give the file of a run"):
         initializer.setup_transfer_learning(tiny_model, path)

@@ -238,6 +238,17 @@ def test_ids_that_are_not_the_queues_are_refused(run: core.Runtime) -> None:
         _ = task(run, **scoring).vocabulary
 
 
+def test_a_smaller_vocabulary_will_do_for_a_queue_that_never_uses_all(run: core.Runtime) -> None:
+    folder = fill_queue("queued", "unmasking")
+    filling = {"dataset": "queued", "training_type": "unmasking"}
+    size = task(run, **filling).vocabulary.size
+    with pytest.raises(core.DataError, match=f"tells of {size} token ids, but the model knows only {size - 1}"):
+        task(run, **filling).check({"vocab_size": size - 1}, None)
+    write_meta(folder / "meta.pkl", {**read_meta(folder / "meta.pkl"), "largest_token_id": size - 2})
+
+    task(run, **filling).check({"vocab_size": size - 1}, None)
+
+
 def test_the_files_of_other_runs_are_remembered(run: core.Runtime, initializer: core.ModelInitializer) -> None:
     keep_model("filler.pt")
     scoring = task(run, **SCORING, init_from_checkpoint="filler.pt")

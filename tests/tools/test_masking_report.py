@@ -101,6 +101,12 @@ def test_without_a_tokenizer_texts_are_ids(
     assert len(text.split()) == 16 and all(token.isdigit() for token in text.split())
 
 
+def test_without_a_run_it_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2 and "no run to report on: give a config file" in capsys.readouterr().err
+
+
 def test_a_wrong_count_is_refused(run_dir: Path, tiny_argv: list[str]) -> None:
     with pytest.raises(ConfigError, match="--sequences=0: wanted 1 or more"):
         main([*tiny_argv, "--training_type=unmasking", "--sequences=0"])

@@ -10,7 +10,9 @@ import torch
 from core.errors import DataError
 from data.meta import write_meta
 from data.streaming.batch_file import StoredBatch
+from data.streaming.char_text import CharText
 from data.streaming.consumer import DatasetConsumer
+from data.streaming.masked import MaskedProvider
 from data.streaming.queue import Queue, QueueFile
 from tests.data.streaming.conftest import Noise, content, producer
 
@@ -426,6 +428,20 @@ def test_sizes_and_vocabulary_must_fit_the_model(tmp_path: Path) -> None:
     consumer(tmp_path).check_vocab(9)
     with pytest.raises(DataError, match="9 token ids, but the model knows only 8"):
         consumer(tmp_path).check_vocab(8)
+
+
+@pytest.mark.parametrize("line_aligned", [False, True])
+def test_a_model_has_to_know_the_ids_that_occur(tmp_path: Path, text: CharText, line_aligned: bool) -> None:
+    """So that one of the core line goes on, whose vocabulary ends with [MASK], or with [PAD]."""
+    producer(tmp_path / "set", MaskedProvider(text, 4, 16, line_aligned=line_aligned)).run(once=True)
+    source = DatasetConsumer(tmp_path / "set", 4, 16)
+    needed = text.base_size + 1 + line_aligned
+
+    largest = max(int(source.get_batch("train")["input"].max()) for _ in range(3))
+    assert largest == needed - 1 < source.vocab_size - 1
+    source.check_vocab(needed)
+    with pytest.raises(DataError, match=f"tells of {needed} token ids, but the model knows only {needed - 1}"):
+        source.check_vocab(needed - 1)
 
 
 def test_the_fingerprint_tells_kinds_of_queues_apart(tmp_path: Path) -> None:
