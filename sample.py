@@ -144,6 +144,11 @@ def fill_masks(trained: Trained, prompt: str, options: SampleOptions, initialize
     """Print texts of an unmasking model; with a judge each is the one of several that looks least machine-made."""
     decode, vocabulary = trained.tokenizer.decode, find_vocabulary(trained)
     ids = encoder(trained).with_masks(prompt, vocabulary.mask, options.mask_char, options.max_new_tokens)
+    room, asked = ids.count(vocabulary.mask), options.changed("max_new_tokens").get("max_new_tokens", 0)
+    if room < asked and not options.mask_char:
+        print(
+            f"block_size={trained.model.config.block_size} has room for {room} new tokens, not {asked}", file=sys.stderr
+        )
     judge = None
     if options.judge:
         judge = load_judge(initializer, core.find_checkpoint(options.judge), vocabulary, len(ids))

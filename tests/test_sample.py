@@ -349,8 +349,15 @@ def test_every_option_reaches_the_unmasking(
 
 
 def test_no_more_is_written_than_fits(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    for asked, note in (
+        ([], ""),
+        (["--max_new_tokens=13"], ""),
+        (["--max_new_tokens=14"], "block_size=16 has room for 13 new tokens, not 14\n"),
+    ):
+        sample.main(["--device=cpu", "--num_samples=1", "--start=abc", *asked])
+        shown = capsys.readouterr()
+        assert "---------------" in shown.out and shown.err == note
     first, _ = printed(["--device=cpu", "--num_samples=1", "--start=abc"], capsys)
-
     assert len(first) == 16
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from data.tokenizers import Tokenizer
-
-log = logging.getLogger("coregpt")
 
 
 class PromptEncoder:
@@ -55,8 +52,6 @@ class PromptEncoder:
             )
         if others:
             return ids
-        if new > room:
-            log.info(f"block_size={self.block_size} has room for {room} new tokens, not {new}")
         return ids + [mask_token_id] * min(new, room)
 
     def _ids(self, text: str, what: str = "--start") -> list[int]:

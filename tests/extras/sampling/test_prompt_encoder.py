@@ -1,7 +1,5 @@
 """A user's text as token ids, or a message that says what is wrong with it."""
 
-import logging
-
 import pytest
 
 from core.errors import ConfigError, DataError
@@ -48,15 +46,6 @@ def test_a_text_that_does_not_fit(prompts: PromptEncoder, text: str, beside: int
 )
 def test_masks(prompts: PromptEncoder, text: str, mask_char: str | None, new: int, ids: list[int]) -> None:
     assert prompts.with_masks(text, MASK, mask_char, new) == ids
-
-
-def test_a_note_when_not_all_fit(prompts: PromptEncoder, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="coregpt"):
-        prompts.with_masks("ab", MASK, None, 4)
-        assert caplog.messages == []
-        prompts.with_masks("ab", MASK, None, 5)
-
-    assert caplog.messages == ["block_size=6 has room for 4 new tokens, not 5"]
 
 
 @pytest.mark.parametrize(("text", "mask_char"), [("abcabc", None), ("abcabca", None), ("abc_abc", "_")])
