@@ -48,7 +48,7 @@ def build(
     task.check(model_args, checkpoint)
     objective = task.objective(initializer)  # with the frozen models it asks, while a former run is still in its place
     if not start.found and run.world_size == 1:
-        preemption.attempt(task.wait_for_data)
+        preemption.precede(task.wait_for_data)
     run.from_master(lambda: extras.enter(options, start, task.files))
 
     # the optimizer, then the model as training calls it: compiled, and spread over the processes

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from core.errors import INTERRUPTED, TRY_AGAIN
+from core.errors import INTERRUPTED, TRY_AGAIN, PreemptedError
 
 log = logging.getLogger("coregpt")
 P = ParamSpec("P")
@@ -94,6 +94,12 @@ class Preemption:
             if outer:
                 raise
             return None
+
+    def precede(self, work: Callable[[], None]) -> None:
+        """Do what has to be done before training. PreemptedError when a request to stop comes before its end."""
+        self.attempt(work)
+        if self.requested:
+            raise PreemptedError(f"stopped by {self.requested} before the first update", self.exit_status)
 
     def guard(self, work: Callable[P, T]) -> Callable[P, T]:
         """Return `work` as a function whose every call is an abandonable region; the caller gets the Interrupted."""

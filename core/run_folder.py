@@ -75,8 +75,9 @@ class RunFolder:
         names = sorted(_former_run(self.path), key=_turn)
         if not names:
             return None
+        moved = {self.path.resolve() / name for name in names}
         for file in needed:
-            if any(os.path.samefile(self.path / name, file) for name in names):
+            if moved & {file.parent.resolve() / file.name, file.resolve()}:
                 raise ConfigError(
                     f"{file} is of out_dir={str(self.out_dir)!r}, which a new run clears: give this run an out_dir of "
                     "its own"

@@ -63,19 +63,18 @@ def prepare_optimizer(optimizer: Any, model: Any, checkpoint: dict[str, Any] | N
     try:
         load_optimizer_state(optimizer, checkpoint.get("optimizer"))
     except CheckpointError as error:
-        raise _frozen_otherwise(checkpoint.get("config") or {}, options) or error from None
+        raise CheckpointError(f"{error}{_frozen_otherwise(checkpoint, options)}") from None
 
 
-def _frozen_otherwise(saved: dict[str, Any], options: Options) -> CheckpointError | None:
-    """Return what to say where a checkpoint's run froze other parameters than the options ask for."""
-    names = ("training_type", "freeze_transformer", "trainable", "unfreeze_at_iteration")
-    given = options.pick(*names)
-    if all(saved.get(name, given[name]) == given[name] for name in names):
-        return None
-    told = ", ".join(f"{name}={saved[name]!r}" for name in names[1:] if name in saved)
-    return CheckpointError(
-        f"the checkpoint's run trained other parameters, with {told}: resume it with that, or begin a new run from it "
-        f"with init_from_checkpoint={options.out_dir} and another out_dir"
+def _frozen_otherwise(checkpoint: dict[str, Any], options: Options) -> str:
+    """Return what to add to an error where a checkpoint's run froze other parameters than the options ask for."""
+    saved, given = checkpoint.get("config") or {}, options.pick("freeze_transformer", "trainable")
+    changed = [f"{name}={saved[name]!r}" for name in given if name in saved and saved[name] != given[name]]
+    if not changed:
+        return ""
+    return (
+        f"; its run had {', '.join(changed)}: resume it with that, or begin a new run from it with "
+        f"init_from_checkpoint={options.out_dir} and another out_dir"
     )
 
 

@@ -9,7 +9,6 @@ from extras.filler import Filler
 from loss_modifiers import Judge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from core import ModelInitializer
@@ -24,9 +23,8 @@ def load_filler(
     model, options = initializer.load_frozen(path, "language_model")
     if model.config.attention_type != "bidirectional":
         raise CheckpointError(f"{path} is no unmasking model: give the checkpoint of a training_type=unmasking run")
-    _require_same(path, options, vocabulary, ("mask", "pad"))
     _require_size(path, model.config, vocabulary, block_size)
-    return Filler(model, vocabulary.text, sample, temperature, top_k)
+    return Filler(model, vocabulary.text, sample, temperature, top_k, _renamed(options, vocabulary))
 
 
 def load_judge(
@@ -38,21 +36,18 @@ def load_judge(
     transformed: what to assume where the checkpoint does not say on which scale it was trained
     """
     model, options = initializer.load_frozen(path, "sequence_scorer")
-    _require_same(path, options, vocabulary, ("pad",))
     _require_size(path, model.config, vocabulary, block_size)
     scale = options.get("score_transform")
     scale = transformed if scale is None else scale
-    return Judge(model, model.config.cls_token_id, model.config.block_size, scale)
+    shape = model.config
+    return Judge(model, shape.cls_token_id, shape.block_size, scale, _renamed(options, vocabulary))
 
 
-def _require_same(path: Path, options: dict[str, Any], vocabulary: Vocabulary, names: Sequence[str]) -> None:
-    """Raise CheckpointError where a token that is no text has one id there and another here."""
-    for name in names:
-        theirs, ours = (options.get("meta") or {}).get(f"{name}_token_id"), getattr(vocabulary, name)
-        if theirs is not None and ours < vocabulary.size and theirs != ours:
-            raise CheckpointError(
-                f"{path} was trained with {name}_token_id={theirs}, here that is {ours}: train it on this data set"
-            )
+def _renamed(options: dict[str, Any], vocabulary: Vocabulary) -> dict[int, int]:
+    """Return the mask's and the padding's id here, and there, where a checkpoint says that it is another."""
+    theirs, ours = options.get("meta") or {}, vocabulary.meta()
+    names = [name for name in ("mask_token_id", "pad_token_id") if name in ours and theirs.get(name) is not None]
+    return {ours[name]: theirs[name] for name in names if ours[name] != theirs[name]}
 
 
 def _require_size(path: Path, shape: Any, vocabulary: Vocabulary, block_size: int) -> None:

@@ -352,11 +352,12 @@ def test_no_more_is_written_than_fits(unmasking: GPT, capsys: pytest.CaptureFixt
     for asked, note in (
         ([], ""),
         (["--max_new_tokens=13"], ""),
-        (["--max_new_tokens=14"], "block_size=16 has room for 13 new tokens, not 14\n"),
+        (["--max_new_tokens=14"], "block_size=16 has room for 13 new tokens, not 14"),
     ):
         sample.main(["--device=cpu", "--num_samples=1", "--start=abc", *asked])
         shown = capsys.readouterr()
-        assert "---------------" in shown.out and shown.err == note
+        notes = [line for line in shown.err.splitlines() if "manifest" not in line]
+        assert "---------------" in shown.out and notes == [note] * bool(note)
     first, _ = printed(["--device=cpu", "--num_samples=1", "--start=abc"], capsys)
     assert len(first) == 16
 

@@ -57,12 +57,12 @@ def load_filler(options: StreamOptions, text: CharText) -> Fill:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     initializer = ModelInitializer(GPT, GPTConfig, device)
     model, _ = initializer.load_frozen(path, "language_model")
-    filler = Filler(model, text.base_size, sample=True, temperature=1.0, top_k=TOP_K)
+    renamed = {text.mask_id: mask_id, text.pad_id: pad_id}
+    filler = Filler(model, text.base_size, sample=True, temperature=1.0, top_k=TOP_K, renamed=renamed)
 
     def fill(tokens: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        shown = tokens.where(tokens != text.pad_id, pad_id).masked_fill(mask, mask_id)
-        return tokens.where(~mask, filler.fill(shown.to(device), mask.to(device), seed).cpu())
+        return filler.fill(tokens.to(device), mask.to(device), seed).cpu()
 
     return fill
 
@@ -73,8 +73,8 @@ def _ids_known(vocab_size: int, config: Mapping[str, Any], text: CharText) -> tu
     ids = {"mask": config.get("mask_token_id"), "cls_token": config.get("cls_token_id")}
     if vocab_size == Vocabulary.beyond(text.base_size, **ids).size != text.vocab_size:  # of a run on train.bin
         _, mask, _, pad, _ = Vocabulary.beyond(text.base_size, **ids)
-    meta = config.get("meta") or {}
-    return meta.get("mask_token_id", mask), meta.get("pad_token_id", pad)
+    told = {name: number for name, number in (config.get("meta") or {}).items() if number is not None}
+    return told.get("mask_token_id", mask), told.get("pad_token_id", pad)
 
 
 def provider(options: StreamOptions, text: CharText) -> SequenceScorerProvider:

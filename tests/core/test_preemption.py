@@ -12,6 +12,7 @@ from types import FrameType
 import pytest
 import torch
 
+from core.errors import PreemptedError
 from core.preemption import Interrupted, Preemption
 
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
@@ -354,3 +355,12 @@ def test_forked_child_dies_when_it_is_told_to(preemption: Preemption) -> None:
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
     assert preemption.requested is None
+
+
+def test_what_precedes_training_is_done_or_the_run_ends() -> None:
+    done = []
+    with Preemption() as preemption:
+        preemption.precede(lambda: done.append(1))
+        with pytest.raises(PreemptedError, match="^stopped by SIGTERM before the first update$") as ended:
+            preemption.precede(lambda: (signal.raise_signal(signal.SIGTERM), done.append(2)))
+    assert done == [1] and ended.value.exit_status == 75

@@ -305,8 +305,13 @@ def test_what_the_new_run_needs_is_not_moved_from_under_it(folder: RunFolder, tm
         ConfigError, match=rf"{name} is of out_dir=.*, which a new run clears: give this run an out_dir"
     ):
         folder.set_aside_former_run([folder.path / "mine.pt", folder.path / name])
+    (tmp_path / "link.pt").symlink_to(folder.path / name)
+    with pytest.raises(ConfigError, match=r"link.pt is of out_dir="):
+        folder.set_aside_former_run([tmp_path / "link.pt"])
     assert contents(folder.path) == {**whole_run("a"), "mine.pt": ""}
-    assert folder.set_aside_former_run([folder.path / "mine.pt"]) == folder.path / "previous-1"
+    os.link(folder.path / name, tmp_path / "kept.pt")  # another name of the same content stays where it is
+    folder.set_aside_former_run([tmp_path / "kept.pt", tmp_path / "gone.pt"])
+    assert (folder.path / "previous-1" / name).exists() and (folder.path / "mine.pt").exists()
 
 
 def test_lock_outlasts_the_move(folder: RunFolder) -> None:

@@ -96,3 +96,15 @@ def test_the_model_is_frozen_and_evaluates() -> None:
 
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
     assert torch.equal(filler.fill(ids, ids == MASK, 0), filler.fill(ids, ids == MASK, 0))
+
+
+def test_the_model_sees_its_own_ids() -> None:
+    class Listening(Likely):
+        def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, None]:
+            self.seen = ids
+            return super().forward(ids)
+
+    model = Listening([0.1, 0.2, 0.1, 0.6])
+    filled = Filler(model, TEXT, renamed={MASK: 9}).fill(IDS, GAPS, seed=0)
+
+    assert model.seen.tolist() == [[0, 9, 2], [9, 9, 1]] and filled.tolist() == [[0, 3, 2], [3, 3, 1]]

@@ -49,6 +49,13 @@ def test_scores_are_brought_into_range_without_gradient() -> None:
     assert Judge(model, None, 8)(tokens).dtype == torch.float32
 
 
+def test_the_model_sees_its_own_ids_and_its_own_cls() -> None:
+    model = Listening(0.5)
+    Judge(model, 7, 8, renamed={7: 8, 8: 9})(torch.tensor([[1, 7, 8]]))
+
+    assert model.seen.tolist() == [[7, 1, 8, 9]]
+
+
 def test_what_it_expects_is_on_the_scale_it_was_trained_on() -> None:
     shares = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
 
