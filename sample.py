@@ -89,7 +89,7 @@ def load(options: SampleOptions, initializer: core.ModelInitializer) -> Trained:
     if options.init_from == "resume":
         checkpoint = core.load_checkpoint(core.CheckpointManager(options.out_dir).load(prefer_linked=True).path)
         model = initializer.resume_model_from_checkpoint(checkpoint, dict(checkpoint["model_args"]))
-        config = checkpoint.get("config", {})
+        config = checkpoint.get("config") or {}
     else:
         model = initializer.load_pretrained(options.init_from, {"dropout": 0.0})
     mode = getattr(model.config, "mode", "language_model")  # a fork's model.py may know of none

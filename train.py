@@ -47,7 +47,7 @@ def build(
     model, checkpoint = make_model()
     task.check(model_args, checkpoint)
     objective = task.objective(initializer)  # with the frozen models it asks, while a former run is still in its place
-    if not start.found and run.world_size == 1:
+    if not start.found and run.world_size == 1:  # a former run stays in its place until there is data
         preemption.precede(task.wait_for_data)
     run.from_master(lambda: extras.enter(options, start, task.files))
 

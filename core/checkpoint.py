@@ -57,7 +57,10 @@ def save_checkpoint(
 
 
 def find_latest_checkpoint(out_dir: str | Path) -> Path:
-    """Return the newest good checkpoint in the folder of a run. Raises CheckpointError where there is none."""
+    """Return the newest good checkpoint in the folder of a run. Raises CheckpointError where there is none.
+
+    See `find_checkpoint` for the one that is `ckpt.pt`.
+    """
     from core.checkpoint_manager import CheckpointManager  # which needs this file to know a checkpoint when it sees one
 
     return CheckpointManager(out_dir).load().path
@@ -135,7 +138,7 @@ def _is_to_be_converted(checkpoint: dict[str, Any]) -> bool:
     """Tell whether a readable file is one of those lines', and more than a causal language model."""
     config = checkpoint.get("config")
     notes = config if isinstance(config, dict) else {}
-    theirs = "training_type" not in notes and not notes.keys().isdisjoint(("meta", "model_mode"))
+    theirs = "training_type" not in notes and bool(notes.keys() & {"meta", "model_mode"})
     return ("training_context" in checkpoint or theirs) and checkpoint["model_args"].get("attention_type") != "causal"
 
 

@@ -196,7 +196,7 @@ class WandBLogger(Logger):
     def log_event(self, record: Metrics) -> None:
         """Send the numbers of what happened, if there are any; when, goes under `<event>_iteration` as well."""
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
-        if numbers.keys() - {"iter"}:
+        if numbers:
             self._send({**numbers, f"{record['event']}_iteration": record["iter"]})
 
     def state_dict(self) -> dict[str, Any]:

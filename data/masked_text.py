@@ -30,8 +30,8 @@ class MaskedText(NumberedBatches):
                      become the mask token
     untouched_share: so many of the validation sequences have no gap at all
 
-    `reached` may be set: called before each training batch, it says how many training stages are in use, from the
-    first on; all of them are when it is None.
+    `reached` may be set: called before each batch of training texts, it says how many training stages are in use, from
+    the first on; all of them are when it is None.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class Vocabulary(NamedTuple):
         return cls(text=int(meta.get("text_vocab_size", min(*known.values(), size))), size=size, **known)
 
     def meta(self) -> dict[str, int]:
-        """Return what `of` reads, under the names of a queue's meta.pkl."""
+        """Return it as `of` reads it, with the names that a queue's meta.pkl has for the ids."""
         ids = {"mask_token_id": self.mask, "pad_token_id": self.pad, "cls_token_id": self.cls}
         known = {name: number for name, number in ids.items() if number < self.size}
         return {"vocab_size": self.size, "text_vocab_size": self.text, **known}

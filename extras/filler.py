@@ -1,11 +1,11 @@
-"""Another run's frozen unmasking model, put to use: it fills the gaps of masked texts."""
+"""Fills the gaps of masked texts with what another run's model finds likely."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from extras.sampling.token_draw import draw_tokens
+from extras.token_draw import draw_tokens
 from loss_modifiers.judge import with_ids
 
 

@@ -1,4 +1,4 @@
-"""Other runs' models put to use: one that fills gaps, and one that judges texts."""
+"""Loads other runs' models, one that fills gaps and one that judges texts, and refuses those that do not fit."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def load_filler(
     *, sample: bool, temperature: float, top_k: int | None,
 ) -> Filler:  # fmt: skip
     """Return a checkpoint's unmasking model; see `Filler`. block_size: of the texts it is to fill"""
-    model, options = initializer.load_frozen(path, "language_model")
+    model, notes = initializer.load_frozen(path, "language_model")
     if model.config.attention_type != "bidirectional":
         raise CheckpointError(f"{path} is no unmasking model: give the checkpoint of a training_type=unmasking run")
     _require_size(path, model.config, vocabulary, block_size)
-    return Filler(model, vocabulary.text, sample, temperature, top_k, _renamed(options, vocabulary))
+    return Filler(model, vocabulary.text, sample, temperature, top_k, _renamed(notes, vocabulary))
 
 
 def load_judge(
@@ -35,25 +35,25 @@ def load_judge(
     block_size:  of the texts it is to judge
     transformed: what to assume where the checkpoint does not say on which scale it was trained
     """
-    model, options = initializer.load_frozen(path, "sequence_scorer")
+    model, notes = initializer.load_frozen(path, "sequence_scorer")
     _require_size(path, model.config, vocabulary, block_size)
-    scale = options.get("score_transform")
+    scale = notes.get("score_transform")
     scale = transformed if scale is None else scale
-    shape = model.config
-    return Judge(model, shape.cls_token_id, shape.block_size, scale, _renamed(options, vocabulary))
+    config = model.config
+    return Judge(model, config.cls_token_id, config.block_size, scale, _renamed(notes, vocabulary))
 
 
-def _renamed(options: dict[str, Any], vocabulary: Vocabulary) -> dict[int, int]:
+def _renamed(notes: dict[str, Any], vocabulary: Vocabulary) -> dict[int, int]:
     """Return the mask's and the padding's id here, and there, where a checkpoint says that it is another."""
-    theirs, ours = options.get("meta") or {}, vocabulary.meta()
+    theirs, ours = notes.get("meta") or {}, vocabulary.meta()
     names = [name for name in ("mask_token_id", "pad_token_id") if name in ours and theirs.get(name) is not None]
     return {ours[name]: theirs[name] for name in names if ours[name] != theirs[name]}
 
 
-def _require_size(path: Path, shape: Any, vocabulary: Vocabulary, block_size: int) -> None:
+def _require_size(path: Path, config: Any, vocabulary: Vocabulary, block_size: int) -> None:
     """Raise CheckpointError for a model of another vocabulary, or one that sees less than a text."""
-    if shape.vocab_size != vocabulary.size or shape.block_size < block_size:
+    if config.vocab_size != vocabulary.size or config.block_size < block_size:
         raise CheckpointError(
-            f"{path} has vocab_size={shape.vocab_size} and block_size={shape.block_size}, wanted {vocabulary.size} and "
-            f"at least {block_size}: train it on this data set, with that block_size"
+            f"{path} has vocab_size={config.vocab_size} and block_size={config.block_size}, wanted {vocabulary.size} "
+            f"and at least {block_size}: train it on this data set, with that block_size"
         )

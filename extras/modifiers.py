@@ -27,9 +27,7 @@ ORDER = (
 def create_loss_modifier_pipeline(
     options: Options, *, special: Sequence[int], device: torch.device, rank: int, load_judge: LoadJudge
 ) -> lm.LossModifierPipeline:
-    """Return all modifiers that the options ask for, in their fixed order.
-
-    Those of another training type are among them, but for the ones that need a judge.
+    """Return the modifiers that the options ask for, in their fixed order; without those of other training types.
 
     special:    token ids that are no text
     load_judge: loads the frozen scorer that a judging modifier asks
@@ -45,7 +43,9 @@ def create_loss_modifier_pipeline(
                 "set one of them to False"
             )
         chosen |= {**_core_line(options), **_judge_weight(options, device, rank, load_judge)}
-    return lm.LossModifierPipeline([chosen[name] for name in ORDER if name in chosen])
+    return lm.LossModifierPipeline(
+        [chosen[name] for name in ORDER if name in chosen and _applies(type(chosen[name]), options)]
+    )
 
 
 def _core_line(options: Options) -> dict[str, lm.LossModifier]:
@@ -72,7 +72,7 @@ def _core_line(options: Options) -> dict[str, lm.LossModifier]:
         chosen["correlation"] = lm.SequenceScorerCorrelationModifier(
             options.sequence_correlation_alpha, options.sequence_correlation_eps
         )
-    if options.seq_scorer_log_abs_rel_err and options.training_type == "sequence_scoring":  # no figures elsewhere
+    if options.seq_scorer_log_abs_rel_err and options.training_type == "sequence_scoring":  # on by default
         chosen["collector"] = lm.MetricsCollectorModifier(
             options.sequence_metrics_ema_alpha, options.sequence_metrics_eps
         )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from config.options import Options
     from core import Runtime
     from data.corrupted_text import CorruptedText
     from data.masked_text import MaskedText
     from data.stages import Stage
+    from data.streaming.consumer import DatasetConsumer
     from data.token_bins import TokenBins
     from data.vocabulary import Vocabulary
     from data.windows import Windows
@@ -44,20 +43,22 @@ def takes_queue(options: Options) -> bool:
     return has_queue if options.data_source == "auto" else options.data_source == "queue"
 
 
-def open_source(options: Options, run: Runtime, from_queue: bool) -> Any:
-    """Return the data set's queue of batches that are made already, or else its train.bin and val.bin.
-
-    Raises ConfigError for a queue that is made for another training type.
-    """
-    from data.streaming.consumer import DatasetConsumer
+def open_bins(options: Options, run: Runtime) -> TokenBins:
+    """Return the data set's train.bin and val.bin."""
     from data.token_bins import TokenBins
 
     folder = Path("data", options.dataset)
-    if not from_queue:
-        bins = TokenBins(folder, options.block_size, options.batch_size, run.device)
-        if options.data_source != "auto" or options.training_type != "language_model":
-            log.info(f"data: from {folder / 'train.bin'}")
-        return bins
+    bins = TokenBins(folder, options.block_size, options.batch_size, run.device)
+    if options.data_source != "auto" or options.training_type != "language_model":
+        log.info(f"data: from {folder / 'train.bin'}")
+    return bins
+
+
+def open_queue(options: Options, run: Runtime) -> DatasetConsumer:
+    """Return the data set's queue of batches. Raises ConfigError for one that is made for another training type."""
+    from data.streaming.consumer import DatasetConsumer
+
+    folder = Path("data", options.dataset)
     queue = DatasetConsumer(
         folder, options.batch_size, options.block_size, device=run.device,
         rank=run.rank, world_size=run.world_size, wait_sleep_seconds=options.data_wait_sleep_seconds,
@@ -75,17 +76,6 @@ def open_source(options: Options, run: Runtime, from_queue: bool) -> Any:
     return queue
 
 
-def batches_of(bins: TokenBins, options: Options, vocabulary: Vocabulary, run: Runtime) -> Any:
-    """Return what training draws its batches from: the tokens themselves, or texts made of them to be mended."""
-    make: dict[str, Callable[[], Any]] = {
-        "language_model": lambda: bins,
-        "unmasking": lambda: _masked_text(bins, options, vocabulary, run),
-        "sequence_scoring": lambda: _masked_text(bins, options, vocabulary, run),
-        "token_classification": lambda: _corrupted_text(bins, options, vocabulary, run),
-    }
-    return make[options.training_type]()
-
-
 def read_stages(options: Options) -> tuple[list[Stage], list[Stage]]:
     """Return the masking stages of training and of validation; none where none are given."""
     from data.stages import create_stage_objects
@@ -97,18 +87,28 @@ def read_stages(options: Options) -> tuple[list[Stage], list[Stage]]:
     return training, validation
 
 
-def _masked_text(bins: TokenBins, options: Options, vocabulary: Vocabulary, run: Runtime) -> MaskedText:
+def make_gaps(
+    bins: TokenBins, options: Options, stages: tuple[list[Stage], list[Stage]], vocabulary: Vocabulary, run: Runtime
+) -> MaskedText | CorruptedText:
+    """Return what training draws its batches from: texts with gaps, or with replaced tokens."""
+    if options.training_type == "token_classification":
+        return _corrupted_text(bins, options, vocabulary, run)
+    return _masked_text(bins, options, stages, vocabulary, run)
+
+
+def _masked_text(
+    bins: TokenBins, options: Options, stages: tuple[list[Stage], list[Stage]], vocabulary: Vocabulary, run: Runtime
+) -> MaskedText:
     from data.masked_text import MaskedText
     from data.stages import UniformStage, check_stages
 
     newline = _newline_id(bins)
     scoring = options.training_type == "sequence_scoring"
-    training, validation = read_stages(options)
-    training = training or [UniformStage(options.mask_probability)]
-    validation = validation or training
+    training = stages[0] or [UniformStage(options.mask_probability)]
+    validation = stages[1] or training
     length = options.block_size - 1 if scoring else options.block_size  # CLS goes before the text
-    for where, stages in (("unmasking_stages", training), ("validation_stages", validation)):
-        check_stages(stages, length, has_newline=newline is not None, where=where)
+    for where, these in (("unmasking_stages", training), ("validation_stages", validation)):
+        check_stages(these, length, has_newline=newline is not None, where=where)
     return MaskedText(
         _windows(bins, options, vocabulary, length), vocabulary, training, validation,
         newline_id=newline, corrupts=not scoring, untouched_share=UNTOUCHED_SHARE if scoring else 0.0,

@@ -37,12 +37,16 @@ class Task:
     def __init__(self, options: Options, run: Runtime) -> None:
         self.options = options
         self.run = run
-        sources.read_stages(options)  # what is wrong with them is told, also where nothing comes of them
+        stages = sources.read_stages(options)  # what is wrong with them is told, also where nothing comes of them
         self.from_queue = sources.takes_queue(options)
-        self.source = sources.open_source(options, run, self.from_queue)
-        made = self.from_queue or self.is_plain  # batches, as they come
-        self.data = self.source if made else sources.batches_of(self.source, options, self.vocabulary, run)
+        self.source: Any
+        self.source = sources.open_queue(options, run) if self.from_queue else sources.open_bins(options, run)
+        self.data: Any = self.source
+        if self.makes_gaps:
+            self.data = sources.make_gaps(self.source, options, stages, self.vocabulary, run)
         self.progress = self._progress()
+        if self.progress:
+            self.data.reached = self.progress.reached
         self.files: list[Path] = []  # checkpoints of other runs that this one needs
         self.timer = ValidationTimer()
         self.modifiers: LossModifierPipeline | None = None
@@ -53,13 +57,18 @@ class Task:
         return self.options.training_type == "language_model"
 
     @property
+    def makes_gaps(self) -> bool:
+        """Whether batches are made here, from a text; else they are taken as they come."""
+        return not (self.is_plain or self.from_queue)
+
+    @property
     def vocab_size(self) -> int | None:
         """Size of the model's vocabulary; None where nothing says."""
         return self.text_vocab_size if self.is_plain else self.vocabulary.size
 
     @property
     def text_vocab_size(self) -> int | None:
-        """Size of the text's own vocabulary, where the data set says."""
+        """Size of the data set's own vocabulary, where it says; a queue's has its special ids in it."""
         size: int | None = self.source.vocab_size
         return size
 
@@ -84,19 +93,19 @@ class Task:
                 f"the checkpoint's scorer reads from token {cls_token_id}, here CLS is {self.vocabulary.cls}: set "
                 f"cls_token_id={cls_token_id}"
             )
-        if checkpoint and notes.get("mask_token_id") != self.options.mask_token_id:
+        mask = (notes.get("meta") or notes).get("mask_token_id")
+        if not self.is_plain and mask not in (None, self.vocabulary.mask):
             raise ConfigError(
-                f"the checkpoint's run had mask_token_id={notes.get('mask_token_id')}, not "
-                f"{self.options.mask_token_id}: resume it with that"
+                f"the checkpoint's run had mask_token_id={mask}, here it is {self.vocabulary.mask}: set "
+                f"mask_token_id={mask}"
             )
-        if not self.is_plain and not self.from_queue and self.vocabulary.size > model_args["vocab_size"]:
+        if self.makes_gaps and self.vocabulary.size > model_args["vocab_size"]:
             raise ConfigError(
                 f"the model knows {model_args['vocab_size']} token ids, wanted {self.vocabulary.size}: the text's "
                 f"{self.vocabulary.text}, and the mask's {self.vocabulary.mask} and others beyond them; start from "
                 "these weights with init_from_checkpoint instead, which makes room"
             )
-        its_own = self.is_plain or self.from_queue
-        self.source.check_vocab(model_args["vocab_size"] if its_own else self.vocabulary.text)
+        self.source.check_vocab(self.vocabulary.text if self.makes_gaps else model_args["vocab_size"])
 
     def fingerprint(self) -> str:
         """Return a short hash of the data."""
@@ -122,7 +131,7 @@ class Task:
         return Vocabulary.of(meta, self.source.vocab_size)
 
     def notes(self) -> dict[str, Any]:
-        """Return what checkpoints keep beside the options: for whom this model fills gaps, or judges."""
+        """Return what checkpoints keep beside the options: the ids beyond the text, for runs that ask this model."""
         return {} if self.is_plain else {"meta": self.vocabulary.meta()}
 
     def model_args(self) -> dict[str, Any]:
@@ -145,13 +154,10 @@ class Task:
 
     def _progress(self) -> StageProgress | None:
         """Return what lets training go from stage to stage; None where it draws from all of them all the time."""
-        if self.from_queue or self.options.training_type != "unmasking" or self.options.use_all_stages_for_training:
+        options = self.options
+        if not self.makes_gaps or options.training_type != "unmasking" or options.use_all_stages_for_training:
             return None
-        if len(self.data.training) == 1:
-            return None
-        progress = StageProgress(self.data.training)
-        self.data.reached = progress.reached
-        return progress
+        return StageProgress(self.data.training) if len(self.data.training) > 1 else None
 
     # what is made of its batches
 
@@ -167,10 +173,6 @@ class Task:
             options, special=special, device=self.run.device,
             rank=self.run.rank, load_judge=partial(self._judge, initializer),
         )  # fmt: skip
-        wanted = modifiers.get_enabled_modifier_names()
-        modifiers = modifiers.for_training_type(options.training_type)
-        if others := sorted(set(wanted) - set(modifiers.get_enabled_modifier_names())):
-            log.warning(f"{', '.join(others)}: not for training_type={options.training_type}, without effect")
         self.modifiers = None if modifiers.is_empty() else modifiers
         if options.training_type == "unmasking":
             return Unmasking(options.loss_mean, self.modifiers)
@@ -212,7 +214,7 @@ class Task:
     # what goes along
 
     def callbacks(self) -> list[Callback]:
-        """Return what tells stages and modifiers where the run is."""
+        """Return what listens to the run: modifiers and stages, what empties a queue, the clock of evaluations."""
         from extras.iteration_clock import IterationClock
         from extras.queue_release import QueueRelease
 

@@ -5,10 +5,7 @@ from typing import Any
 
 import torch
 
-from loss_modifiers.base import widened
 from loss_modifiers.sequence_target import sequence_scorer_target_transform
-
-SMALLEST_DRAW = 2.0**-25  # half a step of a float32 draw: an exact 0 would choose its token for certain
 
 
 class Judge:
@@ -55,10 +52,3 @@ def with_ids(tokens: torch.Tensor, renamed: Mapping[int, int]) -> torch.Tensor:
     for ours, theirs in renamed.items():
         found = found.where(tokens != ours, theirs)
     return found
-
-
-def sampled(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return one token per position (...), drawn from softmax(logits (..., V))."""
-    # Gumbel's way: unlike torch.multinomial it neither waits for the GPU nor brings it down over a NaN
-    draws = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
-    return (widened(logits) - draws.clamp_(min=SMALLEST_DRAW).log_()).argmax(dim=-1)

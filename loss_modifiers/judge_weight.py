@@ -6,7 +6,8 @@ import torch
 
 from core.errors import ConfigError
 from loss_modifiers.base import LossModifier, weigh
-from loss_modifiers.judge import Judge, sampled
+from loss_modifiers.draw import sampled
+from loss_modifiers.judge import Judge
 from loss_modifiers.moving_average import MovingAverage
 
 

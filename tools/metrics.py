@@ -10,7 +10,8 @@ from core.errors import DataError
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """Return the records of a run's metrics.jsonl, in the order in which they were written.
 
-    The half line that a killed run may leave is passed over. Raises DataError where there is no such file.
+    The half line that a killed run may leave is passed over. Raises DataError where there is no such file, or no such
+    lines in it.
     """
     path = folder / "metrics.jsonl"
     try:

@@ -54,7 +54,9 @@ class Run:
 
     def __init__(self, out_dir: Path, runtime: core.Runtime) -> None:
         checkpoint = core.load_checkpoint(core.CheckpointManager(out_dir).load(prefer_linked=True).path)
-        known = {name: value for name, value in checkpoint.get("config", {}).items() if name in Options.model_fields}
+        known = {
+            name: value for name, value in (checkpoint.get("config") or {}).items() if name in Options.model_fields
+        }
         self.out_dir = out_dir
         self.options = Options.validated({**Options.defaults(), **known})
         self.task = Task(self.options, runtime)

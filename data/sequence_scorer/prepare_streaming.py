@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from config.stream_options import StreamOptions, read_options
-from core.checkpoint import find_checkpoint, load_checkpoint
+from core.checkpoint import find_checkpoint
 from core.errors import CheckpointError, ConfigError, exit_on_error
 from core.model_initializer import ModelInitializer
 from data.streaming.char_text import CharText
@@ -29,34 +29,28 @@ HERE = Path(__file__).resolve().parent
 TOP_K = 50
 
 
-def load_filler(options: StreamOptions, text: CharText) -> Fill:
-    """Return what writes into masked positions: the model of `mlm_checkpoint_path`, sampled at temperature 1."""
+def make_fill(options: StreamOptions, text: CharText) -> Fill:
+    """Return what writes into masked positions: the model of `mlm_checkpoint_path`, among its 50 likeliest tokens."""
     if not options.mlm_checkpoint_path:
         raise ConfigError("mlm_checkpoint_path is not set: give the checkpoint of a model trained to unmask")
     path = find_checkpoint(options.mlm_checkpoint_path)
-    checkpoint = load_checkpoint(path)
-    args = {"mode": "language_model", "attention_type": "causal", **checkpoint["model_args"]}
-    if (args["mode"], args["attention_type"]) != ("language_model", "bidirectional"):
-        raise CheckpointError(
-            f"{path} is a {args['mode']} with {args['attention_type']} attention, wanted a model that fills gaps: one "
-            "trained with training_type=unmasking"
-        )
-    vocab_size = args["vocab_size"]
-    mask_id, pad_id = _ids_known(vocab_size, checkpoint.get("config") or {}, text)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, notes = ModelInitializer(GPT, GPTConfig, device).load_frozen(path, "language_model")
+    config = model.config
+    if config.attention_type != "bidirectional":
+        raise CheckpointError(f"{path} is no unmasking model: give the checkpoint of a training_type=unmasking run")
+    mask_id, pad_id = _ids_known(config.vocab_size, notes, text)
     largest = pad_id if options.enable_line_aligned_sequences else mask_id
-    if vocab_size <= largest:
+    if config.vocab_size <= largest:
         name = "[PAD] (not needed with enable_line_aligned_sequences=False)" if largest == pad_id else "[MASK]"
         raise CheckpointError(
-            f"{path} knows {vocab_size} token ids, but this text's {name} is {largest}: "
+            f"{path} knows {config.vocab_size} token ids, but this text's {name} is {largest}: "
             "it was trained on another vocabulary"
         )
-    if args["block_size"] < options.block_size - 1:
+    if config.block_size < options.block_size - 1:
         raise CheckpointError(
-            f"{path} sees {args['block_size']} tokens, wanted block_size - 1 = {options.block_size - 1}"
+            f"{path} sees {config.block_size} tokens, wanted block_size - 1 = {options.block_size - 1}"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    initializer = ModelInitializer(GPT, GPTConfig, device)
-    model, _ = initializer.load_frozen(path, "language_model")
     renamed = {text.mask_id: mask_id, text.pad_id: pad_id}
     filler = Filler(model, text.base_size, sample=True, temperature=1.0, top_k=TOP_K, renamed=renamed)
 
@@ -67,13 +61,14 @@ def load_filler(options: StreamOptions, text: CharText) -> Fill:
     return fill
 
 
-def _ids_known(vocab_size: int, config: Mapping[str, Any], text: CharText) -> tuple[int, int]:
-    """Return the ids of [MASK] and [PAD] for a model: as its checkpoint says, or else where its line has them."""
+def _ids_known(vocab_size: int, notes: Mapping[str, Any], text: CharText) -> tuple[int, int]:
+    """Return the ids of [MASK] and [PAD] for a model: as its checkpoint notes them, or by its vocabulary's size."""
     mask, pad = text.base_size, text.base_size + 1
-    ids = {"mask": config.get("mask_token_id"), "cls_token": config.get("cls_token_id")}
-    if vocab_size == Vocabulary.beyond(text.base_size, **ids).size != text.vocab_size:  # of a run on train.bin
-        _, mask, _, pad, _ = Vocabulary.beyond(text.base_size, **ids)
-    told = {name: number for name, number in (config.get("meta") or {}).items() if number is not None}
+    ids = {"mask": notes.get("mask_token_id"), "cls_token": notes.get("cls_token_id")}
+    trained = Vocabulary.beyond(text.base_size, **ids)
+    if vocab_size == trained.size != text.vocab_size:  # of a run on train.bin
+        mask, pad = trained.mask, trained.pad
+    told = {name: number for name, number in (notes.get("meta") or {}).items() if number is not None}
     return told.get("mask_token_id", mask), told.get("pad_token_id", pad)
 
 
@@ -89,7 +84,7 @@ def provider(options: StreamOptions, text: CharText) -> SequenceScorerProvider:
         text,
         options.batch_size,
         options.block_size,
-        load_filler(options, text),
+        make_fill(options, text),
         stages,
         mask_probability_range=(low, high),
         line_aligned=options.enable_line_aligned_sequences,

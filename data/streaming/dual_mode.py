@@ -38,6 +38,7 @@ class DualModeProvider(Provider):
             "training_type": "DUAL_MODE",
             "mode_distribution": dict(weights),
             "alternation_frequency": alternation_frequency,
+            "largest_token_id": first["vocab_size"] - 1,
             "batch_schema": [
                 *schema(first["block_size"], [])[:1],
                 {"name": "target", "dtype": "variant", "role": "target"},

@@ -22,7 +22,7 @@ except ImportError:  # Windows
 log = logging.getLogger("coregpt")
 LOCK = ".lock"
 SHAPE = (  # what must not change on the way; of files of several lengths, one rank would wait for another
-    "training_type", "batch_size", "block_size", "target_size", "vocab_size", "batches_per_file"
+    "training_type", "batch_size", "block_size", "target_size", "vocab_size", "largest_token_id", "batches_per_file"
 )  # fmt: skip
 VOCABULARY = ("vocab_size", "stoi")
 

@@ -29,7 +29,7 @@ class PromptEncoder:
             raise ConfigError(f"{what} is empty: give a text, such as --start='To be', or --start=FILE:page.txt")
         if len(ids) > room:
             raise ConfigError(f"{what} has {len(ids)} tokens, and the model takes {room} at most: shorten it")
-        self.check_known(max(ids))
+        self._check_known(max(ids))
         return ids
 
     def with_masks(self, text: str, mask_token_id: int, mask_char: str | None, new: int) -> list[int]:
@@ -43,7 +43,7 @@ class PromptEncoder:
         ids = self._ids(first)
         for part in others:
             ids += [mask_token_id, *self._ids(part)]
-        self.check_known(max(mask_token_id, *ids, 0))
+        self._check_known(max([mask_token_id, *ids]))
         room = self.block_size - len(ids)
         if room < (0 if others else 1):
             raise ConfigError(
@@ -60,7 +60,7 @@ class PromptEncoder:
         except DataError as error:  # characters that the data set does not have
             raise DataError(f"{what}: {error}") from None
 
-    def check_known(self, token: int) -> None:
+    def _check_known(self, token: int) -> None:
         """Raise DataError for a token id that the model does not know."""
         if token >= self.vocab_size:
             raise DataError(

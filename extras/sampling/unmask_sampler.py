@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from extras.sampling.token_draw import draw_tokens
+from extras.token_draw import draw_tokens
 
 
 def masked_shares(schedule: str, steps: int) -> list[float]:

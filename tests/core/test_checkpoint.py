@@ -315,6 +315,16 @@ def test_a_path_names_a_file_or_the_newest_of_a_folder(tmp_path: Path) -> None:
         find_checkpoint("nowhere")
 
 
+def test_a_folders_ckpt_pt_comes_before_its_newest(tmp_path: Path) -> None:
+    manager, notes = CheckpointManager(tmp_path), {"val_loss": 2.0, "healthy": True}
+    first, second = ({"model": {}, "model_args": {}, "iter_num": number} for number in (1, 2))
+    save_checkpoint(manager, first, {**notes, "iter_num": 1})
+    save_checkpoint(manager, second, {**notes, "iter_num": 2}, link=False)
+
+    assert load_checkpoint(find_checkpoint(tmp_path))["iter_num"] == 1
+    assert load_checkpoint(find_latest_checkpoint(tmp_path))["iter_num"] == 2
+
+
 def test_a_file_of_a_legacy_program_is_named_with_the_way_to_convert_it(tmp_path: Path) -> None:
     """It holds an enum of that program's model.py, which `weights_only` refuses."""
     module = types.ModuleType("model_of_theirs")

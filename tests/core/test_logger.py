@@ -545,7 +545,11 @@ def test_wandb_gets_second_names_and_what_the_modifiers_said_last(server: Server
     logger.log_step(STEP | {"iter": 3, "loss_modifiers/A.x": 0.5})  # not sent itself
     logger.log_eval({"iter": 4, "train/loss": 2.0, "val/loss": 2.5})
 
-    step, evaluation = server.runs["run-0"]
+    logger.log_step(STEP | {"iter": 5})
+    logger.log_eval({"iter": 6, "train/loss": 1.0, "val/loss": 1.5})
+
+    step, evaluation, later = server.runs["run-0"]
+    assert later == {"iter": 6, "train/loss": 1.0, "val/loss": 1.5}  # nothing of a modifier that says nothing now
     assert (step["loss"], step["train/loss"]) == (3.0, 3.0) and "x" not in step
     assert evaluation == {"iter": 4, "train/loss": 2.0, "val/loss": 2.5, "loss_modifiers/A.x": 0.5, "x": 0.5}
 

@@ -297,7 +297,9 @@ def test_without_a_former_run_nothing_is_made(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("name", ["ckpt.pt", "ckpt-000002.pt"])
-def test_what_the_new_run_needs_is_not_moved_from_under_it(folder: RunFolder, tmp_path: Path, name: str) -> None:
+def test_what_the_new_run_needs_is_not_moved_from_under_it(
+    folder: RunFolder, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_run(folder.path, "a")
     (folder.path / "mine.pt").touch()
 
@@ -305,6 +307,9 @@ def test_what_the_new_run_needs_is_not_moved_from_under_it(folder: RunFolder, tm
         ConfigError, match=rf"{name} is of out_dir=.*, which a new run clears: give this run an out_dir"
     ):
         folder.set_aside_former_run([folder.path / "mine.pt", folder.path / name])
+    monkeypatch.chdir(folder.path.parent)
+    with pytest.raises(ConfigError, match=r"which a new run clears"):
+        folder.set_aside_former_run([Path(folder.path.name, name)])
     (tmp_path / "link.pt").symlink_to(folder.path / name)
     with pytest.raises(ConfigError, match=r"link.pt is of out_dir="):
         folder.set_aside_former_run([tmp_path / "link.pt"])

@@ -123,6 +123,14 @@ def test_wandb_gets_nanogpts_names_every_option_and_the_run_to_go_on_with(
     assert json.loads(json.dumps(given[0][2]))["learning_rate"] == 6e-4
 
 
+def test_second_names_are_those_of_both_lines() -> None:
+    assert extras.WANDB_NAMES == {
+        "loss": "train/loss",
+        "loss_modifiers/EntropyPenaltyModifier.entropy_penalty": "entropy_penalty",
+        "loss_modifiers/EntropyPenaltyModifier.multiplier_ema": "entropy_multiplier_ema",
+    }
+
+
 def test_evaluations_have_a_random_stream_of_their_own_where_asked(options: Options, run: core.Runtime) -> None:
     assert extras.eval_rng(options.model_copy(update={"eval_rng": "isolated"}), run) == run.isolated_rng
 

@@ -43,6 +43,12 @@ def pipeline(training_type: str = "unmasking", rank: int = 0, **options: Any) ->
     )  # fmt: skip
 
 
+def training_type(enabled: str) -> dict[str, Any]:
+    """Return the options of a run that a modifier of the core line is for, without the figures of a scorer."""
+    scoring = enabled.startswith("sequence_")
+    return {"training_type": "sequence_scoring", "seq_scorer_log_abs_rel_err": False} if scoring else {}
+
+
 def only(name: str, **options: Any) -> Any:
     (found,) = (modifier for modifier in pipeline(**options).modifiers if type(modifier).__name__ == name)
     return found
@@ -71,8 +77,10 @@ def test_a_scorer_has_its_figures_taken_unless_they_are_unwanted() -> None:
 
 @pytest.mark.parametrize(("option", "name"), CORE_LINE.items())
 def test_one_of_the_core_line_needs_two_options(option: str, name: str) -> None:
-    assert pipeline(**{option: True}, **PATHS).is_empty()
-    assert pipeline(**{option: True}, **PATHS, loss_modifiers_enabled=True).get_enabled_modifier_names() == [name]
+    options = {**PATHS, **training_type(option), option: True}
+
+    assert pipeline(**options).is_empty()
+    assert pipeline(**options, loss_modifiers_enabled=True).get_enabled_modifier_names() == [name]
 
 
 @pytest.mark.parametrize("option", TRAIN_RUN_LINE)
@@ -97,8 +105,8 @@ def test_all_of_them_stack_in_their_fixed_order() -> None:
         ["SequenceScoringJudgeWeightModifier", "JudgeFactorModifier"],
         ["SequenceScorerVarianceModifier", "SequenceScorerCorrelationModifier"],
     )  # fmt: skip
-    assert filling == [*first, *judges, *last]
-    assert scoring == [*first, *last, "MetricsCollectorModifier"]
+    assert filling == [*first, *judges]
+    assert scoring == [*last, "MetricsCollectorModifier"]
 
 
 def test_a_judge_is_not_looked_for_where_nobody_asks_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -150,7 +158,7 @@ REACHES = [  # option, value, what enables it, class, attribute
 
 @pytest.mark.parametrize(("option", "value", "enabled", "attribute"), REACHES)
 def test_an_option_of_the_core_line_arrives(option: str, value: Any, enabled: str, attribute: str) -> None:
-    settings = {"judge_max_iter": 70, **PATHS, "loss_modifiers_enabled": True, enabled: True}
+    settings = {"judge_max_iter": 70, **PATHS, "loss_modifiers_enabled": True, **training_type(enabled), enabled: True}
     known = getattr(only(CORE_LINE[enabled], **settings), attribute)
 
     assert getattr(only(CORE_LINE[enabled], **{**settings, option: value}), attribute) == value

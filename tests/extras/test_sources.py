@@ -91,6 +91,17 @@ def test_where_batches_come_from_is_said(
     assert caplog.messages == said
 
 
+def test_a_folder_that_is_to_be_filled_says_so(run: core.Runtime) -> None:
+    Path("data/new").mkdir()
+    Path("data/new/prepare_streaming.py").touch()
+    with pytest.raises(
+        ConfigError, match=r"^data/new holds no batches yet: run `python data/new/prepare_streaming\.py"
+    ):
+        task(run, dataset="new")
+    with pytest.raises(DataError, match=r"train\.bin"):
+        task(run, dataset="new", data_source="bins")
+
+
 # what is made of the text
 
 
@@ -175,7 +186,7 @@ def test_a_stage_has_to_fit_the_text(run: core.Runtime, training_type: str, span
     if training_type == "sequence_scoring":
         options |= SCORING
 
-    with pytest.raises(ConfigError, match=f"spans_count is {spans}, wanted {spans - 1} or fewer"):
+    with pytest.raises(ConfigError, match=rf"^{option}\[0\] .* spans_count is {spans}, wanted {spans - 1} or fewer"):
         task(run, **{"training_type": training_type, **options})
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import core
+import train
 from core import ConfigError
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
@@ -300,12 +301,15 @@ def test_modifiers_know_the_special_ids_and_the_time(run: core.Runtime, initiali
     assert [type(callback) for callback in watching(filling)] == [IterationClock]
 
 
-def test_modifiers_of_other_training_types_are_left_out(run: core.Runtime, initializer: core.ModelInitializer) -> None:
+def test_modifiers_of_other_training_types_are_left_out(
+    run: core.Runtime, initializer: core.ModelInitializer, caplog: pytest.LogCaptureFixture
+) -> None:
     filling = task(run, training_type="unmasking", loss_modifiers_enabled=True, sequence_variance_enabled=True)
 
     objective = filling.objective(initializer)
 
     assert isinstance(objective, Unmasking) and objective.modifiers is None and watching(filling) == []
+    assert caplog.messages[-1:] == ["SequenceScorerVarianceModifier: not for training_type=unmasking, without effect"]
 
 
 def test_each_ranks_judge_draws_on_its_own(run: core.Runtime, initializer: core.ModelInitializer) -> None:
@@ -326,3 +330,92 @@ def test_only_the_master_prints(run: core.Runtime) -> None:
     run.is_master = False
 
     assert task(run, training_type="unmasking").loggers() == []
+
+
+@pytest.mark.parametrize("option", ["enable_judge_model", "judge_weight_modifier_enabled"])
+def test_a_judge_on_the_scale_of_its_line_and_as_long_as_the_texts(
+    run: core.Runtime, initializer: core.ModelInitializer, option: str
+) -> None:
+    judging = {
+        "training_type": "unmasking", "loss_modifiers_enabled": True, option: True,
+        "judge_model_checkpoint": "judge.pt", "judge_weight_checkpoint": "judge.pt",
+    }  # fmt: skip
+    keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5)
+    made = task(run, **judging)
+    made.objective(initializer)
+    assert made.modifiers is not None
+    modifier: Any = made.modifiers.modifiers[0]
+    assert modifier.judge.transformed == (option == "judge_weight_modifier_enabled")
+    keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5, block_size=15)
+    with pytest.raises(core.CheckpointError, match="block_size=15, wanted 32 and at least 16"):
+        task(run, **judging).objective(initializer)
+
+
+def test_the_mask_stays_where_it_was(run: core.Runtime) -> None:
+    args = {"vocab_size": TEXT + 15}
+    for notes in ({"mask_token_id": 20}, {"mask_token_id": None, "meta": {"mask_token_id": 20}}):
+        saved = {"config": {"training_type": "unmasking", **notes}}
+        task(run, training_type="unmasking", mask_token_id=20).check(args, saved)
+        with pytest.raises(ConfigError, match="had mask_token_id=20, here it is 17: set mask_token_id=20"):
+            task(run, training_type="unmasking").check(args, saved)
+    saved = {"config": {"training_type": "unmasking", "mask_token_id": None, "meta": {"mask_token_id": TEXT}}}
+    task(run, training_type="unmasking", mask_token_id=TEXT).check(args, saved)  # the same, by its number
+    task(run, mask_token_id=20).check({"vocab_size": TEXT}, {"config": {"mask_token_id": None}})  # no mask at all
+
+
+def test_a_model_without_room_for_the_mask(run: core.Runtime) -> None:
+    with pytest.raises(ConfigError, match=rf"knows {TEXT} token ids, wanted {TEXT + 15}: .* init_from_checkpoint"):
+        task(run, training_type="unmasking").check({"vocab_size": TEXT}, None)
+
+
+def test_a_checkpoint_of_nanogpts_fills_no_gaps(run: core.Runtime) -> None:
+    with pytest.raises(ConfigError, match="training_type=language_model, not unmasking: resume it with that"):
+        task(run, training_type="unmasking").check({"vocab_size": TEXT + 15}, {"config": {"dataset": "tiny"}})
+
+
+def test_a_cls_id_is_for_scorers_alone(run: core.Runtime) -> None:
+    fill_queue("queued", "unmasking")
+
+    assert task(run, dataset="queued", training_type="unmasking", cls_token_id=3).vocabulary.cls == 8
+
+
+def test_other_ranks_take_the_file_that_the_master_found(run: core.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "from_master", lambda look: Path("masters.pt"))
+
+    assert task(run, init_from_checkpoint="nowhere.pt").transfer_source == Path("masters.pt")
+
+
+def test_evaluations_of_a_language_models_queue_consume_nothing(run: core.Runtime) -> None:
+    fill_queue("queued", "language_model")
+    made = task(run, dataset="queued")
+
+    made.eval_draw(made.data.get_batch)("train")
+    assert made.data.state_dict()["file"] is None
+
+
+def test_checkpoints_of_a_run_note_its_ids_and_a_run_does_not_clear_the_model_it_asks(
+    run_dir: Path, tiny_argv: list[str]
+) -> None:
+    filling = [*tiny_argv, "--training_type=unmasking", "--out_dir=mine", "--max_iters=1"]
+    train.main(filling)
+    asked = core.find_checkpoint("mine")
+    assert core.load_checkpoint(asked)["config"]["meta"]["mask_token_id"] == TEXT
+    before = asked.read_bytes()
+
+    with pytest.raises(ConfigError, match="which a new run clears"):
+        train.main(
+            [*filling, "--training_type=sequence_scoring", "--unmasking_model_checkpoint=mine", "--block_size=8"]
+        )
+    assert asked.read_bytes() == before
+
+
+def test_a_fresh_start_waits_for_data_before_it_touches_anything(run_dir: Path, tiny_argv: list[str]) -> None:
+    train.main([*tiny_argv, "--out_dir=mine", "--max_iters=1"])
+    fill_queue("queued", "unmasking")
+    shutil.rmtree("data/queued/queue/val")
+    before = sorted(Path("mine").iterdir())
+    queued = [*tiny_argv, "--dataset=queued", "--training_type=unmasking", "--batch_size=4", "--block_size=16"]
+
+    with pytest.raises(core.DataError, match="waited"):
+        train.main([*queued, "--out_dir=mine", "--data_wait_timeout_seconds=0.01"])
+    assert sorted(Path("mine").iterdir()) == before

@@ -89,3 +89,15 @@ def test_no_gradient_flows_through_the_judge() -> None:
     modifier.inputs = inputs_of(batch)
 
     assert not modifier.modify(batch.loss.detach(), *batch[1:]).requires_grad
+
+
+def test_what_is_expected_is_on_the_judges_scale() -> None:
+    mask = torch.zeros(2, 10, dtype=torch.bool)
+    mask[0, :1] = mask[1, :5] = True
+    zeros = torch.zeros(2, 10, dtype=torch.int64)
+    modifier = JudgeFactorModifier(Judge(lambda shown: (torch.tensor([0.5, 0.5]), None), None, 10, transformed=True))
+    modifier.inputs = zeros
+
+    found = modifier.modify(torch.ones(2, 10), torch.zeros(2, 10, 4), zeros, mask)
+    raw = [0.5 / (0.1**4 - 2 * 0.1**3 + 0.2 + 0.1), 0.5 / (0.8125 + 0.1)]
+    assert found.tolist() == pytest.approx([2 * value / sum(raw) for value in raw], rel=1e-5)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigError
 from loss_modifiers import Judge, SequenceScoringJudgeWeightModifier
-from loss_modifiers.judge import sampled
+from loss_modifiers.draw import sampled
 from tests.loss_modifiers.batches import Tokens, detached, quick, token_batches, tokens
 
 CLS, BLOCK = 9, 4

@@ -9,7 +9,7 @@ from tools.pyplot import load_pyplot
 
 
 def test_it_draws_without_a_screen() -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib").use("svg")
 
     assert load_pyplot().get_backend().lower() == "agg"
 

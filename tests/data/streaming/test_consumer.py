@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from data.meta import write_meta
 from data.streaming.batch_file import StoredBatch
 from data.streaming.char_text import CharText
@@ -256,6 +256,8 @@ def test_one_may_wait_for_the_first_files_before_anything_depends_on_them(
         kept.rename(file)
         source.wait()
     assert source.state_dict() == consumer(tmp_path).state_dict()
+    with pytest.raises(DataError, match="a file for rank 1 of 2"):
+        consumer(tmp_path, rank=1, world_size=2, wait_timeout_seconds=0).wait()
 
 
 def test_a_wait_that_is_too_long_says_for_what_and_what_to_do(tmp_path: Path) -> None:
@@ -442,6 +444,13 @@ def test_a_model_has_to_know_the_ids_that_occur(tmp_path: Path, text: CharText, 
     source.check_vocab(needed)
     with pytest.raises(DataError, match=f"tells of {needed} token ids, but the model knows only {needed - 1}"):
         source.check_vocab(needed - 1)
+
+
+def test_files_that_wait_keep_the_queue_from_telling_of_fewer_ids(tmp_path: Path, text: CharText) -> None:
+    producer(tmp_path / "set", MaskedProvider(text, 4, 16, line_aligned=True)).run(once=True)
+
+    with pytest.raises(ConfigError, match=f"were made with largest_token_id={text.pad_id}, now {text.mask_id}"):
+        producer(tmp_path / "set", MaskedProvider(text, 4, 16, line_aligned=False)).run(once=True)
 
 
 def test_the_fingerprint_tells_kinds_of_queues_apart(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_what_the_model_writes_follows_from_the_seed(sets: Path, name: str) -> N
 def test_the_filler_writes_characters_and_only_where_it_is_asked_to(sets: Path) -> None:
     text = CharText.prepared(sets / "char_diffusion")
     options = StreamOptions(mlm_checkpoint_path=mlm_checkpoint(sets), block_size=24)
-    fill = sequence_scorer.load_filler(options, text)
+    fill = sequence_scorer.make_fill(options, text)
     tokens, mask = torch.zeros(3, 23, dtype=torch.int64), torch.rand(3, 23) < 0.5
     hidden = tokens.masked_fill(mask, text.mask_id)
 

@@ -49,3 +49,11 @@ def test_a_neighbour_of_a_masked_position_follows_with_p2(text: CharText) -> Non
     new = provider._round(mask, torch.tensor([24]), torch.Generator().manual_seed(0))
 
     assert new.nonzero()[:, 1].tolist() == [1, 9, 11]
+
+
+@pytest.mark.parametrize("line_aligned", [False, True])
+def test_the_largest_id_that_occurs_is_told(text: CharText, line_aligned: bool) -> None:
+    provider = StickyRoundsProvider(text, 4, 16, line_aligned=line_aligned)
+    batches = provider.batches("train", 9, torch.Generator().manual_seed(0))
+
+    assert provider.meta["largest_token_id"] == max(int(batch.tensors["input"].max()) for batch in batches)

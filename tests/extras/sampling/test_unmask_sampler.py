@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from extras.sampling import unmask_sampler
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 
 TEXT, MASK, V = 6, 6, 9  # ids 0 ... 5 are text, 6 is the mask, 7 and 8 are special as well
@@ -184,3 +185,16 @@ def test_nothing_to_fill() -> None:
     assert list(sampler(Forced(torch.zeros(3, V)), [0.5, 0.0]).states(torch.tensor([1, 2, 3]))) == []
     *_, last = sampler(Forced(torch.zeros(3, V)), [0.5, 0.0], remask=True).states(torch.tensor([1, 2, 3]))
     assert last.tolist() == [[1, 2, 3]]
+
+
+def test_temperature_top_k_and_top_p_reach_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def keep(logits: Tensor, generator: torch.Generator, *how: Any) -> Tensor:
+        asked.append(how)
+        return logits.argmax(dim=-1)
+
+    monkeypatch.setattr(unmask_sampler, "draw_tokens", keep)
+    made = sampler(Forced(torch.zeros(2, V)), [0.0], temperature=0.5, top_k=3, top_p=0.7)
+
+    assert len(list(made.states(torch.tensor([MASK, MASK])))) == 1 and asked == [(0.5, 3, 0.7)]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extras.sampling.token_draw import draw_tokens
+from extras.token_draw import draw_tokens
 
 SHARES = [0.5, 0.3, 0.15, 0.05]
 ROWS = torch.tensor(SHARES).log().repeat(4000, 1)

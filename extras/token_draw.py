@@ -1,8 +1,8 @@
-"""Drawing tokens from what a model says of them."""
+"""Drawing tokens among the likeliest."""
 
 import torch
 
-from loss_modifiers.judge import sampled
+from loss_modifiers.draw import sampled
 
 
 def draw_tokens(

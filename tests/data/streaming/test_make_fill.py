@@ -9,7 +9,7 @@ import torch
 from config.stream_options import StreamOptions
 from core.checkpoint_manager import CheckpointManager
 from core.errors import CheckpointError
-from data.sequence_scorer.prepare_streaming import load_filler
+from data.sequence_scorer.prepare_streaming import make_fill
 from data.streaming.char_text import CharText
 from data.vocabulary import Vocabulary
 from model import GPT, GPTConfig
@@ -34,7 +34,7 @@ def test_the_folder_of_a_run_is_accepted(text: CharText, tmp_path: Path) -> None
         lambda path: torch.save(checkpoint, path), {"iter_num": 1, "val_loss": None, "healthy": True}
     )
     mask = torch.ones(2, 23, dtype=torch.bool)
-    filled = load_filler(options(tmp_path / "out"), text)(torch.full((2, 23), text.mask_id), mask, torch.Generator())
+    filled = make_fill(options(tmp_path / "out"), text)(torch.full((2, 23), text.mask_id), mask, torch.Generator())
 
     assert int(filled.max()) < text.base_size
 
@@ -42,15 +42,15 @@ def test_the_folder_of_a_run_is_accepted(text: CharText, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"mode": "sequence_scorer", "cls_token_id": 3}, "sequence_scorer"),
-        ({"mode": "token_classifier", "num_token_classes": 2}, "token_classifier"),
-        ({"attention_type": "causal"}, "language_model with causal"),
+        ({"mode": "sequence_scorer", "cls_token_id": 3}, "is a sequence_scorer, wanted a language_model"),
+        ({"mode": "token_classifier", "num_token_classes": 2}, "is a token_classifier, wanted a language_model"),
+        ({"attention_type": "causal"}, "is no unmasking model: give the checkpoint of a training_type=unmasking run"),
     ],
 )
 def test_what_does_not_unmask_is_refused(text: CharText, tmp_path: Path, changes: Args, what: str) -> None:
     torch.save(saved(text, **changes), tmp_path / "ckpt.pt")
-    with pytest.raises(CheckpointError, match=rf"is a {what}.*training_type=unmasking"):
-        load_filler(options(tmp_path / "ckpt.pt"), text)
+    with pytest.raises(CheckpointError, match=what):
+        make_fill(options(tmp_path / "ckpt.pt"), text)
 
 
 @pytest.mark.parametrize("mask_token_id", [None, 3])
@@ -70,7 +70,7 @@ def test_a_model_trained_on_the_text_itself_sees_its_own_padding(
     monkeypatch.setattr(GPT, "forward", watched)
     tokens = torch.tensor([[0, 1, text.mask_id, 2, text.pad_id, text.pad_id]])
     mask = tokens == text.mask_id
-    filled = load_filler(options(tmp_path / "ckpt.pt"), text)(tokens, mask, torch.Generator())
+    filled = make_fill(options(tmp_path / "ckpt.pt"), text)(tokens, mask, torch.Generator())
 
     assert shown[0].tolist() == [[0, 1, own.mask, 2, own.pad, own.pad]]
     assert torch.equal(filled[~mask], tokens[~mask])
