@@ -180,6 +180,19 @@ MUTATIONS = [
     Mutation("release by the newest checkpoint", "extras/queue_release.py", "release(min(numbers))", "release(max(numbers))", "tests/extras/test_queue_release.py"),
     Mutation("share the queue's files", "data/streaming/consumer.py", "if file.number % self.world_size == self.rank]", "]", "tests/data/streaming/test_consumer.py"),
     Mutation("fill the least likely first", "extras/sampling/unmask_sampler.py", "sureness.topk(count, largest=False)", "sureness.topk(count, largest=True)", "tests/extras/sampling/test_unmask_sampler.py"),
+    Mutation("clear what the new run needs", "extras/__init__.py", "set_aside_former_run(needed)", "set_aside_former_run()", "tests/extras/test_init.py"),
+    Mutation("forget which files are needed", "extras/tasks.py", "        self.files.append(file)\n", "", "tests/extras/test_tasks.py"),
+    Mutation("move the former run before there is data", "train.py", "        preemption.precede(task.wait_for_data)\n", "        pass\n", "tests/extras/test_tasks.py"),
+    Mutation("show a judge our padding", "loss_modifiers/judge.py", "        tokens = with_ids(tokens, self.renamed)\n", "", "tests/loss_modifiers/test_judge.py"),
+    Mutation("show a filler our mask", "extras/filler.py", "self.model(with_ids(ids, self.renamed))", "self.model(ids)", "tests/extras/test_filler.py"),
+    Mutation("note no special ids", "extras/tasks.py", 'return {} if self.is_plain else {"meta": self.vocabulary.meta()}', "return {}", "tests/extras/test_tasks.py"),
+    Mutation("take any id for a queue's", "extras/tasks.py", "if given not in (None, meta.get(name)):", "if False:", "tests/extras/test_tasks.py"),
+    Mutation("resume with another number of classes", "extras/tasks.py", 'if wanted == "token_classification" and classes != self.options.num_token_classes:', "if False:", "tests/extras/test_tasks.py"),
+    Mutation("load a legacy file as it is", "core/checkpoint.py", "    if _is_to_be_converted(checkpoint):\n", "    if False:\n", "tests/core/test_checkpoint.py"),
+    Mutation("keep the likeliest token out of top_p", "extras/token_draw.py", "shares.cumsum(dim=-1) - shares", "shares.cumsum(dim=-1)", "tests/extras/test_token_draw.py"),
+    Mutation("leave the modifiers out of wandb's evaluations", "core/logger.py", "self._send({**metrics, **self.modifiers})", "self._send(metrics)", "tests/core/test_logger.py"),
+    Mutation("let judge and filler be of any size", "extras/frozen.py", "if config.vocab_size != vocabulary.size or config.block_size < block_size:", "if False:", "tests/extras/test_frozen.py"),
+    Mutation("count the ids of a queue one short", "data/streaming/consumer.py", 'self.meta.get("largest_token_id", self.vocab_size - 1) + 1', 'self.meta.get("largest_token_id", self.vocab_size - 1)', "tests/data/streaming/test_consumer.py"),
 ]  # fmt: skip
 
 
