@@ -372,8 +372,11 @@ def test_the_steps_in_a_file(unmasking: GPT, capsys: pytest.CaptureFixture[str])
     assert lines.endswith(f"\nstep 2, 0 masked\n{text}\n{text}")
 
 
-def test_the_mask_token_that_the_run_chose(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = trained("unmasking", "out", mask_token_id=20)
+@pytest.mark.parametrize("noted", [{"mask_token_id": 20}, {"meta": {"text_vocab_size": 17, "mask_token_id": 20}}])
+def test_the_mask_token_that_the_run_chose(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], noted: dict[str, Any]
+) -> None:
+    model = trained("unmasking", "out", **noted)
     sampler = UnmaskSampler(model, 17, 20, masked_shares("linear", 50), generator=torch.Generator().manual_seed(1337),
                             temperature=0.8, top_k=200)  # fmt: skip
     *_, last = sampler.states(torch.full((12,), 20))
@@ -407,6 +410,18 @@ def test_the_judge_chooses_the_least_machine_made(unmasking: GPT, capsys: pytest
     sample.main([*CPU, "--judge=judge", "--judge_candidates=3"])
 
     assert capsys.readouterr().out.endswith("0.00M\n" + expected)
+
+
+def test_a_judge_that_does_not_see_all_of_a_text_is_refused(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+    trained("sequence_scoring", "judge")
+    content = torch.load("judge/ckpt.pt", weights_only=True)
+    content["model_args"]["block_size"] = 14
+    content["model"]["transformer.wpe.weight"] = content["model"]["transformer.wpe.weight"][:14].clone()
+    torch.save(content, "short.pt")
+
+    with pytest.raises(CheckpointError, match="vocab_size=32 and block_size=14, wanted 32 and at least 15"):
+        sample.main([*CPU, "--start=abc", "--judge=short.pt"])  # 3 and 12 tokens
+    sample.main([*CPU, "--start=abc", "--judge=short.pt", "--max_new_tokens=11"])
 
 
 def test_a_classifier_labels_the_prompt(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

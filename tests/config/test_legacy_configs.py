@@ -86,6 +86,7 @@ def test_the_train_run_lines_defaults() -> None:
         load("config/base_train_run.py"), training_type="unmasking", init_from="resume", dataset="shakespeare_char",
         n_layer=6, n_head=6, n_embd=384, block_size=1024, dropout=0.01, bias=False, attention_type="bidirectional",
         position_encoding="rotary", wandb_log=True, wandb_project="diffusion", eval_interval=200, eval_iters=20,
+        wandb_log_interval=1,
         log_interval=20, batch=(16, 1), stages=0, use_all_stages_for_training=False, max_entropy_penalty=0.5,
         entropy_penalty_start_iter=6000, uncertainty_factor=0.0, unfreeze_at_iteration=80, unfreeze_lr_multiplier=1.0,
         learning_rate=1e-3, max_iters=50000, warmup_iters=2000, lr_decay_iters=41000, min_lr=1e-4, beta1=0.9,

@@ -99,6 +99,36 @@ def test_a_value_that_does_not_fit(name: str, given: Any, message: str) -> None:
     assert str(caught.value) == message == wanted(Kitchen.model_fields[name])
 
 
+class Cake(Schema):
+    opt = section("cake")
+    layers: list[dict[str, Any]] | None = opt(None, "from below")
+    sign: str | None = opt(None, "on top of it", min_length=1, max_length=1)
+    del opt
+
+
+@pytest.mark.parametrize("given", ["[{'of': None}]", '[{"of": null}]', [{"of": None}], ({"of": None},)])
+def test_a_list_of_dicts(given: Any) -> None:
+    assert Cake.fit("layers", given) == [{"of": None}]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("layers", "{'of': 'dough'}", "list of dicts or None"),
+        ("layers", ["dough"], "list of dicts or None"),
+        ("layers", "[{'of': ", "list of dicts or None (this is no whole Python or JSON literal; a shell needs quotes"),
+        ("sign", "**", "one character or None"),
+        ("sign", "", "one character or None"),
+    ],
+)
+def test_what_a_list_or_a_character_is_not(name: str, given: Any, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Cake.fit(name, given)
+
+    assert str(caught.value).startswith(message)
+    assert Cake.fit("sign", "*") == "*"
+
+
 @pytest.mark.parametrize("given", [np.arange(2), torch.ones(2)])
 def test_an_array_is_not_a_number(given: Any) -> None:
     with pytest.raises(ValueError, match=r"^int >= 1$"):

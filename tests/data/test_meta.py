@@ -153,3 +153,10 @@ def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
 def test_writing_to_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot write"):
         write_meta(tmp_path / "absent" / "meta.pkl", META)
+
+
+def test_a_queues_folder_names_its_own_script(tmp_path: Path) -> None:
+    (tmp_path / "prepare_streaming.py").touch()
+
+    with pytest.raises(DataError, match=f"run `python {tmp_path / 'prepare_streaming.py'}` again"):
+        read_meta(tmp_path / "meta.pkl")

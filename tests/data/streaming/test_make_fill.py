@@ -75,3 +75,16 @@ def test_a_model_trained_on_the_text_itself_sees_its_own_padding(
     assert shown[0].tolist() == [[0, 1, own.mask, 2, own.pad, own.pad]]
     assert torch.equal(filled[~mask], tokens[~mask])
     assert int(filled[mask]) < text.base_size
+
+
+@pytest.mark.parametrize("line_aligned", [False, True])
+def test_a_model_has_to_know_the_ids_it_is_shown(text: CharText, tmp_path: Path, line_aligned: bool) -> None:
+    needed = text.base_size + 1 + line_aligned
+    for known in (needed - 1, needed):
+        torch.save(saved(text, vocab_size=known), tmp_path / "ckpt.pt")
+        asked = options(tmp_path / "ckpt.pt").model_copy(update={"enable_line_aligned_sequences": line_aligned})
+        if known == needed:
+            make_fill(asked, text)
+        else:
+            with pytest.raises(CheckpointError, match=rf"knows {known} token ids, but this text's .* is {known}"):
+                make_fill(asked, text)
