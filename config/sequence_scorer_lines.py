@@ -1,11 +1,13 @@
-# sequence_scorer_complex with large batches, rows of whole lines, and texts in which whole lines were exchanged.
+# sequence_scorer_complex with nothing frozen, rows of whole lines, and texts in which whole lines were exchanged.
 from config.sequence_scorer_complex import *
 from data.char_diffusion.config.span_and_lines import *
 
 wandb_project = 'char-diffusion'
-wandb_run_name = 'sequence_scorer_lines'
+wandb_run_name = 'sequence_scorer_lines_epoch_1'
 enable_line_aligned_sequences = True
 score_transform = True
+freeze_transformer = False
+unfreeze_at_iteration = 0
 
-batch_size = 128
-gradient_accumulation_steps = 8
+batch_size = 4
+gradient_accumulation_steps = 32

@@ -201,7 +201,7 @@ def test_scorers_and_classifiers_of_the_core_line() -> None:
     has(load("config/sequence_scorer_complex.py"), training_type="sequence_scoring", batch=(4, 2), learning_rate=1e-5,
         min_lr=1e-5, freezes=True, unfreeze_at_iteration=500, sequence_variance_scale=5.0, sequence_variance_alpha=1.5,
         sequence_correlation_alpha=4.0, sequence_correlation_enabled=True, cls_token_id=66, stages=9)  # fmt: skip
-    has(load("config/sequence_scorer_lines.py"), batch=(128, 8), stages=10, enable_line_aligned_sequences=True)
+    has(load("config/sequence_scorer_lines.py"), batch=(4, 32), stages=10, freezes=False, score_transform=True)
     has(load("config/sequence_scorer_lines_a40.py"), batch=(64, 2), stages=10, freezes=False)
     has(load("config/sequence_scorer_simple.py"), batch=(16, 1), block_size=256, max_iters=8000, stages=0)
     has(load("config/sequence_scorer_config.py"), freezes=True, unfreeze_at_iteration=3000, learning_rate=1e-4)
