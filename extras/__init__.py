@@ -45,6 +45,12 @@ def adapt(model: Any, options: Options, initializer: ModelInitializer, source: P
         trainable(model, options.trainable)
     elif options.freezes:
         freeze_transformer(model)
+    else:
+        return model
+    trains = [parameter.requires_grad for parameter in model.parameters()]
+    late = options.unfreeze_at_iteration
+    rest = "the others stay frozen" if late is None else f"the others from iteration {late} on"
+    log.info(f"transfer: {sum(trains)} of {len(trains)} tensors train, {rest}")
     return model
 
 

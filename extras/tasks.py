@@ -173,7 +173,9 @@ class Task:
             options, special=special, device=self.run.device,
             rank=self.run.rank, load_judge=partial(self._judge, initializer),
         )  # fmt: skip
-        self.modifiers = None if modifiers.is_empty() else modifiers
+        if not modifiers.is_empty():
+            self.modifiers = modifiers
+            log.info(f"loss modifiers: {', '.join(modifiers.get_enabled_modifier_names())}")
         if options.training_type == "unmasking":
             return Unmasking(options.loss_mean, self.modifiers)
         if options.training_type == "token_classification":

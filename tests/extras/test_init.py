@@ -123,6 +123,28 @@ def test_wandb_gets_nanogpts_names_every_option_and_the_run_to_go_on_with(
     assert json.loads(json.dumps(given[0][2]))["learning_rate"] == 6e-4
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"freeze_transformer": True}, ["transfer: 4 of 13 tensors train, the others stay frozen"]),
+        (
+            {"freeze_transformer": True, "unfreeze_at_iteration": 5},
+            ["transfer: 4 of 13 tensors train, the others from iteration 5 on"],
+        ),
+        ({"trainable": "ln_f"}, ["transfer: 5 of 13 tensors train, the others stay frozen"]),
+        ({}, []),
+    ],
+)
+def test_how_much_trains_is_said(
+    run: core.Runtime, given: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, initializer = GPT(GPTConfig(**TINY_SCORER, bias=False)), core.ModelInitializer(GPT, GPTConfig, run.device)
+    with caplog.at_level("INFO", logger="coregpt"):
+        extras.adapt(model, Options(training_type="sequence_scoring", **given), initializer, None)
+
+    assert caplog.messages == said
+
+
 def test_second_names_are_those_of_both_lines() -> None:
     assert extras.WANDB_NAMES == {
         "loss": "train/loss",

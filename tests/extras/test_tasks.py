@@ -301,6 +301,14 @@ def test_modifiers_know_the_special_ids_and_the_time(run: core.Runtime, initiali
     assert [type(callback) for callback in watching(filling)] == [IterationClock]
 
 
+def test_modifiers_are_named(
+    run: core.Runtime, initializer: core.ModelInitializer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="coregpt"):
+        task(run, training_type="unmasking", uncertainty_factor=0.1, z_loss_weight=0.1).objective(initializer)
+    assert caplog.messages[-1] == "loss modifiers: LabelSmoothingModifier, ZLossModifier"
+
+
 def test_modifiers_of_other_training_types_are_left_out(
     run: core.Runtime, initializer: core.ModelInitializer, caplog: pytest.LogCaptureFixture
 ) -> None:
