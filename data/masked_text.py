@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from data.masking import mask_one_at_least
 from data.numbered_batches import Batch, NumberedBatches
 from data.private_rng import generator
 from data.stages import Stage, mask_rows
@@ -77,7 +78,7 @@ class MaskedText(NumberedBatches):
         first = number * self.batch_size
         turn = [(first + i) % len(stages) for i in range(len(stages))]
         inputs, mask, which = self._mask(tokens, [stages[i] for i in turn], draw, lengths)
-        self._at_least_one(inputs, mask, lengths, draw)
+        mask_one_at_least(inputs, mask, lengths, self.vocabulary.mask, draw)
         return self._batch(tokens, inputs, mask, torch.tensor(turn)[which], draw)
 
     def _validation_batch(self, number: int) -> Batch:
@@ -90,7 +91,7 @@ class MaskedText(NumberedBatches):
             for i in sorted(set(stage.tolist()))
         ]
         inputs, mask = (torch.cat(part) for part in zip(*parts, strict=True))
-        self._at_least_one(inputs, mask, lengths, draw)
+        mask_one_at_least(inputs, mask, lengths, self.vocabulary.mask, draw)
         untouched = (rows * self.untouched_share).floor() < ((rows + 1) * self.untouched_share).floor()
         mask &= ~untouched[:, None]
         return self._batch(tokens, inputs.where(mask, tokens), mask, stage, draw)
@@ -103,16 +104,6 @@ class MaskedText(NumberedBatches):
             newline_id=self.newline_id, lengths=lengths,
         )  # fmt: skip
         return inputs if self.corrupts else tokens.masked_fill(mask, self.vocabulary.mask), mask, stage
-
-    def _at_least_one(
-        self, inputs: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, draw: torch.Generator
-    ) -> None:
-        """Where nothing at all is masked, mask one token, in place: a mean over nothing is no number."""
-        if not mask.any():
-            row = int(torch.randint(len(mask), (), generator=draw))
-            place = int(torch.randint(int(lengths[row]), (), generator=draw))
-            mask[row, place] = True
-            inputs[row, place] = self.vocabulary.mask
 
     def _batch(
         self, tokens: torch.Tensor, inputs: torch.Tensor, mask: torch.Tensor, stage: torch.Tensor, draw: torch.Generator

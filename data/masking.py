@@ -26,6 +26,20 @@ def corrupt(
     return torch.where(mask & (draws >= MASK_SHARE) & (draws < MASK_SHARE + RANDOM_SHARE), others, masked)
 
 
+def mask_one_at_least(
+    inputs: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, mask_token_id: int, generator: torch.Generator
+) -> None:
+    """Where nothing at all is masked, mask one token, in place: a mean over nothing is no number.
+
+    inputs (B, T) int64, mask (B, T) bool; lengths (B,): content of each row
+    """
+    if not mask.any():
+        row = int(torch.randint(len(mask), (), generator=generator))
+        place = int(torch.randint(int(lengths[row]), (), generator=generator))
+        mask[row, place] = True
+        inputs[row, place] = mask_token_id
+
+
 def uniform_mask(
     tokens: torch.Tensor, probability: float, generator: torch.Generator, lengths: torch.Tensor | None = None
 ) -> torch.Tensor:

@@ -193,6 +193,7 @@ MUTATIONS = [
     Mutation("leave the modifiers out of wandb's evaluations", "core/logger.py", "self._send({**metrics, **self.modifiers})", "self._send(metrics)", "tests/core/test_logger.py"),
     Mutation("let judge and filler be of any size", "extras/frozen.py", "if config.vocab_size != vocabulary.size or config.block_size < block_size:", "if False:", "tests/extras/test_frozen.py"),
     Mutation("count the ids of a queue one short", "data/streaming/consumer.py", 'self.meta.get("largest_token_id", self.vocab_size - 1) + 1', 'self.meta.get("largest_token_id", self.vocab_size - 1)', "tests/data/streaming/test_consumer.py"),
+    Mutation("let a queue's batch ask nothing", "data/streaming/masked.py", "            mask_one_at_least(inputs[batch], mask[batch], lengths[batch], self.text.mask_id, generator)\n", "            pass\n", "tests/data/streaming/test_masked.py"),
 ]  # fmt: skip
 
 

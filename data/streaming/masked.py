@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from core.errors import ConfigError
+from data.masking import mask_one_at_least
 from data.stages import Stage, UniformStage, check_stages, create_stage_objects, mask_rows
 from data.streaming.batch_file import StoredBatch
 from data.streaming.char_text import CharText
@@ -89,7 +90,11 @@ class MaskedProvider(Provider):
             newline_id=self.text.newline_id,
             lengths=lengths,
         )
-        targets = tokens.masked_fill(~mask, self.ignore_index)
         order = torch.randperm(len(tokens), generator=generator)  # the rows of a stage come one after the other
+        tokens, inputs, mask, lengths = tokens[order], inputs[order], mask[order], lengths[order]
+        for start in range(0, len(tokens), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            mask_one_at_least(inputs[batch], mask[batch], lengths[batch], self.text.mask_id, generator)
+        targets = tokens.masked_fill(~mask, self.ignore_index)
         about = {"stage_index": stage[order].tolist()} if self.staged else {}
-        return cut_rows(inputs[order], targets[order], self.batch_size, MODE, **about)
+        return cut_rows(inputs, targets, self.batch_size, MODE, **about)

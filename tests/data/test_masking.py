@@ -12,6 +12,7 @@ from data.masking import (
     corrupt,
     corruption_rate,
     line_mask,
+    mask_one_at_least,
     random_mask,
     replace_random,
     span_mask,
@@ -455,3 +456,18 @@ def test_a_vocabulary_of_one_cannot_change() -> None:
     seen, changed = replace_random(tokens, 0.5, 2.0, 1, seeded(17))
 
     assert not changed.any() and torch.equal(seen, tokens)
+
+
+def test_one_token_is_masked_where_nothing_is() -> None:
+    inputs, mask = torch.zeros(3, 8, dtype=torch.int64), torch.zeros(3, 8, dtype=torch.bool)
+    places = set()
+    for seed in range(300):
+        some, where = inputs.clone(), mask.clone()
+        mask_one_at_least(some, where, torch.tensor([2, 1, 3]), 9, torch.Generator().manual_seed(seed))
+        assert where.sum() == 1 and torch.equal(some == 9, where)
+        places.add(tuple(where.nonzero()[0].tolist()))
+    assert places == {(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)}  # anywhere in the content
+
+    mask[1, 5] = True
+    mask_one_at_least(inputs, mask, torch.tensor([2, 1, 3]), 9, torch.Generator())
+    assert mask.sum() == 1 and not inputs.any()

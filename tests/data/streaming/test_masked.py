@@ -89,3 +89,16 @@ def test_meta_says_what_a_trainer_needs(text: CharText) -> None:
     assert meta["training_type"] == "MLM"
     assert meta["mask_token_id"] == text.mask_id and meta["vocab_size"] == text.vocab_size
     assert [(entry["name"], entry["shape"]) for entry in meta["batch_schema"]] == [("input", [32]), ("target", [32])]
+
+
+@pytest.mark.parametrize("line_aligned", [False, True])
+def test_every_batch_has_something_to_predict(text: CharText, line_aligned: bool) -> None:
+    """The mean loss of nothing is no number, and small batches of few masks are common."""
+    source = MaskedProvider(text, 1, 32, mask_probability=0.02, line_aligned=line_aligned)
+    batches = source.batches("train", 200, torch.Generator().manual_seed(0))
+    counts = [int((batch.tensors["target"] >= 0).sum()) for batch in batches]
+
+    assert min(counts) == 1 and sum(count == 1 for count in counts) > 120  # of which about 70 by chance
+    for batch in batches:
+        chosen = batch.tensors["target"] >= 0
+        assert (batch.tensors["target"][chosen] < text.base_size).all()  # text, and no padding
