@@ -77,6 +77,10 @@ class CharText:
         lines = [part.tolist() for part in np.split(ids, ends)]
         return [line for line in lines if len(line) > 1]
 
+    def largest_id(self, line_aligned: bool) -> int:
+        """Return the largest id in masked rows: [PAD] in those of whole lines, else [MASK]; [CLS] is in none."""
+        return self.pad_id if line_aligned else self.mask_id
+
     def meta(self) -> dict[str, Any]:
         """Return the vocabulary as meta.pkl keeps it."""
         stoi = {**self.characters, "[MASK]": self.mask_id, "[PAD]": self.pad_id, "[CLS]": self.cls_id}

@@ -69,7 +69,7 @@ class MaskedProvider(Provider):
         self.meta = {
             **text.meta(),
             "training_type": "MLM",
-            "largest_token_id": text.pad_id if line_aligned else text.mask_id,  # in a batch; [CLS] is in none
+            "largest_token_id": text.largest_id(line_aligned),
             "mask_probability": mask_probability,
             "ignore_index": ignore_index,
             "batch_schema": schema(block_size, [block_size]),

@@ -39,7 +39,7 @@ class StickyRoundsProvider(Provider):
         self.meta = {
             **text.meta(),
             "training_type": "MLM",
-            "largest_token_id": text.pad_id if line_aligned else text.mask_id,  # in a batch; [CLS] is in none
+            "largest_token_id": text.largest_id(line_aligned),
             "ignore_index": ignore_index,
             "sticky_p1_probability": p1_probability,
             "sticky_p2_probability": p2_probability,
