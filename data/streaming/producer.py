@@ -22,7 +22,8 @@ except ImportError:  # Windows
 log = logging.getLogger("coregpt")
 LOCK = ".lock"
 SHAPE = (  # what must not change on the way; of files of several lengths, one rank would wait for another
-    "training_type", "batch_size", "block_size", "target_size", "vocab_size", "largest_token_id", "batches_per_file"
+    "training_type", "batch_size", "block_size", "target_size", "vocab_size", "largest_token_id", "seed",
+    "batches_per_file",
 )  # fmt: skip
 VOCABULARY = ("vocab_size", "stoi")
 
@@ -140,7 +141,7 @@ class Producer:
 
     def _write_meta(self) -> None:
         path = self.folder / "meta.pkl"
-        meta = self.provider.meta
+        meta = {**self.provider.meta, "seed": self.seed}
         files = [file for queue in self.queues.values() for file in queue.files()]
         if files and path.exists():
             sizes = {file.batches for file in files} - {self.batches_per_file}

@@ -1,6 +1,7 @@
 """data/streaming/producer.py: reproducible, never too much, one at a time, and whole whenever it is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_files_counts_those_of_training(tmp_path: Path) -> None:
 def test_meta_says_what_the_batches_are(tmp_path: Path) -> None:
     producer(tmp_path).run(once=True)
 
-    assert read_meta(tmp_path / "meta.pkl") == Noise().meta
+    assert read_meta(tmp_path / "meta.pkl") == {**Noise().meta, "seed": 1337}
 
 
 def test_files_of_another_shape_do_not_join_those_that_wait(tmp_path: Path) -> None:
@@ -87,6 +88,16 @@ def test_files_of_another_length_do_not_join_those_that_wait(tmp_path: Path) -> 
 
     with pytest.raises(ConfigError, match=r"batches_per_file=3, now 5: let training consume them first"):
         producer(tmp_path, batches_per_file=5).run(once=True)
+
+
+def test_another_seed_begins_with_an_empty_queue(tmp_path: Path) -> None:
+    producer(tmp_path, seed=5).run(once=True)
+    producer(tmp_path, seed=5).run(once=True)
+
+    with pytest.raises(ConfigError, match=r"were made with seed=5, now 6: let training consume them first, or remove"):
+        producer(tmp_path, seed=6).run(once=True)
+    shutil.rmtree(tmp_path / "queue")
+    assert producer(tmp_path, seed=6).run(once=True)
 
 
 @pytest.mark.parametrize("old", [{"vocab_size": 7}, {"vocab_size": 9, "stoi": {"a": 0}}, None])
