@@ -49,7 +49,7 @@ def build(
     objective = task.objective(initializer)  # with the frozen models it asks, while a former run is still in its place
     if not start.found and run.world_size == 1:  # a former run stays in its place until there is data
         preemption.precede(task.wait_for_data)
-    run.from_master(lambda: extras.enter(options, start, task.files))
+    run.on_master(lambda: extras.enter(options, start, task.files))
 
     # the optimizer, then the model as training calls it: compiled, and spread over the processes
     optimizer = model.configure_optimizers(options.weight_decay, options.learning_rate,
@@ -86,7 +86,7 @@ def build_archive(
     saves = core.SaveSchedule(options.save_interval, options.save_minutes)
     detector = core.InstabilityDetector(loss_scaling=run.scaler.is_enabled(),
                                         **options.pick("spike_threshold", "spike_window", "warmup_iters"))  # fmt: skip
-    provenance = {**core.provenance.describe(run.device, run.world_size), "data": task.fingerprint()}
+    provenance = {**core.checkpoint.provenance.describe(run.device, run.world_size), "data": task.fingerprint()}
     config = {**options.model_dump(), **task.notes()}
     archive = core.Archive(model, step, run, parallel, checkpoints, saves, detector, data=task.data, remake=remake,
                            model_args=model_args, config=config, provenance=provenance,

@@ -1,17 +1,14 @@
 """The parts of the training loop. They import torch and the standard library, and nothing else of ours."""
 
-from core.archive import Archive
-from core.ballot import Ballot
 from core.callback import Callback
-from core.checkpoint import (
-    find_checkpoint,
-    find_latest_checkpoint,
-    handle_state_dict_prefixes,
-    load_checkpoint,
-    reload_from_latest,
-    save_checkpoint,
-)
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint import provenance
+from core.checkpoint.checkpointer import Archive
+from core.checkpoint.find import find_checkpoint, find_latest_checkpoint, reload_from_latest, save_checkpoint
+from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
+from core.checkpoint.manager import CheckpointManager
+from core.checkpoint.resume import where_to_start
+from core.checkpoint.run_folder import RunFolder
+from core.checkpoint.save_schedule import SaveSchedule
 from core.errors import (
     CheckpointError,
     ConfigError,
@@ -23,18 +20,13 @@ from core.errors import (
     exit_on_error,
 )
 from core.evaluator import Evaluator
-from core.instability_detector import InstabilityDetector
 from core.logger import CompositeLogger, ConsoleLogger, JsonlLogger, Logger, WandBLogger
 from core.model_initializer import ModelInitializer
 from core.objective import LanguageModeling, Meter, Objective, Output
 from core.optimizer import load_optimizer_state
 from core.parallel import Replicated
 from core.preemption import Interrupted, Preemption
-from core.recovery import Recovery
-from core.resume import where_to_start
-from core.run_folder import RunFolder
 from core.runtime import Runtime
-from core.save_schedule import SaveSchedule
 from core.scheduler import (
     ConstantLRScheduler,
     CosineLRScheduler,
@@ -43,6 +35,9 @@ from core.scheduler import (
     LRScheduler,
     WSDLRScheduler,
 )
+from core.stability.detector import InstabilityDetector
+from core.stability.flags import Ballot
+from core.stability.recovery import Recovery
 from core.trainer import Trainer
 from core.training_step import StepResult, TrainingStep
 
@@ -92,6 +87,7 @@ __all__ = [
     "handle_state_dict_prefixes",
     "load_checkpoint",
     "load_optimizer_state",
+    "provenance",
     "reload_from_latest",
     "save_checkpoint",
     "where_to_start",

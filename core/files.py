@@ -11,7 +11,7 @@ from pathlib import Path
 from core.errors import CheckpointError
 
 CHUNK_BYTES = 2**20
-ASIDE = ".part"  # the end of a name whose content is not whole yet
+PARTIAL = ".part"  # the end of a name whose content is not whole yet
 FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT)  # no lack of a feature
 
 
@@ -23,12 +23,12 @@ def make_folder(folder: Path) -> None:
         flush_folder(place.parent)
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Put what `write(path)` makes, a file or a folder, under `path` in one step, its content safe on the disk before.
 
     The name is safe after `flush_folder`.
     """
-    aside = path.with_name(path.name + ASIDE)
+    aside = path.with_name(path.name + PARTIAL)
     try:
         remove(aside)
         write(aside)
@@ -43,7 +43,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 def link(source: Path, target: Path) -> None:
     """Let `target` be the same file as `source`, in one step; a copy, where the disk knows no second names."""
-    aside = target.with_name(target.name + ASIDE)
+    aside = target.with_name(target.name + PARTIAL)
     try:
         remove(aside)
         try:

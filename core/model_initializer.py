@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.checkpoint import handle_state_dict_prefixes, load_checkpoint
+from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
 from core.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("coregpt")

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from core.losses import cross_entropy, mean_loss
 
 Batch = Any  # whatever the data source's get_batch returns; only the objective looks inside
 
@@ -102,18 +103,6 @@ class LanguageModeling(Objective):
         mask = targets != -1
         loss = mean_loss(self.modifiers.modify(per_position, logits, targets, mask), mask)
         return Output(loss, report(self.modifiers))
-
-
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of every position (B, T), 0 where the target is -1. logits (B, T, V), targets (B, T)"""
-    flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
-    return flat.view_as(targets)
-
-
-def mean_loss(loss: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean of (B, T) over the valid positions, or of (B,) over the sequences that have any; 0 of none."""
-    counts = mask if loss.dim() == mask.dim() else mask.any(dim=1)
-    return loss.where(counts, 0).sum() / counts.sum().clamp(min=1)
 
 
 def report(modifiers: Modifiers) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Replicated:
     """Every process holds the whole model, and gradients are averaged; a single process has nothing to do.
 
     Other ways to spread a model offer the same methods: `wrap`, `unwrap`, `grad_sync`, `clip`, `norm`,
-    `take_masters`, `state_dict`.
+    `broadcast_parameters`, `state_dict`.
     """
 
     def __init__(self, distributed: bool, device: torch.device) -> None:
@@ -53,7 +53,7 @@ class Replicated:
         """Return the joint norm of the gradients, and leave them as they are."""
         return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
-    def take_masters(self, model: nn.Module) -> None:
+    def broadcast_parameters(self, model: nn.Module) -> None:
         """Give all ranks rank 0's weights once more, when they were loaded into a model that is wrapped already."""
         if self.distributed:
             for tensor in model.state_dict().values():

@@ -88,7 +88,7 @@ class Runtime:
             )
         return gradient_accumulation_steps // self.world_size
 
-    def from_master(self, compute: Callable[[], T]) -> T:
+    def on_master(self, compute: Callable[[], T]) -> T:
         """Call `compute` on the master alone and return its result on every rank; what it raises is raised on all."""
         if not self.distributed:
             return compute()

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.ballot import Ballot
 from core.callback import CallbackList
-from core.diagnosis import diagnose
+from core.checkpoint.provenance import differences
+from core.checkpoint.resume import changed_options, require_counters
 from core.errors import CheckpointError, PreemptedError, SaveError
 from core.preemption import Interrupted
-from core.provenance import differences
-from core.resume import changed_options, require_counters
+from core.stability.diagnosis import diagnose
+from core.stability.flags import Ballot
 
 if TYPE_CHECKING:
-    from core.archive import Archive
-    from core.ballot import Answers
     from core.callback import Callback
+    from core.checkpoint.checkpointer import Archive
     from core.evaluator import Evaluator
     from core.logger import CompositeLogger
     from core.preemption import Preemption
-    from core.recovery import Recovery
     from core.runtime import Runtime
     from core.scheduler import LRScheduler
+    from core.stability.flags import Answers
+    from core.stability.recovery import Recovery
     from core.training_step import StepResult, TrainingStep
 
 log = logging.getLogger("coregpt")
@@ -173,7 +173,7 @@ class Trainer:
         if self.settle() or self.stop_reason is not None or not self.emit("on_eval_begin"):
             return False
         self.top = self.archive.position()
-        measured = self.runtime.from_master(lambda: self.preemption.attempt(self.evaluator.evaluate_splits))
+        measured = self.runtime.on_master(lambda: self.preemption.attempt(self.evaluator.evaluate_splits))
         if measured is None:
             self.abandon()
             return False

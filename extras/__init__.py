@@ -15,7 +15,7 @@ from core.errors import CheckpointError
 if TYPE_CHECKING:
     from config.options import Options
     from core import Callback, CheckpointManager, Logger, LRScheduler, ModelInitializer, Replicated, RunFolder, Runtime
-    from core.checkpoint_manager import Found
+    from core.checkpoint.manager import CheckpointFile
 
 from extras.tasks import Task
 
@@ -132,7 +132,7 @@ class Start(NamedTuple):
     """How a run starts: `init_from`, the checkpoint it resumes if it does, its folder, and the checkpoints in it."""
 
     init_from: str
-    found: Found | None
+    found: CheckpointFile | None
     folder: RunFolder
     checkpoints: CheckpointManager
 
@@ -140,28 +140,28 @@ class Start(NamedTuple):
 def find_start(options: Options, run: Runtime) -> Start:
     """Return how the run starts; nobody else writes in its folder from here on."""
     from core import CheckpointManager, RunFolder, where_to_start
-    from core.resume import restarted
+    from core.checkpoint.resume import restarted
 
     folder = RunFolder(options.out_dir)
     checkpoints = CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
     run.at_exit(folder.release)
 
-    def look() -> tuple[str, Found | None]:
+    def look() -> tuple[str, CheckpointFile | None]:
         if folder.path.is_dir() and not options.eval_only:  # which writes nothing
             folder.claim(wait_s=30 if restarted() else 0)
         if options.init_from == "resume" and options.ckpt_filename:
             return "resume", _named(Path(options.out_dir, options.ckpt_filename))
         return where_to_start(options.init_from, checkpoints)
 
-    return Start(*run.from_master(look), folder, checkpoints)
+    return Start(*run.on_master(look), folder, checkpoints)
 
 
-def _named(path: Path) -> Found:
-    from core.checkpoint_manager import Found
+def _named(path: Path) -> CheckpointFile:
+    from core.checkpoint.manager import CheckpointFile
 
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: ckpt_filename is the name of a file in out_dir, or None")
-    return Found(path, None)
+    return CheckpointFile(path, None)
 
 
 def enter(options: Options, start: Start, needed: Iterable[Path] = ()) -> None:

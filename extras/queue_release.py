@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from core.callback import Callback
-from core.manifest import sequence_of
+from core.checkpoint.manifest import sequence_of
 
 if TYPE_CHECKING:
     from core.trainer import Trainer

@@ -6,7 +6,7 @@ import logging
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from core.checkpoint import find_checkpoint
+from core.checkpoint.find import find_checkpoint
 from core.errors import ConfigError
 from extras import sources
 from extras.frozen import load_filler, load_judge
@@ -209,7 +209,7 @@ class Task:
 
     def _file(self, path: str) -> Path:
         """Return a checkpoint's file, the same on all ranks, whoever writes in that folder meanwhile."""
-        file = self.run.from_master(lambda: find_checkpoint(path))
+        file = self.run.on_master(lambda: find_checkpoint(path))
         self.files.append(file)
         return file
 

@@ -1,6 +1,6 @@
 """Changes to the training loss, one per file, applied in a fixed order. Of ours they import `core.errors` alone."""
 
-from loss_modifiers.base import LossModifier, per_sequence
+from loss_modifiers.base import LossModifier
 from loss_modifiers.entropy import EntropyModifier
 from loss_modifiers.entropy_penalty import EntropyPenaltyModifier
 from loss_modifiers.judge import Judge
@@ -31,6 +31,5 @@ __all__ = [
     "SequenceScoringJudgeWeightModifier",
     "TargetSmoothingModifier",
     "ZLossModifier",
-    "per_sequence",
     "sequence_scorer_target_transform",
 ]

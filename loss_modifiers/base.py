@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from core.losses import mean_loss
+
 TRAINING_TYPES = ("language_model", "unmasking", "token_classification", "sequence_scoring")
 TOKEN_TYPES = TRAINING_TYPES[:3]  # one target per position
 
@@ -55,27 +57,14 @@ class LossModifier(ABC):
         """Take over what `state_dict` returned."""
 
 
-def per_sequence(loss: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return (B,): each row's mean over its valid positions, 0 for a row without any; a loss of shape (B,) as it is."""
-    if loss.dim() == 1:
-        return loss
-    return loss.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
 def weigh(loss: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Multiply each sequence's loss by its weight (B,), of every position (B, T) or as a whole (B,)."""
     return loss * (weights if loss.dim() == 1 else weights[:, None])
 
 
-def mean_loss(loss: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return (), without gradient: the mean over valid positions, or over the sequences of (B,) that have any."""
-    counts = mask if loss.dim() == mask.dim() else mask.any(dim=1)
-    return loss.detach().masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)
-
-
 def change(before: torch.Tensor, after: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the metrics that say what a modifier made of the loss."""
-    original, final = mean_loss(before, mask), mean_loss(after, mask)
+    original, final = mean_loss(before.detach(), mask), mean_loss(after.detach(), mask)
     return {"original_loss": original, "final_loss": final, "loss_ratio": final / (original + 1e-8)}
 
 

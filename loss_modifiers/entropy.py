@@ -4,7 +4,8 @@ import logging
 
 import torch
 
-from loss_modifiers.base import TOKEN_TYPES, LossModifier, change, per_sequence, spread
+from core.losses import per_sequence
+from loss_modifiers.base import TOKEN_TYPES, LossModifier, change, spread
 from loss_modifiers.wrong_answers import relative_entropy
 
 LARGEST_WEIGHT = 1000.0  # before the weights are brought to a mean of 1

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from loss_modifiers.base import TOKEN_TYPES, LossModifier, mean_loss, per_sequence, weigh
+from core.losses import mean_loss, per_sequence
+from loss_modifiers.base import TOKEN_TYPES, LossModifier, weigh
 from loss_modifiers.moving_average import MovingAverage
 from loss_modifiers.wrong_answers import entropy
 
@@ -42,7 +43,7 @@ class EntropyPenaltyModifier(LossModifier):
         if penalty > 0 and logits.size(-1) > 2:
             of_sequence = per_sequence(entropy(logits, targets), mask)
             multiplier = 1.0 + penalty * (1.0 - of_sequence / math.log(logits.size(-1) - 1))
-        ema = self._ema.update(mean_loss(multiplier, mask))
+        ema = self._ema.update(mean_loss(multiplier.detach(), mask))
         self._metrics = {"entropy_penalty": torch.tensor(penalty), "multiplier_ema": ema}
         return weigh(loss, multiplier)
 

@@ -3,7 +3,8 @@
 import torch
 
 from core.errors import ConfigError
-from loss_modifiers.base import LossModifier, mean_loss, per_sequence, spread
+from core.losses import mean_loss, per_sequence
+from loss_modifiers.base import LossModifier, spread
 from loss_modifiers.judge import Judge
 
 LARGEST_FACTOR = 10.0  # before the factors are brought to a mean of 1
@@ -34,7 +35,7 @@ class JudgeFactorModifier(LossModifier):
         predicted = self.judge(tokens)
         real = mask.float().mean(dim=1)
         factor = (predicted / (self.judge.expected(real) + 0.1).clamp(max=1.0)).clamp(0.0, LARGEST_FACTOR)
-        mean = mean_loss(factor, mask)
+        mean = mean_loss(factor.detach(), mask)
         factor = torch.where(mean > 1e-8, factor / mean, 1.0)
         self._metrics = {}
         for name, values in (("predicted_ratio", predicted), ("real_ratio", real), ("wrongness", factor)):

@@ -2,7 +2,8 @@
 
 import torch
 
-from loss_modifiers.base import TOKEN_TYPES, LossModifier, per_sequence, spread
+from core.losses import per_sequence
+from loss_modifiers.base import TOKEN_TYPES, LossModifier, spread
 
 
 class MaskRatioWeightModifier(LossModifier):

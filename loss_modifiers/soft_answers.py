@@ -2,7 +2,8 @@
 
 import torch
 
-from loss_modifiers.base import mean_loss, widened
+from core.losses import mean_loss
+from loss_modifiers.base import widened
 
 
 def answer_log_probs(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -26,8 +27,8 @@ def smoothing_metrics(
 ) -> dict[str, torch.Tensor]:
     """Return the metrics of a smoothing. valid (B, T): the positions of the mask that are not padding."""
     return {
-        "original_loss": mean_loss(loss, mask),
-        "smoothed_loss": mean_loss(smoothed, valid),
+        "original_loss": mean_loss(loss.detach(), mask),
+        "smoothed_loss": mean_loss(smoothed.detach(), valid),
         "smoothing_factor": torch.tensor(factor),
         "valid_positions": valid.sum(),
         "total_positions": torch.tensor(mask.numel()),

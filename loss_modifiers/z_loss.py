@@ -2,7 +2,8 @@
 
 import torch
 
-from loss_modifiers.base import TOKEN_TYPES, LossModifier, mean_loss, widened
+from core.losses import mean_loss
+from loss_modifiers.base import TOKEN_TYPES, LossModifier, widened
 
 
 class ZLossModifier(LossModifier):
@@ -18,5 +19,5 @@ class ZLossModifier(LossModifier):
     ) -> torch.Tensor:
         """Return the loss (B, T) with the price added."""
         price = self.weight * widened(logits).logsumexp(dim=-1).square()
-        self._metrics = {"z_loss": mean_loss(price, mask)}
+        self._metrics = {"z_loss": mean_loss(price.detach(), mask)}
         return loss + price

@@ -34,9 +34,9 @@ class Mutation:
 STEP, TRAINER, MODEL = "core/training_step.py", "core/trainer.py", "model.py"
 UNIT_STEP = "tests/core/test_training_step.py"
 UNIT_TRAINER = "tests/core/test_trainer.py"
-FILES, MANAGER, ARCHIVE = "core/files.py", "core/checkpoint_manager.py", "core/archive.py"
-UNIT_FILES = "tests/core/test_files.py tests/core/test_checkpoint_manager.py"
-UNIT_MANAGER, UNIT_ARCHIVE = "tests/core/test_checkpoint_manager.py", "tests/core/test_archive.py"
+FILES, MANAGER, ARCHIVE = "core/files.py", "core/checkpoint/manager.py", "core/checkpoint/checkpointer.py"
+UNIT_FILES = "tests/core/test_files.py tests/core/checkpoint/test_manager.py"
+UNIT_MANAGER, UNIT_ARCHIVE = "tests/core/checkpoint/test_manager.py", "tests/core/checkpoint/test_checkpointer.py"
 EXACT = " tests/test_exact_resume.py"
 
 MUTATIONS = [
@@ -90,8 +90,8 @@ MUTATIONS = [
     Mutation("print the mean share", TRAINER, "result.loss.item() * self.step.gradient_accumulation_steps", "result.loss.item()", UNIT_TRAINER),
     Mutation("trust the mfu at once", TRAINER, "WARMUP_STEPS = 5", "WARMUP_STEPS = 0", UNIT_TRAINER),
     Mutation("train on with nan", TRAINER, "return None if self.heed(answers) else result", "return result", UNIT_TRAINER),
-    Mutation("see no nan", "core/instability_detector.py", "return torch.isfinite(loss)", "return torch.ones_like(loss, dtype=torch.bool)", "tests/core/test_instability_detector.py"),
-    Mutation("judge alone", "core/ballot.py", "self.any_rank(torch.stack([flag.int() for flag in flags]))", "torch.stack([flag.int() for flag in flags])", "tests/core/test_ballot.py"),
+    Mutation("see no nan", "core/stability/detector.py", "return torch.isfinite(loss)", "return torch.ones_like(loss, dtype=torch.bool)", "tests/core/stability/test_detector.py"),
+    Mutation("judge alone", "core/stability/flags.py", "self.any_rank(torch.stack([flag.int() for flag in flags]))", "torch.stack([flag.int() for flag in flags])", "tests/core/stability/test_flags.py"),
     Mutation("seed all ranks alike", "core/runtime.py", "self.seed + self.rank", "self.seed", "tests/core/test_runtime.py"),
     Mutation("another seed", "config/options.py", "opt(1337,", "opt(1338,", "tests/test_oracle.py"),
     # checkpoints
@@ -99,20 +99,20 @@ MUTATIONS = [
     Mutation("do not flush the content", FILES, "for part in _contents(aside):\n            _flush(part)", "pass", UNIT_FILES),
     Mutation("rename before the content is safe", FILES, "        for part in _contents(aside):\n            _flush(part)\n        os.replace(aside, path)", "        os.replace(aside, path)\n        for part in _contents(path):\n            _flush(part)", UNIT_FILES),
     Mutation("do not flush the folder", FILES, "    try:\n        _flush(folder)\n    except", "    try:\n        pass\n    except", UNIT_FILES),
-    Mutation("commit before the content", MANAGER, "            files.write_whole(path, write)\n", "            write_manifest(manifest_path, {**notes, 'format': 1, 'sequence': sequence, 'file': path.name, 'sha256': '', 'bytes': 0})\n            files.write_whole(path, write)\n", UNIT_MANAGER),
-    Mutation("skip the verification", "core/manifest.py", 'if sha256(path) != manifest["sha256"]:', "if False:", "tests/core/test_manifest.py " + UNIT_MANAGER),
-    Mutation("trust the manifest's file name", "core/manifest.py", ' or manifest["file"] not in (path.stem, f"{path.stem}.pt")', "", "tests/core/test_manifest.py " + UNIT_MANAGER),
-    Mutation("read a future format", "core/manifest.py", 'manifest["format"] > FORMAT', "False", "tests/core/test_manifest.py " + UNIT_MANAGER),
+    Mutation("commit before the content", MANAGER, "            files.write_atomically(path, write)\n", "            write_manifest(manifest_path, {**notes, 'format': 1, 'sequence': sequence, 'file': path.name, 'sha256': '', 'bytes': 0})\n            files.write_atomically(path, write)\n", UNIT_MANAGER),
+    Mutation("skip the verification", "core/checkpoint/manifest.py", 'if sha256(path) != manifest["sha256"]:', "if False:", "tests/core/checkpoint/test_manifest.py " + UNIT_MANAGER),
+    Mutation("trust the manifest's file name", "core/checkpoint/manifest.py", ' or manifest["file"] not in (path.stem, f"{path.stem}.pt")', "", "tests/core/checkpoint/test_manifest.py " + UNIT_MANAGER),
+    Mutation("read a future format", "core/checkpoint/manifest.py", 'manifest["format"] > FORMAT', "False", "tests/core/checkpoint/test_manifest.py " + UNIT_MANAGER),
     Mutation("use a number again", MANAGER, "1 + max(self._last, *before.names, 0)", "1 + max(*before.manifests, 0, 0)", UNIT_MANAGER),
-    Mutation("remove the newest healthy one", "core/retention.py", ", *healthy[:1]]", "]", "tests/core/test_retention.py"),
-    Mutation("let a worse one displace a better one", "core/retention.py", 'manifest["val_loss"], manifest["sequence"]', '-manifest["val_loss"], manifest["sequence"]', "tests/core/test_retention.py"),
+    Mutation("remove the newest healthy one", "core/checkpoint/retention.py", ", *healthy[:1]]", "]", "tests/core/checkpoint/test_retention.py"),
+    Mutation("let a worse one displace a better one", "core/checkpoint/retention.py", 'manifest["val_loss"], manifest["sequence"]', '-manifest["val_loss"], manifest["sequence"]', "tests/core/checkpoint/test_retention.py"),
     Mutation("count damaged ones", MANAGER, 'if manifest["sequence"] in self._damaged:', "if False:", UNIT_MANAGER),
     Mutation("replace another program's ckpt.pt", MANAGER, "if os.path.lexists(self.path) and not", "if False and not", UNIT_MANAGER),
     Mutation("two saves in flight", MANAGER, "            self.join()\n", "            pass\n", UNIT_MANAGER),
-    Mutation("save what is being trained", "core/snapshot.py", "taken[source._cdata].copy_(source)", "taken[source._cdata] = source", "tests/core/test_snapshot.py tests/core/test_archive.py"),
-    Mutation("trust pickles", "core/checkpoint.py", "weights_only=True", "weights_only=False", "tests/core/test_checkpoint.py"),
-    Mutation("leave another program's checksums unread", "core/checkpoint.py", "if check and is_zip:", "if False:", "tests/core/test_checkpoint.py"),
-    Mutation("keep the compiler's prefix", "core/checkpoint.py", 'WRAPPERS = ("_orig_mod", "module")', 'WRAPPERS = ("module",)', "tests/core/test_checkpoint.py"),
+    Mutation("save what is being trained", "core/checkpoint/snapshot.py", "taken[source._cdata].copy_(source)", "taken[source._cdata] = source", "tests/core/checkpoint/test_snapshot.py tests/core/checkpoint/test_checkpointer.py"),
+    Mutation("trust pickles", "core/checkpoint/format.py", "weights_only=True", "weights_only=False", "tests/core/checkpoint/test_format.py"),
+    Mutation("leave another program's checksums unread", "core/checkpoint/format.py", "if check and is_zip:", "if False:", "tests/core/checkpoint/test_format.py"),
+    Mutation("keep the compiler's prefix", "core/checkpoint/format.py", 'WRAPPERS = ("_orig_mod", "module")', 'WRAPPERS = ("module",)', "tests/core/checkpoint/test_format.py"),
     # exact resume
     Mutation("repeat the evaluation on resume", TRAINER, "self.evaluated_at, self.losses = self.iter_num, losses", "self.losses = losses", UNIT_TRAINER + EXACT),
     Mutation("forget the random state", ARCHIVE, 'self.runtime.set_rng_state(position["rng"])', "pass", UNIT_ARCHIVE + EXACT),
@@ -129,19 +129,19 @@ MUTATIONS = [
     Mutation("make an unsound update when fused", STEP, "(unsound != 0).float()", "(unsound * 0).float()", UNIT_STEP),
     Mutation("save what is not finite", TRAINER, "if not self.archive.is_finite():", "if False:", UNIT_TRAINER),
     Mutation("train on the offending batch again", TRAINER, "self.step.leave_out(self.recovery.left_out(self.iter_num))", "pass", UNIT_TRAINER),
-    Mutation("recover for ever", "core/recovery.py", "len(self.history) < self.max_recoveries", "True", "tests/core/test_recovery.py"),
-    Mutation("let every rank make its own model again", ARCHIVE, "self.parallel.take_masters(self.raw_model)", "pass", UNIT_ARCHIVE),
-    Mutation("take another program's old file for the newest", "core/checkpoint_search.py", "and not self._was_there()", "", "tests/core/test_checkpoint_search.py " + UNIT_MANAGER),
-    Mutation("believe a damaged manifest", "core/manifest.py", 'manifest.get(SEAL) != _seal(manifest)', "False", "tests/core/test_manifest.py"),
+    Mutation("recover for ever", "core/stability/recovery.py", "len(self.history) < self.max_recoveries", "True", "tests/core/stability/test_recovery.py"),
+    Mutation("let every rank make its own model again", ARCHIVE, "self.parallel.broadcast_parameters(self.raw_model)", "pass", UNIT_ARCHIVE),
+    Mutation("take another program's old file for the newest", "core/checkpoint/search.py", "and not self._was_there()", "", "tests/core/checkpoint/test_search.py " + UNIT_MANAGER),
+    Mutation("believe a damaged manifest", "core/checkpoint/manifest.py", 'manifest.get(SEAL) != _seal(manifest)', "False", "tests/core/checkpoint/test_manifest.py"),
     Mutation("keep the optimizer on recovery", ARCHIVE, 'load_optimizer_state(self.step.optimizer, optimizer or self.origin["optimizer"])', "pass", UNIT_ARCHIVE),
-    Mutation("go back to an unhealthy checkpoint", "core/checkpoint_search.py", 'if healthy and not (manifest and manifest["healthy"]):', "if False:", UNIT_ARCHIVE),
-    Mutation("learn from spikes", "core/instability_detector.py", "torch.where(ordinary, values, median)", "torch.where(finite, values, median)", "tests/core/test_instability_detector.py"),
-    Mutation("call an overflow unsound at once", "core/instability_detector.py", "return self.overflows < LASTING_OVERFLOW", "return finite", "tests/core/test_instability_detector.py"),
+    Mutation("go back to an unhealthy checkpoint", "core/checkpoint/search.py", 'if healthy and not (manifest and manifest["healthy"]):', "if False:", UNIT_ARCHIVE),
+    Mutation("learn from spikes", "core/stability/detector.py", "torch.where(ordinary, values, median)", "torch.where(finite, values, median)", "tests/core/stability/test_detector.py"),
+    Mutation("call an overflow unsound at once", "core/stability/detector.py", "return self.overflows < LASTING_OVERFLOW", "return finite", "tests/core/stability/test_detector.py"),
     # preemption, the folder
     Mutation("keep the draws of an abandoned evaluation", TRAINER, "        self.archive.go_to(self.top)\n", "", EXACT),
     Mutation("do not hear the scheduler", "core/preemption.py", "self._signal = signal.Signals(number).name", "pass", "tests/core/test_preemption.py"),
-    Mutation("let two trainers in", "core/run_folder.py", "if error.errno in (errno.EACCES, errno.EAGAIN):", "if False:", "tests/core/test_run_folder.py"),
-    Mutation("overwrite the run before last", "core/run_folder.py", "1 + max(taken, default=0)", "1", "tests/core/test_run_folder.py"),
+    Mutation("let two trainers in", "core/checkpoint/run_folder.py", "if error.errno in (errno.EACCES, errno.EAGAIN):", "if False:", "tests/core/checkpoint/test_run_folder.py"),
+    Mutation("overwrite the run before last", "core/checkpoint/run_folder.py", "1 + max(taken, default=0)", "1", "tests/core/checkpoint/test_run_folder.py"),
     Mutation("keep the moments' size", "core/optimizer.py", "value[window].clone() if", "value if", "tests/core/test_optimizer.py"),
     # options
     Mutation("accept a typo", "configurator.py", "self.errors.append(f\"{origin}: unknown option {key!r}{self.suggestion(key)}\")", "pass", "tests/test_configurator.py"),
@@ -188,7 +188,7 @@ MUTATIONS = [
     Mutation("note no special ids", "extras/tasks.py", 'return {} if self.is_plain else {"meta": self.vocabulary.meta()}', "return {}", "tests/extras/test_tasks.py"),
     Mutation("take any id for a queue's", "extras/tasks.py", "if given not in (None, meta.get(name)):", "if False:", "tests/extras/test_tasks.py"),
     Mutation("resume with another number of classes", "extras/tasks.py", 'if wanted == "token_classification" and classes != self.options.num_token_classes:', "if False:", "tests/extras/test_tasks.py"),
-    Mutation("load a legacy file as it is", "core/checkpoint.py", "    if _is_to_be_converted(checkpoint):\n", "    if False:\n", "tests/core/test_checkpoint.py"),
+    Mutation("load a legacy file as it is", "core/checkpoint/format.py", "    if _is_to_be_converted(checkpoint):\n", "    if False:\n", "tests/core/checkpoint/test_format.py"),
     Mutation("keep the likeliest token out of top_p", "extras/token_draw.py", "shares.cumsum(dim=-1) - shares", "shares.cumsum(dim=-1)", "tests/extras/test_token_draw.py"),
     Mutation("leave the modifiers out of wandb's evaluations", "core/logger.py", "self._send({**metrics, **self.modifiers})", "self._send(metrics)", "tests/core/test_logger.py"),
     Mutation("let judge and filler be of any size", "extras/frozen.py", "if config.vocab_size != vocabulary.size or config.block_size < block_size:", "if False:", "tests/extras/test_frozen.py"),

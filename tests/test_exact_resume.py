@@ -10,7 +10,7 @@ import torch
 import train
 from benchmark.soak.campaign import ranks
 from core.callback import Callback
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.manager import CheckpointManager
 from core.errors import PreemptedError
 from core.trainer import Trainer
 from tools.run_hash import run_hash

@@ -13,7 +13,7 @@ import torch
 import train
 from benchmark.soak.campaign import ranks, tiny_argv, write_tiny_data
 from core.callback import Callback
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.manager import CheckpointManager
 from core.errors import CoreGPTError, PreemptedError
 from core.trainer import Trainer
 from data.corpus import write_text

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from core import files
-from core.checkpoint import handle_state_dict_prefixes
+from core.checkpoint.format import handle_state_dict_prefixes
 from core.errors import CheckpointError, ConfigError, exit_on_error
 from core.optimizer import UNFROZEN
 from model import GPT, GPTConfig
@@ -469,7 +469,7 @@ def main(argv: Sequence[str]) -> Path:
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     files.make_folder(target.parent)
-    files.write_whole(target, functools.partial(torch.save, checkpoint))
+    files.write_atomically(target, functools.partial(torch.save, checkpoint))
     files.flush_folder(target.parent)
     kind = checkpoint["config"]["training_type"]
     print(f"{target}: the {kind} model of {path}, after {checkpoint['iter_num']} iterations")

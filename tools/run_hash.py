@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from core.checkpoint import load_checkpoint
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.format import load_checkpoint
+from core.checkpoint.manager import CheckpointManager
 from core.errors import DataError, exit_on_error
 
 PLACE = {"config", "run", "loggers"}  # where and how a run was started, not what it came to

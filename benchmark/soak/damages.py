@@ -38,7 +38,7 @@ from benchmark.soak.campaign import (
     write_tiny_data,
 )
 from core.callback import Callback
-from core.checkpoint_manager import CheckpointManager, Found
+from core.checkpoint.manager import CheckpointFile, CheckpointManager
 from tools.run_hash import run_hash, update
 
 ARGV = tiny_argv(save_interval=2, keep_last=3)
@@ -327,7 +327,7 @@ def check_loading(out: Path, stopped: Stopped, is_foreign: bool) -> str:
     return found.path.name
 
 
-def _check_found(found: Found, out: Path, stopped: Stopped, whole: list[int]) -> None:
+def _check_found(found: CheckpointFile, out: Path, stopped: Stopped, whole: list[int]) -> None:
     """See that a checkpoint is one of those that were saved, to the byte, and not older than the newest whole one."""
     number = stopped.contents().get(_sha256(found.path.read_bytes()))
     if number is None and found.manifest is None:  # damaged where no checksum of its own reaches: its tensors are whole

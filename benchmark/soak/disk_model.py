@@ -26,8 +26,8 @@ from unittest import mock
 import torch
 
 from benchmark.soak.campaign import Campaign
-from core.checkpoint import load_checkpoint
-from core.checkpoint_manager import CheckpointManager, Found
+from core.checkpoint.format import load_checkpoint
+from core.checkpoint.manager import CheckpointFile, CheckpointManager
 from core.errors import CheckpointError
 
 SEQUENCE = slice(5, 11)  # of a name like ckpt-000012.json
@@ -462,7 +462,7 @@ class Schedule:
     def _watched(self) -> Iterator[None]:
         """Let the disk stand in for the module `os` in core."""
         with ExitStack() as stack:
-            for name in ("files", "checkpoint_manager", "checkpoint_search"):
+            for name in ("files", "checkpoint.manager", "checkpoint.search"):
                 stack.enter_context(mock.patch(f"core.{name}.os", self.disk, create=True))
             yield
 
@@ -480,7 +480,7 @@ class Schedule:
                 self._check_found(other.load_healthy(), healthy, "newest healthy")
         self.there &= {attempt.number for attempt in self._good().values()}
 
-    def _check_found(self, found: Found | None, expected: set[int], what: str) -> None:
+    def _check_found(self, found: CheckpointFile | None, expected: set[int], what: str) -> None:
         assert found is not None, f"there is no {what} checkpoint"
         attempt = self._attempt_of(found.path.read_bytes())
         if found.manifest is None:  # a file without a manifest may have harmless damage, as its own checksums show

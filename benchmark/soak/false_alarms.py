@@ -12,8 +12,8 @@ import torch
 
 from benchmark.soak.campaign import OUT, Campaign, in_child, last_words, ranks, tiny_argv, train, write_tiny_data
 from core import CheckpointManager
-from core.checkpoint import load_checkpoint
-from core.instability_detector import NORMAL
+from core.checkpoint.format import load_checkpoint
+from core.stability.detector import NORMAL
 from tools.run_hash import PLACE, read_metrics, update
 
 ITERATIONS = 300

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core import files
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.manager import CheckpointManager
 
 Act = Callable[[int, str, Path | None], None]
 CALLS = ("open", "fsync", "close", "replace", "link", "unlink")
@@ -64,7 +64,7 @@ class SaveWatch:
             if not getattr(self._here, "saving", False):
                 return call(*args, **kwargs)
             path = Path(args[0]) if call.__name__ == "open" else None
-            self._pass(f"before {call.__name__}", path if path and path.suffix == files.ASIDE else None)
+            self._pass(f"before {call.__name__}", path if path and path.suffix == files.PARTIAL else None)
             done = call(*args, **kwargs)
             self._pass(f"after {call.__name__}")
             return done

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from config.stream_options import StreamOptions, read_options
-from core.checkpoint import find_checkpoint
+from core.checkpoint.find import find_checkpoint
 from core.errors import CheckpointError, ConfigError, exit_on_error
 from core.model_initializer import ModelInitializer
 from data.streaming.char_text import CharText

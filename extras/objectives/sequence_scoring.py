@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.objective import Batch, Meter, Modifiers, Objective, Output, mean_loss, report
+from core.losses import mean_loss
+from core.objective import Batch, Meter, Modifiers, Objective, Output, report
 from extras.filler import Filler
 from loss_modifiers import sequence_scorer_target_transform
 

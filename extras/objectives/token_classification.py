@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.objective import Batch, Meter, Modifiers, Objective, Output, cross_entropy, mean_loss, report
-from loss_modifiers import per_sequence
+from core.losses import cross_entropy, mean_loss, per_sequence
+from core.objective import Batch, Meter, Modifiers, Objective, Output, report
 
 
 class TokenClassification(Objective):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.objective import Batch, Meter, Modifiers, Objective, Output, cross_entropy, mean_loss, report
-from loss_modifiers import per_sequence
+from core.losses import cross_entropy, mean_loss, per_sequence
+from core.objective import Batch, Meter, Modifiers, Objective, Output, report
 
 RATIO_LIMIT = 100.0  # where a signal-to-noise ratio is cut off
 

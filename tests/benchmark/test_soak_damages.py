@@ -45,7 +45,7 @@ def test_a_damaged_run_comes_to_the_same_end(seed: int, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_is_not_verified_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("core.checkpoint_search.verify", lambda manifest, folder, _: folder / manifest["file"])
+    monkeypatch.setattr("core.checkpoint.search.verify", lambda manifest, folder, _: folder / manifest["file"])
 
     with pytest.raises(AssertionError, match="not noticed|which is damaged"):
         trial(KINDS.index(flipped), tmp_path)
@@ -75,7 +75,7 @@ def test_code_that_is_run_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     stopped = stopped_run(STOPS[0])  # its newest checkpoint is ckpt.pt as well, at which other programs' are looked for
     stopped.write(tmp_path / OUT, links=True)
     damage(random.Random(0), hostile_in_place, tmp_path / OUT, stopped)
-    monkeypatch.setattr("core.checkpoint.torch.load", trusting)
+    monkeypatch.setattr("core.checkpoint.format.torch.load", trusting)
 
     with pytest.raises(AssertionError, match="loading changed"):
         check_loading(tmp_path / OUT, stopped, is_foreign=False)

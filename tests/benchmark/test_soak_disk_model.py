@@ -12,9 +12,9 @@ import pytest
 from benchmark.soak import disk_model
 from benchmark.soak.disk_model import Disk, trial
 from core import files
-from core.checkpoint_manager import CheckpointManager
-from core.manifest import describe, name_of, sequence_of
-from core.manifest import write as write_manifest
+from core.checkpoint.manager import CheckpointManager
+from core.checkpoint.manifest import describe, name_of, sequence_of
+from core.checkpoint.manifest import write as write_manifest
 
 SEEDS = range(20)
 flush, rotate = files._flush, CheckpointManager._rotate
@@ -100,7 +100,7 @@ def without_folder_fsync(path: Path) -> None:
 
 
 def renamed_before_fsync(path: Path, write: Callable[[Path], None]) -> None:
-    aside = path.with_name(path.name + files.ASIDE)
+    aside = path.with_name(path.name + files.PARTIAL)
     write(aside)
     files.os.replace(aside, path)
     files._flush(path)
@@ -116,7 +116,7 @@ def manifest_first(
     write(draft)
     write_manifest(path.with_suffix(".json"), describe(draft, sequence, {**notes, "linked": False}))
     files.flush_folder(manager.folder)
-    files.write_whole(path, lambda aside: aside.write_bytes(draft.read_bytes()) and None)
+    files.write_atomically(path, lambda aside: aside.write_bytes(draft.read_bytes()) and None)
     files.flush_folder(manager.folder)
     rotate(manager, sequence)
     return path
@@ -129,17 +129,17 @@ MUTATIONS: dict[str, tuple[str, Any, str]] = {  # what is broken, by what, and h
     "a folder's fsync is dropped": (
         "core.files._flush", without_folder_fsync, r"the newest checkpoint is \d+ .*, after \d+ was saved"
     ),
-    "renamed before fsync": ("core.files.write_whole", renamed_before_fsync, r"ckpt-\d+\.pt is not whole"),
+    "renamed before fsync": ("core.files.write_atomically", renamed_before_fsync, r"ckpt-\d+\.pt is not whole"),
     "the manifest comes before the content": (
-        "core.checkpoint_manager.CheckpointManager._save", manifest_first, r"\.json is not whole, or its content is not"
+        "core.checkpoint.manager.CheckpointManager._save", manifest_first, r"\.json is not whole, or its content is not"
     ),
     "damaged ones are counted": (
-        "core.checkpoint_manager.CheckpointManager._damaged",
+        "core.checkpoint.manager.CheckpointManager._damaged",
         property(lambda manager: set(), lambda manager, found: None),
         r"\] are kept, \[.*\] should be",
     ),
     "a checkpoint is not verified": (
-        "core.checkpoint_search.verify",
+        "core.checkpoint.search.verify",
         lambda manifest, folder, _: folder / manifest["file"],
         r"the newest( healthy)? checkpoint, .*, is none that was saved",
     ),

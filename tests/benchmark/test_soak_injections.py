@@ -9,7 +9,7 @@ import pytest
 import core
 from benchmark.soak import injections
 from benchmark.soak.injections import Injection, Plan, trial
-from core.archive import Archive
+from core.checkpoint.checkpointer import Archive
 
 NAN_LOSS = Injection("loss", float("nan"), 0, 6, 1, "transformer.wpe.weight", 0.5)
 

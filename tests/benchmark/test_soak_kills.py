@@ -7,7 +7,7 @@ import pytest
 
 import core
 from benchmark.soak import kills
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.manager import CheckpointManager
 from core.runtime import Runtime
 
 KILLED_IN_A_SAVE, KILLED_TWICE = 4, 14

@@ -37,7 +37,7 @@ def test_a_write_that_fails_half_way_leaves_the_old_file_whole(tmp_path: Path, e
         raise error
 
     with pytest.raises(type(error)):
-        files.write_whole(tmp_path / "file", write)
+        files.write_atomically(tmp_path / "file", write)
 
     assert names(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "old"
 
@@ -48,7 +48,7 @@ def test_what_a_killed_process_left_behind_is_written_over(tmp_path: Path, left:
     aside = tmp_path / "new.part"
     aside.write_text("half") if left == "file" else write_folder(aside)
 
-    files.write_whole(
+    files.write_atomically(
         tmp_path / "new", write_folder if wanted == "folder" else lambda path: path.write_text("x") and None
     )
 
@@ -65,7 +65,7 @@ def test_every_file_and_folder_is_on_the_disk_before_it_has_its_name(
         fsync(descriptor)
 
     monkeypatch.setattr(files.os, "fsync", recording)
-    files.write_whole(tmp_path / "new", write_folder)
+    files.write_atomically(tmp_path / "new", write_folder)
 
     parts = [tmp_path / "new", tmp_path / "new" / "a", tmp_path / "new" / "inner", tmp_path / "new" / "inner" / "b"]
     assert {inode for inode, _ in flushed} == {part.stat().st_ino for part in parts}

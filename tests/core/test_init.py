@@ -11,13 +11,14 @@ BETWEEN_PARTS = {
     "Answers",
     "CallbackList",
     "CheckpointSearch",
-    "Found",
+    "CheckpointFile",
     "FutureFormatError",
     "Modifiers",
     "Snapshot",
     "UnreadableError",
 }
-MODULES = sorted(path.stem for path in Path(core.__file__).parent.glob("*.py") if path.stem != "__init__")
+ROOT = Path(core.__file__).parent
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path.stem != "__init__")
 
 
 def test_public_names_are_sorted_and_exist() -> None:
@@ -27,8 +28,8 @@ def test_public_names_are_sorted_and_exist() -> None:
 
 def test_every_public_class_is_offered_but_those_between_parts() -> None:
     kept_back = set()
-    for name in MODULES:
-        module = importlib.import_module(f"core.{name}")
+    for path in MODULES:
+        module = importlib.import_module(".".join(path.with_suffix("").relative_to(ROOT.parent).parts))
         for class_name, value in inspect.getmembers(module, inspect.isclass):
             if value.__module__ == module.__name__ and not class_name.startswith("_"):
                 if class_name in core.__all__:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.checkpoint import load_checkpoint
+from core.checkpoint.format import load_checkpoint
 from core.errors import CheckpointError, ConfigError
 from core.model_initializer import ModelInitializer
 from model import GPT, GPTConfig

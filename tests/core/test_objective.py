@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from core.objective import LanguageModeling, Objective, mean_loss
+from core.objective import LanguageModeling, Objective
 from model import GPT
 from tests.modifying import Modifying
 
@@ -128,14 +128,3 @@ def test_what_modifiers_tell_and_remember_goes_with_the_objective(tiny_model: GP
     assert metrics == {"loss_modifiers/Modifying.calls": 1}
     assert later.state_dict() == {"calls": 1}
     assert LanguageModeling().state_dict() == {}
-
-
-def test_a_mean_leaves_out_what_has_nothing_valid_in_it() -> None:
-    mask = torch.tensor([[True, False], [False, False], [True, True]])
-    positions = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [2.0, 6.0]], requires_grad=True)
-
-    assert mean_loss(positions, mask) == 3.0
-    assert mean_loss(torch.tensor([1.0, 50.0, 2.0]), mask) == 1.5
-    nothing = mean_loss(positions, torch.zeros_like(mask))
-    nothing.backward()
-    assert nothing == 0.0 and positions.grad is not None and positions.grad.eq(0).all()

@@ -116,9 +116,9 @@ def test_weights_loaded_later_are_the_masters_on_every_rank(monkeypatch: pytest.
     monkeypatch.setattr(dist, "broadcast", broadcast)
     model = nn.Linear(3, 2)
 
-    Replicated(distributed=False, device=CPU).take_masters(model)
+    Replicated(distributed=False, device=CPU).broadcast_parameters(model)
     assert sent == []
-    Replicated(distributed=True, device=CPU).take_masters(model)
+    Replicated(distributed=True, device=CPU).broadcast_parameters(model)
 
     assert sent == [((2, 3), 0), ((2,), 0)]
     assert all(bool(parameter.eq(7).all()) for parameter in model.parameters())

@@ -203,7 +203,7 @@ def test_micro_batches_that_do_not_divide_are_refused(
 
 def check_collectives(run: Runtime) -> None:
     losses = {"train": torch.tensor(1.5), "val": torch.tensor(2.5)}
-    assert run.from_master(lambda: losses) == losses
+    assert run.on_master(lambda: losses) == losses
     assert run.gather({"rank": run.rank}) == [{"rank": 0}]
     flags = torch.tensor([0, 1, 0], dtype=torch.int32)
     assert run.any_rank(flags) is flags
@@ -226,7 +226,7 @@ def test_only_the_master_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     received = []
     monkeypatch.setattr(dist, "broadcast_object_list", lambda box, src: received.append((list(box), src)))
 
-    Runtime(device="cpu").from_master(compute)
+    Runtime(device="cpu").on_master(compute)
 
     assert received == [([None, None], 0)]
 
@@ -345,7 +345,7 @@ def test_what_fails_on_the_master_fails_on_every_rank(alone: bool, request: pyte
         raise ConfigError("out_dir is in use")
 
     with pytest.raises(ConfigError, match="^out_dir is in use$"):
-        run.from_master(fail)
+        run.on_master(fail)
 
 
 def test_another_rank_raises_what_the_master_met(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,4 +356,4 @@ def test_another_rank_raises_what_the_master_met(monkeypatch: pytest.MonkeyPatch
     launched(monkeypatch, rank=1, world_size=2)
 
     with pytest.raises(ConfigError, match="^out_dir is in use$"):
-        Runtime(device="cpu").from_master(lambda: pytest.fail("computed on rank 1"))
+        Runtime(device="cpu").on_master(lambda: pytest.fail("computed on rank 1"))

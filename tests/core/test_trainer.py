@@ -20,24 +20,24 @@ from torch import nn
 import core.trainer
 import extras
 import train
-from core.archive import Archive
-from core.ballot import Answers, Ballot
 from core.callback import Callback
-from core.checkpoint import load_checkpoint
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.checkpointer import Archive
+from core.checkpoint.format import load_checkpoint
+from core.checkpoint.manager import CheckpointManager
+from core.checkpoint.save_schedule import SaveSchedule
+from core.checkpoint.snapshot import Snapshot
 from core.errors import CheckpointError, DivergedError, SaveError
 from core.evaluator import Evaluator
-from core.instability_detector import InstabilityDetector
 from core.logger import CompositeLogger, Logger, Metrics
 from core.objective import LanguageModeling, Objective, Output
 from core.optimizer import load_optimizer_state
 from core.parallel import Replicated
 from core.preemption import Preemption
-from core.recovery import Recovery
 from core.runtime import Runtime
-from core.save_schedule import SaveSchedule
 from core.scheduler import CosineLRScheduler
-from core.snapshot import Snapshot
+from core.stability.detector import InstabilityDetector
+from core.stability.flags import Answers, Ballot
+from core.stability.recovery import Recovery
 from core.trainer import Trainer
 from core.training_step import TrainingStep
 
@@ -467,7 +467,7 @@ def test_only_the_master_writes(tmp_path: Path) -> None:
     losses = {"train": torch.tensor(1.0), "val": torch.tensor(1.0)}
     answers = iter([losses, losses, (run.path, None), (run.path, None)])  # what the master would broadcast
 
-    run.trainer.runtime.from_master = lambda compute: next(answers)  # type: ignore[method-assign]
+    run.trainer.runtime.on_master = lambda compute: next(answers)  # type: ignore[method-assign]
     run.trainer.train()
 
     assert os.listdir(tmp_path) == []

@@ -15,7 +15,7 @@ import torch
 import core
 import extras
 from config.options import Options
-from core.checkpoint_manager import Found
+from core.checkpoint.manager import CheckpointFile
 from extras.freezing import freeze_transformer
 from extras.progress_bar import ProgressBar
 from model import GPT, GPTConfig
@@ -165,7 +165,7 @@ def checkpoints(options: Options) -> core.CheckpointManager:
     return core.CheckpointManager(options.out_dir)
 
 
-def saved(checkpoints: core.CheckpointManager) -> Found:
+def saved(checkpoints: core.CheckpointManager) -> CheckpointFile:
     """Leave a former run in its folder, and return its checkpoint."""
     notes = {"iter_num": 3, "val_loss": 2.0, "healthy": True}
     checkpoints.save(lambda path: torch.save({"model": {}, "model_args": {}}, path), notes)

@@ -388,7 +388,7 @@ def test_a_cls_id_is_for_scorers_alone(run: core.Runtime) -> None:
 
 
 def test_other_ranks_take_the_file_that_the_master_found(run: core.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "from_master", lambda look: Path("masters.pt"))
+    monkeypatch.setattr(run, "on_master", lambda look: Path("masters.pt"))
 
     assert task(run, init_from_checkpoint="nowhere.pt").transfer_source == Path("masters.pt")
 

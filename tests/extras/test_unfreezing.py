@@ -19,8 +19,8 @@ from benchmark.soak.campaign import ranks
 from core.objective import LanguageModeling
 from core.optimizer import load_optimizer_state
 from core.parallel import Replicated
-from core.recovery import Recovery
 from core.scheduler import CosineLRScheduler
+from core.stability.recovery import Recovery
 from core.training_step import TrainingStep
 from extras.freezing import freeze_transformer, is_frozen, trainable
 from extras.unfreezing import Unfreezing, replay

@@ -20,7 +20,8 @@ from torch import Tensor
 
 import model as model_module
 import train
-from core.checkpoint import find_latest_checkpoint, load_checkpoint
+from core.checkpoint.find import find_latest_checkpoint
+from core.checkpoint.format import load_checkpoint
 from core.errors import CheckpointError, ConfigError
 from core.optimizer import load_optimizer_state
 from extras.freezing import freeze_transformer

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from core.checkpoint import save_checkpoint
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.find import save_checkpoint
+from core.checkpoint.manager import CheckpointManager
 from core.errors import CheckpointError, DataError
 from tools.run_hash import main, read_metrics, run_hash, update
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from config.stream_options import StreamOptions
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.manager import CheckpointManager
 from core.errors import CheckpointError
 from data.sequence_scorer.prepare_streaming import make_fill
 from data.streaming.char_text import CharText

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from core.checkpoint_manager import CheckpointManager, Found
+from core.checkpoint.manager import CheckpointFile, CheckpointManager
+from core.checkpoint.manifest import FutureFormatError, UnreadableError
 from core.errors import CheckpointError
-from core.manifest import FutureFormatError, UnreadableError
 
 log = logging.getLogger("coregpt")
 
@@ -31,7 +31,7 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def where_to_start(init_from: str, checkpoints: CheckpointManager) -> tuple[str, Found | None]:
+def where_to_start(init_from: str, checkpoints: CheckpointManager) -> tuple[str, CheckpointFile | None]:
     """Return how a run starts, `resume` with its checkpoint or a fresh `init_from`.
 
     `auto` resumes if there is something good to resume, else it starts from scratch. A group that torchrun has started

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.manager import CheckpointManager
+from core.checkpoint.resume import changed_options, launch_id, restarted, same_batches, where_to_start
 from core.errors import CheckpointError
-from core.resume import changed_options, launch_id, restarted, same_batches, where_to_start
 
 SAVED = {"n_layer": 2, "learning_rate": 0.1, "dataset": "a", "batch_size": 4, "block_size": 16, "out_dir": "x"}
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from core.manifest import Manifest
-from core.retention import to_keep
+from core.checkpoint.manifest import Manifest
+from core.checkpoint.retention import to_keep
 
 
 def some(*losses: float | None, sick: tuple[int, ...] = ()) -> list[Manifest]:

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from core.archive import Archive
-from core.checkpoint import load_checkpoint
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.checkpointer import Archive
+from core.checkpoint.format import load_checkpoint
+from core.checkpoint.manager import CheckpointManager
+from core.checkpoint.save_schedule import SaveSchedule
 from core.errors import CheckpointError, ConfigError
-from core.instability_detector import InstabilityDetector
 from core.objective import LanguageModeling, Output
 from core.parallel import Replicated
 from core.runtime import Runtime
-from core.save_schedule import SaveSchedule
+from core.stability.detector import InstabilityDetector
 from core.training_step import TrainingStep
 
 CONFIG = {"dataset": "tiny", "batch_size": 4, "block_size": 3}
@@ -302,7 +302,7 @@ def test_a_model_that_is_made_again_is_the_masters(tmp_path: Path) -> None:
     """Each rank makes one from a seed of its own, and nobody wraps it, which would send it round."""
     run = Run(tmp_path)
     run.archive.begin({"counter": 7, "iter_num": 0})
-    run.archive.parallel.take_masters = lambda model: model.linear.weight.data.fill_(7)  # type: ignore[method-assign]
+    run.archive.parallel.broadcast_parameters = lambda model: model.linear.weight.data.fill_(7)  # type: ignore[method-assign]
 
     run.archive.go_back()
 

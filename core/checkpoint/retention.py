@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from core.manifest import Manifest
+from core.checkpoint.manifest import Manifest
 
 
 def to_keep(good: Iterable[Manifest], *, last: int, best: int, linked: int | None = None) -> set[int]:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from core.checkpoint import load_checkpoint, save_checkpoint
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.find import save_checkpoint
+from core.checkpoint.format import load_checkpoint
+from core.checkpoint.manager import CheckpointManager
+from core.checkpoint.manifest import FutureFormatError
 from core.errors import CheckpointError
-from core.manifest import FutureFormatError
 
 
 def content(iter_num: int, run: str | None = "R") -> dict[str, Any]:

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import core.save_schedule
-from core.save_schedule import SaveSchedule
+import core.checkpoint.save_schedule
+from core.checkpoint.save_schedule import SaveSchedule
 
 
 class Clock:
@@ -13,7 +13,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(core.save_schedule, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(core.checkpoint.save_schedule, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from core import run_folder
+from core.checkpoint import run_folder
+from core.checkpoint.run_folder import RunFolder
 from core.errors import ConfigError
-from core.run_folder import RunFolder
 
 fcntl = pytest.importorskip("fcntl", reason="is about POSIX locks")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 TRAINER = """
 import sys
-from core.run_folder import RunFolder
+from core.checkpoint.run_folder import RunFolder
 RunFolder(sys.argv[1]).claim()
 print("claimed", flush=True)
 sys.stdin.read()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.ballot import Answers, Ballot
+from core.stability.flags import Answers, Ballot
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 

@@ -7,25 +7,26 @@ import io
 import logging
 import uuid
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from core.batch import fingerprint, to_device
-from core.checkpoint import handle_state_dict_prefixes, load_checkpoint, save_checkpoint
+from core.checkpoint.find import save_checkpoint
+from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
+from core.checkpoint.resume import launch_id, same_batches
+from core.checkpoint.snapshot import Snapshot
 from core.errors import CheckpointError, ConfigError
 from core.optimizer import load_optimizer_state
-from core.resume import launch_id, same_batches
-from core.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from core.checkpoint_manager import CheckpointManager, Found
-    from core.instability_detector import InstabilityDetector
+    from core.checkpoint.manager import CheckpointFile, CheckpointManager
+    from core.checkpoint.save_schedule import SaveSchedule
     from core.parallel import Replicated
     from core.runtime import Runtime
-    from core.save_schedule import SaveSchedule
+    from core.stability.detector import InstabilityDetector
     from core.training_step import TrainingStep
 
 log = logging.getLogger("coregpt")
@@ -127,7 +128,7 @@ class Archive:
         wait:  do not leave it to the background
         """
         ranks = self.runtime.gather(self._own_state())
-        path, self.failure = self.runtime.from_master(lambda: self._write(state, notes, ranks, link, wait))
+        path, self.failure = self.runtime.on_master(lambda: self._write(state, notes, ranks, link, wait))
         if self.failure:
             self.saves.failed()
         else:
@@ -139,7 +140,7 @@ class Archive:
         """Wait for the checkpoint in flight, on every rank alike. Return its path if there was one and it is safe."""
         if self.snapshot is None:
             return None
-        path, failure = self.runtime.from_master(lambda: self._attempt(self.checkpoints.join))
+        path, failure = self.runtime.on_master(lambda: self._attempt(self.checkpoints.join))
         if failure:
             self.failure = failure
             self.saves.failed()
@@ -170,7 +171,7 @@ class Archive:
             "launch": launch_id(),
             "batch": [fingerprint(rank["batch"]) for rank in ranks],
             **self.provenance,
-            "saved": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "saved": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         if self.snapshot is not None:
             self._attempt(self.checkpoints.join)  # at most one is in flight, and the copy's memory is used again
@@ -207,7 +208,7 @@ class Archive:
         Return what the trainer put into it, and its name.
         """
         self.join()
-        found = self.runtime.from_master(self._newest_healthy)
+        found = self.runtime.on_master(self._newest_healthy)
         if found is None:
             fresh, checkpoint = self.remake()
             model, optimizer = fresh.state_dict(), (checkpoint or {}).get("optimizer")
@@ -218,7 +219,7 @@ class Archive:
             model, optimizer = state["model"], state["optimizer"]
             own, name = state["ranks"][self.runtime.rank], found.path.name
         self.raw_model.load_state_dict(handle_state_dict_prefixes(model, like=self.raw_model.state_dict()))
-        self.parallel.take_masters(self.raw_model)  # each rank has made its own
+        self.parallel.broadcast_parameters(self.raw_model)  # each rank has made its own
         load_optimizer_state(self.step.optimizer, optimizer or self.origin["optimizer"])
         if state["scaler"]:
             self.step.scaler.load_state_dict(state["scaler"])
@@ -228,7 +229,7 @@ class Archive:
         self.go_to(own)
         return state, name
 
-    def _newest_healthy(self) -> Found | None:
+    def _newest_healthy(self) -> CheckpointFile | None:
         """Return the newest healthy checkpoint if this process has made one; on the master alone."""
         found = self.checkpoints.load_healthy() if self.has_saved else None
         return found if found and (found.manifest or {}).get("world_size") == self.runtime.world_size else None

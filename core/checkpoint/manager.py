@@ -10,15 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from core import files
-from core.checkpoint_search import LINKED, CheckpointSearch, Digests, Found
+from core.checkpoint.manifest import Manifest, UnreadableError, describe, name_of, plain, require_present
+from core.checkpoint.manifest import write as write_manifest
+from core.checkpoint.retention import to_keep
+from core.checkpoint.search import LINKED, CheckpointFile, CheckpointSearch, Digests
 from core.errors import CheckpointError
-from core.manifest import Manifest, UnreadableError, describe, name_of, plain, require_present
-from core.manifest import write as write_manifest
-from core.retention import to_keep
 
 log = logging.getLogger("coregpt")
 CONVERTIBLE = re.compile(r"ckpt_.+_\d+\.pt")  # what the train_run and core lines call theirs
-__all__ = ["CheckpointManager", "Found"]
+__all__ = ["CheckpointManager", "CheckpointFile"]
 
 
 class CheckpointManager:
@@ -82,7 +82,7 @@ class CheckpointManager:
         in_flight, self._in_flight = self._in_flight, None
         return None if in_flight is None else in_flight.result()
 
-    def relink(self, found: Found) -> None:
+    def relink(self, found: CheckpointFile) -> None:
         """Let `ckpt.pt` be this checkpoint if it was to be, and the process that saved it was killed before."""
         if not found.manifest or not found.manifest.get("linked") or found.path == self.path:
             return
@@ -102,7 +102,7 @@ class CheckpointManager:
         sequence = self._last = 1 + max(self._last, *before.names, 0)
         path, manifest_path = self.folder / (name_of(sequence) + suffix), self.folder / f"{name_of(sequence)}.json"
         try:
-            files.write_whole(path, write)
+            files.write_atomically(path, write)
             files.flush_folder(self.folder)
             links = {"linked": link and path.is_file(), "beside": before.linked_digest()}  # beside: ckpt.pt up to now
             manifest = describe(path, sequence, {**notes, **links})
@@ -140,10 +140,10 @@ class CheckpointManager:
         linked = search.linked_numbers()
         kept = to_keep(good, last=self.keep_last, best=self.keep_best, linked=linked[-1] if linked else None)
         kept |= {newest, *search.unsure}
-        self._remove([self.path.name + files.ASIDE])
+        self._remove([self.path.name + files.PARTIAL])
         for number, names in search.names.items():
             if number in kept:
-                names = [name for name in names if name.endswith(files.ASIDE)]
+                names = [name for name in names if name.endswith(files.PARTIAL)]
             # the manifest first: without it the content counts for nothing
             self._remove(sorted(names, key=lambda name: not name.endswith(".json")))
 
@@ -169,7 +169,7 @@ class CheckpointManager:
 
     # loading
 
-    def load(self, prefer_linked: bool = False) -> Found:
+    def load(self, prefer_linked: bool = False) -> CheckpointFile:
         """Return the newest good checkpoint; what is damaged is named and passed over.
 
         prefer_linked: rather the one that is `ckpt.pt`, as nanoGPT reads it
@@ -190,7 +190,7 @@ class CheckpointManager:
             log.info(f"{self.path} has no manifest ({whose}): loaded after a check of its own")
         return found
 
-    def load_healthy(self) -> Found | None:
+    def load_healthy(self) -> CheckpointFile | None:
         """Return the newest good checkpoint that was saved while training was sound; None where there is none."""
         self._settle()
         search = CheckpointSearch(self.folder)
@@ -199,7 +199,7 @@ class CheckpointManager:
         self._tell_faults(search, found)
         return found
 
-    def _tell_faults(self, search: CheckpointSearch, found: Found | None) -> None:
+    def _tell_faults(self, search: CheckpointSearch, found: CheckpointFile | None) -> None:
         for fault in search.faults.values():
             self._tell(f"{fault}; {found.path.name} is used instead" if found else fault)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import DivergedError
-from core.recovery import Recovery
+from core.stability.recovery import Recovery
 
 
 def never() -> str:

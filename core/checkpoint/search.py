@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from core import files
-from core.checkpoint import identity
+from core.checkpoint.format import identity
+from core.checkpoint.manifest import FutureFormatError, Manifest, UnreadableError, name_of, read, sequence_of, verify
 from core.errors import CheckpointError
-from core.manifest import FutureFormatError, Manifest, UnreadableError, name_of, read, sequence_of, verify
 
 LINKED = "ckpt.pt"  # nanoGPT's name
 Digests = dict[tuple[int, ...] | None, str]
 
 
-class Found(NamedTuple):
+class CheckpointFile(NamedTuple):
     """A good checkpoint. Without a manifest it is another program's, and was found readable."""
 
     path: Path
@@ -47,10 +47,10 @@ class CheckpointSearch:
             if (sequence := sequence_of(name)) is not None:
                 self.names.setdefault(sequence, []).append(name)
         for sequence, names in self.names.items():
-            if whole := [name for name in names if not name.endswith(files.ASIDE)]:
+            if whole := [name for name in names if not name.endswith(files.PARTIAL)]:
                 self._read_manifest(sequence, whole)
 
-    def newest(self, prefer_linked: bool = False) -> Found | None:
+    def newest(self, prefer_linked: bool = False) -> CheckpointFile | None:
         """Return the newest good checkpoint; with `prefer_linked` rather the one that is `ckpt.pt`. None for none.
 
         Another program's `ckpt.pt` is the newest, unless it was there when we last saved.
@@ -66,7 +66,7 @@ class CheckpointSearch:
             self.faults[LINKED] = f"{LINKED} is another program's, and older than the last save"
         return found or linked
 
-    def numbered(self, healthy: bool = False) -> Iterator[Found]:
+    def numbered(self, healthy: bool = False) -> Iterator[CheckpointFile]:
         """Yield our good checkpoints, the newest first, as far as anybody asks; or only the healthy ones."""
         for sequence in sorted({*self.manifests, *self._unmanifested}, reverse=True):
             manifest = self.manifests.get(sequence)
@@ -76,13 +76,13 @@ class CheckpointSearch:
                 self.faults[f"{name_of(sequence)}.pt"] = self._unmanifested[sequence]
                 continue
             try:
-                yield Found(verify(manifest, self.folder, self._digest), manifest)
+                yield CheckpointFile(verify(manifest, self.folder, self._digest), manifest)
             except CheckpointError as error:
                 self.faults[manifest["file"]] = str(error)
                 if isinstance(error, UnreadableError):
                     self.unsure.add(sequence)
                 if self.linked_digest() == manifest["sha256"]:  # a copy, or the file itself, renamed
-                    yield Found(self.linked_path, manifest)
+                    yield CheckpointFile(self.linked_path, manifest)
 
     def linked_digest(self) -> str | None:
         """Return the checksum of `ckpt.pt`; None if it is no file, or the disk does not give it."""
@@ -122,7 +122,7 @@ class CheckpointSearch:
             if isinstance(error, UnreadableError):
                 self.unsure.add(sequence)
 
-    def _linked(self) -> Found | None:
+    def _linked(self) -> CheckpointFile | None:
         """Return what `ckpt.pt` is: one of ours, or another program's. None where it is not there, or not good."""
         if not os.path.lexists(self.linked_path):
             return None
@@ -131,7 +131,7 @@ class CheckpointSearch:
         if numbers := self.linked_numbers():
             manifest = self.manifests[numbers[-1]]
             own = self.folder / manifest["file"]
-            return Found(own if files.same(own, self.linked_path) else self.linked_path, manifest)
+            return CheckpointFile(own if files.same(own, self.linked_path) else self.linked_path, manifest)
         if twin := self._twin():
             return self._pass_over(f"{LINKED} is {twin}, which has no manifest that can be trusted")
         try:
@@ -141,7 +141,7 @@ class CheckpointSearch:
         for manifest in self.manifests.values():
             if run is not None and (run, iter_num) == (manifest.get("run"), manifest["iter_num"]):
                 return self._pass_over(f"{LINKED} is {manifest['file']}, damaged or changed since it was saved")
-        return Found(self.linked_path, None)
+        return CheckpointFile(self.linked_path, None)
 
     def _twin(self) -> str | None:
         """Name the checkpoint without a good manifest that `ckpt.pt` is, or is a copy of, where there are manifests."""
@@ -167,7 +167,7 @@ class CheckpointSearch:
         newest = self.manifests[max(self.manifests)] if self.manifests else {}
         return newest.get("beside") == self.linked_digest()
 
-    def _pass_over(self, fault: str) -> Found | None:
+    def _pass_over(self, fault: str) -> CheckpointFile | None:
         self.faults[LINKED] = fault
         return None
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.instability_detector import LASTING_OVERFLOW, RECENT, InstabilityDetector
+from core.stability.detector import LASTING_OVERFLOW, RECENT, InstabilityDetector
 
 INF, NAN = float("inf"), float("nan")
 LOSS, GRADIENT = "the loss is not finite", "the gradient is not finite"

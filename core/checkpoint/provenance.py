@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 2
 DECIDE_THE_BITS = ("torch", "device", "threads", "platform", "data")
 

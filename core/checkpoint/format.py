@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
 
 from core.errors import CheckpointError
-from core.optimizer import load_optimizer_state
-
-if TYPE_CHECKING:
-    from core.checkpoint_manager import CheckpointManager
 
 FOREIGN_CLASS = re.compile(r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b")  # pickled with theirs
 CONVERT = (
@@ -42,59 +36,6 @@ def identity(path: Path) -> tuple[str | None, int | None]:
     checkpoint = _read(path, check=True, mapped=True)
     run, iter_num = checkpoint.get("run"), checkpoint.get("iter_num")
     return run if isinstance(run, str) else None, iter_num if isinstance(iter_num, int) else None
-
-
-def save_checkpoint(
-    checkpoints: CheckpointManager,
-    checkpoint: dict[str, Any],
-    notes: dict[str, Any],
-    *,
-    link: bool = True,
-    wait: bool = True,
-) -> Path | None:
-    """Write a checkpoint; see `CheckpointManager.save`."""
-    return checkpoints.save(functools.partial(torch.save, checkpoint), notes, link=link, wait=wait)
-
-
-def find_latest_checkpoint(out_dir: str | Path) -> Path:
-    """Return the newest good checkpoint in the folder of a run. Raises CheckpointError where there is none.
-
-    See `find_checkpoint` for the one that is `ckpt.pt`.
-    """
-    from core.checkpoint_manager import CheckpointManager  # which needs this file to know a checkpoint when it sees one
-
-    return CheckpointManager(out_dir).load().path
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """Return the checkpoint that a path names: the file itself, or of a run's folder `ckpt.pt` or the newest good one.
-
-    Raises CheckpointError where there is none.
-    """
-    from core.checkpoint_manager import CheckpointManager
-
-    path = Path(path)
-    if path.is_dir():
-        return CheckpointManager(path).load(prefer_linked=True).path
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: give the folder of a run, or a file in it such as out/ckpt.pt")
-    return path
-
-
-def reload_from_latest(
-    checkpoints: CheckpointManager, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Bring a model, wrapped or not, and its optimizer back to the newest healthy checkpoint, and return that."""
-    found = checkpoints.load_healthy()
-    if found is None:
-        raise CheckpointError(f"no healthy checkpoint in {checkpoints.out_dir}")
-    checkpoint = load_checkpoint(found.path, check=False)
-    try:
-        model.load_state_dict(handle_state_dict_prefixes(checkpoint["model"], like=model.state_dict()))
-    except RuntimeError as error:
-        raise CheckpointError(f"{found.path} does not fit the model: {error}") from None
-    load_optimizer_state(optimizer, checkpoint.get("optimizer"))
-    return checkpoint
 
 
 def handle_state_dict_prefixes(state: dict[str, Any], like: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def read(path: Path) -> Manifest:
 def write(path: Path, manifest: Manifest) -> None:
     """Write a manifest so that it is there whole or not at all."""
     text = json.dumps({**manifest, SEAL: _seal(manifest)}, indent=1, allow_nan=False) + "\n"
-    files.write_whole(path, lambda aside: _write_text(aside, text))
+    files.write_atomically(path, lambda aside: _write_text(aside, text))
 
 
 def verify(manifest: Manifest, folder: Path, sha256: Callable[[Path], str] = files.sha256) -> Path:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.snapshot import Snapshot
+from core.checkpoint.snapshot import Snapshot
 from model import GPT
 
 DTYPES = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.provenance import describe, differences, revision
+from core.checkpoint.provenance import describe, differences, revision
 
 CPU = torch.device("cpu")
 NEEDS_GIT = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from core import manifest
+from core.checkpoint import manifest
+from core.checkpoint.manifest import FutureFormatError
 from core.errors import CheckpointError
-from core.manifest import FutureFormatError
 
 NOTES = {"iter_num": 7, "val_loss": 2.5, "healthy": True, "batch": ["ab"]}
 

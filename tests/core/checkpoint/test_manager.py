@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from core import files
-from core.checkpoint_manager import CheckpointManager
+from core.checkpoint.manager import CheckpointManager
 from core.errors import CheckpointError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def notes(iter_num: int = 0, val_loss: float | None = None, healthy: bool = True) -> dict[str, Any]:
@@ -347,7 +347,7 @@ def test_a_save_is_made_although_the_one_before_failed_unheard(
 
 def test_the_end_of_the_program_waits_for_a_save_in_flight(tmp_path: Path) -> None:
     code = (
-        "import sys, time, pathlib; from core.checkpoint_manager import CheckpointManager\n"
+        "import sys, time, pathlib; from core.checkpoint.manager import CheckpointManager\n"
         "def slow(path): time.sleep(0.3); path.write_text('whole')\n"
         "CheckpointManager(sys.argv[1]).save(slow, dict(iter_num=1, val_loss=None, healthy=True), wait=False)\n"
     )

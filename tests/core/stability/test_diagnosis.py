@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from core.diagnosis import ADVICE, diagnose
 from core.objective import LanguageModeling, Output
+from core.stability.diagnosis import ADVICE, diagnose
 from model import GPT
 from tests.modifying import Modifying
 

@@ -1,0 +1,50 @@
+"""The mean of a loss: over positions, over sequences, and of nothing."""
+
+import math
+
+import torch
+from hypothesis import given
+
+from core.losses import mean_loss, per_sequence
+from tests.loss_modifiers.batches import Tokens, quick, row_means, same, token_batches
+
+
+@quick
+@given(batch=token_batches)
+def test_per_sequence_is_the_mean_of_a_rows_valid_positions(batch: Tokens) -> None:
+    same(per_sequence(batch.loss + 1, batch.mask), row_means((batch.loss + 1).tolist(), batch.mask.tolist()))
+
+
+def test_per_sequence_leaves_out_what_is_off_the_mask_even_nan() -> None:
+    loss = torch.tensor([[1.0, math.nan], [math.nan, math.inf]], requires_grad=True)
+    found = per_sequence(loss, torch.tensor([[True, False], [False, False]]))
+    found.sum().backward()
+
+    assert found.tolist() == [1.0, 0.0]
+    assert loss.grad is not None and loss.grad.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+def test_per_sequence_passes_on_a_loss_that_is_per_sequence_already() -> None:
+    loss = torch.rand(3)
+
+    assert per_sequence(loss, torch.rand(3, 4) < 0.5) is loss
+
+
+def test_mean_loss_is_over_valid_positions_or_over_rows_that_have_any() -> None:
+    mask = torch.tensor([[True, True], [True, False], [False, False]])
+
+    assert mean_loss(torch.tensor([[1.0, 2.0], [6.0, 9.0], [9.0, 9.0]]), mask) == 3.0
+    assert mean_loss(torch.tensor([1.0, 4.0, 9.0]), mask) == 2.5
+    assert mean_loss(torch.tensor([1.0, 4.0]), torch.tensor([True, True])) == 2.5
+    assert mean_loss(torch.rand(2, 2), torch.zeros(2, 2, dtype=torch.bool)) == 0.0
+
+
+def test_a_mean_leaves_out_what_has_nothing_valid_in_it() -> None:
+    mask = torch.tensor([[True, False], [False, False], [True, True]])
+    positions = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [2.0, 6.0]], requires_grad=True)
+
+    assert mean_loss(positions, mask) == 3.0
+    assert mean_loss(torch.tensor([1.0, 50.0, 2.0]), mask) == 1.5
+    nothing = mean_loss(positions, torch.zeros_like(mask))
+    nothing.backward()
+    assert nothing == 0.0 and positions.grad is not None and positions.grad.eq(0).all()
