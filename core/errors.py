@@ -1,5 +1,6 @@
 """The mistakes and mishaps a user can meet: one class each, one message, one exit status."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,20 @@ class PreemptedError(CoreGPTError):
     def __init__(self, message: str, exit_status: int = TRY_AGAIN) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+class WarnOnce:
+    """Logs a warning the first time its cause comes up, and nothing after that."""
+
+    def __init__(self) -> None:
+        self._causes: set[str] = set()
+
+    def __call__(self, text: str, cause: str | None = None) -> None:
+        """Log `text` as a warning. cause: calls with the same cause count as one; None: calls with the same text do."""
+        cause = cause or text
+        if cause not in self._causes:
+            self._causes.add(cause)
+            logging.getLogger("coregpt").warning(text)
 
 
 @contextmanager

@@ -24,9 +24,11 @@ def make_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Put what `write(path)` makes, a file or a folder, under `path` in one step, its content safe on the disk before.
+    """Write a file or folder to a temporary path, flush it to disk, and rename it to `path`; an old file is replaced.
 
-    The name is safe after `flush_folder`.
+    write: gets the temporary path, `path` + PARTIAL. If it raises, the temporary file is removed and the error goes on
+
+    After a power cut `path` is the old or the new file, complete; `flush_folder` makes sure that it is the new one.
     """
     aside = path.with_name(path.name + PARTIAL)
     try:
@@ -39,6 +41,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with suppress(OSError):
             remove(aside)
         raise
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary file, flush it to disk, and rename it to `path`; see `write_atomically`."""
+
+    def write(part: Path) -> None:
+        part.write_bytes(content)
+
+    write_atomically(path, write)
 
 
 def link(source: Path, target: Path) -> None:
