@@ -1,4 +1,4 @@
-"""Changes to the training loss, one per file, applied in a fixed order. Of ours they import `core.errors` alone."""
+"""Loss modifiers: changes to the training loss, one per file, applied in a fixed order."""
 
 from loss_modifiers.base import LossModifier
 from loss_modifiers.entropy import EntropyModifier

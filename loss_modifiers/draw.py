@@ -1,14 +1,14 @@
-"""Drawing tokens from what a model says of them."""
+"""Sampling of tokens from logits."""
 
 import torch
 
-from loss_modifiers.base import widened
+from loss_modifiers.base import at_least_float32
 
-SMALLEST_DRAW = 2.0**-25  # half a step of a float32 draw: an exact 0 would choose its token for certain
+SMALLEST_DRAW = 2.0**-25  # half a step of a float32 draw: with a draw of 0 the token would always be chosen
 
 
 def sampled(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return one token per position (...), drawn from softmax(logits (..., V))."""
-    # Gumbel's way: unlike torch.multinomial it neither waits for the GPU nor brings it down over a NaN
+    """Return one token per position (...), sampled from softmax(logits). logits (..., V)"""
+    # the Gumbel-max trick: unlike torch.multinomial it does not synchronise, and a NaN does not stop the GPU
     draws = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
-    return (widened(logits) - draws.clamp_(min=SMALLEST_DRAW).log_()).argmax(dim=-1)
+    return (at_least_float32(logits) - draws.clamp_(min=SMALLEST_DRAW).log_()).argmax(dim=-1)

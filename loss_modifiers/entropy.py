@@ -1,25 +1,26 @@
-"""More weight for the sequences whose wrong answers are concentrated on a few tokens."""
+"""EntropyModifier: more weight for sequences whose wrong probability is concentrated on a few tokens."""
 
 import logging
 
 import torch
 
 from core.losses import per_sequence
-from loss_modifiers.base import TOKEN_TYPES, LossModifier, change, spread
-from loss_modifiers.wrong_answers import relative_entropy
+from loss_modifiers.base import TOKEN_TYPES, LossModifier, change_metrics, sample_std
+from loss_modifiers.wrong_tokens import relative_entropy
 
-LARGEST_WEIGHT = 1000.0  # before the weights are brought to a mean of 1
+MAX_WEIGHT = 1000.0  # before normalisation
 log = logging.getLogger("coregpt")
 
 
 class EntropyModifier(LossModifier):
-    """Weighs each sequence by 1 / entropy of its wrong answers, the weights brought to a mean of `weight`.
+    """Weights each sequence by 1 / entropy of its wrong tokens; the weights are normalised to a mean of `weight`.
 
-    The entropy of a position is divided by the log of the number of wrong answers that matter, so it lies in [0, 1]; a
-    sequence's is the mean over its valid positions. Gradients flow through the weights. A row without a valid position
-    has no part in the mean.
+    The entropy of a position is divided by the log of the number of wrong tokens with a probability above `eps`, so it
+    is in [0, 1]; that of a sequence is the mean over its valid positions. Gradients flow through the weights. A row
+    without a valid position does not count in the normalisation. A batch of one sequence is not weighted.
 
-    threshold: entropies below count as this; eps: against division by zero, and below it a probability is negligible
+    threshold: minimum entropy of a sequence; lower ones are raised to it
+    eps:       avoids division by zero
     """
 
     training_types = TOKEN_TYPES
@@ -28,17 +29,17 @@ class EntropyModifier(LossModifier):
         self.weight = weight
         self.threshold = threshold
         self.eps = eps
-        self._told = False
+        self._logged = False  # that a batch of one is not weighted
 
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """Return the weighted losses (B,)."""
-        if len(loss) == 1 and not self._told and not torch.compiler.is_compiling():
+        if len(loss) == 1 and not self._logged and not torch.compiler.is_compiling():
             log.info(
-                "EntropyModifier weighs the sequences of a batch against each other: a batch of one is left as it is"
+                "EntropyModifier weights the sequences of a batch against each other: a batch of one is not weighted"
             )
-            self._told = True
+            self._logged = True
         entropy = relative_entropy(logits, targets, self.eps)
         of_sequence = per_sequence(entropy, mask)
         weights = self._weights(of_sequence, mask.any(dim=1)) if len(loss) > 1 else torch.ones_like(of_sequence)
@@ -47,20 +48,21 @@ class EntropyModifier(LossModifier):
             **_position_metrics(entropy.detach(), mask),
             **_metrics("sample_{}_entropy", "sample_entropy_std", of_sequence.detach()),
             **_metrics("weight_{}", "weight_std", weights.detach()),
-            **change(loss, weighted, mask),
+            **change_metrics(loss, weighted, mask),
             "batch_size": torch.tensor(len(loss)),
             "weight_sum": weights.detach().sum(),
         }
         return weighted
 
     def _weights(self, entropy: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        weights = (1.0 / (entropy.clamp(min=self.threshold) + self.eps)).clamp(self.eps, LARGEST_WEIGHT) * counts
+        """Return the weights (B,), 0 for rows that do not count. entropy (B,), counts (B,) bool"""
+        weights = (1.0 / (entropy.clamp(min=self.threshold) + self.eps)).clamp(self.eps, MAX_WEIGHT) * counts
         return weights * (self.weight * counts.sum() / (weights.sum() + self.eps))
 
 
 def _metrics(name: str, std_name: str, values: torch.Tensor) -> dict[str, torch.Tensor]:
     found = {name.format(kind): value for kind, value in zip(("min", "max"), values.aminmax(), strict=True)}
-    return {name.format("mean"): values.mean(), **found, std_name: spread(values)}
+    return {name.format("mean"): values.mean(), **found, std_name: sample_std(values)}
 
 
 def _position_metrics(entropy: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""A price, growing over training, on wrong answers that are concentrated on a few tokens."""
+"""EntropyPenaltyModifier: a growing penalty on wrong probability that is concentrated on a few tokens."""
 
 import math
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 import torch
 
 from core.losses import mean_loss, per_sequence
-from loss_modifiers.base import TOKEN_TYPES, LossModifier, weigh
+from loss_modifiers.base import TOKEN_TYPES, LossModifier, weighted
 from loss_modifiers.moving_average import MovingAverage
-from loss_modifiers.wrong_answers import entropy
+from loss_modifiers.wrong_tokens import entropy
 
 
 class EntropyPenaltyModifier(LossModifier):
-    """Multiplies each sequence's loss by 1 + penalty * (1 - entropy of its wrong answers / log(V - 1)).
+    """Multiplies each sequence's loss by 1 + penalty * (1 - entropy of its wrong tokens / log(V - 1)).
 
-    The penalty is 0 before `start_iter`, and grows linearly to `max_penalty` at `max_iters`. Gradients flow through
-    the entropy. A vocabulary of two ids leaves a single wrong answer and nothing to punish.
+    The penalty is 0 before `start_iter` and grows linearly to `max_penalty` at `max_iters`. Gradients flow through the
+    entropy. With a vocabulary of two tokens the loss does not change.
     """
 
     training_types = TOKEN_TYPES
@@ -37,7 +37,7 @@ class EntropyPenaltyModifier(LossModifier):
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the multiplied losses, of positions or sequences as they came."""
+        """Return the multiplied loss in its shape, (B, T) or (B,)."""
         penalty = self.get_penalty(self.iter_num)
         multiplier = torch.ones_like(per_sequence(loss.detach(), mask))
         if penalty > 0 and logits.size(-1) > 2:
@@ -45,12 +45,10 @@ class EntropyPenaltyModifier(LossModifier):
             multiplier = 1.0 + penalty * (1.0 - of_sequence / math.log(logits.size(-1) - 1))
         ema = self._ema.update(mean_loss(multiplier.detach(), mask))
         self._metrics = {"entropy_penalty": torch.tensor(penalty), "multiplier_ema": ema}
-        return weigh(loss, multiplier)
+        return weighted(loss, multiplier)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the moving average of the multiplier."""
         return {"multiplier_ema": self._ema.value}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with a moving average."""
         self._ema.value = state["multiplier_ema"]

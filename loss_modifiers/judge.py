@@ -1,4 +1,4 @@
-"""Asking a frozen sequence scorer how much of a text a machine has filled in."""
+"""Judge: a frozen sequence scorer that estimates how much of a text a model has filled in."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from loss_modifiers.sequence_target import sequence_scorer_target_transform
 
 
 class Judge:
-    """A frozen sequence scorer as a function of texts: token ids (B, T) to scores (B,).
+    """A frozen sequence scorer as a function from token ids (B, T) to scores (B,).
 
     model:        called as `model(ids (B, T')) -> (scores (B,), _)`, in evaluation mode
-    cls_token_id: goes in front of every text; None for a scorer that was trained without
-    block_size:   what is longer, with that token, is cut at the end
-    transformed:  it was trained on transformed shares, else on the shares themselves
-    renamed:      token ids here, and what they are to the model, where that is another id
+    cls_token_id: put in front of every text; None for a scorer that was trained without it
+    block_size:   maximum length with that token; longer texts are cut at the end
+    transformed:  True: the scorer was trained on transformed fractions; False: on the fractions themselves
+    renamed:      our ids of tokens that have another id in the scorer's vocabulary, and those other ids
     """
 
     def __init__(
@@ -34,20 +34,20 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return scores (B,) in [0, 1], float32: the higher, the more of the text looks filled in."""
+        """Return scores (B,) in [0, 1], float32; a higher score means that more of the text looks filled in."""
         tokens = with_ids(tokens, self.renamed)
         if self.cls_token_id is not None:
             tokens = torch.cat([tokens.new_full((len(tokens), 1), self.cls_token_id), tokens], dim=1)
         scores: torch.Tensor = self.model(tokens[:, : self.block_size])[0]
         return scores.float().clamp(0.0, 1.0)
 
-    def expected(self, shares: torch.Tensor) -> torch.Tensor:
-        """Return the scores (B,) that it was trained to give texts of which these shares (B,) are filled in."""
-        return sequence_scorer_target_transform(shares) if self.transformed else shares
+    def expected(self, fractions: torch.Tensor) -> torch.Tensor:
+        """Return the target scores (B,) of texts in which these fractions (B,) are filled in."""
+        return sequence_scorer_target_transform(fractions) if self.transformed else fractions
 
 
 def with_ids(tokens: torch.Tensor, renamed: Mapping[int, int]) -> torch.Tensor:
-    """Return the tokens with the ids that another model has for some of them."""
+    """Return the tokens in another model's ids. renamed: our ids of tokens with another id there, and those ids"""
     found = tokens
     for ours, theirs in renamed.items():
         found = found.where(tokens != ours, theirs)

@@ -1,20 +1,21 @@
-"""More weight for the sequences whose reconstruction a judge finds worse than average."""
+"""JudgeFactorModifier: more weight for sequences whose reconstruction a judge scores worse than average."""
 
 import torch
 
 from core.errors import ConfigError
 from core.losses import mean_loss, per_sequence
-from loss_modifiers.base import LossModifier, spread
+from loss_modifiers.base import LossModifier, sample_std
 from loss_modifiers.judge import Judge
 
-LARGEST_FACTOR = 10.0  # before the factors are brought to a mean of 1
+MAX_FACTOR = 10.0  # before normalisation
 
 
 class JudgeFactorModifier(LossModifier):
-    """Weighs each sequence by judge's score / min(masked share + 0.1, 1), the weights brought to a mean of 1.
+    """Weights each sequence by judge's score / min(expected score + 0.1, 1); the weights are normalised to a mean of 1.
 
-    The judge scores the most likely tokens at masked positions, among the original tokens elsewhere; those are read
-    from `inputs`, which must be set before each call. A row without a masked position has no part in the mean.
+    The expected score is that of the masked fraction. The judge scores the most likely tokens at masked positions and
+    the original tokens elsewhere, which are read from `inputs`; `inputs` must be set before each call. A row without a
+    masked position does not count in the normalisation.
     """
 
     training_types = ("unmasking",)
@@ -34,10 +35,10 @@ class JudgeFactorModifier(LossModifier):
         tokens = torch.where(mask, logits.detach().argmax(dim=-1), self.inputs)
         predicted = self.judge(tokens)
         real = mask.float().mean(dim=1)
-        factor = (predicted / (self.judge.expected(real) + 0.1).clamp(max=1.0)).clamp(0.0, LARGEST_FACTOR)
+        factor = (predicted / (self.judge.expected(real) + 0.1).clamp(max=1.0)).clamp(0.0, MAX_FACTOR)
         mean = mean_loss(factor.detach(), mask)
         factor = torch.where(mean > 1e-8, factor / mean, 1.0)
         self._metrics = {}
         for name, values in (("predicted_ratio", predicted), ("real_ratio", real), ("wrongness", factor)):
-            self._metrics |= {f"{name}_mean": values.mean(), f"{name}_std": spread(values)}
+            self._metrics |= {f"{name}_mean": values.mean(), f"{name}_std": sample_std(values)}
         return per_sequence(loss, mask) * factor

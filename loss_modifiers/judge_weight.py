@@ -1,24 +1,26 @@
-"""More weight for the sequences whose completion a judge finds worse than their masked share explains."""
+"""SequenceScoringJudgeWeightModifier: more weight for sequences whose completion a judge scores badly."""
 
 from typing import Any
 
 import torch
 
 from core.errors import ConfigError
-from loss_modifiers.base import LossModifier, weigh
+from loss_modifiers.base import LossModifier, weighted
 from loss_modifiers.draw import sampled
 from loss_modifiers.judge import Judge
 from loss_modifiers.moving_average import MovingAverage
 
 
 class SequenceScoringJudgeWeightModifier(LossModifier):
-    """Weighs each sequence by (judge's score / expected score for its share of valid positions) ** exponent, clamped.
+    """Weights each sequence by (judge's score / expected score) ** exponent, clamped.
 
-    The judge scores a completion drawn from the logits, at every position, on or off the mask. The exponent is 0 up to
-    `start_iter` (the judge is not asked), and grows linearly to its full value at `max_iter`. The draws come from a
-    generator of its own: training's random numbers stay as they are.
+    The judge scores a completion that is sampled from the logits at all positions, masked or not. The expected score is
+    that of the fraction of valid positions. The exponent is 0 up to `start_iter` (the judge is not called), and grows
+    linearly to its full value at `max_iter`. The samples come from a private generator, so that training's random
+    numbers do not change.
 
-    device: the logits'; seed: another on each rank
+    device: device of the logits
+    seed:   seed of the private generator; ranks should have different ones
     """
 
     training_types = ("language_model", "unmasking")
@@ -57,31 +59,31 @@ class SequenceScoringJudgeWeightModifier(LossModifier):
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the weighted losses, of positions or sequences as they came."""
+        """Return the weighted loss in its shape, (B, T) or (B,)."""
         exponent = self.get_exponent(self.iter_num)
         self._metrics = {}
         if exponent == 0.0:
             return loss * min(max(1.0, self.limits[0]), self.limits[1])
         factor = self._wrongness(logits.detach(), mask)
-        full = factor.pow(self.exponent).clamp(*self.limits)  # what the schedule leads to
-        self._metrics = {  # the names that dashboards know
+        full = factor.pow(self.exponent).clamp(*self.limits)  # the weight at the end of the schedule
+        self._metrics = {  # legacy names, kept for dashboards
             "multiplayer_median": self._median.update(full.median()),
             "multiplayer_std_ema": self._std.update(full.std(correction=0)),
         }
-        return weigh(loss, factor.pow(exponent).clamp(*self.limits))
+        return weighted(loss, factor.pow(exponent).clamp(*self.limits))
 
     def _wrongness(self, logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return judge's score / expected score (B,)."""
         score = self.judge(sampled(logits, self.generator))
-        share = (mask.sum(dim=1) / (mask.size(1) + self.eps)).clamp(min=self.eps)
-        return score / self.judge.expected(share).clamp(self.eps, 1.0)
+        fraction = (mask.sum(dim=1) / (mask.size(1) + self.eps)).clamp(min=self.eps)
+        return score / self.judge.expected(fraction).clamp(self.eps, 1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the generator's state and the moving averages."""
         averages = {"median_ema": self._median.value, "std_ema": self._std.value}
         return {"generator": self.generator.get_state(), **averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the same draws and averages; on another kind of device the draws begin afresh."""
+        """Restore the moving averages, and the generator if the state is of the same type of device."""
         if len(state["generator"]) == len(self.generator.get_state()):
             self.generator.set_state(state["generator"].cpu())
         self._median.value, self._std.value = state["median_ema"], state["std_ema"]

@@ -1,18 +1,18 @@
-"""Label smoothing that gives nothing to special tokens, as the train_run line has it."""
+"""LabelSmoothingModifier: label smoothing without special tokens, as in the train_run line."""
 
 from collections.abc import Sequence
 
 import torch
 
 from loss_modifiers.base import TOKEN_TYPES, LossModifier
-from loss_modifiers.soft_answers import answer_log_probs, marked, smoothing_metrics
+from loss_modifiers.smoothing import id_mask, smoothing_metrics, target_log_probs
 
 
 class LabelSmoothingModifier(LossModifier):
-    """Leaves 1 - `factor` to the right answer, gives each other ordinary id factor / (number of ordinary ids).
+    """Uses soft targets: 1 - `factor` for the target, factor / (number of ordinary ids) for each other ordinary id.
 
-    Special ids get nothing unless they are the target. The beliefs are then scaled to sum to 1. What earlier modifiers
-    did to the loss stays: the difference that smoothing makes is added.
+    Special ids get 0 unless they are the target. The soft targets are then normalised to a sum of 1. The change of the
+    cross-entropy is added to the loss, so that the changes of earlier modifiers are kept.
     """
 
     training_types = TOKEN_TYPES
@@ -24,15 +24,15 @@ class LabelSmoothingModifier(LossModifier):
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the smoothed loss (B, T), 0 off the mask."""
-        log_probs, of_answer, answers = answer_log_probs(logits, targets)
-        special = marked(self.special_tokens, logits.size(-1), logits.device)  # (V,)
-        is_special = special[answers]  # (B, T)
+        """Return the smoothed loss (B, T), 0 outside the mask."""
+        log_probs, of_target, indices = target_log_probs(logits, targets)
+        special = id_mask(self.special_tokens, logits.size(-1), logits.device)  # (V,)
+        is_special = special[indices]  # (B, T)
         ordinary = logits.size(-1) - len({number for number in self.special_tokens if 0 <= number < logits.size(-1)})
         share = self.factor / ordinary
-        of_others = log_probs.masked_fill(special, 0.0).sum(dim=-1) - of_answer.masked_fill(is_special, 0.0)
-        total = 1.0 - self.factor + share * (ordinary - 1 + is_special.to(of_answer.dtype))
-        soft = -((1.0 - self.factor) * of_answer + share * of_others) / total
-        smoothed = (loss + soft + of_answer).masked_fill(~mask, 0.0)
+        of_others = log_probs.masked_fill(special, 0.0).sum(dim=-1) - of_target.masked_fill(is_special, 0.0)
+        total = 1.0 - self.factor + share * (ordinary - 1 + is_special.to(of_target.dtype))
+        soft = -((1.0 - self.factor) * of_target + share * of_others) / total
+        smoothed = (loss + soft + of_target).masked_fill(~mask, 0.0)
         self._metrics = smoothing_metrics(loss, smoothed, mask, mask, self.factor)
         return smoothed

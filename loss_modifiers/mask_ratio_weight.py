@@ -1,16 +1,16 @@
-"""More weight for the sequences with fewer valid positions."""
+"""MaskRatioWeightModifier: more weight for sequences with fewer valid positions."""
 
 import torch
 
 from core.losses import per_sequence
-from loss_modifiers.base import TOKEN_TYPES, LossModifier, spread
+from loss_modifiers.base import TOKEN_TYPES, LossModifier, sample_std
 
 
 class MaskRatioWeightModifier(LossModifier):
-    """Weighs each sequence by (share of its positions that are valid) ** -power, clamped; not normalised.
+    """Weights each sequence by (fraction of valid positions) ** -power, clamped; the weights are not normalised.
 
-    Shares of 1, 0.5 and 0.25 weigh 1, 1.41 and 2. With min_weight=0 and max_weight=inf it is the train_run line's
-    `weight_loss_by_mask_ratio`.
+    With power 0.5, fractions of 1, 0.5 and 0.25 have weights of 1, 1.41 and 2. min_weight=0 and max_weight=inf give the
+    train_run line's `weight_loss_by_mask_ratio`.
     """
 
     training_types = TOKEN_TYPES
@@ -36,6 +36,6 @@ class MaskRatioWeightModifier(LossModifier):
             "mean_weight": weights.mean(),
             "min_weight": weights.min(),
             "max_weight": weights.max(),
-            "weight_std": spread(weights),
+            "weight_std": sample_std(weights),
         }
         return per_sequence(loss, mask) * weights

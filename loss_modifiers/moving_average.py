@@ -1,13 +1,13 @@
-"""An exponential moving average that no single bad batch can spoil."""
+"""MovingAverage: an exponential moving average that skips non-finite values."""
 
 import torch
 
 
 class MovingAverage:
-    """Averages 0-dim tensors where they are, without waiting for the device; those that are not finite are left out.
+    """Averages 0-dim tensors on their device, without synchronisation; non-finite values are skipped.
 
-    keep: share of the old average that stays at each update; start: the average before the first update, or None to
-    begin at the first value
+    keep:  weight of the old average in each update
+    start: the average before the first update; None: the first value
     """
 
     def __init__(self, keep: float, start: float | None = None) -> None:
@@ -15,9 +15,9 @@ class MovingAverage:
         self.value = None if start is None else torch.tensor(start)
 
     def update(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the average with one more value in it."""
+        """Add a value to the average, and return the average."""
         value = value.detach()
-        old = value if self.value is None else self.value.to(value)  # one from a checkpoint may lie elsewhere
+        old = value if self.value is None else self.value.to(value)  # a restored one may be on another device
         mixed = torch.where(old.isfinite(), old + (1.0 - self.keep) * (value - old), value)
         self.value = torch.where(value.isfinite(), mixed, old)
         return self.value

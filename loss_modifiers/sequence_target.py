@@ -1,8 +1,8 @@
-"""The scale on which a sequence scorer may be trained to see the masked share."""
+"""The optional transform of a sequence scorer's target, the masked fraction."""
 
 import torch
 
 
 def sequence_scorer_target_transform(x: torch.Tensor) -> torch.Tensor:
-    """Return x^4 - 2x^3 + 2x: from 0 at 0 to 1 at 1, steepest at 0, so that small shares are told apart best."""
+    """Return x^4 - 2x^3 + 2x, which rises from 0 to 1 on [0, 1], steepest at 0: small fractions differ most."""
     return x**4 - 2 * x**3 + 2 * x

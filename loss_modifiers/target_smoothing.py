@@ -1,20 +1,20 @@
-"""Label smoothing over the whole vocabulary, as the core line has it."""
+"""TargetSmoothingModifier: label smoothing over the complete vocabulary, as in the core line."""
 
 from collections.abc import Sequence
 
 import torch
 
 from loss_modifiers.base import TOKEN_TYPES, LossModifier
-from loss_modifiers.soft_answers import answer_log_probs, marked, smoothing_metrics
+from loss_modifiers.smoothing import id_mask, smoothing_metrics, target_log_probs
 
 
 class TargetSmoothingModifier(LossModifier):
-    """Takes `factor` of the belief from the right answer and spreads it evenly over the V - 1 others.
+    """Uses soft targets: 1 - `factor` for the target, factor / (V - 1) for each other token.
 
-    A target that is a special token stays certain, though special tokens get their share as wrong answers. What
-    earlier modifiers did to the loss stays: the difference that smoothing makes is added.
+    A target that is a special token is not smoothed, but special tokens are among the other tokens of ordinary targets.
+    The change of the cross-entropy is added to the loss, so that the changes of earlier modifiers are kept.
 
-    exclude_padding: a target equal to `padding_token` costs nothing, but counts in the mean if the mask has it
+    exclude_padding: a target equal to `padding_token` has a loss of 0, but counts in the mean if it is in the mask
     """
 
     training_types = TOKEN_TYPES
@@ -34,12 +34,12 @@ class TargetSmoothingModifier(LossModifier):
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the smoothed loss (B, T), 0 where the target is padding or no token at all."""
+        """Return the smoothed loss (B, T), 0 where the target is padding or not a token id."""
         vocab_size = logits.size(-1)
-        log_probs, of_answer, answers = answer_log_probs(logits, targets)
-        of_others = (log_probs.sum(dim=-1) - of_answer) / (vocab_size - 1)  # their mean
-        certain = marked(self.special_tokens, vocab_size, logits.device)[answers]
-        smoothed = torch.where(certain, loss, loss + self.factor * (of_answer - of_others))
+        log_probs, of_target, indices = target_log_probs(logits, targets)
+        of_others = (log_probs.sum(dim=-1) - of_target) / (vocab_size - 1)  # mean of the other tokens
+        special = id_mask(self.special_tokens, vocab_size, logits.device)[indices]
+        smoothed = torch.where(special, loss, loss + self.factor * (of_target - of_others))
         counts = (targets >= 0) & (targets < vocab_size)
         if self.exclude_padding:
             counts = counts & (targets != self.padding_token)

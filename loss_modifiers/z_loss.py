@@ -1,13 +1,13 @@
-"""A small price on large logits."""
+"""ZLossModifier: a small penalty on large logits."""
 
 import torch
 
 from core.losses import mean_loss
-from loss_modifiers.base import TOKEN_TYPES, LossModifier, widened
+from loss_modifiers.base import TOKEN_TYPES, LossModifier, at_least_float32
 
 
 class ZLossModifier(LossModifier):
-    """Adds weight * log(Z)^2 per position, Z the sum of the exponentials of the logits (PaLM, arXiv:2204.02311)."""
+    """Adds weight * log(Z)^2 per position; Z is the sum of the exponentials of the logits (PaLM, arXiv:2204.02311)."""
 
     training_types = TOKEN_TYPES
 
@@ -17,7 +17,7 @@ class ZLossModifier(LossModifier):
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """Return the loss (B, T) with the price added."""
-        price = self.weight * widened(logits).logsumexp(dim=-1).square()
-        self._metrics = {"z_loss": mean_loss(price.detach(), mask)}
-        return loss + price
+        """Return the loss (B, T) with the penalty added."""
+        penalty = self.weight * at_least_float32(logits).logsumexp(dim=-1).square()
+        self._metrics = {"z_loss": mean_loss(penalty.detach(), mask)}
+        return loss + penalty

@@ -172,7 +172,7 @@ MUTATIONS = [
     Mutation("mask one too many", "data/masking.py", "wanted = (target_masked_ratio * sizes.double()).ceil().long()", "wanted = (target_masked_ratio * sizes.double()).ceil().long() + 1", "tests/data/test_masking.py"),
     Mutation("corrupt with special tokens", "data/masking.py", "others = torch.randint(vocab_size, tokens.shape, generator=generator)\n    masked", "others = torch.randint(vocab_size + 1, tokens.shape, generator=generator)\n    masked", "tests/data/test_masking.py"),
     Mutation("let spans lose their end", "data/masking.py", "ends[:, 1::2] + 1, -ones", "ends[:, 1::2], -ones", "tests/data/test_masking.py"),
-    Mutation("let the variance factor stand still", "loss_modifiers/sequence_variance.py", "widened(logits).view_as(targets).var(correction=0)", "widened(logits).detach().view_as(targets).var(correction=0)", "tests/loss_modifiers/test_sequence_variance.py"),
+    Mutation("let the variance factor stand still", "loss_modifiers/sequence_variance.py", "at_least_float32(logits).view_as(targets).var(correction=0)", "at_least_float32(logits).detach().view_as(targets).var(correction=0)", "tests/loss_modifiers/test_sequence_variance.py"),
     Mutation("apply the drop once more", "extras/__init__.py", 'drop = 1.0 if options.lr_schedule == "transfer"', 'drop = 0.5 if options.lr_schedule == "transfer"', "tests/extras/test_init.py"),
     Mutation("lose the objective's state", ARCHIVE, '{"data": self.data, "objective": self.step.objective}', '{"data": self.data}', UNIT_ARCHIVE),
     Mutation("forget a group's factor", "core/scheduler.py", ' * group.get("lr_factor", 1.0)', "", "tests/core/test_scheduler.py"),

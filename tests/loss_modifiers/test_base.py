@@ -1,10 +1,10 @@
-"""The contract of a loss modifier, and what several of them compute alike."""
+"""The interface of a loss modifier, and functions that several modifiers use."""
 
 import pytest
 import torch
 
 import loss_modifiers
-from loss_modifiers.base import TRAINING_TYPES, LossModifier, change, spread, widened
+from loss_modifiers.base import TRAINING_TYPES, LossModifier, at_least_float32, change_metrics, sample_std
 from tests.loss_modifiers.batches import std, tokens
 
 
@@ -44,9 +44,9 @@ def test_public_names_exist() -> None:
     assert all(hasattr(loss_modifiers, name) for name in loss_modifiers.__all__)
 
 
-def test_change_tells_the_loss_before_and_after() -> None:
+def test_change_metrics_are_the_losses_before_and_after() -> None:
     loss = torch.tensor([2.0, 4.0], requires_grad=True)
-    found = change(loss, loss * 3, torch.tensor([True, True]))
+    found = change_metrics(loss, loss * 3, torch.tensor([True, True]))
 
     assert (found["original_loss"], found["final_loss"]) == (3.0, 9.0)
     assert found["loss_ratio"].item() == pytest.approx(3.0)
@@ -54,12 +54,12 @@ def test_change_tells_the_loss_before_and_after() -> None:
 
 
 @pytest.mark.parametrize("values", [[1.0, 2.0, 4.0], [1.0, 1.0], [3.0]])
-def test_spread_is_the_sample_standard_deviation(values: list[float]) -> None:
-    assert spread(torch.tensor(values)).item() == pytest.approx(std(values))
+def test_sample_std_is_the_sample_standard_deviation(values: list[float]) -> None:
+    assert sample_std(torch.tensor(values)).item() == pytest.approx(std(values))
 
 
-def test_widened_raises_half_precision_and_leaves_the_rest() -> None:
+def test_half_precision_becomes_float32_and_float64_stays() -> None:
     fine = tokens().logits
 
-    assert widened(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32
-    assert widened(fine) is fine
+    assert at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32
+    assert at_least_float32(fine) is fine

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.loss_modifiers.test_wrong_tokens import at_every_position, plain_relative_entropy
 
 from loss_modifiers import EntropyModifier
 from tests.loss_modifiers.batches import Tokens, detached, quick, row_means, same, std, token_batches, tokens
-from tests.loss_modifiers.test_wrong_answers import at_every_position, plain_relative_entropy
 
 NAMES = """per_position_mean_entropy per_position_max_entropy per_position_min_entropy per_position_entropy_std
     sample_mean_entropy sample_min_entropy sample_max_entropy sample_entropy_std weight_mean weight_min weight_max
@@ -51,7 +51,7 @@ def test_gradients_flow_through_the_weights() -> None:
     assert batch.logits.grad.abs().sum() > 0
 
 
-def test_a_batch_of_one_is_left_as_it_is_and_this_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_of_one_is_not_weighted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     batch, modifier = tokens(rows=1, share=1.0), EntropyModifier()
     with caplog.at_level(logging.INFO, "coregpt"):
         found = [modifier.modify(*batch), modifier.modify(*batch)]
@@ -59,7 +59,7 @@ def test_a_batch_of_one_is_left_as_it_is_and_this_is_said_once(caplog: pytest.Lo
 
     same(found[0], [batch.loss.mean().item()])
     assert [record.message for record in caplog.records] == [
-        "EntropyModifier weighs the sequences of a batch against each other: a batch of one is left as it is"
+        "EntropyModifier weights the sequences of a batch against each other: a batch of one is not weighted"
     ]
 
 

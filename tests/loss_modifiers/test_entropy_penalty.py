@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.loss_modifiers.test_wrong_tokens import at_every_position, plain_entropy
 
 from loss_modifiers import EntropyPenaltyModifier
 from tests.loss_modifiers.batches import Tokens, detached, quick, row_means, same, token_batches, tokens
-from tests.loss_modifiers.test_wrong_answers import at_every_position, plain_entropy
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class Plus(LossModifier):
 
 
 class PerSequence(LossModifier):
-    """Turns (B, T) into the mean of each sequence's valid positions, weighed by their number, and keeps all it gets."""
+    """Returns the sum of each sequence's valid positions (B,), and keeps its arguments."""
 
     def modify(
         self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor
@@ -144,7 +144,7 @@ def test_smoothing_ratio_and_entropy_multiply(batch: Tokens) -> None:
 
 
 def every_token_modifier() -> LossModifierPipeline:
-    """Return the modifiers that apply where every position has a target, but for those that ask a judge."""
+    """Return all modifiers of tasks with a target per position, except those with a judge."""
     return LossModifierPipeline(
         [
             TargetSmoothingModifier(special_tokens=[1]),
@@ -198,7 +198,7 @@ def test_they_compile_without_a_graph_break(scoring: bool) -> None:
     torch.testing.assert_close(compiled.metrics(), eager.metrics())
 
 
-def test_disabled_it_leaves_the_loss_itself_until_the_outermost_block_ends(inputs: tuple[torch.Tensor, ...]) -> None:
+def test_nested_blocks_disable_the_pipeline_until_the_outermost_ends(inputs: tuple[torch.Tensor, ...]) -> None:
     pipeline = LossModifierPipeline([Plus()])
     with pytest.raises(KeyError), pipeline.temporarily_disabled():
         with pipeline.temporarily_disabled():
@@ -209,7 +209,7 @@ def test_disabled_it_leaves_the_loss_itself_until_the_outermost_block_ends(input
     assert torch.equal(pipeline.modify(*inputs), inputs[0] + 1)
 
 
-def test_every_modifier_is_told_the_iteration_and_the_inputs_also_one_that_joins_later() -> None:
+def test_every_modifier_gets_the_iteration_and_inputs_even_if_added_later() -> None:
     early, late, tokens_in = Plus(), Plus(), torch.zeros(2, 3)
     pipeline = LossModifierPipeline([LossModifierPipeline([early])])
     assert (pipeline.iter_num, early.iter_num, pipeline.inputs, early.inputs) == (0, 0, None, None)
@@ -239,24 +239,7 @@ def test_the_core_lines_names(inputs: tuple[torch.Tensor, ...]) -> None:
     assert pipeline.get_all_metrics() == {}
 
 
-@pytest.mark.parametrize(
-    ("training_type", "absent"),
-    [
-        ("language_model", {"SequenceScorerVarianceModifier", "SequenceScorerCorrelationModifier"}),
-        ("unmasking", {"SequenceScorerVarianceModifier", "SequenceScorerCorrelationModifier"}),
-        ("token_classification", {"SequenceScorerVarianceModifier", "SequenceScorerCorrelationModifier"}),
-        ("sequence_scoring", {*every_token_modifier().get_enabled_modifier_names()} - {"MetricsCollectorModifier"}),
-    ],
-)
-def test_each_training_type_has_its_modifiers(training_type: str, absent: set[str]) -> None:
-    pipeline = LossModifierPipeline([*every_token_modifier().modifiers, *every_score_modifier().modifiers[:2]])
-    kept = pipeline.for_training_type(training_type)
-
-    assert {*pipeline.get_enabled_modifier_names()} - {*kept.get_enabled_modifier_names()} == absent
-    assert kept.modifiers == [modifier for modifier in pipeline.modifiers if modifier in kept.modifiers]
-
-
-def test_states_of_those_that_have_one_come_back() -> None:
+def test_states_are_saved_and_restored() -> None:
     saved = every_token_modifier()
     for seed in (1, 2):
         saved.modify(*tokens(seed))
@@ -270,7 +253,7 @@ def test_states_of_those_that_have_one_come_back() -> None:
     torch.testing.assert_close(fresh.metrics(), saved.metrics(), rtol=0, atol=0)
 
 
-def test_a_modifier_without_a_saved_state_begins_afresh() -> None:
+def test_a_modifier_without_a_saved_state_keeps_its_own() -> None:
     pipeline, fresh = every_token_modifier(), every_token_modifier()
     pipeline.load_state_dict({})
 

@@ -1,32 +1,32 @@
-"""Entropies of wrong answers, against loops over lists."""
+"""Entropies of wrong tokens, compared with loops over lists."""
 
 import math
 
 import torch
 from hypothesis import given
 
-from loss_modifiers.wrong_answers import entropy, relative_entropy
+from loss_modifiers.wrong_tokens import entropy, relative_entropy
 from tests.loss_modifiers.batches import Tokens, quick, same, softmax, token_batches, tokens
 
 
 def plain_entropy(logits: list[float], target: int, eps: float = 1e-9) -> float:
     wrong = [p for number, p in enumerate(softmax(logits)) if number != target]
-    rest = sum(wrong)
-    return -sum(p / rest * math.log(p / rest + eps) for p in wrong) if rest > eps else 0.0
+    total = sum(wrong)
+    return -sum(p / total * math.log(p / total + eps) for p in wrong) if total > eps else 0.0
 
 
 def plain_relative_entropy(logits: list[float], target: int, eps: float = 1e-8) -> float:
     wrong = [p for number, p in enumerate(softmax(logits)) if number != target]
-    rest = sum(wrong)
-    shares = [p / (rest + eps) for p in wrong]
+    total = sum(wrong)
+    shares = [p / (total + eps) for p in wrong]
     count = sum(q > eps for q in shares)
-    if count < 2 or rest <= eps:
+    if count < 2 or total <= eps:
         return 0.0
     return min(max(-sum(q * math.log(q + eps) for q in shares) / math.log(count), 0.0), 1.0)
 
 
 def at_every_position(function: object, batch: Tokens) -> list[list[float]]:
-    """Return what a function of one position makes of each; off the mask, of target 0, as the indices are clamped."""
+    """Return a function's value at each position; outside the mask the target is 0, as targets are clamped."""
     rows = zip(batch.logits.tolist(), batch.targets.tolist(), strict=True)
     return [[function(x, max(t, 0)) for x, t in zip(row, ts, strict=True)] for row, ts in rows]  # type: ignore[operator]
 
@@ -39,19 +39,19 @@ def test_entropy_is_in_nats(batch: Tokens) -> None:
 
 @quick
 @given(batch=token_batches)
-def test_relative_entropy_counts_the_wrong_answers_that_matter(batch: Tokens) -> None:
+def test_relative_entropy_counts_the_wrong_tokens_above_eps(batch: Tokens) -> None:
     same(relative_entropy(batch.logits, batch.targets), at_every_position(plain_relative_entropy, batch))
 
 
 def test_known_cases() -> None:
     logits = torch.tensor([[[5.0, 1.0, 1.0, 1.0], [0.0, 0.0, 60.0, -60.0], [900.0, 0.0, 0.0, 0.0]]])
-    targets = torch.tensor([[0, 3, 0]])  # others alike; one other has it all; nothing left for others
+    targets = torch.tensor([[0, 3, 0]])  # equal wrong tokens; one has all of it; all have 0
 
     same(entropy(logits, targets), [[math.log(3), 0.0, 0.0]])
     same(relative_entropy(logits, targets), [[1.0, 0.0, 0.0]])
 
 
-def test_two_wrong_answers_among_negligible_ones_are_measured_by_themselves() -> None:
+def test_negligible_wrong_tokens_do_not_count() -> None:
     logits, targets = torch.tensor([[[0.0, 2.0, 2.0, -99.0, -99.0]]]), torch.tensor([[0]])
 
     same(relative_entropy(logits, targets), [[1.0]])
@@ -65,7 +65,7 @@ def test_gradients_are_finite_at_the_extremes() -> None:
     assert logits.grad is not None and logits.grad.isfinite().all()
 
 
-def test_half_precision_logits_are_computed_with_in_float32() -> None:
+def test_half_precision_logits_are_computed_in_float32() -> None:
     batch = tokens(share=1.0)
     coarse = batch.logits.detach().bfloat16()
     for function in (entropy, relative_entropy):
