@@ -1,4 +1,4 @@
-"""The way of a corpus: downloads that fail in every way, and files that are written whole or not at all."""
+"""Corpora: downloads that fail, and data sets that are written completely or not at all."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ class Server(HTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Sends the body whole, cut short, or not at all."""
+    """Sends the complete body, half of it, or an error."""
 
     def do_GET(self) -> None:
         assert isinstance(self.server, Server)
@@ -98,7 +98,7 @@ def test_download_tries_again(server: Server, tmp_path: Path, script: list[int],
         ([OK], "0" * 64, 1, f"has sha256 {SHA256}, wanted 000"),
     ],
 )
-def test_a_failed_download_leaves_what_was_there(
+def test_a_failed_download_keeps_the_old_file(
     server: Server, tmp_path: Path, script: list[int], sha256: str | None, requests: int, message: str
 ) -> None:
     server.script = script
@@ -205,7 +205,7 @@ def interrupted() -> Iterator[list[int]]:
         ([[1, 2]], interrupted(), KeyboardInterrupt, "^$"),
     ],
 )
-def test_a_failure_leaves_the_old_data_set(
+def test_a_failure_keeps_the_old_data_set(
     tmp_path: Path, train: list[list[int]], val: list[list[int]], error: type[BaseException], message: str
 ) -> None:
     write_bins(tmp_path, [1, 2], [3, 4], ByteTokenizer())

@@ -1,4 +1,4 @@
-"""Corrupted texts: what is replaced, how much of it at which iteration, and what a batch depends on."""
+"""Corrupted texts: replaced positions, their fraction at each iteration, and reproducible batches."""
 
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,10 @@ def test_a_batch_is_a_text_and_what_of_it_was_replaced(windows: dict[str, Window
         assert inputs.shape == targets.shape == (8, LENGTH) and inputs.dtype == targets.dtype == torch.int64
         assert set(targets.flatten().tolist()) == {0, 1} and inputs.max() < TEXT
         for row, changed in zip(inputs, targets.bool(), strict=True):
-            assert ((crops == row) | changed).all(dim=1).any()  # the text, but for what is labelled
+            assert ((crops == row) | changed).all(dim=1).any()  # the text, except at replaced positions
 
 
-def test_the_replaced_share_grows_with_the_iterations_and_not_with_the_batches(windows: dict[str, Windows]) -> None:
+def test_the_replaced_fraction_grows_with_the_iteration_not_the_batch(windows: dict[str, Windows]) -> None:
     """Replacements in clusters reach their share exactly: of 16 tokens 2 at first, and 10 from iteration 4 on."""
     counts = [set(batch["target"].sum(dim=1).tolist()) for batch in batches(source(windows), 12)]
 
@@ -108,7 +108,7 @@ def test_training_batch_n_follows_from_seed_rank_and_n_alone(windows: dict[str, 
         assert not any(same([a], [b]) for a, b in zip(first, batches(other, 4), strict=True))
 
 
-def test_what_is_evaluated_is_the_same_every_time_and_on_every_rank(windows: dict[str, Windows]) -> None:
+def test_every_evaluation_on_every_rank_gets_the_same_batches(windows: dict[str, Windows]) -> None:
     data, other = source(windows), source(windows, rank=1)
     for split in ("train", "val"):
         first = [data.get_eval_batch(split) for _ in range(3)]
@@ -120,7 +120,7 @@ def test_what_is_evaluated_is_the_same_every_time_and_on_every_rank(windows: dic
     assert not any(same([a], [data.get_eval_batch("train")]) for a in trained)
 
 
-def test_a_restart_goes_on_where_the_state_was_taken(windows: dict[str, Windows]) -> None:
+def test_a_restart_continues_from_the_saved_state(windows: dict[str, Windows]) -> None:
     data = source(windows)
     batches(data, 5)
     batches(data, 2, "val")

@@ -1,4 +1,4 @@
-"""Masked texts: what a batch depends on and what not, the fixed validation set, and the shares of the stages."""
+"""Masked texts: reproducible batches, the fixed validation set, and rows per stage."""
 
 from collections import Counter
 from pathlib import Path
@@ -25,7 +25,7 @@ def windows(tiny_bins: Path) -> dict[str, Windows]:
 
 
 def source(windows: dict[str, Windows], *training: Stage, **changes: Any) -> MaskedText:
-    """Return a data source of batches of 4; training stages are all in use, and validate as well."""
+    """Return a data source of batches of 4; all stages are in use, in training and in validation."""
     stages = list(training or [HALF])
     settings: dict[str, Any] = dict(
         validation=stages, batch_size=4, eval_iters=3, seed=1, rank=0,
@@ -48,10 +48,10 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
-# what a batch is
+# content of a batch
 
 
-def test_a_batch_is_a_text_with_gaps_its_answers_and_a_seed(windows: dict[str, Windows], tiny_bins: Path) -> None:
+def test_a_batch_is_a_masked_text_its_targets_and_a_seed(windows: dict[str, Windows], tiny_bins: Path) -> None:
     text = np.fromfile(tiny_bins / "train.bin", np.uint16).astype(np.int64)
     crops = {tuple(text[start : start + LENGTH]) for start in range(len(text) - LENGTH + 1)}
     for batch in batches(source(windows, HALF), 20):
@@ -86,7 +86,7 @@ def test_random_replacements_are_text(windows: dict[str, Windows]) -> None:
     assert seen <= {*range(TEXT), WORDS.mask}
 
 
-# what a batch depends on
+# reproducible batches
 
 
 def test_training_batch_n_follows_from_seed_rank_and_n_alone(windows: dict[str, Windows]) -> None:
@@ -106,7 +106,7 @@ def test_training_batch_n_follows_from_seed_rank_and_n_alone(windows: dict[str, 
         assert not any(same([a], [b]) for a, b in zip(first, batches(other, 5), strict=True))
 
 
-def test_drawing_leaves_everybody_elses_random_numbers_alone(windows: dict[str, Windows]) -> None:
+def test_drawing_does_not_change_the_global_generator(windows: dict[str, Windows]) -> None:
     before = torch.get_rng_state()
     data = source(windows, STICKY, RANDOM, SPAN)
     data.get_batch("train"), data.get_batch("val"), data.get_eval_batch("train")
@@ -114,7 +114,7 @@ def test_drawing_leaves_everybody_elses_random_numbers_alone(windows: dict[str, 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_is_evaluated_is_the_same_every_time_and_on_every_rank(windows: dict[str, Windows]) -> None:
+def test_every_evaluation_on_every_rank_gets_the_same_batches(windows: dict[str, Windows]) -> None:
     data = source(windows, STICKY, RANDOM)
     for split in ("train", "val"):
         first = [data.get_eval_batch(split) for _ in range(3)]
@@ -125,14 +125,14 @@ def test_what_is_evaluated_is_the_same_every_time_and_on_every_rank(windows: dic
     assert same(batches(data, 3, "val"), batches(source(windows, STICKY, RANDOM, rank=1), 3, "val"))
 
 
-def test_evaluation_looks_at_other_batches_than_training(windows: dict[str, Windows]) -> None:
+def test_evaluation_and_training_batches_differ(windows: dict[str, Windows]) -> None:
     trained, data = batches(source(windows), 3), source(windows)
     evaluated = [data.get_eval_batch("train") for _ in range(3)]
 
     assert not any(same([a], [b]) for a in trained for b in evaluated)
 
 
-def test_a_restart_goes_on_where_the_state_was_taken(windows: dict[str, Windows]) -> None:
+def test_a_restart_continues_from_the_saved_state(windows: dict[str, Windows]) -> None:
     data = source(windows, STICKY, RANDOM)
     batches(data, 3)
     batches(data, 2, "val")  # in the middle of an evaluation
@@ -150,7 +150,7 @@ def test_a_restart_goes_on_where_the_state_was_taken(windows: dict[str, Windows]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7])
-def test_every_stage_gets_its_share_of_the_training_rows(windows: dict[str, Windows], count: int) -> None:
+def test_every_stage_masks_the_same_number_of_training_rows(windows: dict[str, Windows], count: int) -> None:
     """Also where stages do not divide the rows of a batch, and where there are more stages than rows."""
     stages = [UniformStage(0.1 + number / 10) for number in range(count)]
     drawn = batches(source(windows, *stages), count)
@@ -183,7 +183,7 @@ def test_training_draws_from_the_stages_reached_so_far(windows: dict[str, Window
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 12])
-def test_every_stage_has_its_share_of_the_validation_set(windows: dict[str, Windows], count: int) -> None:
+def test_every_stage_masks_the_same_part_of_the_validation_set(windows: dict[str, Windows], count: int) -> None:
     stages = [UniformStage(0.5)] * count
     drawn = batches(source(windows, HALF, validation=stages), 3, "val")
 
@@ -201,7 +201,7 @@ def test_validation_stages_may_be_others_than_those_of_training(windows: dict[st
     assert {(row >= 0).sum().item() for batch in batches(data, 3, "val") for row in batch["target"]} == {6}
 
 
-# rows without a gap
+# rows without masks
 
 
 def test_at_least_one_position_is_masked_in_every_batch(windows: dict[str, Windows]) -> None:
@@ -229,7 +229,7 @@ def test_the_one_masked_position_is_no_padding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("batch_size", "eval_iters"), [(4, 10), (1, 20), (3, 7)])
 def test_untouched_rows_are_the_text_itself(windows: dict[str, Windows], batch_size: int, eval_iters: int) -> None:
-    """A share of the validation rows, spread evenly; also where such a row is all there is in a batch."""
+    """A fraction of the validation rows, evenly spaced, even if a batch consists of one such row."""
     settings: dict[str, Any] = dict(corrupts=False, batch_size=batch_size, eval_iters=eval_iters)
     drawn = batches(source(windows, STICKY, untouched_share=0.1, **settings), eval_iters, "val")
     full = batches(source(windows, STICKY, **settings), eval_iters, "val")

@@ -64,7 +64,7 @@ def within(value: float, expected: float, deviation: float) -> bool:
     return abs(value - expected) <= 3 * deviation
 
 
-# what all strategies share
+# all strategies
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -219,7 +219,7 @@ def test_sticky_counts_are_exact_in_rows_of_many_lengths() -> None:
 
 
 def test_a_surplus_is_taken_back_evenly() -> None:
-    """With p1 = 1 the first round masks all, so that what stays is a random subset: 3 of 8 at each position."""
+    """With p1 = 1 the first round masks all, so that the rest is a random subset: 3 of 8 at each position."""
     rows = 20_000
     mask = sticky_mask(words(rows, 8), 3 / 8, 1.0, 1.0, seeded(6))
 
@@ -242,7 +242,7 @@ def test_p2_makes_clusters() -> None:
     assert beside[0.0] < 0.38
 
 
-def test_without_seeds_nothing_is_masked() -> None:
+def test_with_p1_of_zero_nothing_is_masked() -> None:
     assert not sticky_mask(words(4, 50), 0.5, 0.0, 1.0, seeded(8)).any()
 
 
@@ -379,7 +379,7 @@ def test_the_shares_are_80_10_10() -> None:
     assert seen.max() == MASK_ID and seen.min() == 0
 
 
-def test_corruption_leaves_the_rest_and_its_arguments_alone() -> None:
+def test_corruption_changes_neither_other_positions_nor_arguments() -> None:
     tokens, mask = words(4, 100), uniform_mask(words(4, 100), 0.5, seeded(1))
     original, state = tokens.clone(), torch.get_rng_state()
 
@@ -458,7 +458,7 @@ def test_a_vocabulary_of_one_cannot_change() -> None:
     assert not changed.any() and torch.equal(seen, tokens)
 
 
-def test_one_token_is_masked_where_nothing_is() -> None:
+def test_a_batch_without_masks_gets_one() -> None:
     inputs, mask = torch.zeros(3, 8, dtype=torch.int64), torch.zeros(3, 8, dtype=torch.bool)
     places = set()
     for seed in range(300):

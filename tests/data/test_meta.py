@@ -1,4 +1,4 @@
-"""meta.pkl: what is written is nanoGPT's, what is read can do no harm."""
+"""meta.pkl: the written file is nanoGPT's, and reading a hostile file is safe."""
 
 import os
 import pickle
@@ -60,7 +60,7 @@ def test_numpy_scalars_become_plain_values(tmp_path: Path, value: Any) -> None:
 
 
 def test_numpy_objects_are_refused(tmp_path: Path) -> None:
-    """An object dtype is where numpy's own unpickling would hand over anything."""
+    """With an object dtype numpy's own unpickling would return any object."""
     path = pickled(tmp_path / "meta.pkl", META | {"value": np.dtype(object)})
 
     with pytest.raises(DataError, match="numpy value of type 'O8'"):
@@ -86,7 +86,7 @@ def test_a_hostile_pickle_does_not_run(tmp_path: Path) -> None:
 
 
 def test_numpy_types_are_not_taken_at_their_word(tmp_path: Path) -> None:
-    """The state of a pickled dtype is the pickle's to choose."""
+    """The pickle chooses the state of a dtype."""
 
     class Type:
         def __reduce__(self) -> Any:

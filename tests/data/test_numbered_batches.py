@@ -27,7 +27,7 @@ def test_training_and_evaluations_count_apart() -> None:
     assert drawn(data, "train") == [3]
 
 
-def test_a_restart_goes_on_in_the_middle_of_an_evaluation() -> None:
+def test_a_restart_continues_in_the_middle_of_an_evaluation() -> None:
     data, again = (Numbers(3, seed=1, rank=0, device=torch.device("cpu")) for _ in range(2))
     drawn(data, "train", "val", "val")
     state = data.state_dict()

@@ -32,7 +32,7 @@ def test_the_order_does_not_depend_on_the_folder(tmp_path: Path) -> None:
     assert sorted(one.split()[1::2]) == names
 
 
-def test_the_limit_keeps_whole_modules_from_all_over_the_alphabet(tmp_path: Path) -> None:
+def test_the_limit_keeps_complete_modules_from_the_entire_alphabet(tmp_path: Path) -> None:
     names = [f"{letter}{number}.py" for letter in "abcdefghijklmnopqrst" for number in range(10)]
 
     kept = collect_source(library(tmp_path, names), max_bytes=605).split()[1::2]
@@ -58,11 +58,11 @@ def test_the_limit_keeps_whole_modules_from_all_over_the_alphabet(tmp_path: Path
         "notes.txt",
     ],
 )
-def test_what_is_no_source_of_the_library_is_left_out(tmp_path: Path, name: str) -> None:
+def test_files_that_are_not_library_source_are_skipped(tmp_path: Path, name: str) -> None:
     assert collect_source(library(tmp_path, ["kept.py", name])) == "# kept.py\n"
 
 
-def test_modules_beyond_ascii_or_of_great_length_are_left_out(tmp_path: Path) -> None:
+def test_modules_beyond_ascii_or_of_great_length_are_skipped(tmp_path: Path) -> None:
     library(tmp_path, ["kept.py"])
     library(tmp_path, ["long.py"], size=prepare.MAX_FILE_BYTES + 1)
     (tmp_path / "accents.py").write_text("# é\n", encoding="utf-8")

@@ -54,7 +54,7 @@ def test_neighbours_are_unrelated() -> None:
         ((1,), (-1,)),
     ],
 )
-def test_what_looks_alike_is_told_apart(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+def test_similar_numbers_give_different_draws(one: tuple[int, ...], other: tuple[int, ...]) -> None:
     assert draws(*one) != draws(*other)
 
 

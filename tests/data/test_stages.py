@@ -1,4 +1,4 @@
-"""Stages: what their dicts mean, what is refused and in which words, and batches masked by several of them."""
+"""Stages: their dicts, clear errors about wrong ones, and batches masked by several stages."""
 
 from typing import Any
 
@@ -140,7 +140,7 @@ def test_a_share_is_between_0_and_1(stage: dict[str, Any], name: str, value: Any
     assert refusal([entry]).endswith(f": {name} is {value!r}, wanted a number from 0 to 1")
 
 
-def test_a_sticky_mask_has_to_begin_somewhere() -> None:
+def test_a_sticky_stage_needs_p1_above_zero() -> None:
     refused = refusal([STICKY | {"p1_probability": 0.0}])
 
     assert refused.endswith(": p1_probability is 0.0, wanted more than 0: nothing would ever be masked")
@@ -176,7 +176,7 @@ def test_the_smaller_share_of_lines_comes_first() -> None:
     assert message.endswith(": min_ratio is 0.5, wanted max_ratio=0.45 or less")
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_listed_at_once() -> None:
     first, third = {"type": "random", "max_masked_ratio": 2}, {"type": "spam"}
 
     assert refusal([first, STICKY, third]).splitlines() == [
@@ -281,7 +281,7 @@ def test_spans_are_hidden_and_the_others_corrupted() -> None:
     seed=st.integers(0, 2**31),
     cut=st.booleans(),
 )
-def test_any_mixture_leaves_unmasked_tokens_and_padding_alone(
+def test_no_mixture_changes_unmasked_tokens_or_padding(
     rows: int, width: int, stages: list[Stage], seed: int, cut: bool
 ) -> None:
     tokens = words(rows, width)

@@ -1,4 +1,4 @@
-"""Crops of token files: the right ones, drawn as nanoGPT draws them, and clear words about files that cannot serve."""
+"""TokenBins: crops drawn as in nanoGPT, and clear errors about files that cannot be used."""
 
 import os
 import pickle
@@ -48,7 +48,7 @@ def test_batches_equal_an_independent_reading(tiny_bins: Path, split: str, block
     assert torch.equal(torch.get_rng_state(), after)
 
 
-def test_targets_are_the_inputs_moved_on(tiny_bins: Path) -> None:
+def test_targets_are_the_inputs_shifted_by_one(tiny_bins: Path) -> None:
     inputs, targets = bins(tiny_bins).get_batch("train")
 
     assert inputs.shape == targets.shape == (4, 16)
@@ -84,7 +84,7 @@ def test_large_ids_keep_their_sign(tmp_path: Path) -> None:
     assert bins(tmp_path).get_batch("val")[0].unique().tolist() == [65535]
 
 
-# what is saved
+# state
 
 
 def test_the_starts_of_the_last_batch_are_known_by_split(tiny_bins: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_starts_of_the_last_batch_are_known_by_split(tiny_bins: Path) -> Non
     assert len(source.starts["val"]) == 4 and source.starts["val"] != starts
 
 
-def test_the_starts_are_taken_over_from_a_checkpoint(tiny_bins: Path, tmp_path: Path) -> None:
+def test_the_starts_are_restored_from_a_checkpoint(tiny_bins: Path, tmp_path: Path) -> None:
     source, other = bins(tiny_bins), bins(tiny_bins)
     source.get_batch("train")
     torch.save(source.state_dict(), tmp_path / "state.pt")
@@ -111,7 +111,7 @@ def test_the_starts_are_taken_over_from_a_checkpoint(tiny_bins: Path, tmp_path: 
     assert other.starts == {"train": source.starts["train"]}
 
 
-def test_a_fingerprint_is_the_contents_and_not_the_places(tiny_bins: Path, tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_the_contents_and_not_the_folder(tiny_bins: Path, tmp_path: Path) -> None:
     found = bins(tiny_bins).fingerprint()
     shutil.copytree(tiny_bins, tmp_path / "copy")
 
@@ -127,7 +127,7 @@ def test_a_fingerprint_is_the_contents_and_not_the_places(tiny_bins: Path, tmp_p
 
 
 def test_a_fingerprint_of_a_large_file_reads_samples_of_all_of_it(tiny_bins: Path) -> None:
-    """32 GB with nothing in them but holes: they could not be read whole in the time a test has."""
+    """Sparse files of 32 GB, too large to be read completely in a test."""
     size = 2**35
     with open(tiny_bins / "train.bin", "r+b") as file:
         file.truncate(size)
@@ -141,8 +141,8 @@ def test_a_fingerprint_of_a_large_file_reads_samples_of_all_of_it(tiny_bins: Pat
             found = now
 
 
-def test_a_fingerprint_knows_the_sizes(tiny_bins: Path) -> None:
-    """Of files whose samples are all alike."""
+def test_a_fingerprint_depends_on_the_sizes(tiny_bins: Path) -> None:
+    """The samples of the files are equal."""
     found = set()
     for name in ("train.bin", "val.bin"):
         for size in (2**24, 2**24 + 2):
@@ -218,7 +218,7 @@ def test_an_id_beyond_the_vocabulary_is_found(tiny_bins: Path, split: str) -> No
         source.check_vocab(17)
 
 
-# files that cannot serve
+# files that cannot be used
 
 
 def test_a_missing_folder_names_those_there_are(tiny_bins: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_file_that_is_no_data(tiny_bins: Path, name: str, content: bytes, mess
 
 
 def test_a_file_of_the_wrong_size_says_what_to_run(tiny_bins: Path) -> None:
-    """The broken set itself is no remedy."""
+    """The broken data set itself is not suggested."""
     (tiny_bins / "train.bin").write_bytes(b"abc")
     assert "tiny again" not in refusal(tiny_bins)
 

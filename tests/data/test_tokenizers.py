@@ -1,4 +1,4 @@
-"""Tokenizers: there and back, and the words for what cannot be done."""
+"""Tokenizers: encoding, decoding, and clear errors."""
 
 import sys
 from pathlib import Path

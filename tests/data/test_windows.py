@@ -1,4 +1,4 @@
-"""Windows on token files: the right places to start, whole lines, padding, and clear words about files that fail."""
+"""Windows: start positions, complete lines, padding, and clear errors about files that cannot be used."""
 
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def test_large_ids_keep_their_sign(tmp_path: Path) -> None:
 
 
 def test_paragraphs_start_at_two_newlines(tmp_path: Path) -> None:
-    """Not at the first token of the file; of three newlines, the first two are starts; a whole window must fit."""
+    """Not the first token of the file; the first two of three newlines are starts; a complete window must fit."""
     tokens = [0, 0, 1, 2, 0, 3, 0, 0, 4, 5, 0, 0, 0, 6, 7, 8, 0, 0, 9]
     windows = Windows(write(tmp_path, tokens), 4, start="paragraph", newline_ids=[NEWLINE])
 
@@ -130,7 +130,7 @@ def test_a_file_without_paragraphs_is_refused(tmp_path: Path, tokens: list[int])
 # lines
 
 
-def test_lines_are_whole_and_padded(tmp_path: Path) -> None:
+def test_rows_of_lines_are_complete_lines_and_padding(tmp_path: Path) -> None:
     windows = line_windows(write(tmp_path, [1, 2, 0, 3, 0, 0, 4, 5, 6, 0, 7]), 5)
 
     assert drawn(windows) == {
@@ -212,7 +212,7 @@ def test_no_memory_map_is_kept(tmp_path: Path) -> None:
     assert str(path) not in maps.read_text()
 
 
-# files and arguments that cannot serve
+# files and arguments that cannot be used
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

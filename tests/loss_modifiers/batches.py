@@ -1,4 +1,4 @@
-"""Small random batches for the tests of loss modifiers, in float64, and plain lists to compute with again."""
+"""Small random batches for the tests of loss modifiers, in float64, and functions over plain lists to compare with."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ TOLERANCE = dict(rtol=1e-6, atol=1e-9)
 
 
 class Tokens(NamedTuple):
-    """What `modify` gets in a task with a target per position. logits is a leaf that gathers gradients."""
+    """Arguments of `modify` in a task with a target per position. logits is a leaf with gradients."""
 
     loss: torch.Tensor
     logits: torch.Tensor
@@ -22,7 +22,7 @@ class Tokens(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What `modify` gets in sequence scoring. logits is a leaf that gathers gradients."""
+    """Arguments of `modify` in sequence scoring. logits is a leaf with gradients."""
 
     loss: torch.Tensor
     logits: torch.Tensor
@@ -31,7 +31,7 @@ class Scores(NamedTuple):
 
 
 def tokens(seed: int = 0, rows: int = 3, length: int = 4, vocab: int = 6, share: float = 0.6) -> Tokens:
-    """Return a batch whose mask covers `share` of the positions on average; off it targets are -1 or -100."""
+    """Return a batch whose mask covers `share` of the positions on average; outside it targets are -1 or -100."""
     draw = torch.Generator().manual_seed(seed)
     logits = (3 * torch.randn(rows, length, vocab, generator=draw, dtype=torch.float64)).requires_grad_()
     targets = torch.randint(vocab, (rows, length), generator=draw)

@@ -16,7 +16,7 @@ def test_tokens_are_drawn_as_often_as_the_softmax_says() -> None:
     assert found.shape == (4, 10_000) and shares[4] == 0
 
 
-def test_draws_follow_their_own_generator_and_leave_the_global_one() -> None:
+def test_draws_use_their_generator_and_not_the_global_one() -> None:
     logits, before = torch.zeros(2, 50, 7), torch.get_rng_state()
     one, again, other = (sampled(logits, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
 

@@ -1,4 +1,4 @@
-"""Weights by the entropy of wrong answers, against loops over lists."""
+"""Weights by the entropy of wrong tokens, compared with loops over lists."""
 
 import logging
 from itertools import chain
@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.loss_modifiers.test_wrong_tokens import at_every_position, plain_relative_entropy
 
 from loss_modifiers import EntropyModifier
 from tests.loss_modifiers.batches import Tokens, detached, quick, row_means, same, std, token_batches, tokens
+from tests.loss_modifiers.test_wrong_tokens import at_every_position, plain_relative_entropy
 
 NAMES = """per_position_mean_entropy per_position_max_entropy per_position_min_entropy per_position_entropy_std
     sample_mean_entropy sample_min_entropy sample_max_entropy sample_entropy_std weight_mean weight_min weight_max

@@ -1,4 +1,4 @@
-"""The growing price on concentrated wrong answers, against loops over lists."""
+"""The growing penalty on concentrated wrong tokens, compared with loops over lists."""
 
 import math
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.loss_modifiers.test_wrong_tokens import at_every_position, plain_entropy
 
 from loss_modifiers import EntropyPenaltyModifier
 from tests.loss_modifiers.batches import Tokens, detached, quick, row_means, same, token_batches, tokens
+from tests.loss_modifiers.test_wrong_tokens import at_every_position, plain_entropy
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_the_penalty_grows_from_start_to_end(iter_num: int, expected: float) -> 
 
 
 @pytest.mark.parametrize(("iter_num", "expected"), [(199, 0.0), (200, 3.0), (250, 3.0)])
-def test_a_penalty_that_starts_at_or_after_the_end_is_whole_at_once(iter_num: int, expected: float) -> None:
+def test_a_penalty_that_starts_at_or_after_the_end_is_full_at_once(iter_num: int, expected: float) -> None:
     assert EntropyPenaltyModifier(3.0, 200, 200).get_penalty(iter_num) == expected
     assert EntropyPenaltyModifier(3.0, 200, 100).get_penalty(iter_num) == expected
 
@@ -53,13 +53,13 @@ def test_gradients_flow_through_the_multiplier() -> None:
     assert batch.logits.grad.abs().sum() > 0
 
 
-def test_a_vocabulary_of_two_has_nothing_to_punish() -> None:
+def test_a_vocabulary_of_two_tokens_has_no_penalty() -> None:
     batch = tokens(vocab=2, share=1.0)
 
     torch.testing.assert_close(EntropyPenaltyModifier(1.0, 0, 0).modify(*batch), batch.loss)
 
 
-def test_the_average_goes_on_after_a_resume() -> None:
+def test_the_average_continues_after_a_resume() -> None:
     whole, first, second = (EntropyPenaltyModifier(1.0, 0, 0) for _ in range(3))
     for seed in (1, 2):
         whole.modify(*tokens(seed))

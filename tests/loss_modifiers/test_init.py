@@ -1,4 +1,4 @@
-"""What `import loss_modifiers` offers."""
+"""The public names of loss_modifiers."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""What a judge is shown, and what becomes of its scores."""
+"""The inputs and the scores of a judge."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from loss_modifiers import Judge
 
 
 class Listening:
-    """A scorer that keeps what it is shown."""
+    """A scorer that keeps its inputs."""
 
     def __init__(self, *scores: float) -> None:
         self.scores = torch.tensor(scores, requires_grad=True)
@@ -53,7 +53,7 @@ def test_the_model_sees_its_own_ids_and_its_own_cls() -> None:
     assert model.seen.tolist() == [[7, 1, 8, 9]]
 
 
-def test_what_it_expects_is_on_the_scale_it_was_trained_on() -> None:
+def test_expected_scores_are_on_the_scale_of_training() -> None:
     shares = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
 
     assert Judge(Listening(), None, 8).expected(shares).tolist() == shares.tolist()

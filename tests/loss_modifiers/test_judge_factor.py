@@ -1,4 +1,4 @@
-"""Weights by a judge of reconstructions, against loops over lists."""
+"""Weights by a judge of reconstructions, compared with loops over lists."""
 
 import pytest
 import torch
@@ -18,12 +18,12 @@ def scorer(shown: torch.Tensor) -> tuple[torch.Tensor, None]:
 
 
 def judge(*scores: float) -> Judge:
-    """Return a judge that gives these scores, whatever it is shown."""
+    """Return a judge that gives these scores to any text."""
     return Judge(lambda shown: (torch.tensor(scores), None), CLS, BLOCK)
 
 
 def inputs_of(batch: Tokens) -> torch.Tensor:
-    """Return original tokens, with a mask token of 8 where the mask is."""
+    """Return original tokens, with the mask token 8 at masked positions."""
     return torch.arange(batch.targets.numel()).view_as(batch.targets).remainder(3).masked_fill(batch.mask, 8)
 
 
@@ -91,7 +91,7 @@ def test_no_gradient_flows_through_the_judge() -> None:
     assert not modifier.modify(batch.loss.detach(), *batch[1:]).requires_grad
 
 
-def test_what_is_expected_is_on_the_judges_scale() -> None:
+def test_expected_scores_are_on_the_judges_scale() -> None:
     mask = torch.zeros(2, 10, dtype=torch.bool)
     mask[0, :1] = mask[1, :5] = True
     zeros = torch.zeros(2, 10, dtype=torch.int64)

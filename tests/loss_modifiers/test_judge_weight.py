@@ -1,4 +1,4 @@
-"""Weights by a judge of sampled completions, against loops over lists."""
+"""Weights by a judge of sampled completions, compared with loops over lists."""
 
 import pytest
 import torch
@@ -69,8 +69,8 @@ def test_equal_start_and_end_give_the_full_exponent_one_iteration_later() -> Non
     assert [made(5, 5, exponent=2.0).get_exponent(iter_num) for iter_num in (4, 5, 6)] == [0.0, 0.0, 2.0]
 
 
-def test_a_small_masked_share_weighs_by_what_the_judge_expects_of_it() -> None:
-    mask = torch.arange(10)[None] == 3  # a share of 0.1
+def test_a_small_masked_fraction_is_compared_with_its_expected_score() -> None:
+    mask = torch.arange(10)[None] == 3  # a fraction of 0.1
     batch = tokens(rows=1, length=10, share=1.0)._replace(mask=mask)
     found = {}
     for transformed in (True, False):
@@ -80,7 +80,7 @@ def test_a_small_masked_share_weighs_by_what_the_judge_expects_of_it() -> None:
         found[transformed] = (modifier.modify(*batch) / batch.loss)[mask].item()
 
     assert found[True] == pytest.approx(0.5 / (0.1**4 - 2 * 0.1**3 + 2 * 0.1), rel=1e-5)
-    assert found[False] == pytest.approx(5.0, rel=1e-5)  # a judge of plain shares
+    assert found[False] == pytest.approx(5.0, rel=1e-5)  # a judge of plain fractions
 
 
 def test_an_end_before_the_start_is_refused() -> None:
@@ -88,7 +88,7 @@ def test_an_end_before_the_start_is_refused() -> None:
         made(5, 4)
 
 
-def test_up_to_the_start_the_judge_is_not_asked() -> None:
+def test_up_to_the_start_the_judge_is_not_called() -> None:
     batch = tokens(share=1.0)
     modifier = SequenceScoringJudgeWeightModifier(Judge(lambda shown: 1 / 0, CLS, BLOCK), 5, 9)
     modifier.iter_num = 5
@@ -124,7 +124,7 @@ def test_gradients_reach_the_logits_through_the_loss_alone() -> None:
     torch.testing.assert_close(given, expected)
 
 
-def test_a_resumed_run_draws_on_where_it_was() -> None:
+def test_a_resumed_run_continues_the_draws() -> None:
     whole, first, second = made(), made(), made(seed=5)
     expected = [whole.modify(*tokens(seed)) for seed in range(3)]
     got = [first.modify(*tokens(0))]
@@ -137,7 +137,7 @@ def test_a_resumed_run_draws_on_where_it_was() -> None:
     }
 
 
-def test_a_state_from_another_kind_of_device_leaves_the_draws_their_own() -> None:
+def test_a_state_of_another_device_type_keeps_the_generator() -> None:
     modifier, fresh = made(), made()
     modifier.load_state_dict({**fresh.state_dict(), "generator": torch.zeros(16, dtype=torch.uint8)})
 

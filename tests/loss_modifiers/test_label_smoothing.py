@@ -1,4 +1,4 @@
-"""Smoothing that spares special tokens, against loops over lists."""
+"""Smoothing without special tokens, compared with loops over lists."""
 
 import math
 
@@ -11,7 +11,7 @@ from tests.loss_modifiers.batches import Tokens, detached, quick, same, softmax,
 
 
 def plain(logits: list[float], target: int, factor: float, special: set[int]) -> float:
-    """Return the cross-entropy of one position against beliefs that are scaled to sum to 1."""
+    """Return the cross-entropy of one position against soft targets with a sum of 1."""
     share = factor / (len(logits) - len(special))
     beliefs = [0.0 if number in special else share for number in range(len(logits))]
     beliefs[target] = 1 - factor
@@ -34,7 +34,7 @@ def test_it_is_the_cross_entropy_of_smoothed_targets(
     same(LabelSmoothingModifier(factor, [*special, *beyond]).modify(*batch), expected)
 
 
-def test_a_special_token_that_can_never_be_said_costs_nothing() -> None:
+def test_a_special_token_of_probability_zero_adds_no_loss() -> None:
     logits = torch.tensor([[[1.0, 2.0, -math.inf, 0.0]]], requires_grad=True)
     targets, mask = torch.tensor([[1]]), torch.tensor([[True]])
     loss = torch.nn.functional.cross_entropy(logits[0], targets[0], reduction="none")[None]
@@ -44,7 +44,7 @@ def test_a_special_token_that_can_never_be_said_costs_nothing() -> None:
     assert logits.grad[0, 0, 2] == 0.0
 
 
-def test_what_earlier_modifiers_added_stays() -> None:
+def test_changes_of_earlier_modifiers_are_kept() -> None:
     batch, smoothing = tokens(share=1.0), LabelSmoothingModifier(0.2, [1])
     more = batch._replace(loss=batch.loss + 2)
 

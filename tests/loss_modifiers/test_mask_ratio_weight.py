@@ -1,4 +1,4 @@
-"""Weights by the share of valid positions, against loops over lists."""
+"""Weights by the fraction of valid positions, compared with loops over lists."""
 
 import math
 
@@ -17,7 +17,7 @@ from tests.loss_modifiers.batches import Tokens, detached, quick, row_means, sam
     power=st.sampled_from([0.0, 0.5, 2.0]),
     limits=st.sampled_from([(0.1, 10.0), (1.2, 1.5), (0.0, math.inf)]),
 )
-def test_weights_are_a_power_of_the_share(batch: Tokens, power: float, limits: tuple[float, float]) -> None:
+def test_weights_are_a_power_of_the_valid_fraction(batch: Tokens, power: float, limits: tuple[float, float]) -> None:
     shares = [sum(row) / (len(row) + 1e-8) for row in batch.mask.tolist()]
     weights = [min(max((share + 1e-8) ** -power, limits[0]), limits[1]) for share in shares]
     means = row_means(batch.loss.tolist(), batch.mask.tolist())

@@ -32,7 +32,7 @@ def test_scores_as_a_column_are_compared_with_their_own_targets() -> None:
     same(modifier.metrics()["aare_instant"], relative_error(batch))
 
 
-def test_a_target_of_nought_divides_by_eps() -> None:
+def test_a_target_of_zero_divides_by_eps() -> None:
     modifier, nought = MetricsCollectorModifier(eps=0.5), torch.zeros(1)
     modifier.modify(nought, torch.ones(1), nought, nought == 0)
 
@@ -44,7 +44,7 @@ def test_the_loss_is_never_touched() -> None:
         assert MetricsCollectorModifier().modify(*batch) is batch.loss
 
 
-def test_tasks_with_a_target_per_position_have_no_figures() -> None:
+def test_tasks_with_a_target_per_position_have_no_metrics() -> None:
     modifier = MetricsCollectorModifier()
     modifier.modify(*tokens())
 

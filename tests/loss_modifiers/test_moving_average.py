@@ -14,7 +14,7 @@ VALUES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=8)
 
 @quick
 @given(values=VALUES, keep=st.floats(0, 1), start=st.none() | st.integers(-3, 3).map(float))
-def test_it_keeps_a_share_of_the_old(values: list[float], keep: float, start: float | None) -> None:
+def test_it_is_an_exponential_moving_average(values: list[float], keep: float, start: float | None) -> None:
     average = MovingAverage(keep, start)
     expected = values[0] if start is None else start
     for value in values:
@@ -25,7 +25,7 @@ def test_it_keeps_a_share_of_the_old(values: list[float], keep: float, start: fl
     assert not found.requires_grad and average.value is found
 
 
-def test_what_is_not_finite_is_left_out() -> None:
+def test_non_finite_values_are_skipped() -> None:
     average = MovingAverage(0.5)
     found = [average.update(torch.tensor(value)).item() for value in (math.nan, 2.0, math.inf, 4.0, -math.inf)]
 

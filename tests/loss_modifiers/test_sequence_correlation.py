@@ -1,4 +1,4 @@
-"""The price on scores that do not follow their targets, against loops over lists."""
+"""The penalty on scores that do not follow their targets, compared with loops over lists."""
 
 import math
 

@@ -14,7 +14,7 @@ def test_formula(x: float) -> None:
     same(sequence_scorer_target_transform(torch.tensor([x], dtype=torch.float64)), [x * x * x * (x - 2) + 2 * x])
 
 
-def test_it_rises_from_nought_to_one_and_is_concave() -> None:
+def test_it_rises_from_zero_to_one_and_is_concave() -> None:
     y = sequence_scorer_target_transform(torch.linspace(0, 1, 1001, dtype=torch.float64))
 
     same(y[[0, 500, 1000]], [0.0, 0.8125, 1.0])

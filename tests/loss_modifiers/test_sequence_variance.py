@@ -1,4 +1,4 @@
-"""The price on scores that vary too little, against loops over lists."""
+"""The penalty on scores that vary too little, compared with loops over lists."""
 
 import math
 

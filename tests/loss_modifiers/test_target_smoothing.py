@@ -1,4 +1,4 @@
-"""Smoothing over the whole vocabulary, against loops over lists."""
+"""Smoothing over the complete vocabulary, compared with loops over lists."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_padding_counts_where_it_is_not_excluded() -> None:
     assert torch.equal(kept.modify(*batch), TargetSmoothingModifier(0.1).modify(*batch))
 
 
-def test_what_earlier_modifiers_added_stays() -> None:
+def test_changes_of_earlier_modifiers_are_kept() -> None:
     batch = tokens(share=1.0)
     more = batch._replace(loss=batch.loss + 2)
 

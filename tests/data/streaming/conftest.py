@@ -1,4 +1,4 @@
-"""What the tests of the queue share: a text, a provider whose batches are all different, and a filled queue."""
+"""Helpers of the queue's tests: a text, a provider whose batches all differ, and the content of a queue."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""data/streaming/batch_file.py: what is written is read again, both layouts, and damage is told."""
+"""data/streaming/batch_file.py: both layouts are read, and damaged files are refused."""
 
 import builtins
 import pickle
@@ -17,7 +17,7 @@ def batch(start: int, rows: int = 2) -> StoredBatch:
     return StoredBatch({"input": inputs, "target": inputs + 1}, {"model_mode": "language_model"})
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_written_batches_are_read_again(tmp_path: Path) -> None:
     write_batches(tmp_path / "a.pt", [batch(0), batch(10)], {"file_idx": 7})
 
     first, second = read_batches(tmp_path / "a.pt", 2)
@@ -41,14 +41,14 @@ def test_older_files_of_one_tensor_per_name_are_cut_into_batches(tmp_path: Path,
     assert batches[1].tensors["attention_mask"].flatten().tolist() == [22, 23]
 
 
-def test_a_list_of_batches_must_have_the_size_asked_for(tmp_path: Path) -> None:
+def test_a_list_of_batches_must_have_the_given_size(tmp_path: Path) -> None:
     write_batches(tmp_path / "a.pt", [batch(0)], {})
 
     with pytest.raises(DataError, match=r"a\.pt holds batches of 2 rows, wanted batch_size=4"):
         read_batches(tmp_path / "a.pt", 4)
 
 
-def test_a_file_cut_short_is_told_by_name(tmp_path: Path) -> None:
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     write_batches(path, [batch(0)], {})
     path.write_bytes(path.read_bytes()[:-100])
@@ -79,7 +79,7 @@ def test_one_wrong_bit_in_a_tensor_is_noticed(tmp_path: Path) -> None:
         ({"tensors": {"x": torch.zeros(2, 1), "y": torch.zeros(3)}}, "differ in their number of rows"),
     ],
 )
-def test_what_is_no_file_of_batches_is_refused(tmp_path: Path, stored: Any, reason: str) -> None:
+def test_a_file_without_batches_is_refused(tmp_path: Path, stored: Any, reason: str) -> None:
     torch.save(stored, tmp_path / "a.pt")
 
     with pytest.raises(DataError, match=reason):
@@ -98,6 +98,6 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_folder_that_takes_nothing_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot write"):
         write_batches(tmp_path / "missing" / "a.pt", [batch(0)], {})

@@ -39,7 +39,7 @@ def test_another_place_for_cls(text: CharText) -> None:
         CharText(text.folder, 3)
 
 
-def test_the_text_is_prepared_from_input_txt_beside_the_queue(tmp_path: Path) -> None:
+def test_the_text_is_prepared_from_input_txt_next_to_the_queue(tmp_path: Path) -> None:
     (tmp_path / "input.txt").write_text("".join(LINES) * 20)
     write_meta(tmp_path / "meta.pkl", {"vocab_size": 66})  # an older queue's
 
@@ -56,7 +56,7 @@ def test_a_prepared_data_set_is_used_as_it_is(text: CharText) -> None:
     assert CharText.prepared(text.folder).folder == text.folder
 
 
-def test_rows_are_whole_lines_or_windows(text: CharText) -> None:
+def test_rows_are_complete_lines_or_windows(text: CharText) -> None:
     draw = torch.Generator().manual_seed(0)
     rows, lengths = text.windows("train", 40, line_aligned=True).draw(50, draw)
     stoi = text.meta()["stoi"]
@@ -79,7 +79,7 @@ def test_lines_are_those_of_the_split_but_for_blank_ones(text: CharText) -> None
     assert sum(map(len, lines)) <= 500
 
 
-def test_what_is_no_text_by_character_is_told(tmp_path: Path) -> None:
+def test_a_data_set_not_by_character_is_refused(tmp_path: Path) -> None:
     write_meta(tmp_path / "meta.pkl", {"vocab_size": 50257})
     with pytest.raises(DataError, match="no characters"):
         CharText(tmp_path)

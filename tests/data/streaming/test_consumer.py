@@ -59,7 +59,7 @@ def test_over_all_ranks_every_batch_comes_once(tmp_path: Path, world: int) -> No
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_restart_at_any_batch_goes_on_with_the_next(tmp_path: Path, world: int) -> None:
+def test_a_restart_at_any_batch_continues_with_the_next(tmp_path: Path, world: int) -> None:
     fill(tmp_path, files=4)
     total = 4 * PER_FILE // world
     for rank in range(world):
@@ -86,7 +86,7 @@ def test_a_state_is_plain_and_can_be_gone_back_to(tmp_path: Path) -> None:
     assert draw(source, 3) == made[4:7]
 
 
-def test_evaluation_leaves_the_training_stream_alone(tmp_path: Path) -> None:
+def test_evaluation_does_not_change_the_training_batches(tmp_path: Path) -> None:
     made = fill(tmp_path)
     source = consumer(tmp_path)
     drawn = []
@@ -102,7 +102,7 @@ def test_evaluation_leaves_the_training_stream_alone(tmp_path: Path) -> None:
     assert len(content(tmp_path, "val")) == FILES * PER_FILE
 
 
-def test_each_evaluation_sees_the_same_validation_batches_all_files_in_turn(tmp_path: Path) -> None:
+def test_evaluations_cycle_through_the_same_validation_batches(tmp_path: Path) -> None:
     fill(tmp_path, files=2)
     made = content(tmp_path, "val")
     source = consumer(tmp_path)
@@ -130,7 +130,7 @@ def test_evaluation_on_training_data_is_of_the_file_in_use(tmp_path: Path) -> No
     assert of_train() == made[3]
 
 
-def test_a_file_goes_only_when_a_checkpoint_covers_it(tmp_path: Path) -> None:
+def test_a_file_is_deleted_only_when_a_checkpoint_covers_it(tmp_path: Path) -> None:
     fill(tmp_path)
     source = consumer(tmp_path)
     draw(source, 5)
@@ -169,7 +169,7 @@ def test_a_rank_releases_its_own_files_alone(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [4, 5, 6]
 
 
-def test_a_checkpoint_by_other_ranks_needs_what_any_of_them_has_not_used_up(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_ranks_needs_all_their_unfinished_files(tmp_path: Path) -> None:
     fill(tmp_path)
     ranks = [consumer(tmp_path, rank=rank, world_size=2) for rank in range(2)]
     for source, count in zip(ranks, (8, 4), strict=True):
@@ -198,7 +198,7 @@ def test_on_another_number_of_ranks_nothing_is_lost(tmp_path: Path, world: int) 
     assert {str(batch) for batch in trained_on} == {str(batch) for batch in made}
 
 
-def test_the_producer_goes_on_while_no_checkpoint_covers_anything(tmp_path: Path) -> None:
+def test_the_producer_makes_files_before_the_first_checkpoint(tmp_path: Path) -> None:
     made = producer(tmp_path, max_backlog_files=1)
     source = None
     drawn = []
@@ -270,12 +270,12 @@ def test_a_wait_that_is_too_long_says_for_what_and_what_to_do(tmp_path: Path) ->
     assert source.state_dict() == state
 
 
-def test_no_queue_is_told_at_once(tmp_path: Path) -> None:
+def test_a_missing_queue_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no queue at .*fill it with `python .*prepare_streaming\.py CONFIG`"):
         consumer(tmp_path)
 
 
-def test_a_queue_without_meta_is_told_at_once(tmp_path: Path) -> None:
+def test_a_queue_without_meta_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "queue").mkdir()
     with pytest.raises(DataError, match=r"meta\.pkl"):
         consumer(tmp_path)
@@ -285,7 +285,7 @@ def test_a_queue_without_meta_is_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_broken_file_is_told_before_training_and_can_be_left_out(tmp_path: Path, split: str) -> None:
+def test_a_broken_file_is_named_before_training_and_can_be_removed(tmp_path: Path, split: str) -> None:
     made = fill(tmp_path)
     path = Queue(tmp_path / "queue" / split).files()[1].path
     path.write_bytes(path.read_bytes()[:50])
@@ -316,7 +316,7 @@ def test_a_list_that_was_read_while_files_came_skips_none(tmp_path: Path) -> Non
     assert draw(source, 1) == made[:1]
 
 
-def test_a_file_that_is_gone_from_under_a_run_is_told(tmp_path: Path) -> None:
+def test_a_file_that_disappears_during_a_run_is_named(tmp_path: Path) -> None:
     fill(tmp_path)
     source = consumer(tmp_path)
     draw(source, 4)
@@ -328,7 +328,7 @@ def test_a_file_that_is_gone_from_under_a_run_is_told(tmp_path: Path) -> None:
         draw(again, 1)
 
 
-def test_a_queue_made_anew_from_the_seed_is_gone_on_with_exactly(tmp_path: Path) -> None:
+def test_a_run_continues_exactly_on_a_queue_made_again_from_the_seed(tmp_path: Path) -> None:
     made = fill(tmp_path / "whole")
     fill(tmp_path / "b", files=3)
     source = consumer(tmp_path / "b")
@@ -365,18 +365,18 @@ class Short(Noise):
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_targets_of_another_length_are_told_before_training(tmp_path: Path, waits: bool) -> None:
+def test_targets_of_another_length_are_refused_before_training(tmp_path: Path, waits: bool) -> None:
     short = Short("LM")
     if waits:
         producer(tmp_path, short).run(once=True)
-    else:  # nothing is there yet but what is said of it
+    else:  # the queue is empty, only meta.pkl exists
         producer(tmp_path).run(once=True)
         write_meta(tmp_path / "meta.pkl", {**short.meta, "target_size": 3})
     with pytest.raises(DataError, match="targets of 3 tokens for inputs of 4"):
         consumer(tmp_path)
 
 
-def test_few_validation_files_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_validation_files_are_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(tmp_path, files=2)
     source = consumer(tmp_path)
     draw(source, 2 * PER_FILE, "val")
@@ -433,7 +433,7 @@ def test_sizes_and_vocabulary_must_fit_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line_aligned", [False, True])
-def test_a_model_has_to_know_the_ids_that_occur(tmp_path: Path, text: CharText, line_aligned: bool) -> None:
+def test_a_model_without_the_ids_of_the_rows_is_refused(tmp_path: Path, text: CharText, line_aligned: bool) -> None:
     """So that one of the core line goes on, whose vocabulary ends with [MASK], or with [PAD]."""
     producer(tmp_path / "set", MaskedProvider(text, 4, 16, line_aligned=line_aligned)).run(once=True)
     source = DatasetConsumer(tmp_path / "set", 4, 16)
@@ -446,7 +446,7 @@ def test_a_model_has_to_know_the_ids_that_occur(tmp_path: Path, text: CharText, 
         source.check_vocab(needed - 1)
 
 
-def test_files_that_wait_keep_the_queue_from_telling_of_fewer_ids(tmp_path: Path, text: CharText) -> None:
+def test_a_queue_with_files_cannot_change_its_largest_id(tmp_path: Path, text: CharText) -> None:
     producer(tmp_path / "set", MaskedProvider(text, 4, 16, line_aligned=True)).run(once=True)
 
     with pytest.raises(ConfigError, match=f"were made with largest_token_id={text.pad_id}, now {text.mask_id}"):

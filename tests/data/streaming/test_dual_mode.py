@@ -1,4 +1,4 @@
-"""data/streaming/dual_mode.py: two kinds of batches, by weight, some of one kind together."""
+"""data/streaming/dual_mode.py: two kinds of batches, drawn by weight, with several of a kind in a row."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_batches_of_one_kind_stay_together() -> None:
         ({"language_model": -1.0}, "0 or more"),
     ],
 )
-def test_wrong_weights_are_told(weights: Any, reason: str) -> None:
+def test_wrong_weights_are_refused(weights: Any, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         modes(mode_distribution=weights)
 

@@ -1,4 +1,4 @@
-"""data/streaming/language_model.py: windows of the text, the targets one position on."""
+"""data/streaming/language_model.py: crops of the text, targets shifted by one position."""
 
 import numpy as np
 import pytest

@@ -47,7 +47,7 @@ def test_the_folder_of_a_run_is_accepted(text: CharText, tmp_path: Path) -> None
         ({"attention_type": "causal"}, "is no unmasking model: give the checkpoint of a training_type=unmasking run"),
     ],
 )
-def test_what_does_not_unmask_is_refused(text: CharText, tmp_path: Path, changes: Args, what: str) -> None:
+def test_a_model_of_another_task_is_refused(text: CharText, tmp_path: Path, changes: Args, what: str) -> None:
     torch.save(saved(text, **changes), tmp_path / "ckpt.pt")
     with pytest.raises(CheckpointError, match=what):
         make_fill(options(tmp_path / "ckpt.pt"), text)
@@ -78,7 +78,9 @@ def test_a_model_trained_on_the_text_itself_sees_its_own_padding(
 
 
 @pytest.mark.parametrize("line_aligned", [False, True])
-def test_a_model_has_to_know_the_ids_it_is_shown(text: CharText, tmp_path: Path, line_aligned: bool) -> None:
+def test_a_model_without_the_texts_special_tokens_is_refused(
+    text: CharText, tmp_path: Path, line_aligned: bool
+) -> None:
     needed = text.base_size + 1 + line_aligned
     for known in (needed - 1, needed):
         torch.save(saved(text, vocab_size=known), tmp_path / "ckpt.pt")

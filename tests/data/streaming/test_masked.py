@@ -1,4 +1,4 @@
-"""data/streaming/masked.py: what stood at masked positions, shares of stages, and their options."""
+"""data/streaming/masked.py: targets at masked positions, rows per stage, and the options of stages."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_stages_have_equal_shares_of_a_file_in_mixed_order(text: CharText) -> No
     content = (torch.where(targets != -100, targets, inputs) != text.pad_id).sum(dim=1)
     assert torch.equal((targets != -100).sum(dim=1)[sticky], torch.ceil(content * 0.5).long()[sticky])
     spans = torch.tensor(stage) == 2
-    assert (inputs[spans][targets[spans] != -100] == text.mask_id).all()  # a span is hidden altogether
+    assert (inputs[spans][targets[spans] != -100] == text.mask_id).all()  # all of a span becomes [MASK]
     assert set(whole_file(provider, "val")[2]) == {0}
 
 
@@ -62,7 +62,7 @@ def test_without_the_switch_stages_are_not_used(text: CharText) -> None:
     assert stages_by_split(None, [STICKY], [STICKY], 32) is None
 
 
-def test_a_mistake_in_stages_that_are_not_used_is_told(text: CharText) -> None:
+def test_a_mistake_in_unused_stages_is_refused(text: CharText) -> None:
     with pytest.raises(ConfigError, match=r"validation_stages\[0\]"):
         stages_by_split(None, [STICKY], [{"type": "foo"}], 32)
 
@@ -78,7 +78,7 @@ def test_a_mistake_in_stages_that_are_not_used_is_told(text: CharText) -> None:
         (True, [LINE], [STICKY], "newline"),
     ],
 )
-def test_wrong_stages_are_told(switch: Any, training: Any, validation: Any, reason: str) -> None:
+def test_wrong_stages_are_refused(switch: Any, training: Any, validation: Any, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         stages_by_split(switch, training, validation, 32, has_newline=False)
 
@@ -93,7 +93,7 @@ def test_meta_says_what_a_trainer_needs(text: CharText) -> None:
 
 @pytest.mark.parametrize("line_aligned", [False, True])
 def test_every_batch_has_something_to_predict(text: CharText, line_aligned: bool) -> None:
-    """The mean loss of nothing is no number, and small batches of few masks are common."""
+    """Without a masked position the mean loss is undefined; small batches with few masks are common."""
     source = MaskedProvider(text, 1, 32, mask_probability=0.02, line_aligned=line_aligned)
     batches = source.batches("train", 200, torch.Generator().manual_seed(0))
     counts = [int((batch.tensors["target"] >= 0).sum()) for batch in batches]

@@ -99,7 +99,7 @@ def test_what_the_model_writes_follows_from_the_seed(sets: Path, name: str) -> N
     assert found[0] == found[1]
 
 
-def test_the_filler_writes_characters_and_only_where_it_is_asked_to(sets: Path) -> None:
+def test_the_filler_writes_characters_at_masked_positions_only(sets: Path) -> None:
     text = CharText.prepared(sets / "char_diffusion")
     options = StreamOptions(mlm_checkpoint_path=mlm_checkpoint(sets), block_size=24)
     fill = sequence_scorer.make_fill(options, text)
@@ -180,7 +180,7 @@ def test_every_option_gets_where_it_belongs(
     found = []
 
     class Asked(Producer):
-        """Notes what it is asked for, and makes nothing."""
+        """Records its arguments, and makes no files."""
 
         def run(self, files: int | None = None, once: bool = False) -> int:
             self.asked = (files, once)
@@ -196,7 +196,7 @@ def test_every_option_gets_where_it_belongs(
     assert made.folder == sets / name
 
 
-def test_a_model_that_does_not_fit_is_told(sets: Path) -> None:
+def test_a_model_that_does_not_fit_is_refused(sets: Path) -> None:
     with pytest.raises(ConfigError, match="mlm_checkpoint_path is not set"):
         sequence_scorer.main(SMALL, sets / "sequence_scorer")
     for changes, reason in (
@@ -256,6 +256,6 @@ def test_the_program_takes_a_training_config_as_it_is(sets: Path) -> None:
     assert "made " in done.stdout and len(content(sets / "mine")) == 2
 
 
-def test_a_misspelt_option_is_told(sets: Path) -> None:
+def test_a_misspelt_option_is_refused(sets: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'batch_size'"):
         char_diffusion.main([*SMALL, "--bach_size=3"], sets / "char_diffusion")

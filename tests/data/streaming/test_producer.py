@@ -1,4 +1,4 @@
-"""data/streaming/producer.py: reproducible, never too much, one at a time, and whole whenever it is killed."""
+"""data/streaming/producer.py: reproducible files, a limited backlog, one producer, complete files after a kill."""
 
 import os
 import shutil
@@ -83,7 +83,7 @@ def test_files_of_another_shape_do_not_join_those_that_wait(tmp_path: Path) -> N
 
 
 def test_files_of_another_length_do_not_join_those_that_wait(tmp_path: Path) -> None:
-    """Of two ranks, the one with shorter files would wait for room that the other's take."""
+    """With files of two lengths one rank would wait for files while those of the other fill the queue."""
     producer(tmp_path).run(once=True)
 
     with pytest.raises(ConfigError, match=r"batches_per_file=3, now 5: let training consume them first"):
@@ -113,7 +113,7 @@ def test_the_vocabulary_of_a_text_is_not_written_over(tmp_path: Path, old: dict[
     assert old is None or read_meta(tmp_path / "meta.pkl") == old
 
 
-def test_a_queue_of_the_same_vocabulary_may_lie_beside_the_text(tmp_path: Path) -> None:
+def test_a_queue_of_the_same_vocabulary_may_be_in_the_texts_folder(tmp_path: Path) -> None:
     (tmp_path / "train.bin").touch()
     write_meta(tmp_path / "meta.pkl", {"vocab_size": 9})
 

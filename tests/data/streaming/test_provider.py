@@ -5,7 +5,7 @@ import torch
 from data.streaming.provider import cut_rows
 
 
-def test_rows_are_cut_into_batches_with_what_is_said_about_them() -> None:
+def test_rows_are_cut_into_batches_with_their_metadata() -> None:
     inputs = torch.arange(12).view(4, 3)
 
     first, second = cut_rows(inputs, inputs[:, 0], 2, "sequence_scorer", ratio=[0.1, 0.2, 0.3, 0.4])
@@ -13,4 +13,4 @@ def test_rows_are_cut_into_batches_with_what_is_said_about_them() -> None:
     assert second.tensors["input"].tolist() == [[6, 7, 8], [9, 10, 11]]
     assert second.tensors["target"].tolist() == [6, 9]
     assert first.metadata == {"model_mode": "sequence_scorer", "ratio": [0.1, 0.2]}
-    assert second.tensors["input"].untyped_storage().nbytes() == 6 * 8  # not the whole file's
+    assert second.tensors["input"].untyped_storage().nbytes() == 6 * 8  # not those of the complete file

@@ -60,7 +60,7 @@ def test_numbers_go_on_after_a_kill_between_file_and_mark(tmp_path: Path) -> Non
     assert queue.next_number() == 2
 
 
-def test_an_unreadable_mark_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_mark_is_one_clear_error(tmp_path: Path) -> None:
     queue = Queue(tmp_path / "train")
     add(queue, 0)
     (queue.folder / MARK).write_text("what")

@@ -1,4 +1,4 @@
-"""data/streaming/sequence_scorer.py: the target is the share that the model, or other lines, have replaced."""
+"""data/streaming/sequence_scorer.py: the target is the fraction that the model, or other lines, have replaced."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from data.stages import create_stage_objects
 from data.streaming.char_text import CharText
 from data.streaming.sequence_scorer import SequenceScorerProvider
 
-MARK = 1000  # what the filler of these tests writes: an id that no text has
+MARK = 1000  # id that the filler of these tests writes; no text has it
 STICKY = {"type": "sticky", "target_masked_ratio": 0.8, "p1_probability": 0.2, "p2_probability": 0.5}
 LINE = {"type": "line", "min_ratio": 0.3, "max_ratio": 0.3}
 RANDOM = {"type": "random", "max_masked_ratio": 0.5}
@@ -34,7 +34,7 @@ def whole_file(source: SequenceScorerProvider, split: str = "train", count: int 
 
 
 @pytest.mark.parametrize("line_aligned", [True, False])
-def test_the_target_is_the_share_that_was_replaced(text: CharText, line_aligned: bool) -> None:
+def test_the_target_is_the_replaced_fraction(text: CharText, line_aligned: bool) -> None:
     inputs, targets, stage = whole_file(provider(text, line_aligned=line_aligned))
 
     assert inputs.shape == (88, T) and targets.shape == (88,) and targets.dtype == torch.float32
@@ -44,13 +44,13 @@ def test_the_target_is_the_share_that_was_replaced(text: CharText, line_aligned:
         assert abs(targets.mean().item() - 0.45) < 0.1 and targets.min() < 0.3 and targets.max() > 0.6
 
 
-def test_a_narrow_range_of_shares_is_kept_to(text: CharText) -> None:
+def test_a_narrow_range_of_fractions_is_respected(text: CharText) -> None:
     _, targets, _ = whole_file(provider(text, mask_probability_range=(1.0, 1.0), line_aligned=False))
 
     assert (targets == 1).all()
 
 
-def test_the_target_may_be_a_function_of_the_share(text: CharText) -> None:
+def test_the_target_may_be_a_function_of_the_fraction(text: CharText) -> None:
     plain, bent = (whole_file(provider(text, target=target))[1] for target in (None, torch.sqrt))
 
     assert torch.allclose(bent, plain.sqrt()) and not torch.allclose(bent, plain)
@@ -63,7 +63,7 @@ def test_stages_share_the_rows_of_training(text: CharText) -> None:
     assert torch.allclose(targets, (inputs == MARK).sum(dim=1) / (T - 1))
 
 
-def test_a_tenth_of_validation_is_untouched_and_no_stage_loses_rows_by_chance(text: CharText) -> None:
+def test_validation_keeps_a_fixed_number_of_rows_untouched(text: CharText) -> None:
     inputs, targets, stage = whole_file(provider(text, [RANDOM, STICKY]), "val")
 
     assert [stage.count(number) for number in (-1, 0, 1)] == [8, 40, 40]
@@ -72,7 +72,7 @@ def test_a_tenth_of_validation_is_untouched_and_no_stage_loses_rows_by_chance(te
     assert stage != sorted(stage)
 
 
-def test_a_sticky_stage_masks_one_share_per_file_drawn_from_the_files_generator(text: CharText) -> None:
+def test_a_sticky_stage_draws_one_ratio_per_file(text: CharText) -> None:
     source = provider(text, [STICKY], line_aligned=False)
     shares = []
     for seed in range(40):
@@ -109,7 +109,7 @@ def test_meta_says_what_a_trainer_needs(text: CharText) -> None:
     assert [(entry["dtype"], entry["shape"]) for entry in meta["batch_schema"]] == [("int64", [T]), ("float32", [])]
 
 
-def test_files_of_fewer_rows_than_stages_leave_some_out(text: CharText) -> None:
+def test_files_of_fewer_rows_than_stages_skip_some_stages(text: CharText) -> None:
     inputs, _, stage = whole_file(provider(text, [STICKY, STICKY, STICKY, STICKY, LINE]), count=1)
 
     assert len(inputs) == 4 and sorted(stage) == [0, 1, 2, 3]

@@ -52,7 +52,7 @@ def test_a_neighbour_of_a_masked_position_follows_with_p2(text: CharText) -> Non
 
 
 @pytest.mark.parametrize("line_aligned", [False, True])
-def test_the_largest_id_that_occurs_is_told(text: CharText, line_aligned: bool) -> None:
+def test_meta_holds_the_largest_id_of_the_rows(text: CharText, line_aligned: bool) -> None:
     provider = StickyRoundsProvider(text, 4, 16, line_aligned=line_aligned)
     batches = provider.batches("train", 9, torch.Generator().manual_seed(0))
 
