@@ -8,15 +8,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from core import files
 from core.errors import DataError
+from core.files import remove, write_atomically
 from data.meta import write_meta
 from data.tokenizers import Tokenizer
 
@@ -62,7 +62,7 @@ def download(
         if sha256 is not None and digest != sha256:
             raise DataError(f"{url} has sha256 {digest}, wanted {sha256}: give --input FILE instead")
 
-    files.write_atomically(Path(path), fetch)
+    write_atomically(Path(path), fetch)
 
 
 def _fetch(url: str, path: Path, timeout: float) -> str:
@@ -124,7 +124,7 @@ def write_text(folder: str | Path, text: str, tokenizer: Tokenizer, val_fraction
 
 
 def write_bins(folder: str | Path, train_ids: Ids, val_ids: Ids, tokenizer: Tokenizer) -> None:
-    """Write train.bin and val.bin (uint16), and meta.pkl if the tokenizer has one. After an error nothing changes."""
+    """Write train.bin and val.bin (uint16), and meta.pkl if the tokenizer has one; an error while writing changes nothing."""
     write_chunks(folder, [train_ids], [val_ids], tokenizer)
 
 
@@ -146,11 +146,12 @@ def write_chunks(folder: str | Path, train: Iterable[Ids], val: Iterable[Ids], t
     new = not folder.exists()
     with _as_data_error(folder):
         try:
-            files.remove(folder / STAGING)  # left by a process that was killed while it moved the files
-            files.write_atomically(folder / STAGING, write)
+            remove(folder / STAGING)  # left by a process that was killed while it moved the files
+            write_atomically(folder / STAGING, write)
             _move_files(folder / STAGING, folder)
         finally:
-            files.remove(folder / STAGING)
+            with suppress(OSError):  # keep the error of the block above
+                remove(folder / STAGING)
             if new and folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
     return counts[0], counts[1]

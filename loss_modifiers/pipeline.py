@@ -30,22 +30,24 @@ class LossModifierPipeline(LossModifier):
 
     @property
     def iter_num(self) -> int:
-        """The iteration; setting it sets it in every modifier."""
+        """The iteration, the same in every modifier."""
         return self._iter_num
 
     @iter_num.setter
     def iter_num(self, value: int) -> None:
+        """Set the iteration of every modifier."""
         self._iter_num = value
         for modifier in self.modifiers:
             modifier.iter_num = value
 
     @property
     def inputs(self) -> torch.Tensor | None:
-        """The inputs of the model (B, T); setting them sets them in every modifier."""
+        """The inputs of the model (B, T), the same in every modifier."""
         return self._inputs
 
     @inputs.setter
     def inputs(self, value: torch.Tensor | None) -> None:
+        """Set the model's inputs in every modifier."""
         self._inputs = value
         for modifier in self.modifiers:
             modifier.inputs = value
