@@ -124,7 +124,7 @@ def write_text(folder: str | Path, text: str, tokenizer: Tokenizer, val_fraction
 
 
 def write_bins(folder: str | Path, train_ids: Ids, val_ids: Ids, tokenizer: Tokenizer) -> None:
-    """Write train.bin and val.bin (uint16), and meta.pkl if the tokenizer has one; an error while writing changes nothing."""
+    """Write train.bin, val.bin (uint16), and meta.pkl if the tokenizer has one; an error in writing changes no file."""
     write_chunks(folder, [train_ids], [val_ids], tokenizer)
 
 
