@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 import core
-import extras
 import train
 from benchmark.reliability_cost import write_data
 from benchmark.throughput import interval
 from config.options import Options
 from configurator import configure
+from wiring.data import open_data
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -109,9 +109,9 @@ def compare_masking(rounds: int) -> None:
     shape = ["--block_size=1024", "--batch_size=16", "--n_layer=6", "--n_head=6", "--n_embd=384"]
     with contextlib.redirect_stdout(io.StringIO()), core.Runtime(device="cpu") as run:
         sources = {
-            stage["type"] + f" {index}": extras.Task(
+            stage["type"] + f" {index}": open_data(
                 configure(Options, [*SMALL, *shape, "--training_type=unmasking", f"--unmasking_stages=[{stage}]"]), run
-            ).data
+            ).batches
             for index, stage in enumerate(composition["unmasking_stages"])
         }
         step, _ = steps([*SMALL, *shape, "--training_type=unmasking", "--out_dir=large"])

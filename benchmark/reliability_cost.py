@@ -3,9 +3,9 @@ What it costs that nothing is lost: per update, per save in the background, and 
 
     python -m benchmark.reliability_cost [step] [stall] [memory] [--threads N] [--rounds N]
 
-step    nanoGPT's CPU recipe; updates with and without detector, ballot and the note of where they began, in random
-        order in one process; and a save with and without number, checksum, manifest and link, shared out over the
-        recipe's 250 updates between saves
+step    nanoGPT's CPU recipe; updates with and without the monitor and the note of this rank's position, in random order
+        in one process; and a save with and without number, checksum, manifest and link, shared out over the recipe's
+        250 updates between saves
 stall   a model of 50 M parameters with AdamW; how long a save keeps the loop, in the background and not, in turn
 memory  peak of a process that resumes, against the one that trained from scratch
 """
@@ -67,6 +67,7 @@ def trainer(argv: list[str], folder: Path) -> Iterator[core.Trainer]:
         with core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as run:
             built = train.build(options, run, preemption)
             built.begin()
+            built.step.prefetch()
             yield built
 
 
@@ -101,11 +102,11 @@ def measure_step(rounds: int) -> None:
             bare_step = statistics.median(bare for _, bare in pairs)
             extra_step = statistics.median(ours - bare for ours, bare in pairs)
 
-            state = run.archive.parallel.state_dict(run.raw_model, run.step.optimizer)
+            state = run.step.parallel.state_dict(run.raw_model, run.step.optimizer)
             saves = []
             for _ in range(rounds):
                 bare = seconds(lambda: torch.save(state, folder / "plain.pt"))
-                saves.append((seconds(lambda: run.save(link=True)), bare))
+                saves.append((seconds(lambda: run.save_checkpoint(link=True)), bare))
             extra_save = statistics.median(ours - bare for ours, bare in saves)
     print(f"update: {bare_step * 1e3:.2f} ms bare, {extra_step * 1e6:+.0f} us guarded; ratio {ratio_of(pairs)}")
     bare = statistics.median(bare for _, bare in saves)
@@ -132,12 +133,12 @@ def measure_stall(rounds: int) -> None:
                     run.update()
                 updates = statistics.median(seconds(run.update) for _ in range(10))
                 for _ in range(rounds):
-                    stalls[background].append(seconds(run.save))
+                    stalls[background].append(seconds(run.save_checkpoint))
                     started = time.perf_counter()
                     for _ in range(10):
                         run.update()
                     slower[background].append(time.perf_counter() - started - 10 * updates)
-                run.archive.join()
+                run.checkpointer.join()
     print(f"{sizes} parameters, update {updates * 1e3:.0f} ms")
     for background in (False, True):
         first, *later = stalls[background]

@@ -162,6 +162,7 @@ class Options(Schema):
 
     opt = section("stability")
     on_instability: Literal["recover", "stop", "skip", "warn"] = opt("recover", "what to do when a loss, gradient or weight is not finite, or spikes: go back to the last healthy checkpoint and leave that batch out; stop; leave that update out; or only say so and train on")
+    check_every_step: bool = opt(False, "check logits and parameters for non-finite values after each update; waits for the device")
     max_recoveries: int = opt(3, "recoveries (with skip: updates left out in a row) after which the run stops with a diagnosis", ge=0)
     recovery_skip: int = opt(0, "updates before and after the offending one whose batches are left out as well", ge=0)
     recovery_lr_factor: float = opt(1.0, "every recovery multiplies the learning rate by this for the rest of the run", gt=0, le=1)

@@ -30,9 +30,7 @@ class MaskedText(NumberedBatches):
     corrupts:        leave 10 % of the masked positions as they are and replace 10 % by random tokens; else all of them
                      become the mask token
     untouched_share: so many of the validation sequences have no gap at all
-
-    `reached` may be set: called before each batch of training texts, it says how many training stages are in use, from
-    the first on; all of them are when it is None.
+    reached:         `reached()` returns how many of the training stages are in use, from the first on; None: all
     """
 
     def __init__(
@@ -50,13 +48,14 @@ class MaskedText(NumberedBatches):
         newline_id: int | None = None,
         corrupts: bool = True,
         untouched_share: float = 0.0,
+        reached: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(eval_iters, seed, rank, device)
         self.windows = windows
         self.vocabulary = vocabulary
         self.training = list(training)
         self.validation = list(validation)
-        self.reached: Callable[[], int] | None = None
+        self.reached = reached
         self.batch_size = batch_size
         self.newline_id = newline_id
         self.corrupts = corrupts

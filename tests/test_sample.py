@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import sample
+import wiring.sampling
 from core import CheckpointError, CheckpointManager, ConfigError, DataError
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from model import GPT, GPTConfig
@@ -177,7 +178,7 @@ def test_without_meta_the_tokens_are_gpt2s(
 
     checkpoint.pop("config")
     save(checkpoint if known is None else {**checkpoint, "config": known})
-    monkeypatch.setattr(sample, "Gpt2Tokenizer", Numbers)
+    monkeypatch.setattr(wiring.sampling, "Gpt2Tokenizer", Numbers)
     capsys.readouterr()
 
     sample.main([*CPU, "--start=abcd"])

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import core
-import extras
 import train
+import wiring
 from config.options import Options
 from configurator import configure
 from core import Callback, CheckpointError, PreemptedError, Trainer
@@ -631,45 +631,42 @@ def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest
     asked: list[str] = []
 
     def watch(name: str) -> None:
-        real = getattr(extras, name)
-        monkeypatch.setattr(extras, name, lambda *given, **named: asked.append(name) or real(*given, **named))
+        real = getattr(wiring, name)
+        monkeypatch.setattr(wiring, name, lambda *given, **named: asked.append(name) or real(*given, **named))
 
-    seams = (
-        "Task",
-        "adapt",
-        "callbacks",
-        "enter",
-        "eval_rng",
-        "find_start",
-        "loggers",
-        "parallel",
-        "progress",
-        "scheduler",
-    )
+    seams = [
+        "loop_numbers", "open_data", "find_start", "console", "print_header", "make_initializer",
+        "find_transfer_source", "model_maker", "check_task", "make_objective", "enter_folder", "make_parallel",
+        "make_optimizer", "step_settings", "evaluation_settings", "other_schedule", "make_checkpointer", "make_monitor",
+        "loggers", "callbacks",
+    ]  # fmt: skip
     for name in seams:
         watch(name)
     preemption = core.Preemption()
     with core.Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True) as run:
         trainer = train.build(options, run, preemption)
-        step, evaluator, archive, detector = trainer.step, trainer.evaluator, trainer.archive, trainer.detector
+        step, evaluator, checkpointer, monitor = trainer.step, trainer.evaluator, trainer.checkpointer, trainer.monitor
 
-        assert sorted(asked) == list(seams)
+        assert asked == seams  # in the order in which things happen
+        assert {name for name in wiring.__all__ if name[0].islower()} == set(seams)
         assert step.autocast is evaluator.autocast is run.autocast
         assert step.scaler is run.scaler and step.objective is evaluator.objective
         assert step.get_batch == evaluator.get_batch
         assert (step.grad_clip, evaluator.eval_iters, evaluator.rng) == (0.5, 3, run.isolated_rng)
-        assert trainer.ballot.any_rank == run.any_rank and trainer.runtime is archive.runtime is run
-        assert trainer.raw_model is archive.raw_model and archive.step is step
-        assert trainer.raw_model.config.attention == "manual" and "attention" not in archive.model_args
-        assert trainer.config == archive.config == options.model_dump()
+        assert monitor.flags.any_rank == run.any_rank and trainer.runtime is checkpointer.runtime is run
+        assert trainer.raw_model is checkpointer.raw_model and checkpointer.step is step
+        assert trainer.raw_model.config.attention == "manual" and "attention" not in checkpointer.notes.model_args
+        assert checkpointer.notes.config == options.model_dump()
         # what keeps the run
-        checkpoints = archive.checkpoints
+        checkpoints, schedule = checkpointer.checkpoints, checkpointer.schedule
         assert (str(checkpoints.folder), checkpoints.keep_last, checkpoints.keep_best) == ("out", 4, 3)
-        assert trainer.saves is archive.saves and (trainer.saves.interval, trainer.saves.seconds) == (5, 120)
-        assert archive.snapshot is not None and archive.provenance["data"] == archive.data.fingerprint()
-        recovery = trainer.recovery
+        assert (schedule.interval, schedule.seconds) == (5, 120)
+        fingerprint = checkpointer.data.fingerprint()
+        assert checkpointer.snapshot is not None and checkpointer.notes.provenance["data_fingerprint"] == fingerprint
+        recovery, detector = monitor.recovery, monitor.detector
         assert trainer.preemption is preemption and recovery.on_instability == "skip"
         assert (recovery.max_recoveries, recovery.skip, recovery.lr_factor) == (9, 2, 0.5)
+        assert checkpointer.detector is detector
         assert (detector.spike_threshold, detector.spike_window, detector.warmup_iters) == (7, 20, 2)
 
 

@@ -21,7 +21,6 @@ from core import Runtime
 from core.errors import ConfigError, DataError, exit_on_error
 from data.meta import read_meta
 from data.tokenizers import tokenizer_from_meta
-from extras.tasks import Task
 from tools.masking_samples import (
     GIVEN,
     HIDDEN,
@@ -35,8 +34,10 @@ from tools.masking_samples import (
     draw_samples,
     kind_shares,
     masked_ratios,
+    open_all_stages,
 )
 from tools.pyplot import load_pyplot
+from wiring.data import RunData
 
 LABELS = {HIDDEN: "mask token", REPLACED: "random token", KEPT: "the token itself"}
 COLORS = {HIDDEN: "#0072b2", REPLACED: "#d55e00", KEPT: "#009e73"}  # told apart by the colour-blind as well
@@ -70,9 +71,9 @@ def table(samples: Sequence[Sample]) -> str:
     return "\n".join("  ".join([line[0].ljust(widths[0]), *row[1:]]) for line, row in zip(lines, cells, strict=True))
 
 
-def find_decode(task: Task) -> Decode:
+def find_decode(data: RunData) -> Decode:
     """Return what turns a token id into text; where the tokenizer is not at hand, an id stands for itself."""
-    path = task.source.meta_path
+    path = data.source.meta_path
     try:
         meta = read_meta(path) if path.exists() else None
         if meta is not None and not {"stoi", "tokenizer"} & set(meta):
@@ -223,8 +224,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if chosen.sequences < 1:
         raise ConfigError(f"--sequences={chosen.sequences}: wanted 1 or more")
     with Runtime(device="cpu", seed=options.seed) as run:
-        task = Task(options, run)
-        samples, decode = draw_samples(task, chosen.sequences), find_decode(task)
+        data = open_all_stages(options, run)
+        samples, decode = draw_samples(options, data, chosen.sequences), find_decode(data)
     print(table(samples))
     colored = sys.stdout.isatty()
     marks = [for_terminal([(kind, LABELS[kind], "")], colored) for kind in MASKED]

@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 import torch
 
+from config.options import Options
+from core import Runtime
 from core.errors import ConfigError
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
 from data.masking import corruption_rate
 from data.stages import Stage
-from extras.tasks import Task
+from wiring.data import RunData, open_data
 
 GIVEN, HIDDEN, REPLACED, KEPT, PADDING = range(5)  # what happened to a token
 MASKED = (HIDDEN, REPLACED, KEPT)  # it is to be predicted, and the model sees a mask token, a random one or itself
@@ -60,15 +62,19 @@ def kind_shares(rows: Rows) -> dict[int, float]:
     return {kind: int((rows.kinds == kind).sum()) / total for kind in MASKED}
 
 
-def draw_samples(task: Task, sequences: int) -> list[Sample]:
-    """Return up to `sequences` rows of every stage: those of training, reached or not, then those of validation.
+def open_all_stages(options: Options, run: Runtime) -> RunData:
+    """Return the data of a run with all its stages in use from the start."""
+    return open_data(options.model_copy(update={"use_all_stages_for_training": True}), run)
 
-    They are drawn from the task's own data source, which is not fit for training after that.
+
+def draw_samples(options: Options, data: RunData, sequences: int) -> list[Sample]:
+    """Return up to `sequences` rows of every stage, those of training and then those of validation.
+
+    data: as `open_all_stages` returns it; its position moves on
     """
-    source = task.data
-    if isinstance(source, MaskedText):
-        source.reached = None
-        kinds = task.vocabulary.mask, task.vocabulary.pad
+    source = data.batches
+    if isinstance(source, MaskedText) and data.vocabulary is not None:
+        kinds = data.vocabulary.mask, data.vocabulary.pad
         batches = -(-(sequences + 1) * len(source.training) // source.batch_size)
         return [
             *_by_stage(source, "train", source.training, batches, sequences, *kinds),
@@ -77,7 +83,7 @@ def draw_samples(task: Task, sequences: int) -> list[Sample]:
     if isinstance(source, CorruptedText):
         return _by_iteration(source, sequences)
     raise ConfigError(
-        f"training_type={task.options.training_type} has no masks to show in {task.options.dataset}: wanted unmasking, "
+        f"training_type={options.training_type} has no masks to show in {options.dataset}: wanted unmasking, "
         "sequence_scoring or token_classification, and data_source=bins"
     )
 

@@ -26,7 +26,6 @@ from data.private_rng import generator
 from data.stages import create_stage_objects
 from extras.objectives.sequence_scoring import ScoreMeter
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
-from extras.tasks import Task
 from model import GPT, GPTConfig
 from tools.masking_report import find_decode
 from tools.metrics import read_records
@@ -43,6 +42,8 @@ from tools.objective_pictures import (
     draw_scatter,
     draw_timeline,
 )
+from wiring.data import open_data
+from wiring.objective import make_objective
 
 SHORTEST, LONGEST = 30, 72  # tokens of a line to be filled
 SHARE, APART, BESIDE = 0.5, 0.2, 0.2  # of its gaps, as `sticky_mask` takes them
@@ -50,7 +51,7 @@ STEPS = 6
 
 
 class Run:
-    """A run's newest good checkpoint, put to work: its options, its task, and its model in evaluation mode."""
+    """A run's newest good checkpoint, put to work: its options, its data, and its model in evaluation mode."""
 
     def __init__(self, out_dir: Path, runtime: core.Runtime) -> None:
         checkpoint = core.load_checkpoint(core.CheckpointManager(out_dir).load(prefer_linked=True).path)
@@ -59,34 +60,36 @@ class Run:
         }
         self.out_dir = out_dir
         self.options = Options.validated({**Options.defaults(), **known})
-        self.task = Task(self.options, runtime)
+        self.data = open_data(self.options, runtime)
+        self.runtime = runtime
         self.initializer = core.ModelInitializer(GPT, GPTConfig, runtime.device, print)
-        self.model = self.initializer.resume_model_from_checkpoint(checkpoint, dict(checkpoint["model_args"])).eval()
+        self.model = self.initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"]).model.eval()
         self.device = runtime.device
 
 
 @torch.no_grad()
 def score(run: Run) -> tuple[list[float], list[float], dict[str, float]]:
     """Return truth and score of every text that evaluations in training look at, and their figures."""
-    data, objective, meter = run.task.data, run.task.objective(run.initializer), ScoreMeter()
-    draw = getattr(data, "get_eval_batch", data.get_batch)
+    detector, meter = core.InstabilityDetector(), ScoreMeter()
+    objective = make_objective(run.options, run.runtime, run.data, run.initializer, detector).objective
     for _ in range(run.options.eval_iters):
-        batch = draw("val")
+        batch = run.data.eval_draw("val")
         meter.add(batch, objective(run.model, batch, train=False).details)
     return meter.targets, meter.scores, meter.result()
 
 
 def fill(run: Run, seed: int) -> list[tuple[str, list[Cell]]]:
     """Return the states of a line of the validation text, its gaps filled step by step, and then the original."""
-    task, data, decode = run.task, run.task.data, find_decode(run.task)
+    data, decode, vocabulary = run.data.batches, find_decode(run.data), run.data.vocabulary
+    assert vocabulary is not None
     draw = generator(seed)
     tokens = data.windows["val"].draw(1, draw)[0][0]  # (T,)
     begin, end = find_line(tokens.tolist(), data.newline_id)
     hidden = torch.zeros_like(tokens, dtype=torch.bool)
     hidden[begin:end] = sticky_mask(tokens[None, begin:end], SHARE, APART, BESIDE, draw)[0]
-    mask_id = task.vocabulary.mask
+    mask_id = vocabulary.mask
     start = tokens.masked_fill(hidden, mask_id)
-    sampler = UnmaskSampler(run.model, task.vocabulary.text, mask_id, masked_shares("linear", STEPS), top_k=1,
+    sampler = UnmaskSampler(run.model, vocabulary.text, mask_id, masked_shares("linear", STEPS), top_k=1,
                             order="confidence", generator=torch.Generator(run.device).manual_seed(seed))  # fmt: skip
     states = [start, *(state[0].cpu() for state in sampler.states(start.to(run.device)))]
     line = slice(begin, end)
@@ -153,7 +156,7 @@ def report(out_dir: Path, to: Path, device: str, seed: int) -> list[Path]:
         run = Run(out_dir, runtime)
         kind, stages = run.options.training_type, create_stage_objects(run.options.unmasking_stages)
         to.mkdir(parents=True, exist_ok=True)
-        if kind == "unmasking" and isinstance(run.task.data, MaskedText):  # a queue has no text of its own
+        if kind == "unmasking" and isinstance(run.data.batches, MaskedText):  # a queue has no text of its own
             draw_filling(fill(run, seed), to / "filling.png")
             written.append(to / "filling.png")
         if kind == "sequence_scoring":

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 
 import core
-import extras
 import train
 from config.options import Options
 from configurator import configure
 from core.errors import ConfigError, DataError, exit_on_error
 from tools.metrics import read_records
+from wiring.data import open_data
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 RECIPES = ("unmasking", "token_classification", "sequence_scoring")
@@ -107,10 +107,11 @@ def baselines(options: Options) -> tuple[float, float]:
     The bigrams are even told the true left neighbour where it is a gap itself.
     """
     with core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as process:
-        task = extras.Task(options, process)
-        size = task.vocabulary.text
-        batches = [task.data.get_eval_batch("val") for _ in range(options.eval_iters)]
-    unigrams, bigrams = statistics(np.fromfile(task.source.paths["train"], dtype=np.uint16).astype(np.int64), size)
+        data = open_data(options, process)
+        assert data.vocabulary is not None
+        size = data.vocabulary.text
+        batches = [data.eval_draw("val") for _ in range(options.eval_iters)]
+    unigrams, bigrams = statistics(np.fromfile(data.source.paths["train"], dtype=np.uint16).astype(np.int64), size)
     losses = [gap_losses(batch["input"].cpu(), batch["target"].cpu(), unigrams, bigrams) for batch in batches]
     one, two = zip(*losses, strict=True)
     return sum(one) / len(one), sum(two) / len(two)

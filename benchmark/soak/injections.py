@@ -106,8 +106,10 @@ class Injector(Callback):
         self.trainer, self.rank, step = trainer, trainer.runtime.rank, trainer.step
         self.parameters = dict(trainer.raw_model.named_parameters())
         self.compute, step.objective = step.objective, self.objective
+        trainer.monitor.diagnose.objective = self.objective
         self.execute, step.execute_step = step.execute_step, self.execute_step
-        step.clip, step.norm = partial(self.measure, step.clip), partial(self.measure, step.norm)
+        spread = step.parallel
+        spread.clip, spread.norm = partial(self.measure, spread.clip), partial(self.measure, spread.norm)
         for name, parameter in self.parameters.items():
             parameter.register_hook(partial(self.on_gradient, name))
         for name in MODULES:
@@ -115,7 +117,7 @@ class Injector(Callback):
 
     def on_step_begin(self, trainer: Any) -> None:
         """Note recoveries made since the last update, and perhaps die."""
-        for entry in trainer.recovery.history[len(self.noticed) :]:
+        for entry in trainer.monitor.history[len(self.noticed) :]:
             self.noticed.append((len(self.changed), entry))
         if len(self.changed) == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -133,10 +135,10 @@ class Injector(Callback):
             self.checkpoints += 1
             self.bad += [] if all(bool(torch.isfinite(tensor).all()) for tensor in tensors) else [path.name]
 
-    def execute_step(self, agree: Any = None) -> Any:
+    def execute_step(self, inspect: Any = None) -> Any:
         """Make an update, and note whether it changed anything."""
         self.before, self.micro_step = self.state(), 0
-        result = self.execute(agree)
+        result = self.execute(inspect)
         self.states.append(self.state())
         self.changed.append(self.states[-1] != self.before)
         return result
@@ -208,7 +210,7 @@ class Injector(Callback):
         """Write the record to rank-N.json in the current folder."""
         names = ("changed", "states", "fired", "noticed", "checkpoints", "bad", "known")
         record = {name: getattr(self, name) for name in names}
-        record |= {"state": self.state(), "history": self.trainer.recovery.history}
+        record |= {"state": self.state(), "history": self.trainer.monitor.history}
         Path(f"rank-{self.rank}.json").write_text(json.dumps(record), encoding="utf-8")
 
 

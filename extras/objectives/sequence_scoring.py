@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from core.batch import Batch
 from core.losses import mean_loss
-from core.objective import Batch, Meter, Modifiers, Objective, Output, report
+from core.objective import Meter, Modifiers, Objective, Output, report
 from extras.filler import Filler
 from loss_modifiers import sequence_scorer_target_transform
 

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from core.batch import Batch
 from core.losses import cross_entropy, mean_loss, per_sequence
-from core.objective import Batch, Meter, Modifiers, Objective, Output, report
+from core.objective import Meter, Modifiers, Objective, Output, report
 
 
 class TokenClassification(Objective):

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from core.batch import Batch
 from core.losses import cross_entropy, mean_loss, per_sequence
-from core.objective import Batch, Meter, Modifiers, Objective, Output, report
+from core.objective import Meter, Modifiers, Objective, Output, report
 
 RATIO_LIMIT = 100.0  # where a signal-to-noise ratio is cut off
 

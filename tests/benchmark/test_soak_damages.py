@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-import core
 from benchmark.soak.campaign import OUT
 from benchmark.soak.damages import (
     KINDS,
@@ -60,7 +59,7 @@ def test_a_resume_that_is_not_exact_is_noticed(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_checkpoint_that_is_not_found_again_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+    monkeypatch.setattr("wiring.start.where_to_start", lambda *_: ("scratch", None))
 
     with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
         trial(KINDS.index(flipped), tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import core
 from benchmark.soak import injections
 from benchmark.soak.injections import Injection, Plan, trial
-from core.checkpoint.checkpointer import Archive
+from core.checkpoint.checkpointer import Checkpointer
 
 NAN_LOSS = Injection("loss", float("nan"), 0, 6, 1, "transformer.wpe.weight", 0.5)
 
@@ -32,7 +32,7 @@ def test_an_update_that_is_made_in_spite_of_all_is_noticed(tmp_path: Path, monke
 
 
 def test_a_checkpoint_that_is_not_found_again_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+    monkeypatch.setattr("wiring.start.where_to_start", lambda *_: ("scratch", None))
     for seed, name in ((0, "recovers"), (18, "stops")):
         (tmp_path / name).mkdir()
         with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
@@ -51,13 +51,13 @@ def test_a_full_campaign_with_too_few_recoveries_proves_nothing(monkeypatch: pyt
 
 
 def test_a_bad_checkpoint_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Archive, "is_finite", lambda self: True)
+    monkeypatch.setattr(Checkpointer, "is_finite", lambda self: True)
     late = NAN_LOSS._replace(target="late weight", iter_num=5)  # right before a save
     with pytest.raises(AssertionError, match="checkpoints with numbers"):
         injections._recovers(plan(late), random.Random(0), tmp_path)
 
 
 def test_a_batch_that_is_not_left_out_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core.Recovery, "left_out", lambda self, iter_num: 0)
+    monkeypatch.setattr(core.Recovery, "batches_to_skip", lambda self, iter_num: 0)
     with pytest.raises(AssertionError, match="ended with"):
         injections._recovers(plan(NAN_LOSS, trigger="content"), random.Random(0), tmp_path)

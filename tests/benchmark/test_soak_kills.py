@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import core
 from benchmark.soak import kills
 from core.checkpoint.manager import CheckpointManager
 from core.runtime import Runtime
@@ -32,7 +31,7 @@ def test_random_state_that_is_not_restored_is_noticed(tmp_path: Path, monkeypatc
 
 
 def test_checkpoint_that_is_not_found_again_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+    monkeypatch.setattr("wiring.start.where_to_start", lambda *_: ("scratch", None))
 
     with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
         kills.trial(KILLED_IN_A_SAVE, tmp_path)

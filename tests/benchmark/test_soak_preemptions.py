@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import core
 from benchmark.soak import preemptions
 from core.preemption import Preemption
 from core.runtime import Runtime
@@ -30,7 +29,7 @@ def test_request_that_is_ignored_is_noticed(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_checkpoint_that_is_not_found_again_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+    monkeypatch.setattr("wiring.start.where_to_start", lambda *_: ("scratch", None))
 
     with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
         preemptions.trial(IN_A_STEP, tmp_path)
@@ -67,12 +66,7 @@ def test_wait_for_data_that_is_not_abandoned_is_noticed(tmp_path: Path, monkeypa
 
 
 def test_stop_without_a_save_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = Trainer.save
-
-    def save_nothing_at_the_end(trainer: Trainer, *args: Any, **kwargs: Any) -> bool:
-        return kwargs.get("wait", False) or save(trainer, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "save", save_nothing_at_the_end)
+    monkeypatch.setattr(Trainer, "save_final", lambda trainer: None)
 
     with pytest.raises(AssertionError, match=r"stopped after \d+ updates, with \d+ saved"):
         preemptions.trial(IN_A_STEP, tmp_path)

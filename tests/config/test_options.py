@@ -52,7 +52,8 @@ SURFACE = {
         "entropy_penalty_start_iter enable_judge_model judge_model_checkpoint",
         "transfer": "init_from_checkpoint freeze_transformer trainable unfreeze_at_iteration unfreeze_lr_multiplier",
         "training": "batch_size gradient_accumulation_steps max_iters grad_clip",
-        "stability": "on_instability max_recoveries recovery_skip recovery_lr_factor spike_threshold spike_window",
+        "stability": "on_instability check_every_step max_recoveries recovery_skip recovery_lr_factor "
+        "spike_threshold spike_window",
         "optimizer": "learning_rate weight_decay beta1 beta2",
         "schedule": "lr_schedule wsd_decay_iters head_lr_multiplier lr_patience lr_factor decay_lr "
         "warmup_iters lr_decay_iters min_lr",

@@ -10,7 +10,7 @@ import core
 from core import CheckpointError
 from data.vocabulary import Vocabulary
 from extras.frozen import load_filler, load_judge
-from tests.extras.tiny_task import SCORING, TEXT, keep_model, task
+from tests.wiring.tiny_task import SCORING, TEXT, keep_model, task
 
 WORDS = Vocabulary.beyond(TEXT)
 

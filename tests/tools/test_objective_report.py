@@ -10,6 +10,7 @@ from core import Runtime
 from core.errors import CheckpointError, ConfigError
 from tools.objective_pictures import FILLED, GIVEN, MASKED, NEW, RIGHT, WRONG, Evaluation
 from tools.objective_report import STEPS, Run, fill, filling, find_line, main, read_timeline, score
+from wiring.model import model_args
 
 RANDOM = {"type": "random", "max_masked_ratio": 0.5, "val_loss_stale_count": 0}
 STAGES = [RANDOM, {"type": "span", "spans_count": 3, "val_loss_stale_count": 0}]
@@ -55,7 +56,9 @@ def test_a_scorers_scatter_shows_what_its_evaluations_measured(
     with Runtime(device="cpu") as runtime:
         run = Run(Path("out-s"), runtime)
         runtime.seed_all()
-        run.model = run.initializer.create_model_from_scratch(run.task.model_args()).eval()  # as when it was evaluated
+        run.model = run.initializer.create_model_from_scratch(
+            model_args(run.options, run.data)
+        ).model.eval()  # as when it was evaluated
         targets, scores, figures = score(run)
     logged = json.loads(Path("out-s/metrics.jsonl").read_text().splitlines()[0])
     main(["out-s"])

@@ -342,7 +342,7 @@ def test_a_save_is_made_although_the_one_before_failed_unheard(
     manager.save(text("x"), notes(), wait=wait)
 
     assert manager.load().path.read_text() == "x"
-    assert "the checkpoint before could not be saved (OSError: disk gone)" in caplog.text
+    assert "the previous checkpoint could not be saved (OSError: disk gone)" in caplog.text
 
 
 def test_the_end_of_the_program_waits_for_a_save_in_flight(tmp_path: Path) -> None:

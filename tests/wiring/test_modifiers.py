@@ -9,7 +9,7 @@ import torch
 import loss_modifiers as lm
 from config.options import Options
 from core.errors import ConfigError
-from extras.modifiers import create_loss_modifier_pipeline
+from wiring.modifiers import create_loss_modifier_pipeline
 
 CORE_LINE = {  # what enables a modifier of the core line, and its class
     "target_smoothing_enabled": "TargetSmoothingModifier",
@@ -250,7 +250,7 @@ def test_no_option_of_the_section_is_forgotten() -> None:
     ],
 )
 def test_a_judge_needs_a_checkpoint(options: dict[str, Any], missing: str) -> None:
-    with pytest.raises(ConfigError, match=f"^a judge is asked for: set {missing} to the folder of a sequence_scoring"):
+    with pytest.raises(ConfigError, match=f"^a judge is needed: set {missing} to the folder of a sequence_scoring"):
         pipeline(**options)
 
 

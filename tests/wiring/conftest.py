@@ -1,0 +1,21 @@
+"""What a task is made in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import core
+from model import GPT, GPTConfig
+
+
+@pytest.fixture
+def run(run_dir: Path) -> Iterator[core.Runtime]:
+    """A process in a folder that has data/tiny."""
+    with core.Runtime(device="cpu") as run:
+        yield run
+
+
+@pytest.fixture
+def initializer(run: core.Runtime) -> core.ModelInitializer:
+    return core.ModelInitializer(GPT, GPTConfig, run.device)
