@@ -1,8 +1,8 @@
 """
 Every option, declared once: name, type, default, meaning, bounds.
 
-Options that nanoGPT has keep its names and defaults. Sections group options in `--help SECTION` and in YAML files; on the
-command line and in `.py` files an option has its flat name.
+Options that nanoGPT has keep its names and defaults. Sections group options in `--help SECTION` and in YAML files; on
+the command line and in `.py` files an option has its flat name.
 """
 
 import os
@@ -98,7 +98,7 @@ class Options(Schema):
 
     opt = section("stages")
     unmasking_stages: Stages = opt([], "how training texts are masked, one dict per stage: {'type': 'sticky', 'target_masked_ratio', 'p1_probability', 'p2_probability'}, {'type': 'random', 'max_masked_ratio'}, {'type': 'span', 'spans_count'}, {'type': 'line', 'min_ratio', 'max_ratio'}, each with 'val_loss_stale_count'; empty: use mask_probability")
-    validation_stages: Stages = opt([], "how validation texts are masked, the same number of texts per stage; empty: like the training texts")
+    validation_stages: Stages = opt([], "how validation texts are masked, divided evenly among the stages; empty: like the training texts")
     use_all_stages_for_training: bool | None = opt(None, "train on all stages from the start; otherwise add the next stage when the validation loss stops improving")
     composition_config: str | None = opt(None, "name of the file in data/char_diffusion/config/ that the config file imports its stages from")
     mask_probability: float = opt(0.15, "without stages: probability that a position is masked", gt=0, le=1)
@@ -271,7 +271,7 @@ class Options(Schema):
     def _training_type_of_head(cls, values: dict[str, Any]) -> dict[str, Any]:
         heads = {"token_classifier": "token_classification", "sequence_scorer": "sequence_scoring"}
         head, given = values.get("model_mode", "auto"), values.get("training_type", "language_model")
-        # in the core line, training_type belongs to the language model's head; files with another head set only model_mode
+        # the core line's training_type is for its language model head; files with another head set only model_mode
         if head in heads and given not in ("language_model", "unmasking", heads[head]):
             raise ValueError(f"model_mode={head} and training_type={given} contradict each other: remove one of them")
         return {**values, "training_type": heads[head]} if head in heads else values
