@@ -316,10 +316,10 @@ class GPT(nn.Module):
     @torch.no_grad()
     def _copy_gpt2(self, theirs: dict[str, Tensor]) -> None:
         """Copy Hugging Face's tensors by name; their Conv1D weights are (in, out), ours are (out, in)."""
-        own = self.state_dict()
-        missing = set(own) - set(theirs)
+        ours = self.state_dict()
+        missing = set(ours) - set(theirs)
         assert not missing, f"the pretrained weights lack {sorted(missing)}"
-        for name, tensor in own.items():
+        for name, tensor in ours.items():
             is_conv1d = "c_" in name and name.endswith(".weight")
             tensor.copy_(theirs[name].T if is_conv1d else theirs[name])
 

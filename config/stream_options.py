@@ -79,10 +79,10 @@ class StreamOptions(Schema):
         has_text = any((folder / name).exists() for name in ("train.bin", "input.txt", "text"))
         return folder if has_text else folder.parent / "char_diffusion"
 
-    def target_folder(self, own: Path) -> Path:
-        """Return the data set folder whose queue is filled by the script in the folder `own`."""
-        folder = own if self.dataset is None else own.parent / self.dataset
-        if folder != own and (folder / SCRIPT).exists():
+    def target_folder(self, script_folder: Path) -> Path:
+        """Return the data set folder whose queue the script in `script_folder` fills."""
+        folder = script_folder if self.dataset is None else script_folder.parent / self.dataset
+        if folder != script_folder and (folder / SCRIPT).exists():
             raise ConfigError(f"dataset={self.dataset!r} has its own script: run `python {folder / SCRIPT}`")
         return folder
 
