@@ -463,7 +463,7 @@ def test_a_scorer_scores_the_prompt_or_each_line(run_dir: Path, capsys: pytest.C
         ("unmasking", ["--judge=none"], CheckpointError, r"none"),
         ("unmasking", ["--judge=out"], CheckpointError, r"is a language_model, wanted a sequence_scorer"),
         ("unmasking", ["--judge=small"], CheckpointError, r"small.* has vocab_size=24 .*wanted 32"),
-        ("unmasking", ["--judge_candidates=3"], ConfigError, r"judge_candidates=3 has no judge to choose: set judge"),
+        ("unmasking", ["--judge_candidates=3"], ConfigError, r"judge_candidates=3 needs a judge: set judge"),
         ("unmasking", ["--masking_ratios=[0.5, 1.5]"], ConfigError, r"masking_ratios=.*each between 0 and 1"),
         ("unmasking", ["--masking_ratios=[]"], ConfigError, r"masking_ratios=.*at least one"),
         ("unmasking", ["--top_p=0"], ConfigError, r"top_p: got '0', wanted float > 0 and <= 1"),
