@@ -114,7 +114,7 @@ def whole(name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_resumed_at_an_earlier_iteration_ends_like_the_undisturbed_one(name: str) -> None:
+def test_a_run_resumed_earlier_ends_like_the_undisturbed_one(name: str) -> None:
     for sequence in (2, 4):  # before and after a stage and the unfreezing begin
         folder = cut(whole(name), sequence, Path(f"{name}-cut{sequence}"))
         train.main(argv(str(folder), RUNS[name], init_from="resume", log_interval=1))
@@ -218,7 +218,7 @@ def test_a_checkpoint_may_be_chosen_by_its_name() -> None:
 # what the runs above did
 
 
-def test_a_part_trains_from_the_beginning_and_the_rest_from_the_unfreezing_on() -> None:
+def test_a_part_trains_at_once_and_the_rest_after_the_unfreezing() -> None:
     paths = sorted(whole("partly").glob("ckpt-0*.pt"))
     models = {found["iter_num"]: found["model"] for found in (torch.load(path, weights_only=True) for path in paths)}
     body = [name for name in models[1] if name.startswith("transformer.h.")]

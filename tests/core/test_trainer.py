@@ -532,9 +532,7 @@ def recovering(folder: Path, *iterations: int, **changes: Any) -> Run:
     return Run(folder, callbacks, objective, **{"on_instability": "recover", "micro_steps": 1} | changes)
 
 
-def test_a_run_that_breaks_goes_back_to_the_last_checkpoint_and_leaves_that_batch_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unstable_run_rolls_back_and_skips_that_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = recovering(tmp_path, 5)
 
     run.trainer.train()
@@ -657,9 +655,7 @@ def saved_iterations(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("interval", "expected"), [(0, [2, 4, 6, 7]), (1, [1, 2, 3, 4, 5, 6, 7]), (3, [2, 3, 4, 6, 7]), (7, [2, 4, 6, 7])]
 )
-def test_saves_by_interval_come_beside_those_of_evaluations_and_the_final_one(
-    tmp_path: Path, interval: int, expected: list[int]
-) -> None:
+def test_saves_by_interval_come_in_addition_to_the_others(tmp_path: Path, interval: int, expected: list[int]) -> None:
     run = Run(tmp_path, save_interval=interval, keep_last=99)
     run.trainer.train()
 

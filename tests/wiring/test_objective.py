@@ -408,9 +408,7 @@ def test_evaluations_of_a_language_models_queue_consume_nothing(run: core.Runtim
     assert made.data.state_dict()["file"] is None
 
 
-def test_checkpoints_of_a_run_note_its_ids_and_a_run_does_not_clear_the_model_it_asks(
-    run_dir: Path, tiny_argv: list[str]
-) -> None:
+def test_a_run_notes_its_ids_and_does_not_clear_the_model_it_needs(run_dir: Path, tiny_argv: list[str]) -> None:
     filling = [*tiny_argv, "--training_type=unmasking", "--out_dir=mine", "--max_iters=1"]
     train.main(filling)
     asked = core.find_checkpoint("mine")
