@@ -10,7 +10,7 @@ from core.checkpoint.find import find_checkpoint
 from core.errors import ConfigError
 from extras import sources
 from extras.frozen import load_filler, load_judge
-from extras.stages import StageProgress
+from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
 
 if TYPE_CHECKING:

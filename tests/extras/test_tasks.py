@@ -19,7 +19,7 @@ from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
 from extras.objectives import SequenceScoring, TokenClassification, Unmasking
 from extras.queue_release import QueueRelease
-from extras.stages import StageProgress
+from extras.stage_progress import StageProgress
 from extras.tasks import Task
 from extras.validation_timer import ValidationTimer
 from tests.extras.tiny_task import SCORING, STAGES, TEXT, fill_queue, keep_model, task
