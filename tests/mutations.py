@@ -179,7 +179,7 @@ MUTATIONS = [
     Mutation("keep what was unfrozen on the way back", "core/optimizer.py", "del optimizer.param_groups[len(kept) :]", "pass", "tests/core/test_optimizer.py"),
     Mutation("release by the newest checkpoint", "extras/queue_release.py", "release(min(numbers))", "release(max(numbers))", "tests/extras/test_queue_release.py"),
     Mutation("share the queue's files", "data/streaming/consumer.py", "if file.number % self.world_size == self.rank]", "]", "tests/data/streaming/test_consumer.py"),
-    Mutation("fill the least likely first", "extras/sampling/unmask_sampler.py", "sureness.topk(count, largest=False)", "sureness.topk(count, largest=True)", "tests/extras/sampling/test_unmask_sampler.py"),
+    Mutation("fill the least likely first", "extras/sampling/unmask_sampler.py", "confidence.topk(count, largest=False)", "confidence.topk(count, largest=True)", "tests/extras/sampling/test_unmask_sampler.py"),
     Mutation("clear what the new run needs", "extras/__init__.py", "set_aside_former_run(needed)", "set_aside_former_run()", "tests/extras/test_init.py"),
     Mutation("forget which files are needed", "extras/tasks.py", "        self.files.append(file)\n", "", "tests/extras/test_tasks.py"),
     Mutation("move the former run before there is data", "train.py", "        preemption.precede(task.wait_for_data)\n", "        pass\n", "tests/extras/test_tasks.py"),

@@ -177,7 +177,7 @@ def test_without_meta_the_tokens_are_gpt2s(
 
     checkpoint.pop("config")
     save(checkpoint if known is None else {**checkpoint, "config": known})
-    monkeypatch.setattr(sample, "Gpt2Tokenizer", Numbers)
+    monkeypatch.setattr(sample.sampling, "Gpt2Tokenizer", Numbers)
     capsys.readouterr()
 
     sample.main([*CPU, "--start=abcd"])

@@ -1,0 +1,1 @@
+"""Wiring: the one place that turns an options object into the parts of a run."""
