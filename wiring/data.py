@@ -17,7 +17,7 @@ from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
 from data.vocabulary import Vocabulary
 from data.windows import Windows
-from extras.stages import StageProgress
+from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
 
 if TYPE_CHECKING:

@@ -69,13 +69,13 @@ def make_objective(
         every_step = check_logits if options.check_every_step else None
         objective: Objective = LanguageModeling(modifiers, every_step)
     elif options.training_type == "unmasking":
-        objective = Unmasking(options.loss_mean, modifiers)
+        objective = Unmasking(options.loss_mean, modifiers, check_logits)
     elif options.training_type == "token_classification":
         balanced = options.class_weights == "balanced"
-        objective = TokenClassification(options.num_token_classes, balanced, modifiers)
+        objective = TokenClassification(options.num_token_classes, balanced, modifiers, check_logits)
     else:
         filler = None if data.is_queue else _filler(options, data, initializer, find)
-        objective = SequenceScoring(vocabulary.cls, filler, options.score_transform, modifiers)
+        objective = SequenceScoring(vocabulary.cls, filler, options.score_transform, modifiers, check_logits)
     return Learning(objective, modifiers, files)
 
 

@@ -20,7 +20,7 @@ from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
 from extras.objectives import SequenceScoring, TokenClassification, Unmasking
 from extras.queue_release import QueueRelease
-from extras.stages import StageProgress
+from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
 from tests.wiring.tiny_task import SCORING, STAGES, TEXT, Task, fill_queue, keep_model, task
 from wiring.data import find_vocabulary
