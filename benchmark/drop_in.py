@@ -18,7 +18,7 @@ from benchmark.compare_legacy import ROOT, TINY, Processes, Side, differences, f
 from benchmark.data_sets import CHARS_65, write_data_set
 
 MAX_ITERS = 6
-OURS = ("core", "extras", "loss_modifiers", "config", "model.py", "configurator.py", "train.py", "sample.py")
+OURS = ("core", "extras", "loss_modifiers", "wiring", "config", "model.py", "configurator.py", "train.py", "sample.py")
 RUN: dict[str, Any] = {
     **TINY, "dropout": 0.2, "gradient_accumulation_steps": 2, "out_dir": "out", "eval_interval": 3,
     "max_iters": MAX_ITERS,
@@ -31,9 +31,10 @@ def mixed_tree(folder: Path, legacy: Path, replaced: tuple[str, ...]) -> Path:
     folder.mkdir()
     for name in OURS:
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
-    (folder / "data").mkdir()
-    for source in (ROOT / "data").glob("*.py"):
-        shutil.copy(source, folder / "data")
+    for source in (ROOT / "data", ROOT / "data" / "streaming"):
+        (folder / source.relative_to(ROOT)).mkdir()
+        for path in source.glob("*.py"):
+            shutil.copy(path, folder / path.relative_to(ROOT))
     for name in replaced:
         shutil.copy(legacy / name, folder / name)
     return folder
@@ -73,10 +74,10 @@ def rows(legacy: Path, folder: Path, data: Path) -> dict[str, bool]:
             shutil.copytree(origin.folder / "out", side.folder / "out")
             side.run(flags(SAMPLE))
             texts[name, program] = side.output
-    equal["our checkpoint in nanoGPT's sample.py: the text of ours"] = (
+    equal["our checkpoint in nanoGPT's sample.py: same text as with ours"] = (
         texts["ours", "our"] == texts["ours", "nanoGPT's"]
     )
-    equal["nanoGPT's checkpoint in our sample.py: the text of its own"] = (
+    equal["nanoGPT's checkpoint in our sample.py: same text as with its own"] = (
         texts["theirs", "our"] == texts["theirs", "nanoGPT's"]
     )
     equal["nanoGPT's sample.py on our configurator.py and model.py"] = (
