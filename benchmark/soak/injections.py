@@ -153,7 +153,7 @@ class Injector(Callback):
         if injection := self.armed.pop("weight", None):
             _spoil(self.parameters[injection.name].data, injection)
             self.before = self.state()
-        output = self.compute(model, batch, train)
+        output: Output = self.compute(model, batch, train)
         loss = output.loss
         if injection := self.armed.pop("loss", None):
             loss = loss * injection.value
