@@ -112,10 +112,9 @@ class Trainer:
         self.begin()
         while True:
             try:
-                self.step.prefetch()  # the first batch is drawn before the first evaluation
-                self.report.start()
                 while not self.should_terminate(self.iter_num):
-                    # set the learning rate of this iteration
+                    # set the learning rate of this iteration, and draw the first batch if none is waiting
+                    self.step.prefetch()
                     lr = self.scheduler.set_lr(self.step.optimizer.param_groups, self.iter_num, self.monitor.lr_scale)
 
                     # every eval_interval: measure the loss on both splits, and save
@@ -175,6 +174,7 @@ class Trainer:
         self.checkpointer.begin(self.state_dict())
         self.step_start = self.checkpointer.position()
         self.callbacks.emit("on_train_begin", self)
+        self.report.start()
 
     def evaluate(self, lr: float) -> dict[str, torch.Tensor]:
         """Measure the loss of both splits and log it. Return the losses by split."""

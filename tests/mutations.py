@@ -81,7 +81,7 @@ MUTATIONS = [
     Mutation("evaluate val first", "core/losses.py", '("train", "val")', '("val", "train")', "tests/core/test_evaluator.py tests/core/test_trainer.py"),
     Mutation("average in double precision", "core/evaluator.py", "torch.zeros(self.eval_iters)", "torch.zeros(self.eval_iters, dtype=torch.float64)", "tests/core/test_evaluator.py"),
     Mutation("evaluate with modifiers", "core/evaluator.py", "train=False", "train=True", "tests/core/test_evaluator.py"),
-    Mutation("evaluate before the first batch", TRAINER, "self.step.prefetch()  # the first batch is drawn before the first evaluation", "pass", UNIT_TRAINER),
+    Mutation("evaluate before the first batch", TRAINER, "                    self.step.prefetch()\n", "", UNIT_TRAINER),
     Mutation("one update too few", TRAINER, "iter_num > self.max_iters", "iter_num >= self.max_iters", UNIT_TRAINER),
     Mutation("save at iteration 0", TRAINER, "if self.iter_num > 0:", "if True:", UNIT_TRAINER),
     Mutation("keep training after eval_only", TRAINER, "                        if self.eval_only:\n                            break\n", "", UNIT_TRAINER),

@@ -205,7 +205,7 @@ def test_a_run_that_is_past_its_end_makes_no_update(tmp_path: Path) -> None:
     run.trainer.run.iter_num = 7
 
     assert run.trainer.train() == math.inf
-    assert run.recorder.events == ["train_begin", "train", "train_end"]
+    assert run.recorder.events == ["train_begin", "train_end"]
 
 
 def test_learning_rate_is_set_before_the_evaluation_of_the_same_iteration(tmp_path: Path) -> None:
@@ -823,6 +823,26 @@ def test_an_interrupted_evaluation_is_undone_and_the_run_stops(tmp_path: Path) -
     again = Run(tmp_path / "again", max_iters=1)
     again.trainer.train()
     assert_same(checkpoint["ranks"], load_checkpoint(again.trainer.checkpointer.checkpoints.load().path)["ranks"])
+
+
+@pytest.mark.parametrize("updates", [0, 3])
+def test_a_signal_in_a_wait_for_the_first_batch_ends_the_run(tmp_path: Path, updates: int) -> None:
+    """At the start, and after a rollback to the start: what waits is interrupted again and again."""
+    run = recovering(tmp_path, 3) if updates else Run(tmp_path)
+    trainer, draw = run.trainer, run.trainer.step.get_batch
+    trainer.checkpointer.checkpoints.load_healthy = lambda: None  # type: ignore[method-assign]
+
+    def waiting(split: str) -> Any:
+        if trainer.step.batch is None and trainer.step.updates >= updates:
+            trainer.preemption._signal = "SIGTERM"
+        if trainer.preemption.requested:
+            raise Interrupted
+        return draw(split)
+
+    trainer.step.get_batch = waiting
+    with pytest.raises(PreemptedError, match="^stopped by SIGTERM " + ("at iteration 0" if updates else "before the")):
+        trainer.train()
+    assert trainer.iter_num == 0 and run.recorder.events[-1] == "train_end"
 
 
 def test_a_background_save_that_failed_is_repeated_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
