@@ -39,7 +39,7 @@ from benchmark.soak.campaign import (
 )
 from core.callback import Callback
 from core.checkpoint.manager import CheckpointFile, CheckpointManager
-from tools.run_hash import run_hash, update
+from tools.run_hash import run_hash, value_hash
 
 ARGV = tiny_argv(save_interval=2, keep_last=3)
 STOPS = (8, 10)  # at 8, after an evaluation, the newest checkpoint is ckpt.pt as well; at 10 the one before is
@@ -445,13 +445,11 @@ def _hostile(victim: Victim) -> bytes:
 def _number_by_values(path: Path, stopped: Stopped) -> int | None:
     """Return the number of the checkpoint that has the same values as a file."""
 
-    def digest(file: Any) -> str:
-        found = hashlib.sha256()
-        update(found, torch.load(file, weights_only=True))
-        return found.hexdigest()
+    def values(file: Any) -> str:
+        return value_hash(torch.load(file, weights_only=True))
 
-    own = digest(path)
-    return next((number for number in stopped.numbers() if digest(io.BytesIO(stopped.files[_pt(number)])) == own), None)
+    own = values(path)
+    return next((number for number in stopped.numbers() if values(io.BytesIO(stopped.files[_pt(number)])) == own), None)
 
 
 def _tree(folder: Path) -> dict[str, tuple[Any, ...]]:

@@ -1,6 +1,5 @@
 """Sound runs of many seeds: nothing may be called unstable in them, and looking for it must not change them."""
 
-import hashlib
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from benchmark.soak.campaign import OUT, Campaign, in_child, last_words, ranks, 
 from core import CheckpointManager
 from core.checkpoint.format import load_checkpoint
 from core.stability.detector import NORMAL
-from tools.run_hash import PLACE, read_metrics, update
+from tools.run_hash import checkpoint_hash, read_metrics
 
 ITERATIONS = 300
 WINDOW = 100  # updates that the recent median is taken of, the default
@@ -46,7 +45,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
         history, ends[name] = _end(place / OUT)
         assert not history, f"{name}: false alarms {history}, {options}, {kind} data"
     assert ends["default"] == ends["spikes"], f"looking for spikes has changed the run: {options}, {kind} data"
-    steps = [record for record in read_metrics(*_metrics(folder / "default")) if record["event"] == "step"]
+    steps = [record for record in _metrics(folder / "default" / OUT) if record["event"] == "step"]
     assert len(steps) == ITERATIONS, f"{len(steps)} updates are logged, wanted {ITERATIONS}: {options}"
     names = ("loss", "grad_norm")
     largest = {name: largest_score([step[name] for step in steps], warmup, WINDOW) for name in names}
@@ -68,17 +67,13 @@ def _end(out_dir: Path) -> tuple[list[Any], str]:
     """Return the recoveries of a run and a hash of all that it came to but the detector's own window."""
     checkpoint = load_checkpoint(CheckpointManager(out_dir).load().path)
     history = checkpoint["recovery"]["history"]
-    digest = hashlib.sha256()
     for rank in checkpoint["ranks"]:
         del rank["detector"]
-    update(digest, {key: value for key, value in checkpoint.items() if key not in PLACE})
-    update(digest, read_metrics(*_metrics(out_dir.parent)))
-    return history, digest.hexdigest()
+    return history, checkpoint_hash(checkpoint, _metrics(out_dir))
 
 
-def _metrics(folder: Path) -> tuple[Path, int]:
-    path = folder / OUT / "metrics.jsonl"
-    return path, path.stat().st_size
+def _metrics(out_dir: Path) -> list[dict[str, Any]]:
+    return read_metrics(out_dir, (out_dir / "metrics.jsonl").stat().st_size)
 
 
 def _write_data(folder: Path, kind: str) -> None:

@@ -1,6 +1,5 @@
 """NaN, infinities and spikes are put into losses, gradients and weights: no update, no checkpoint may take them in."""
 
-import hashlib
 import json
 import math
 import os
@@ -33,7 +32,7 @@ from core import Callback
 from core.batch import fingerprint
 from core.objective import Output
 from model import GPT, GPTConfig
-from tools.run_hash import run_hash, update
+from tools.run_hash import run_hash, value_hash
 
 SPIKE = 1e4
 VALUES = (math.nan, math.inf, -math.inf, SPIKE)
@@ -201,10 +200,8 @@ class Injector(Callback):
 
     def state(self) -> str:
         """Return a hash of this rank's weights and the optimizer's moments; moments that are all zero count as none."""
-        digest = hashlib.sha256()
-        update(digest, {name: parameter.data for name, parameter in self.parameters.items()})
-        update(digest, [moment for moment in _moments(self.trainer.step.optimizer.state) if moment.any()])
-        return digest.hexdigest()
+        weights = {name: parameter.data for name, parameter in self.parameters.items()}
+        return value_hash(weights, [moment for moment in _moments(self.trainer.step.optimizer.state) if moment.any()])
 
     def write(self) -> None:
         """Write the record to rank-N.json in the current folder."""

@@ -1,4 +1,4 @@
-"""What is drawn for the masking report: the batches of training, sorted by stage, and what is counted in them."""
+"""The samples of the masking report: training batches by stage, and statistics of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ from tools.masking_samples import (
     PADDING,
     REPLACED,
     Rows,
+    classify_tokens,
     cluster_sizes,
     draw_samples,
     kind_shares,
     masked_ratios,
     open_all_stages,
-    tell_apart,
 )
 from wiring.data import RunData
 
@@ -37,8 +37,8 @@ STAGES = [{**STICKY, "val_loss_stale_count": 1}, {"type": "span", "spans_count":
 @contextmanager
 def opened(argv: Sequence[str], **values: object) -> Iterator[tuple[Options, RunData]]:
     options = configure(Options, [*argv, *(f"--{name}={value}" for name, value in values.items())])
-    with Runtime(device="cpu", seed=options.seed) as run:
-        yield options, open_all_stages(options, run)
+    with Runtime(device="cpu", seed=options.seed) as runtime:
+        yield options, open_all_stages(options, runtime)
 
 
 def rows_of(*kinds: Sequence[int]) -> Rows:
@@ -69,9 +69,9 @@ def test_shares_are_those_of_the_masked_positions() -> None:
     assert kind_shares(rows_of([GIVEN])) == {HIDDEN: 0.0, REPLACED: 0.0, KEPT: 0.0}
 
 
-def test_a_batch_says_what_happened_to_each_token() -> None:
+def test_tokens_of_a_batch_are_classified() -> None:
     seen, targets = torch.tensor([[5, 17, 9, 7, 23]]), torch.tensor([[-1, 3, 3, 7, -1]])
-    rows = tell_apart(seen, targets, mask_id=17, pad_id=23)
+    rows = classify_tokens(seen, targets, mask_id=17, pad_id=23)
 
     assert rows.kinds.tolist() == [[GIVEN, HIDDEN, REPLACED, KEPT, PADDING]]
     assert rows.answer.tolist() == [[5, 3, 3, 7, 23]]
@@ -101,7 +101,7 @@ def test_every_stage_is_shown_the_later_ones_of_training_too(run_dir: Path, tiny
     assert kind_shares(samples[1].rows)[HIDDEN] == 1  # spans are hidden altogether
 
 
-def test_padding_is_told_from_text(run_dir: Path, tiny_argv: list[str]) -> None:
+def test_padding_is_distinguished_from_text(run_dir: Path, tiny_argv: list[str]) -> None:
     values = {"mask_probability": 1, "enable_line_aligned_sequences": True}
     with opened(tiny_argv, training_type="unmasking", **values) as chosen:
         rows = draw_samples(*chosen, 20)[0].rows
@@ -110,9 +110,7 @@ def test_padding_is_told_from_text(run_dir: Path, tiny_argv: list[str]) -> None:
     assert (rows.kinds == PADDING).any()
 
 
-def test_a_scorers_gaps_are_all_mask_tokens_and_some_of_its_texts_have_none(
-    run_dir: Path, tiny_argv: list[str]
-) -> None:
+def test_a_scorers_texts_have_only_mask_tokens_or_nothing_masked(run_dir: Path, tiny_argv: list[str]) -> None:
     values = {"unmasking_stages": STAGES, "unmasking_model_checkpoint": "elsewhere", "eval_iters": 10}
     with opened(tiny_argv, training_type="sequence_scoring", **values) as chosen:
         samples = draw_samples(*chosen, 20)
