@@ -24,8 +24,10 @@ from types import TracebackType
 import torch
 
 from benchmark.reliability_cost import write_data
-from benchmark.throughput import CPU_RECIPE, ROOT, interval
+from benchmark.throughput import CPU_RECIPE
+from benchmark.timing import interval
 
+ROOT = Path(__file__).resolve().parent.parent
 SETTLING = 10  # first pairs, not counted
 # trains, but waits for a line on stdin before each iteration, and writes how long it took to the pipe given by number
 WORKER = """

@@ -52,7 +52,7 @@ def update(model: GPT, optimizer: torch.optim.Optimizer, seed: int = 5) -> None:
 # which parameters train
 
 
-def test_a_frozen_transformer_leaves_the_head_and_costs_no_weight_gradients(classifier: GPT) -> None:
+def test_a_frozen_transformer_costs_no_weight_gradients(classifier: GPT) -> None:
     freeze_transformer(classifier)
     assert training(classifier) == ["lm_head.weight"] and is_frozen(classifier)
 
@@ -114,7 +114,7 @@ def test_patterns_can_train_all_of_it(classifier: GPT) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["h.[8-9].*", "H.0", "transformer.h.1.ln", "ln_f.weight.*"])
-def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_frozen(classifier: GPT, pattern: str) -> None:
+def test_a_pattern_that_matches_nothing_is_refused_and_freezes_nothing(classifier: GPT, pattern: str) -> None:
     with pytest.raises(ConfigError) as error:
         trainable(classifier, f"wte,{pattern}")
 
@@ -204,7 +204,7 @@ def test_heads_get_groups_of_their_own(tiny_model: GPT) -> None:
     assert {name for group in names for name in group} == whole
 
 
-def test_of_a_frozen_model_only_heads_are_marked_and_the_rest_joins_unmarked(classifier: GPT) -> None:
+def test_of_a_frozen_model_only_heads_are_marked(classifier: GPT) -> None:
     freeze_transformer(classifier)
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     mark_heads(optimizer, classifier)

@@ -401,7 +401,7 @@ def test_a_scorer_of_the_core_line(phase: str, tmp_path: Path, save: Callable[[A
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0] * (len(factors) // 2)
 
 
-def test_the_new_optimizer_of_the_train_run_line_after_unfreezing_becomes_an_extended_one() -> None:
+def test_the_train_run_lines_optimizer_after_unfreezing_is_extended() -> None:
     old = as_read(train_run_scorer(our_model(**SCORER)))
     old["model_args"] |= {"freeze_transformer": True, "unfreeze_lr_multiplier": 0.25}
     groups = convert(old).checkpoint["optimizer"]["param_groups"]
