@@ -637,8 +637,8 @@ def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest
     seams = [
         "loop_numbers", "open_data", "find_start", "console", "print_header", "make_initializer",
         "find_transfer_source", "model_maker", "check_task", "make_objective", "enter_folder", "make_parallel",
-        "make_optimizer", "step_settings", "evaluation_settings", "other_schedule", "make_checkpointer", "make_monitor",
-        "loggers", "callbacks",
+        "make_optimizer", "step_settings", "evaluation_settings", "non_cosine_schedule", "make_checkpointer",
+        "make_monitor", "loggers", "callbacks",
     ]  # fmt: skip
     for name in seams:
         watch(name)

@@ -39,14 +39,14 @@ class Learning(NamedTuple):
 
 
 def make_objective(
-    options: Options, run: Runtime, data: RunData, initializer: ModelInitializer, detector: InstabilityDetector
+    options: Options, runtime: Runtime, data: RunData, initializer: ModelInitializer, detector: InstabilityDetector
 ) -> Learning:
     """Return what a training step computes, with the frozen models it needs loaded."""
     files: list[Path] = []
     vocabulary = data.vocabulary
 
     def find(path: str) -> Path:  # the same file on all ranks, even if another run writes to that folder
-        files.append(run.on_master(lambda: find_checkpoint(path)))
+        files.append(runtime.on_master(lambda: find_checkpoint(path)))
         return files[-1]
 
     def judge(path: str, transformed: bool) -> Judge:
@@ -57,8 +57,8 @@ def make_objective(
     pipeline = create_loss_modifier_pipeline(
         options,
         special=range(special.text, special.size) if special and options.uncertainty_factor else (),
-        device=run.device,
-        rank=run.rank,
+        device=runtime.device,
+        rank=runtime.rank,
         load_judge=judge,
     )
     modifiers = None if pipeline.is_empty() else pipeline

@@ -273,7 +273,7 @@ def test_without_an_own_checkpoint_a_rollback_is_to_the_beginning(tmp_path: Path
 
     state, name = run.checkpointer.roll_back()
 
-    assert (state["counter"], name) == (7, "the beginning")
+    assert (state["counter"], name) == (7, "where this process started")
     assert same(run.weights(), start) and run.data.drawn == drawn
     run.train(3)
     assert same(run.weights(), first)
