@@ -167,7 +167,7 @@ MUTATIONS = [
     Mutation("put CLS last", "extras/objectives/sequence_scoring.py", "torch.cat([first, filled], dim=1)", "torch.cat([filled, first], dim=1)", "tests/extras/objectives/test_sequence_scoring.py"),
     Mutation("advance a stage too late", "extras/stage_progress.py", "if self.stale_count < stage.val_loss_stale_count:", "if self.stale_count <= stage.val_loss_stale_count:", "tests/extras/test_stage_progress.py"),
     Mutation("forget the stale count", "extras/stage_progress.py", '("current_stage", "stale_count", "best_val_loss", "judged_at")', '("current_stage", "best_val_loss", "judged_at")', "tests/extras/test_stage_progress.py"),
-    Mutation("draw training and evaluation alike", "data/masked_text.py", 'EVALUATION = {"train": 0}, {"train": 1, "val": 2}', 'EVALUATION = {"train": 0}, {"train": 0, "val": 2}', "tests/data/test_masked_text.py"),
+    Mutation("draw training and evaluation alike", "data/numbered_batches.py", 'EVALUATION = 0, {"train": 1, "val": 2}', 'EVALUATION = 0, {"train": 0, "val": 2}', "tests/data/test_masked_text.py"),
     Mutation("give all ranks the same texts", "data/masked_text.py", "draw = generator(self.seed, self.rank, purpose, number)", "draw = generator(self.seed, 0, purpose, number)", "tests/data/test_masked_text.py"),
     Mutation("mask one too many", "data/masking.py", "wanted = (target_masked_ratio * sizes.double()).ceil().long()", "wanted = (target_masked_ratio * sizes.double()).ceil().long() + 1", "tests/data/test_masking.py"),
     Mutation("corrupt with special tokens", "data/masking.py", "others = torch.randint(vocab_size, tokens.shape, generator=generator)\n    masked", "others = torch.randint(vocab_size + 1, tokens.shape, generator=generator)\n    masked", "tests/data/test_masking.py"),

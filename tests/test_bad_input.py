@@ -534,7 +534,7 @@ def test_a_helper_variable_that_its_file_reads_is_no_error(earlier_run: list[str
 def test_a_prompt_with_unknown_characters(earlier_run: list[str]) -> None:
     before = files(Path("out"))
 
-    with pytest.raises(DataError, match=r"17 characters lack 'X', 'é': leave them out of the text, or prepare"):
+    with pytest.raises(DataError, match=r"17 characters lack 'X', 'é': remove them from the text, or prepare"):
         sample.main(["--device=cpu", "--start=abXé"])
     assert files(Path("out")) == before
 
