@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from core import files
 from core.errors import DataError
+from core.files import remove, write_atomically
 from data.meta import write_meta
 from data.tokenizers import Tokenizer
 
@@ -62,7 +62,7 @@ def download(
         if sha256 is not None and digest != sha256:
             raise DataError(f"{url} has sha256 {digest}, wanted {sha256}: give --input FILE instead")
 
-    files.write_atomically(Path(path), fetch)
+    write_atomically(Path(path), fetch)
 
 
 def _fetch(url: str, path: Path, timeout: float) -> str:
@@ -146,11 +146,11 @@ def write_chunks(folder: str | Path, train: Iterable[Ids], val: Iterable[Ids], t
     new = not folder.exists()
     with _as_data_error(folder):
         try:
-            files.remove(folder / STAGING)  # left by a process that was killed while it moved the files
-            files.write_atomically(folder / STAGING, write)
+            remove(folder / STAGING)  # left by a process that was killed while it moved the files
+            write_atomically(folder / STAGING, write)
             _move_files(folder / STAGING, folder)
         finally:
-            files.remove(folder / STAGING)
+            remove(folder / STAGING)
             if new and folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
     return counts[0], counts[1]

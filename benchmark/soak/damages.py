@@ -27,11 +27,11 @@ import torch
 
 from benchmark.soak.campaign import (
     OUT,
-    Beginning,
     Campaign,
-    goes_on,
+    StartRecorder,
+    expect_resume,
     in_child,
-    last_words,
+    stderr_tail,
     tiny_argv,
     train,
     undisturbed_hash,
@@ -82,7 +82,7 @@ class Stopped(NamedTuple):
 class Victim(NamedTuple):
     """A checkpoint that is to be damaged."""
 
-    draw: random.Random
+    rng: random.Random
     out: Path  # the run folder
     number: int
     other: int  # an older checkpoint's number
@@ -104,19 +104,19 @@ class Victim(NamedTuple):
 
 def flipped(victim: Victim) -> None:
     """Flip some bits of the content."""
-    _flip(victim.draw, victim.pt)
+    _flip(victim.rng, victim.pt)
 
 
 def manifest_flipped(victim: Victim) -> None:
     """Flip some bits of the manifest."""
-    _flip(victim.draw, victim.json)
+    _flip(victim.rng, victim.json)
 
 
 def manifest_says_otherwise(victim: Victim) -> None:
     """Flip bits of the manifest so that it can still be read, and says something else."""
     content = victim.json.read_bytes()
     while True:
-        _flip(victim.draw, victim.json)
+        _flip(victim.rng, victim.json)
         with suppress(ValueError):
             if json.loads(victim.json.read_bytes()) != json.loads(content):
                 return
@@ -125,25 +125,25 @@ def manifest_says_otherwise(victim: Victim) -> None:
 
 def cut_short(victim: Victim) -> None:
     """Cut the content short."""
-    os.truncate(victim.pt, victim.draw.choice([0, victim.draw.randrange(victim.pt.stat().st_size)]))
+    os.truncate(victim.pt, victim.rng.choice([0, victim.rng.randrange(victim.pt.stat().st_size)]))
 
 
 def manifest_cut_short(victim: Victim) -> None:
     """Cut the manifest short, by more than its last newline."""
-    os.truncate(victim.json, victim.draw.choice([0, victim.draw.randrange(victim.json.stat().st_size - 1)]))
+    os.truncate(victim.json, victim.rng.choice([0, victim.rng.randrange(victim.json.stat().st_size - 1)]))
 
 
 def lengthened(victim: Victim) -> None:
     """Add to the end of the content."""
     with open(victim.pt, "ab") as file:
-        file.write(victim.draw.randbytes(victim.draw.randint(1, 5000)))
+        file.write(victim.rng.randbytes(victim.rng.randint(1, 5000)))
 
 
 def block_lost(victim: Victim) -> None:
     """Have a block of zeros where the disk lost what was there."""
     size = victim.pt.stat().st_size
     content = bytearray(victim.pt.read_bytes())
-    start = victim.draw.randrange(size // 512) * 512
+    start = victim.rng.randrange(size // 512) * 512
     content[start : start + 512] = bytes(len(content[start : start + 512]))
     if bytes(content) == victim.pt.read_bytes():  # it was zeros before
         content[start] = 1
@@ -185,7 +185,7 @@ def folder_instead(victim: Victim) -> None:
     content = victim.pt.read_bytes()
     victim.pt.unlink()
     victim.pt.mkdir()
-    if victim.draw.random() < 0.5:
+    if victim.rng.random() < 0.5:
         (victim.pt / victim.pt.name).write_bytes(content)
 
 
@@ -199,7 +199,7 @@ def symlink_instead(victim: Victim) -> None:
     """Put a symbolic link in the place of the content: to the same outside of the folder, to an older, to nothing."""
     outside = victim.out.parent / "moved.pt"
     os.replace(victim.pt, outside)
-    victim.pt.symlink_to(victim.draw.choice([outside, victim.out / _pt(victim.other), victim.out / "nothing.pt"]))
+    victim.pt.symlink_to(victim.rng.choice([outside, victim.out / _pt(victim.other), victim.out / "nothing.pt"]))
 
 
 def manifest_a_symlink(victim: Victim) -> None:
@@ -211,17 +211,17 @@ def manifest_a_symlink(victim: Victim) -> None:
 
 def noise(victim: Victim) -> None:
     """Put a file of noise, as long, in the place of the content."""
-    _exchange(victim.pt, victim.draw.randbytes(victim.pt.stat().st_size))
+    _exchange(victim.pt, victim.rng.randbytes(victim.pt.stat().st_size))
 
 
 def noise_in_place(victim: Victim) -> None:
     """Write noise over the content."""
-    _overwrite(victim.pt, victim.draw.randbytes(victim.pt.stat().st_size))
+    _overwrite(victim.pt, victim.rng.randbytes(victim.pt.stat().st_size))
 
 
 def manifest_noise(victim: Victim) -> None:
     """Write noise over the manifest."""
-    _overwrite(victim.json, victim.draw.randbytes(victim.json.stat().st_size))
+    _overwrite(victim.json, victim.rng.randbytes(victim.json.stat().st_size))
 
 
 def hostile(victim: Victim) -> None:
@@ -238,7 +238,7 @@ def manifest_points_outside(victim: Victim) -> None:
     """Let the manifest name a file outside of the folder, with that file's own checksum."""
     outside = victim.out.parent / "x.pt"
     outside.write_bytes(victim.stopped.foreign)
-    name = victim.draw.choice(["../x.pt", str(outside), "/etc/passwd", f"../{OUT}/{victim.pt.name}"])
+    name = victim.rng.choice(["../x.pt", str(outside), "/etc/passwd", f"../{OUT}/{victim.pt.name}"])
     path = victim.out / name
     content = path.read_bytes() if path.is_file() else b""
     manifest = {**json.loads(victim.json.read_bytes()), "file": name, "bytes": len(content), "sha256": _sha256(content)}
@@ -264,19 +264,19 @@ KINDS: list[Callable[[Victim], None]] = [
 
 def trial(seed: int, folder: Path) -> dict[str, Any]:
     """Damage the newest checkpoint of a stopped run in one way, sometimes the one before as well, and go on."""
-    draw = random.Random(seed)
-    stopped = stopped_run(draw.choice(STOPS))
+    rng = random.Random(seed)
+    stopped = stopped_run(rng.choice(STOPS))
     write_tiny_data(folder)
-    links = draw.random() < 0.75
+    links = rng.random() < 0.75
     stopped.write(folder / OUT, links)
-    kinds = damage(draw, KINDS[seed % len(KINDS)], folder / OUT, stopped)
+    kinds = damage(rng, KINDS[seed % len(KINDS)], folder / OUT, stopped)
     is_foreign = kinds[0] == overwritten_by_another.__name__
     used = check_loading(folder / OUT, stopped, is_foreign)
     before = _tree(folder)
     iter_num = torch.load(folder / OUT / used, weights_only=True)["iter_num"]  # it was seen to be whole
-    with goes_on(folder, iter_num):
-        end = in_child(lambda: train([*ARGV, "--init_from=auto"], [Beginning()]), folder)
-    assert end == 0, f"{kinds}: the run ended with {end}: {last_words(folder)}"
+    with expect_resume(folder, iter_num):
+        end = in_child(lambda: train([*ARGV, "--init_from=auto"], [StartRecorder()]), folder)
+    assert end == 0, f"{kinds}: the run ended with {end}: {stderr_tail(folder)}"
     assert run_hash(folder / OUT) == undisturbed_hash(ARGV), f"{kinds}: the run went on to another end, from {used}"
     after = _tree(folder)
     assert MARK not in after, f"{kinds}: code in a checkpoint was run"
@@ -287,16 +287,16 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
     return {"kinds": kinds, "links": links, "newest": stopped.newest, "used": used, "went_on_from": iter_num}
 
 
-def damage(draw: random.Random, kind: Callable[[Victim], None], out: Path, stopped: Stopped) -> list[str]:
+def damage(rng: random.Random, kind: Callable[[Victim], None], out: Path, stopped: Stopped) -> list[str]:
     """Damage the newest checkpoint in a run folder, and now and then the one before; return the kinds of damage."""
     *_, third, second, newest = stopped.numbers()
-    if kind is overwritten_by_another or draw.random() < 0.75:
-        kind(Victim(draw, out, newest, draw.choice([second, third]), stopped))
+    if kind is overwritten_by_another or rng.random() < 0.75:
+        kind(Victim(rng, out, newest, rng.choice([second, third]), stopped))
         return [kind.__name__]
-    other = draw.choice([kind for kind in KINDS if kind not in (*EXCHANGES, overwritten_by_another)])
-    kind(Victim(draw, out, newest, second, stopped))
+    other = rng.choice([kind for kind in KINDS if kind not in (*EXCHANGES, overwritten_by_another)])
+    kind(Victim(rng, out, newest, second, stopped))
     with suppress(OSError):  # the first damage may have left nothing there to damage
-        other(Victim(draw, out, second, third, stopped))
+        other(Victim(rng, out, second, third, stopped))
     return [kind.__name__, other.__name__]
 
 
@@ -352,7 +352,7 @@ def stopped_run(iter_num: int) -> Stopped:
         folder = Path(name)
         write_tiny_data(folder)
         end = in_child(lambda: train(ARGV, [_KillAfterSave(iter_num)]), folder)
-        assert end == -signal.SIGKILL, f"the run to be stopped ended with {end}: {last_words(folder)}"
+        assert end == -signal.SIGKILL, f"the run to be stopped ended with {end}: {stderr_tail(folder)}"
         out = folder / OUT
         files = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
         linked = next(path for path in out.glob("ckpt-*.pt") if path.samefile(out / "ckpt.pt"))
@@ -393,10 +393,10 @@ def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _flip(draw: random.Random, path: Path) -> None:
+def _flip(rng: random.Random, path: Path) -> None:
     """Flip 1 to 8 different bits of a file, in place."""
     content = bytearray(path.read_bytes())
-    for bit in draw.sample(range(8 * len(content)), draw.randint(1, min(8, 8 * len(content)))):
+    for bit in rng.sample(range(8 * len(content)), rng.randint(1, min(8, 8 * len(content)))):
         content[bit // 8] ^= 1 << bit % 8
     _overwrite(path, bytes(content))
 
@@ -435,7 +435,7 @@ class _Hostile:
 def _hostile(victim: Victim) -> bytes:
     """Return a checkpoint, or a bare pickle, that runs code."""
     checkpoint = {"model": {"a": _Hostile(victim.out.parent / MARK)}, "model_args": {}, "iter_num": 1}
-    if victim.draw.random() < 0.5:
+    if victim.rng.random() < 0.5:
         return pickle.dumps(checkpoint, protocol=2)
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)

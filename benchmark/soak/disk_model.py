@@ -57,9 +57,9 @@ class Disk:
     links: it knows second names of files
     """
 
-    def __init__(self, folder: Path, draw: random.Random, links: bool) -> None:
+    def __init__(self, folder: Path, rng: random.Random, links: bool) -> None:
         self.folder = folder
-        self.draw = draw
+        self.rng = rng
         self.links = links
         self.names: Names = {}
         self.safe_names: Names = {}
@@ -82,14 +82,14 @@ class Disk:
     def fail(self) -> None:
         """Let a call of the next save fail, sometimes several in a row or all that follow."""
         self.quiet()
-        self.error = self.draw.choice([errno.ENOSPC, errno.EIO, errno.EROFS])
-        self.fail_at = self.draw.randint(1, CALLS)
-        self.last_fail = self.fail_at + self.draw.choice([0, 0, 1, 3, 1000])
+        self.error = self.rng.choice([errno.ENOSPC, errno.EIO, errno.EROFS])
+        self.fail_at = self.rng.randint(1, CALLS)
+        self.last_fail = self.fail_at + self.rng.choice([0, 0, 1, 3, 1000])
 
     def kill(self) -> None:
         """Let the process end at a call of the next save."""
         self.quiet()
-        self.kill_at = self.draw.randint(1, CALLS)
+        self.kill_at = self.rng.randint(1, CALLS)
 
     def step(self, name: str, action: Callable[[], Any] = lambda: None) -> Any:
         """Do something under a name, unless this is the call at which it goes wrong."""
@@ -102,7 +102,7 @@ class Disk:
             raise OSError(self.error, os.strerror(self.error), name)
         self._see()
         is_last = self.calls == self.kill_at
-        if is_last and self.draw.random() < 0.5:
+        if is_last and self.rng.random() < 0.5:
             self._die(name)
         result = action()
         if is_last:
@@ -113,8 +113,8 @@ class Disk:
         """End the process; if nobody had made sure of the file yet, that may have been in the midst of writing it."""
         self.dead = True
         file, path = self.names.get(name), self.folder / name
-        if file and file.safe is None and path.exists() and self.draw.random() < 0.5:
-            os.truncate(path, self.draw.randint(0, path.stat().st_size))
+        if file and file.safe is None and path.exists() and self.rng.random() < 0.5:
+            os.truncate(path, self.rng.randint(0, path.stat().st_size))
         raise Killed
 
     # the calls that core makes
@@ -122,7 +122,7 @@ class Disk:
     def listdir(self, path: Path) -> list[str]:
         """Return the names in a folder."""
         names = sorted(os.listdir(path))  # in any order, but the same for the same seed
-        self.draw.shuffle(names)
+        self.rng.shuffle(names)
         return names
 
     def open(self, path: Path, flags: int) -> int:
@@ -175,7 +175,7 @@ class Disk:
         """Leave in the folder one of the states that the disk may be in when the power comes back."""
         self._see()
         names = dict(self.safe_names)
-        for change in self.pending[: self.draw.randint(0, len(self.pending))]:
+        for change in self.pending[: self.rng.randint(0, len(self.pending))]:
             change(names)
         for name in os.listdir(self.folder):
             os.unlink(self.folder / name)
@@ -207,8 +207,8 @@ class Disk:
 
     def _leftover(self, file: File) -> bytes:
         """Return what may be found of a content that was never fsynced."""
-        noise = self.draw.randbytes(len(file.seen))
-        return self.draw.choice([b"", file.seen[: self.draw.randint(0, len(file.seen))], noise, file.seen])
+        noise = self.rng.randbytes(len(file.seen))
+        return self.rng.choice([b"", file.seen[: self.rng.randint(0, len(file.seen))], noise, file.seen])
 
     def _name(self, path: Path) -> str:
         """Return a path's name in the folder; that of the folder is empty."""
@@ -252,11 +252,11 @@ class Attempt(NamedTuple):
 class Schedule:
     """Makes random things happen to one folder, and sees after each that nothing is lost."""
 
-    def __init__(self, draw: random.Random, folder: Path) -> None:
-        self.draw = draw
+    def __init__(self, rng: random.Random, folder: Path) -> None:
+        self.rng = rng
         self.folder = folder
-        self.disk = Disk(folder, draw, links=draw.random() < 0.8)
-        self.keep_last, self.keep_best = draw.randint(1, 3), draw.randint(0, 2)
+        self.disk = Disk(folder, rng, links=rng.random() < 0.8)
+        self.keep_last, self.keep_best = rng.randint(1, 3), rng.randint(0, 2)
         self.attempts: list[Attempt] = []
         self.done: set[int] = set()  # reported as saved
         self.unsure: set[int] = set()  # of these, those whose names the disk failed to make sure of
@@ -278,7 +278,7 @@ class Schedule:
             self.setback: 2,
             self.restart: 1,
         }
-        event = self.draw.choices(list(events), weights=list(events.values()))[0]
+        event = self.rng.choices(list(events), weights=list(events.values()))[0]
         self.story.append(event.__name__)
         self.struck[event.__name__] += event()
         self.check()
@@ -290,7 +290,7 @@ class Schedule:
         self.disk.quiet()
         listed, seen = self._listed(), self._passed_over(healthy=True)
         self.odd = {number for number in listed if not self._has_size(number, listed[number])}
-        path = self._save_each([self.draw.random() < 0.8])
+        path = self._save_each([self.rng.random() < 0.8])
         assert path is not None, "a save came to nothing for no reason"
         self._check_kept({**listed, int(path.name[SEQUENCE]): self.attempts[-1]}, seen)
         return True
@@ -313,7 +313,7 @@ class Schedule:
 
     def cut(self) -> bool:
         """Cut the power while the process saves, or afterwards."""
-        if self.draw.random() < 0.8:
+        if self.rng.random() < 0.8:
             self.disk.kill()
             with suppress(Killed):
                 self._save_some()
@@ -332,7 +332,7 @@ class Schedule:
         spared = [] if newest is None else [self.folder / f"ckpt-{newest:06d}{end}" for end in (".pt", ".json")]
         paths = [path for path in sorted(self.folder.iterdir()) if not any(path.samefile(other) for other in spared)]
         if paths:
-            self._spoil(self.draw.choice(paths))
+            self._spoil(self.rng.choice(paths))
         return bool(paths)
 
     def setback(self) -> bool:
@@ -358,7 +358,7 @@ class Schedule:
         if found is None:
             return True
         self.disk.quiet()
-        if self.draw.random() < 0.2:
+        if self.rng.random() < 0.2:
             self.disk.kill()
         with self._watched(), suppress(Killed):
             self.manager.relink(found)
@@ -369,14 +369,14 @@ class Schedule:
 
     def _save_some(self) -> None:
         """Save once, or twice with the first one in the background."""
-        self._save_each(self.draw.choice([[True], [True], [False], [False, True], [False, False]]))
+        self._save_each(self.rng.choice([[True], [True], [False], [False, True], [False, False]]))
 
     def _save_each(self, waits: list[bool]) -> Path | None:
         """Save new checkpoints, waiting for each or not; return the path of the last if that was reported as done.
 
         Nothing is drawn, and nobody looks, while a thread is at work: the same seed gives the same trial.
         """
-        made = [(self._new_attempt(), self.draw.random() < 0.5, wait) for wait in waits]
+        made = [(self._new_attempt(), self.rng.random() < 0.5, wait) for wait in waits]
         path = None
         with self._watched():
             for attempt, link, wait in made:
@@ -408,10 +408,10 @@ class Schedule:
         number = len(self.attempts) + 1
         file = io.BytesIO()
         torch.save({"model": {}, "model_args": {}, "run": "model", "iter_num": number}, file)
-        val_loss = self.draw.choice([None, round(self.draw.uniform(1, 5), 1)])
-        notes = {"iter_num": number, "val_loss": val_loss, "healthy": self.draw.random() < 0.6, "run": "model"}
+        val_loss = self.rng.choice([None, round(self.rng.uniform(1, 5), 1)])
+        notes = {"iter_num": number, "val_loss": val_loss, "healthy": self.rng.random() < 0.6, "run": "model"}
         content = file.getvalue()
-        self.attempts.append(Attempt(number, content, notes, self.draw.randint(0, len(content))))
+        self.attempts.append(Attempt(number, content, notes, self.rng.randint(0, len(content))))
         return self.attempts[-1]
 
     def _new_manager(self) -> CheckpointManager:
@@ -439,19 +439,19 @@ class Schedule:
         self.disk.settle()
         content = path.read_bytes()
         kinds = ["cut", "noise", "gone", *(["flip"] if path.suffix != ".json" and content else [])]
-        kind = self.draw.choice(kinds)
+        kind = self.rng.choice(kinds)
         self.story.append(f"{path.name} {kind}")
-        if kind == "gone" or self.draw.random() < 0.3:
+        if kind == "gone" or self.rng.random() < 0.3:
             path.unlink()
             del self.disk.names[path.name]
         if kind == "cut":
-            path.write_bytes(content[: self.draw.randint(0, max(0, len(content) - 2))])
+            path.write_bytes(content[: self.rng.randint(0, max(0, len(content) - 2))])
         if kind == "noise":
-            path.write_bytes(self.draw.randbytes(len(content)))
+            path.write_bytes(self.rng.randbytes(len(content)))
         if kind == "flip":  # as long as before
-            place = self.draw.randrange(len(content))
+            place = self.rng.randrange(len(content))
             path.write_bytes(
-                content[:place] + bytes([content[place] ^ 1 << self.draw.randrange(8)]) + content[place + 1 :]
+                content[:place] + bytes([content[place] ^ 1 << self.rng.randrange(8)]) + content[place + 1 :]
             )
         if path.exists():
             os.utime(path, ns=(0, len(self.story)))  # another time than before, however fast this goes
@@ -575,10 +575,10 @@ class Schedule:
 
 def trial(seed: int, folder: Path) -> dict[str, Any]:
     """Let 10 to 30 random things happen to the checkpoints in a folder."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     (folder / "out").mkdir()
-    schedule = Schedule(draw, folder / "out")
-    events = draw.randint(10, 30)
+    schedule = Schedule(rng, folder / "out")
+    events = rng.randint(10, 30)
     try:
         for _ in range(events):
             schedule.happen()

@@ -17,13 +17,13 @@ import torch
 
 from benchmark.soak.campaign import (
     OUT,
-    Beginning,
     Campaign,
-    beginnings,
-    goes_on,
+    StartRecorder,
+    expect_resume,
     in_child,
-    last_words,
     ranks,
+    start_iterations,
+    stderr_tail,
     tiny_argv,
     train,
     write_tiny_data,
@@ -215,7 +215,7 @@ class Run(NamedTuple):
     """How the processes of a run ended, what each has written down, and what they wrote to stderr."""
 
     folder: Path
-    ends: list[int]
+    statuses: list[int]
     records: list[dict[str, Any]]
     said: str
 
@@ -241,17 +241,17 @@ def run(
             GPT.configure_optimizers = lambda *args: configure(*args[:-1], "cuda")  # type: ignore[method-assign]
         injector = Injector(plan, known or {}, kill_at)
         try:
-            train(tiny_argv(**{**plan.options, **options}), [Beginning(), injector])
+            train(tiny_argv(**{**plan.options, **options}), [StartRecorder(), injector])
         finally:
             injector.write()
 
     write_tiny_data(folder)
     for path in [*folder.glob("rank-*.json"), *folder.glob("stderr.txt")]:
         path.unlink()
-    with goes_on(folder):
-        ends = ranks(work, plan.world_size, folder) if plan.world_size > 1 else [in_child(work, folder)]
+    with expect_resume(folder):
+        statuses = ranks(work, plan.world_size, folder) if plan.world_size > 1 else [in_child(work, folder)]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank-*.json"))]
-    return Run(folder, ends, records, (folder / "stderr.txt").read_text(errors="replace"))
+    return Run(folder, statuses, records, (folder / "stderr.txt").read_text(errors="replace"))
 
 
 # trials
@@ -259,16 +259,16 @@ def run(
 
 def trial(seed: int, folder: Path) -> dict[str, Any]:
     """Let things go wrong in a run, and see that it recovers, twice the same; or gives up, and says why."""
-    turn, draw = seed // 2, random.Random(seed)
+    turn, rng = seed // 2, random.Random(seed)
     world_size = 1 + seed % 2
     if turn % 10 < 8:
-        return _recovers(_recoverable(draw, world_size), draw, folder)
+        return _recovers(_recoverable(rng, world_size), rng, folder)
     if turn % 10 == 8:
-        return _gives_up(_hopeless(draw, world_size), folder)
-    return _skips(draw, world_size, folder) if turn // 10 % 2 else _stops(draw, world_size, folder)
+        return _gives_up(_hopeless(rng, world_size), folder)
+    return _skips(rng, world_size, folder) if turn // 10 % 2 else _stops(rng, world_size, folder)
 
 
-def _recovers(plan: Plan, draw: random.Random, folder: Path) -> dict[str, Any]:
+def _recovers(plan: Plan, rng: random.Random, folder: Path) -> dict[str, Any]:
     """See that a run recovers, does so again in the same way, and when it is killed afterwards and resumed."""
     first = run(plan, folder / "first")
     _check_recovered(plan, first)
@@ -278,11 +278,13 @@ def _recovers(plan: Plan, draw: random.Random, folder: Path) -> dict[str, Any]:
     assert again.records == first.records, f"a replay went another way: {plan}"
     resumed = 0
     if plan.trigger == "content":
-        kill_at = draw.randint(first.fired[0][1] + 1, len(first.records[0]["changed"]) - 1)
+        kill_at = rng.randint(first.fired[0][1] + 1, len(first.records[0]["changed"]) - 1)
         killed = run(plan, folder / "killed", kill_at=kill_at)
-        assert -signal.SIGKILL in killed.ends, f"not killed before update {kill_at}: {killed.ends}, {plan}"
+        assert -signal.SIGKILL in killed.statuses, f"not killed before update {kill_at}: {killed.statuses}, {plan}"
         finished = run(plan, folder / "killed", known=first.known, init_from="auto")
-        assert finished.ends == [0] * plan.world_size, f"{finished.ends} after a resume: {_words(finished)}, {plan}"
+        assert finished.statuses == [0] * plan.world_size, (
+            f"{finished.statuses} after a resume: {_words(finished)}, {plan}"
+        )
         assert run_hash(finished.folder / OUT) == end, f"killed before update {kill_at}, resumed, another end: {plan}"
         histories = [record["history"] for record in (*finished.records, first.records[0])]
         assert histories == histories[:1] * len(histories), f"a resume recovered otherwise: {histories}, {plan}"
@@ -293,7 +295,7 @@ def _recovers(plan: Plan, draw: random.Random, folder: Path) -> dict[str, Any]:
 def _check_recovered(plan: Plan, made: Run) -> None:
     """Raise unless every injection was kept out on all ranks, and followed by one recovery on all of them alike."""
     _check_finite(plan, made)
-    assert made.ends == [0] * plan.world_size, f"ended with {made.ends}: {_words(made)}, {plan}"
+    assert made.statuses == [0] * plan.world_size, f"ended with {made.statuses}: {_words(made)}, {plan}"
     _check_alike(plan, made)
     record = made.records[0]
     assert [number for number, _ in made.fired] == list(range(len(plan.injections))), f"{made.fired}: {plan}"
@@ -338,7 +340,7 @@ def _gives_up(plan: Plan, folder: Path) -> dict[str, Any]:
     made = run(plan, folder / "first")
     _check_finite(plan, made)
     budget, (injection,) = plan.options["max_recoveries"], plan.injections
-    assert made.ends == [3] * plan.world_size, f"ended with {made.ends}: {_words(made)}, {plan}"
+    assert made.statuses == [3] * plan.world_size, f"ended with {made.statuses}: {_words(made)}, {plan}"
     assert [len(record["history"]) for record in made.records] == [budget] * plan.world_size, f"{plan}"
     assert f"all {budget} recoveries are spent" in made.said, f"{_words(made)}: {plan}"
     _check_named(injection, made)
@@ -347,17 +349,17 @@ def _gives_up(plan: Plan, folder: Path) -> dict[str, Any]:
     return _facts(plan, made)
 
 
-def _stops(draw: random.Random, world_size: int, folder: Path) -> dict[str, Any]:
-    """See that a run with on_instability=stop ends with status 3, and that what it has saved leads to the usual end."""
-    plan = _hopeless(draw, world_size, on_instability="stop")
+def _stops(rng: random.Random, world_size: int, folder: Path) -> dict[str, Any]:
+    """See that on_instability=stop ends a run with status 3, and that its checkpoints lead to the usual end."""
+    plan = _hopeless(rng, world_size, on_instability="stop")
     made = run(plan, folder / "first")
     _check_finite(plan, made)
-    assert made.ends == [3] * world_size, f"ended with {made.ends}: {_words(made)}, {plan}"
+    assert made.statuses == [3] * world_size, f"ended with {made.statuses}: {_words(made)}, {plan}"
     assert f"iteration {plan.injections[0].iter_num}: " in made.said, f"{_words(made)}: {plan}"
     _check_named(plan.injections[0], made)
     _check_suppressed(plan, made, [made.fired[0][1]])
     resumed = run(plan._replace(injections=[]), folder / "first", init_from="auto")
-    assert resumed.ends == [0] * world_size, f"{resumed.ends} after a resume: {_words(resumed)}, {plan}"
+    assert resumed.statuses == [0] * world_size, f"{resumed.statuses} after a resume: {_words(resumed)}, {plan}"
     usual = run(plan._replace(injections=[]), folder / "usual")
     assert run_hash(resumed.folder / OUT) == run_hash(usual.folder / OUT), f"not the usual end after a stop: {plan}"
     return {**_facts(plan, made), "resumed": _resumed(resumed)}
@@ -370,19 +372,19 @@ def _check_named(injection: Injection, made: Run) -> None:
         "gradient": f": the backward pass met {injection.name} first",
         "output": f"the first output that is not finite: {injection.name} (",
     }[injection.target]
-    assert made.said.count(wanted) == len(made.ends), f"{injection}, but the diagnosis says {_words(made)}"
+    assert made.said.count(wanted) == len(made.statuses), f"{injection}, but the diagnosis says {_words(made)}"
 
 
-def _skips(draw: random.Random, world_size: int, folder: Path) -> dict[str, Any]:
+def _skips(rng: random.Random, world_size: int, folder: Path) -> dict[str, Any]:
     """See that a run with on_instability=skip leaves out what is unsound, and gives up after too many in a row."""
-    count, first = draw.randint(1, 5), draw.randint(0, 8)
-    choices = [_injection(draw, world_size, TARGETS[:4], VALUES[:3]) for _ in range(count)]
+    count, first = rng.randint(1, 5), rng.randint(0, 8)
+    choices = [_injection(rng, world_size, TARGETS[:4], VALUES[:3]) for _ in range(count)]
     injections = [choice._replace(iter_num=first + number) for number, choice in enumerate(choices)]
-    plan = Plan(world_size, "once", draw.random() < 0.25, _options(draw, world_size, on_instability="skip"), injections)
+    plan = Plan(world_size, "once", rng.random() < 0.25, _options(rng, world_size, on_instability="skip"), injections)
     made, again = run(plan, folder / "first"), run(plan, folder / "again")
     _check_finite(plan, made)
     end = 0 if count <= 3 else 3
-    assert made.ends == [end] * world_size, f"ended with {made.ends}, wanted {end}: {_words(made)}, {plan}"
+    assert made.statuses == [end] * world_size, f"ended with {made.statuses}, wanted {end}: {_words(made)}, {plan}"
     _check_alike(plan, made)
     assert made.records == again.records, f"a replay went another way: {plan}"
     if end == 0:
@@ -395,57 +397,57 @@ def _skips(draw: random.Random, world_size: int, folder: Path) -> dict[str, Any]
 # plans
 
 
-def _recoverable(draw: random.Random, world_size: int) -> Plan:
+def _recoverable(rng: random.Random, world_size: int) -> Plan:
     """Return one to three injections, far enough apart that each needs a recovery of its own."""
-    trigger = draw.choice(("once", "content"))
+    trigger = rng.choice(("once", "content"))
     targets = TARGETS if trigger == "once" else TARGETS[:5]  # a late weight is blamed on the batch after
-    iterations = _apart(draw, draw.choice((1, 1, 2, 3)))
-    made = [_injection(draw, world_size, targets, VALUES)._replace(iter_num=number) for number in iterations]
+    iterations = _apart(rng, rng.choice((1, 1, 2, 3)))
+    made = [_injection(rng, world_size, targets, VALUES)._replace(iter_num=number) for number in iterations]
     # spikes are looked for once the window is full
     made = [
-        injection._replace(value=draw.choice(VALUES[:3]))
+        injection._replace(value=rng.choice(VALUES[:3]))
         if injection.value == SPIKE and injection.iter_num < WINDOW
         else injection
         for injection in made
     ]
     looks = any(injection.value == SPIKE for injection in made)
     spikes = {"spike_threshold": 12, "spike_window": WINDOW} if looks else {}
-    recovery = {"recovery_skip": draw.choice((0, 0, 1)), "recovery_lr_factor": draw.choice((1.0, 0.5))}
-    return Plan(world_size, trigger, draw.random() < 0.25, _options(draw, world_size, **spikes, **recovery), made)
+    recovery = {"recovery_skip": rng.choice((0, 0, 1)), "recovery_lr_factor": rng.choice((1.0, 0.5))}
+    return Plan(world_size, trigger, rng.random() < 0.25, _options(rng, world_size, **spikes, **recovery), made)
 
 
-def _hopeless(draw: random.Random, world_size: int, **options: Any) -> Plan:
+def _hopeless(rng: random.Random, world_size: int, **options: Any) -> Plan:
     """Return an injection that comes in every pass of its iteration, into something that a diagnosis can name."""
-    injection = _injection(draw, world_size, ("weight", "gradient", "output"), VALUES[:3])
+    injection = _injection(rng, world_size, ("weight", "gradient", "output"), VALUES[:3])
     if injection.target == "output":
-        injection = injection._replace(name=draw.choice(MODULES))
-    options = {"max_recoveries": draw.randint(0, 2), **options}
+        injection = injection._replace(name=rng.choice(MODULES))
+    options = {"max_recoveries": rng.randint(0, 2), **options}
     last = injection._replace(micro_step=MICRO_STEPS - 1)
-    return Plan(world_size, "always", draw.random() < 0.25, _options(draw, world_size, **options), [last])
+    return Plan(world_size, "always", rng.random() < 0.25, _options(rng, world_size, **options), [last])
 
 
-def _injection(draw: random.Random, world_size: int, targets: tuple[str, ...], values: tuple[float, ...]) -> Injection:
-    target, value, rank = draw.choice(targets), draw.choice(values), draw.randrange(world_size)
+def _injection(rng: random.Random, world_size: int, targets: tuple[str, ...], values: tuple[float, ...]) -> Injection:
+    target, value, rank = rng.choice(targets), rng.choice(values), rng.randrange(world_size)
     if target == "late weight" and value == SPIKE:  # nobody can tell a large weight by the weight alone
         value = math.nan
-    micro_step = draw.randrange(MICRO_STEPS)
-    name = draw.choice(SPIKING if target == "weight" and value == SPIKE else _parameters())
-    return Injection(target, value, rank, draw.randint(0, LAST), micro_step, name, draw.random())
+    micro_step = rng.randrange(MICRO_STEPS)
+    name = rng.choice(SPIKING if target == "weight" and value == SPIKE else _parameters())
+    return Injection(target, value, rank, rng.randint(0, LAST), micro_step, name, rng.random())
 
 
-def _options(draw: random.Random, world_size: int, **options: Any) -> dict[str, Any]:
+def _options(rng: random.Random, world_size: int, **options: Any) -> dict[str, Any]:
     return {
         "gradient_accumulation_steps": MICRO_STEPS * world_size,
-        "save_interval": draw.choice((0, 1, 2, 3)),
-        "async_save": draw.random() < 0.3,
-        "grad_clip": draw.choice((1.0, 1.0, 0.0)),
+        "save_interval": rng.choice((0, 1, 2, 3)),
+        "async_save": rng.random() < 0.3,
+        "grad_clip": rng.choice((1.0, 1.0, 0.0)),
         **options,
     }
 
 
-def _apart(draw: random.Random, count: int) -> list[int]:
+def _apart(rng: random.Random, count: int) -> list[int]:
     """Return iterations in ascending order, no two of them neighbours."""
-    spread = sorted(draw.sample(range(LAST + 2 - count), count))
+    spread = sorted(rng.sample(range(LAST + 2 - count), count))
     return [number + position for position, number in enumerate(spread)]
 
 
@@ -478,17 +480,17 @@ def _facts(plan: Plan, made: Run) -> dict[str, Any]:
         "targets": [plan.injections[number].target for number, _ in made.fired],
         "recoveries": len(made.records[0]["history"]),
         "checkpoints": sum(record["checkpoints"] for record in made.records),
-        "ends": made.ends,
+        "statuses": made.statuses,
     }
 
 
 def _resumed(made: Run) -> int:
     """Return 1 where the last start went on from a checkpoint, 0 where there was none yet."""
-    return int(beginnings(made.folder)[-1] > 0)
+    return int(start_iterations(made.folder)[-1] > 0)
 
 
 def _words(made: Run) -> str:
-    return last_words(made.folder, 12)
+    return stderr_tail(made.folder, 12)
 
 
 def _summary(records: list[dict[str, Any]]) -> str:

@@ -199,7 +199,10 @@ def test_every_option_gets_where_it_belongs(
 def test_a_model_that_does_not_fit_is_told(sets: Path) -> None:
     with pytest.raises(ConfigError, match="mlm_checkpoint_path is not set"):
         sequence_scorer.main(SMALL, sets / "sequence_scorer")
-    for changes, reason in (({"vocab_size": 5}, "another vocabulary"), ({"block_size": 8}, "has block_size=8, wanted at least")):
+    for changes, reason in (
+        ({"vocab_size": 5}, "another vocabulary"),
+        ({"block_size": 8}, "has block_size=8, wanted at least"),
+    ):
         path = mlm_checkpoint(sets, **changes)
         with pytest.raises(CheckpointError, match=reason):
             sequence_scorer.main([*SMALL, f"--mlm_checkpoint_path={path}"], sets / "sequence_scorer")
