@@ -102,7 +102,7 @@ def test_evaluation_leaves_the_training_stream_alone(tmp_path: Path) -> None:
     assert len(content(tmp_path, "val")) == FILES * PER_FILE
 
 
-def test_each_evaluation_sees_the_same_validation_batches_all_files_in_turn(tmp_path: Path) -> None:
+def test_each_evaluation_sees_the_same_batches_of_all_files(tmp_path: Path) -> None:
     fill(tmp_path, files=2)
     made = content(tmp_path, "val")
     source = consumer(tmp_path)
@@ -169,7 +169,7 @@ def test_a_rank_releases_its_own_files_alone(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [4, 5, 6]
 
 
-def test_a_checkpoint_by_other_ranks_needs_what_any_of_them_has_not_used_up(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_ranks_needs_what_any_has_not_used(tmp_path: Path) -> None:
     fill(tmp_path)
     ranks = [consumer(tmp_path, rank=rank, world_size=2) for rank in range(2)]
     for source, count in zip(ranks, (8, 4), strict=True):
