@@ -519,7 +519,7 @@ def test_an_unmasking_model_with_another_vocabulary(unmasking: GPT, monkeypatch:
         (
             ["--start=abXYZab"],
             DataError,
-            r"17 characters lack 'X', 'Y', 'Z': leave them out .* or prepare the data set",
+            r"17 characters lack 'X', 'Y', 'Z': remove them from the text, or prepare the data set",
         ),
         (["--start=zyxwvutsr"], DataError, r"lack 'r', 's', 't', 'u', 'v' and 4 more: "),
         (["--start="], ConfigError, r"--start is empty: give the model at least one character"),
