@@ -23,10 +23,12 @@ def build(
     checkpoints = core.CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
     start = wiring.find_start(options, runtime, checkpoints)
     console = wiring.console(options, runtime)
-    wiring.print_header(options, runtime, data, start, console)
+    logger = core.CompositeLogger(console)
+    runtime.at_exit(logger.close)  # parts made later are closed earlier: the last save comes before the loggers' end
+    wiring.print_header(options, runtime, data, start, logger)
 
     # the model, what it learns, and the folder of the run
-    initializer = wiring.make_initializer(options, runtime, console)
+    initializer = wiring.make_initializer(options, runtime, logger.log_info)
     transfer = wiring.find_transfer_source(options, runtime, start)
     make_model = wiring.model_maker(options, runtime, data, start, initializer, transfer)
     (model, model_args), checkpoint = make_model()
@@ -53,8 +55,7 @@ def build(
         options, runtime, data, model, model_args, make_model, step, checkpoints, detector
     )
     monitor = wiring.make_monitor(options, runtime, model, step, detector)
-    logger = core.CompositeLogger([*console, *wiring.loggers(options, runtime, modifiers, checkpoint)])
-    runtime.at_exit(logger.close)
+    logger.loggers += wiring.loggers(options, runtime, modifiers, checkpoint)
     watchers = [*wiring.callbacks(options, data, modifiers, scheduler, console), *callbacks]
     trainer = core.Trainer(
         model, step, scheduler, evaluator, checkpointer, monitor, logger, runtime, preemption, watchers, numbers=numbers

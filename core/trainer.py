@@ -223,7 +223,7 @@ class Trainer:
         if verdict is None:
             return
         self.stop_request.agree(verdict.requests.preempt, verdict.requests.stop)
-        self.checkpointer.schedule.is_agreed = verdict.requests.save
+        self.checkpointer.schedule.is_agreed |= verdict.requests.save
         self.react(self.monitor.decide_on(verdict))
 
     def react(self, decision: Decision) -> None:
@@ -246,10 +246,10 @@ class Trainer:
         if not self.checkpointer.is_finite():
             self.react(self.monitor.decide_unstable(str(self.checkpointer.failure), self.iter_num - 1))
             return
+        self.emit_checkpoint(self.checkpointer.join())
         if link:
             self.logger.log_checkpoint(f"saving checkpoint to {self.checkpointer.checkpoints.out_dir}")
         notes = self.counters.manifest_notes(self.monitor.is_healthy, self.max_iters)
-        self.emit_checkpoint(self.checkpointer.join())
         self.emit_checkpoint(self.checkpointer.save(self.state_dict(), notes, link=link, wait=wait))
         self.monitor.is_healthy |= self.checkpointer.failure is None  # what comes after a save starts healthy
 

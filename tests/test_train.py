@@ -618,6 +618,53 @@ def test_two_runs_are_the_same_run(run_dir: Path, argv: list[str]) -> None:
     assert not torch.equal(one["lm_head.weight"], three["lm_head.weight"])
 
 
+@pytest.mark.parametrize("fails_from", [0, 2])  # the header; the model that a rollback to the start makes anew
+def test_a_console_that_fails_does_not_stop_the_run(
+    fails_from: int, run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_gone = fails_from == 0
+    log_info = core.ConsoleLogger.log_info
+
+    def print_line(logger: core.ConsoleLogger, text: str) -> None:
+        if is_gone:
+            raise BrokenPipeError("stdout is closed")
+        log_info(logger, text)
+
+    class Breaks(Callback):
+        recoveries = -1
+
+        def on_step_begin(self, trainer: Trainer) -> None:
+            nonlocal is_gone
+            if trainer.iter_num == 2 and fails_from == 2 and not is_gone:
+                is_gone = True
+                with torch.no_grad():
+                    next(trainer.raw_model.parameters())[0, 0] = float("nan")
+
+        def on_train_end(self, trainer: Trainer) -> None:
+            self.recoveries = len(trainer.monitor.history)
+
+    monkeypatch.setattr(core.ConsoleLogger, "log_info", print_line)
+    breaks = Breaks()
+    train.main([*argv, "--max_iters=4", "--eval_interval=9"], [breaks])
+
+    assert breaks.recoveries == (fails_from == 2)
+    assert sum("stdout is closed" in message for message in caplog.messages) == 1  # warned of once
+
+
+def test_loggers_end_after_the_last_save(run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    def watch(part: Any) -> None:
+        close = part.close
+        monkeypatch.setattr(part, "close", lambda self: closed.append(part.__name__) or close(self))
+
+    watch(core.Checkpointer)
+    watch(core.CompositeLogger)
+    train.main([*argv, "--max_iters=1"])
+
+    assert closed == ["Checkpointer", "CompositeLogger"]
+
+
 # the wiring
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import ConfigError, LoadedModel, Logger, ModelInitializer, Runtime, find_checkpoint
+from core import ConfigError, LoadedModel, ModelInitializer, Runtime, find_checkpoint
 from core.checkpoint.checkpointer import MakeModel
 from core.model_initializer import ModelSource
 from extras.freezing import freeze_transformer, trainable
 from model import GPT, GPTConfig
-from wiring.watchers import say
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("coregpt")
 
 
-def make_initializer(options: Options, runtime: Runtime, console: Sequence[Logger]) -> ModelInitializer:
-    """Return what makes models of this run's architecture."""
-    return ModelInitializer(GPT, GPTConfig, runtime.device, partial(say, console), options.changed("attention"))
+def make_initializer(options: Options, runtime: Runtime, say: Callable[[str], None]) -> ModelInitializer:
+    """Return what makes models of this run's architecture. say: prints a line of nanoGPT's on the console"""
+    return ModelInitializer(GPT, GPTConfig, runtime.device, say, options.changed("attention"))
 
 
 def find_transfer_source(options: Options, runtime: Runtime, start: RunStart) -> Path | None:

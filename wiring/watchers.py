@@ -37,22 +37,16 @@ def console(options: Options, runtime: Runtime) -> list[Logger]:
     return [*bar, ConsoleLogger()]
 
 
-def say(console: Sequence[Logger], text: str) -> None:
-    """Print a line on the console: for the lines that come before all loggers exist."""
-    for logger in console:
-        logger.log_info(text)
-
-
-def print_header(options: Options, runtime: Runtime, data: RunData, start: RunStart, console: Sequence[Logger]) -> None:
+def print_header(options: Options, runtime: Runtime, data: RunData, start: RunStart, logger: Logger) -> None:
     """Print nanoGPT's first lines."""
     sequences = (
         options.batch_size * runtime.micro_steps_per_rank(options.gradient_accumulation_steps) * runtime.world_size
     )
-    say(console, f"tokens per iteration will be: {sequences * options.block_size:,}")
+    logger.log_info(f"tokens per iteration will be: {sequences * options.block_size:,}")
     if data.source.vocab_size:
-        say(console, f"found vocab_size = {data.source.vocab_size} (inside {data.source.meta_path})")
+        logger.log_info(f"found vocab_size = {data.source.vocab_size} (inside {data.source.meta_path})")
     if start.found:
-        say(console, f"Resuming training from {options.out_dir}")
+        logger.log_info(f"Resuming training from {options.out_dir}")
 
 
 def loggers(

@@ -19,7 +19,8 @@ log = logging.getLogger("coregpt")
 STAY_AS_SAVED = {"n_layer", "n_head", "n_embd", "bias", "attention_type", "position_encoding"}
 STAY_AS_SAVED |= {"weight_decay", "beta1", "beta2"}
 SHAPE_OF_BATCHES = ("dataset", "batch_size", "block_size")  # a batch drawn with others does not fit
-HOW_STARTED = ("init_from", "out_dir", "resume_rng")  # no part of what the run does
+# how a run is started, and the special ids of its vocabulary, which have a check of their own
+NOT_COMPARED = ("init_from", "out_dir", "resume_rng", "meta")
 
 
 def launch_id() -> str | None:
@@ -69,7 +70,7 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
 
 def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
     """Return the options whose values differ as a text, and which of them stay as in the checkpoint; "" for none."""
-    changed = [name for name in given if name not in HOW_STARTED and name in saved and saved[name] != given[name]]
+    changed = [name for name in given if name not in NOT_COMPARED and name in saved and saved[name] != given[name]]
     return ", ".join(
         f"{name} stays {saved[name]} (not {given[name]})"
         if name in STAY_AS_SAVED

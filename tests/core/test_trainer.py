@@ -22,10 +22,10 @@ from core.logger import CompositeLogger, Logger, Metrics
 from core.objective import LanguageModeling, Objective, Output
 from core.optimizer import load_optimizer_state
 from core.preemption import Interrupted
-from core.stability.flags import AgreedFlags, RankFlags
 from core.stability.recovery import Recovery
 from core.trainer import Trainer
 from tests.comparing import assert_same
+from tests.core.late_flags import LateFlags
 from tests.core.tiny_run import tiny_trainer
 
 NAN = float("nan")
@@ -435,24 +435,6 @@ def test_an_evaluation_that_is_not_finite_stops_the_run_before_it_is_saved(
     assert run.trainer.best_val_loss == 1.0
 
 
-class LateFlags(RankFlags):
-    """Delivers flags one update late, as on a GPU."""
-
-    late: AgreedFlags | None = None
-
-    def reduce(self, iter_num: int, flags: Sequence[torch.Tensor]) -> tuple[torch.Tensor, AgreedFlags | None]:
-        agreed, known = super().reduce(iter_num, flags)
-        known, self.late = self.late, known
-        return agreed, known
-
-    def wait(self) -> AgreedFlags | None:
-        known, self.late = self.late, None
-        return known
-
-    def clear(self) -> None:
-        self.late = None
-
-
 def test_a_verdict_that_is_still_on_its_way_is_awaited_before_saving(tmp_path: Path) -> None:
     """As on a GPU, where the verdict on an update comes with the next one."""
 
@@ -716,6 +698,26 @@ def test_a_callbacks_save_is_a_request(tmp_path: Path, moment: str, asked_at: in
     assert [manifest["finished"] for manifest in manifests(tmp_path)] == [n == 3 for n in expected]
 
 
+@pytest.mark.parametrize(("moment", "asked_at", "expected"), [("on_step_begin", 2, 3), ("on_step_end", 3, 4)])
+def test_a_save_asked_for_is_not_forgotten_when_flags_come_late(
+    tmp_path: Path, moment: str, asked_at: int, expected: int
+) -> None:
+    """The verdict on the update before, which knows nothing of the request, comes after it, as on a GPU."""
+
+    def save(trainer: Trainer, *_: Any) -> None:
+        if trainer.iter_num == asked_at:
+            trainer.save()
+
+    saving = Callback()
+    setattr(saving, moment, save)
+    run = Run(tmp_path, [saving], keep_last=99, eval_interval=4, always_save_checkpoint=False)
+    run.trainer.monitor.flags = LateFlags(torch.device("cpu"))
+    run.trainer.counters.saved_val_loss = torch.tensor(-1.0)  # no evaluation saves
+    run.trainer.train()
+
+    assert saved_iterations(tmp_path) == [expected, 7]
+
+
 def test_training_goes_on_when_a_save_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -889,6 +891,15 @@ def test_a_run_in_the_background_saves_the_same(tmp_path: Path) -> None:
         del one["run"], other["run"]
         assert_same(one, other)
     assert sum("checkpoint ckpt" in event for event in run.recorder.events) == 7
+
+
+def test_a_background_save_is_reported_before_the_next_one_is_announced(tmp_path: Path) -> None:
+    run = Run(tmp_path, keep_last=99)
+    run.trainer.checkpointer.snapshot = Snapshot()
+    run.trainer.train()
+
+    reported = [event.split()[0] for event in run.recorder.events if event.startswith(("saving", "checkpoint"))]
+    assert reported == ["saving", "checkpoint"] * 3 + ["checkpoint"]  # the last one is the final save
 
 
 # resuming

@@ -137,6 +137,10 @@ def test_options_that_differ_are_named(given: dict[str, Any], text: str) -> None
     assert changed_options(SAVED, SAVED | given) == text
 
 
+def test_special_ids_are_no_option() -> None:
+    assert changed_options(SAVED | {"meta": {"cls_token_id": 19}}, SAVED | {"meta": {"cls_token_id": 25}}) == ""
+
+
 @pytest.mark.parametrize(
     ("given", "same"), [({}, True), ({"learning_rate": 9}, True), ({"dataset": "b"}, False), ({"batch_size": 5}, False)]
 )

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from core.stability.detector import InstabilityDetector
-from core.stability.flags import AgreedFlags, RankFlags
+from core.stability.flags import RankFlags
 from core.stability.monitor import RecentStep, Requests, StabilityMonitor, StepVerdict
 from core.stability.recovery import GO_ON, ROLL_BACK, SKIP, STOP, Decision, Recovery
+from tests.core.late_flags import LateFlags
 
 CPU, NAN = torch.device("cpu"), float("nan")
 
@@ -86,26 +87,8 @@ def test_any_ranks_flags_count_for_all() -> None:
     assert verdict == StepVerdict(3, "the loss is not finite", Requests(stop=True))
 
 
-class Late(RankFlags):
-    """Delivers flags one update late, as on a GPU."""
-
-    late: AgreedFlags | None = None
-
-    def reduce(self, iter_num: int, flags: Sequence[torch.Tensor]) -> tuple[torch.Tensor, AgreedFlags | None]:
-        agreed, known = super().reduce(iter_num, flags)
-        known, self.late = self.late, known
-        return agreed, known
-
-    def wait(self) -> AgreedFlags | None:
-        known, self.late = self.late, None
-        return known
-
-    def clear(self) -> None:
-        self.late = None
-
-
 def test_a_gpus_verdict_comes_one_update_late_and_can_be_awaited() -> None:
-    watching = monitor(flags=Late(CPU))
+    watching = monitor(flags=LateFlags(CPU))
 
     skip, first = shown(watching, NAN, 1.0, iter_num=7)
     _, second = shown(watching, 1.0, 1.0, iter_num=8)
@@ -118,7 +101,7 @@ def test_a_gpus_verdict_comes_one_update_late_and_can_be_awaited() -> None:
 
 
 def test_a_rollback_forgets_what_is_under_way_and_counts() -> None:
-    watching = monitor(flags=Late(CPU), recovery_lr_factor=0.5)
+    watching = monitor(flags=LateFlags(CPU), recovery_lr_factor=0.5)
     shown(watching, NAN, 1.0, iter_num=7)
     decision = watching.decide_unstable("the loss is not finite", 7)
     assert not watching.is_healthy
