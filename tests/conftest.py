@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import core
 from data.meta import write_meta
 from model import GPT, GPTConfig
 
@@ -65,6 +66,18 @@ def run_dir(tmp_path: Path, tiny_bins: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def run(run_dir: Path) -> Iterator[core.Runtime]:
+    """Yield a runtime in a folder with data/tiny."""
+    with core.Runtime(device="cpu") as run:
+        yield run
+
+
+@pytest.fixture
+def initializer(run: core.Runtime) -> core.ModelInitializer:
+    return core.ModelInitializer(GPT, GPTConfig, run.device)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The optimizer with the state of a resumed run, and the schedule of the learning rate."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -95,25 +96,27 @@ def test_nanogpts_cosine_is_train_pys() -> None:
 
 
 class Several:
-    """Two optimizers that take turns at nothing: each has its own parameters."""
+    """Optimizers, each with its own parameters, as one."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
         self.optimizers = list(optimizers)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        """All groups, which an optimizer replaces when its state is loaded."""
+        return [*itertools.chain.from_iterable(part.param_groups for part in self.optimizers)]
 
     def step(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self._each("step")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none)
+        self._each("zero_grad", set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        return {"optimizers": self._each("state_dict")}
+
+    def _each(self, method: str, *arguments: Any) -> list[Any]:
+        return [getattr(part, method)(*arguments) for part in self.optimizers]
 
 
 class Mixed(GPT):
