@@ -14,9 +14,9 @@ from benchmark.soak.__main__ import main, run
 from benchmark.soak.campaign import (
     Campaign,
     in_child,
-    stderr_tail,
     ranks,
     start_ranks,
+    stderr_tail,
     tiny_argv,
     train,
     undisturbed_hash,
