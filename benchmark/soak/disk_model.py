@@ -257,7 +257,7 @@ class Attempt(NamedTuple):
 class Schedule:
     """Makes random events happen to one folder, and checks after each that nothing is lost.
 
-    Checkpoints are identified by the number of their attempt, or where that is said by the sequence in their names.
+    Checkpoints are identified by the number of their attempt, or by the sequence in their names, as the comments say.
     """
 
     def __init__(self, rng: random.Random, folder: Path) -> None:
