@@ -5,8 +5,8 @@ Write text with a trained model: a checkpoint of ours or of nanoGPT's, or OpenAI
     python sample.py --out_dir=out-quickstart --start="def " --num_samples=3 --max_new_tokens=200
     python sample.py --init_from=gpt2-xl --start=FILE:prompt.txt
 
-The task that a checkpoint was trained for decides the answer: an unmasking model fills masks, a token classifier labels
-the prompt's tokens, and a sequence scorer scores the prompt, or each line of a file.
+The kind of the model decides what is printed: an unmasking model fills masks, a token classifier labels the prompt's
+tokens, and a sequence scorer scores the prompt, or each line of a file.
 
     python sample.py --out_dir=out-unmasking --start="To be _____ or not" --mask_char=_
     python sample.py --out_dir=out-unmasking --judge=out-scorer --judge_candidates=4
@@ -15,27 +15,66 @@ the prompt's tokens, and a sequence scorer scores the prompt, or each line of a 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import torch
 
 import core
 from config.options import SampleOptions
 from configurator import configure
-from wiring.sampling import load_trained, make_answer, read_prompt
+from extras.sampling.mask_filling import fill_masks
+from extras.sampling.step_display import StepDisplay
+from extras.sampling.text_continuation import continue_text
+from extras.sampling.text_scores import score_texts
+from extras.sampling.token_labels import TokenLabels
+from loss_modifiers import Judge
+from model import GPT, GPTConfig
+from wiring import sampling
 
 
 def main(argv: Sequence[str]) -> None:
     """Print samples, labels or scores, as the command line asks for them."""
     options = configure(SampleOptions, argv)
     if options.init_from == "scratch":
-        raise core.ConfigError(
-            "init_from=scratch has no trained model: wanted resume, a GPT-2's name, or the folder of one"
-        )
-    prompt = read_prompt(options.start)
-    with core.Runtime(**options.pick("device", "dtype", "seed", "cpu_autocast")) as run:
-        trained = load_trained(options, run)
-        with run.autocast:
-            answer = make_answer(options, run, trained, prompt)
-            answer()
+        raise core.ConfigError("init_from=scratch is not trained: wanted resume, a GPT-2's name, or a folder with one")
+    prompt = sampling.read_text(options.start, "start")
+    with core.Runtime(**options.pick("device", "dtype", "seed", "cpu_autocast")) as runtime:
+        initializer = core.ModelInitializer(GPT, GPTConfig, runtime.device)
+        trained = sampling.load_trained_model(options, initializer)
+        if trained.kind != "language_model" and not options.changed("start"):
+            prompt = ""  # only a language model needs the newline that is nanoGPT's default
+        with runtime.autocast:
+            for text in answers(trained, prompt, options, initializer):
+                print(text, flush=True)
+
+
+def answers(
+    trained: sampling.TrainedModel, prompt: str, options: SampleOptions, initializer: core.ModelInitializer
+) -> Iterable[str]:
+    """Return what the model answers to the prompt; the texts are computed one by one."""
+    model, decode, device = trained.model, trained.tokenizer.decode, initializer.device
+
+    if trained.kind == "language_model":
+        settings = options.pick("num_samples", "max_new_tokens", "temperature", "top_k")
+        return continue_text(model, trained.tokenizer, prompt, device, **settings)
+
+    if trained.kind == "unmasking":
+        vocabulary = sampling.find_vocabulary(trained)
+        start = sampling.masked_prompt(prompt, trained, vocabulary.mask, options, device)
+        judge = sampling.make_judge(options, initializer, vocabulary, len(start))
+        sampler = sampling.make_sampler(model, vocabulary, options, device)
+        display = StepDisplay(sys.stdout, decode, vocabulary.mask, blocks=options.show_steps)
+        count, candidates = options.num_samples, options.judge_candidates
+        return fill_masks(sampler, start, decode, display, num_samples=count, judge=judge, candidates=candidates)
+
+    if trained.kind == "token_classifier":
+        ids = torch.tensor(trained.encoder().encode(prompt), device=device)
+        labels = TokenLabels.predict(model, ids, decode)
+        original = sampling.original_ids(trained, options)
+        return [labels.report(original, options.show_probabilities, coloured=sys.stdout.isatty())]
+
+    judge = Judge(model, model.config.cls_token_id, model.config.block_size)
+    return score_texts(judge, trained.encoder(), sampling.texts_to_score(prompt, options.start), device)
 
 
 if __name__ == "__main__":

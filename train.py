@@ -15,49 +15,49 @@ from configurator import configure
 
 
 def build(
-    options: Options, run: core.Runtime, preemption: core.Preemption, callbacks: Sequence[core.Callback] = ()
+    options: Options, runtime: core.Runtime, preemption: core.Preemption, callbacks: Sequence[core.Callback] = ()
 ) -> core.Trainer:
     """Make every part of a run, in the order in which things happen, and the trainer that runs them."""
-    numbers = wiring.loop_numbers(options, run)
-    data = wiring.open_data(options, run, preemption)
+    numbers = wiring.loop_numbers(options, runtime)
+    data = wiring.open_data(options, runtime, preemption)
     checkpoints = core.CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
-    start = wiring.find_start(options, run, checkpoints)
-    console = wiring.console(options, run)
-    wiring.print_header(options, run, data, start, console)
+    start = wiring.find_start(options, runtime, checkpoints)
+    console = wiring.console(options, runtime)
+    wiring.print_header(options, runtime, data, start, console)
 
     # the model, what it learns, and the folder of the run
-    initializer = wiring.make_initializer(options, run, console)
-    transfer = wiring.find_transfer_source(options, run, start)
-    make_model = wiring.model_maker(options, run, data, start, initializer, transfer)
+    initializer = wiring.make_initializer(options, runtime, console)
+    transfer = wiring.find_transfer_source(options, runtime, start)
+    make_model = wiring.model_maker(options, runtime, data, start, initializer, transfer)
     (model, model_args), checkpoint = make_model()
     wiring.check_task(options, data, model_args, checkpoint)
     spikes = options.pick("spike_threshold", "spike_window", "warmup_iters")
-    detector = core.InstabilityDetector(loss_scaling=run.scaler.is_enabled(), **spikes)
-    objective, modifiers, files = wiring.make_objective(options, run, data, initializer, detector)
-    wiring.enter_folder(options, run, preemption, data, checkpoints, start, needed=[*files, transfer])
+    detector = core.InstabilityDetector(loss_scaling=runtime.scaler.is_enabled(), **spikes)
+    objective, modifiers, files = wiring.make_objective(options, runtime, data, initializer, detector)
+    wiring.enter_folder(options, runtime, preemption, data, checkpoints, start, needed=[*files, transfer])
 
     # the optimizer, and the model as training calls it: compiled, and spread over the processes
-    parallel = wiring.make_parallel(options, run)
+    parallel = wiring.make_parallel(options, runtime)
     model = parallel.shard(model)
-    optimizer = wiring.make_optimizer(options, run, model, parallel, checkpoint)
+    optimizer = wiring.make_optimizer(options, runtime, model, parallel, checkpoint)
     wrapped = initializer.compile_and_wrap_model(model, options.compile, parallel.wrap)
 
     # what the loop calls
-    settings = wiring.step_settings(options, run)
+    settings = wiring.step_settings(options, runtime)
     step = core.TrainingStep(wrapped, objective, optimizer, data.draw, parallel, **settings)
-    settings = wiring.evaluation_settings(options, run, parallel, preemption)
+    settings = wiring.evaluation_settings(options, runtime, parallel, preemption)
     evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, data.eval_draw, **settings)
     schedule = options.pick("learning_rate", "warmup_iters", "lr_decay_iters", "min_lr", "decay_lr")
-    scheduler = wiring.other_schedule(options) or core.CosineLRScheduler(**schedule)
+    scheduler = wiring.non_cosine_schedule(options) or core.CosineLRScheduler(**schedule)
     checkpointer = wiring.make_checkpointer(
-        options, run, data, model, model_args, make_model, step, checkpoints, detector
+        options, runtime, data, model, model_args, make_model, step, checkpoints, detector
     )
-    monitor = wiring.make_monitor(options, run, model, step, detector)
-    logger = core.CompositeLogger([*console, *wiring.loggers(options, run, modifiers, checkpoint)])
-    run.at_exit(logger.close)
+    monitor = wiring.make_monitor(options, runtime, model, step, detector)
+    logger = core.CompositeLogger([*console, *wiring.loggers(options, runtime, modifiers, checkpoint)])
+    runtime.at_exit(logger.close)
     watchers = [*wiring.callbacks(options, data, modifiers, scheduler, console), *callbacks]
     trainer = core.Trainer(
-        model, step, scheduler, evaluator, checkpointer, monitor, logger, run, preemption, watchers, numbers=numbers
+        model, step, scheduler, evaluator, checkpointer, monitor, logger, runtime, preemption, watchers, numbers=numbers
     )
     if checkpoint:
         trainer.restore(checkpoint, options.resume_rng == "exact", start.manifest)
@@ -69,9 +69,9 @@ def main(argv: Sequence[str], callbacks: Sequence[core.Callback] = ()) -> float:
     options = configure(Options, argv)
     with (
         core.Preemption(options.time_limit) as preemption,
-        core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as run,
+        core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as runtime,
     ):
-        return build(options, run, preemption, callbacks).train()
+        return build(options, runtime, preemption, callbacks).train()
 
 
 if __name__ == "__main__":

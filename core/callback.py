@@ -34,9 +34,11 @@ class Callback:
     and call
 
         trainer.logger.log_info(text), trainer.logger.log_event(record)
-        trainer.stop(reason)        ends the run after this iteration, on several processes after the next
-        trainer.save()              asks for a checkpoint: it is written where `save_interval` writes one, after the
-                                    iteration's evaluation, or by the final save; in `on_train_end` it does nothing
+        trainer.stop(reason)        ends the run after this iteration; with several processes one later, on several GPUs
+                                    up to two
+        trainer.save()              asks for a checkpoint: it is written before the next update, after an evaluation if
+                                    one is due, or by the final save; with several processes one iteration later. In
+                                    `on_train_end` it does nothing
         trainer.preemption.abandonable()   a context for long work such as sampling: a signal ends the work there.
                                     The random state must be as before when the work ends
 

@@ -13,7 +13,7 @@ from core.objective import Objective
 from core.preemption import Interrupted
 
 Measured = dict[str, torch.Tensor]
-# run(evaluation) calls it where it has to run, and returns its result on every rank; None if a signal interrupted it
+# on_ranks(evaluation) calls it on the ranks it needs, and returns the result on every rank; None if a signal ended it
 RunEvaluation = Callable[[Callable[[], Measured]], Measured | None]
 MeasureSplit = Callable[[nn.Module, str], dict[str, float]]
 
@@ -25,7 +25,7 @@ class Evaluator:
              that training uses, as in nanoGPT
     measure: `measure(model, split)` returns further metrics by the name they are logged under, such as the quality of
              generated text. It is called after the split's loss, in evaluation mode without gradients
-    run:     where an evaluation runs; by default in this process
+    on_ranks: calls an evaluation on the ranks that it needs; by default in this process
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Evaluator:
         autocast: AbstractContextManager[Any] | None = None,
         rng: Callable[[], AbstractContextManager[Any]] = nullcontext,
         measure: MeasureSplit | None = None,
-        run: RunEvaluation = lambda evaluation: evaluation(),
+        on_ranks: RunEvaluation = lambda evaluation: evaluation(),
     ) -> None:
         self.model = model
         self.objective = objective
@@ -47,7 +47,7 @@ class Evaluator:
         self.autocast = autocast or nullcontext()
         self.rng = rng
         self.measure = measure
-        self.run = run
+        self.on_ranks = on_ranks
 
     def evaluate(self, split: str = "val") -> torch.Tensor:
         """Return the mean loss of a split as a float32 scalar on the CPU."""
@@ -58,7 +58,7 @@ class Evaluator:
 
         Raises Interrupted, on all ranks, if a signal ended the evaluation.
         """
-        measured = self.run(self.measure_splits)
+        measured = self.on_ranks(self.measure_splits)
         if measured is None:
             raise Interrupted("a signal in an evaluation")
         return measured

@@ -24,10 +24,11 @@ def make_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` make a temporary file or folder, flush it to the disk, and rename it to `path`.
+    """Write a file or folder to a temporary path, flush it to disk, and rename it to `path`; an old file is replaced.
 
-    write: `write(temporary_path)`
-    The new name is durable after `flush_folder`.
+    write: gets the temporary path, `path` + PARTIAL. If it raises, the temporary file is removed and the error goes on
+
+    After a power cut `path` is the old or the new file, complete; `flush_folder` makes sure that it is the new one.
     """
     part = path.with_name(path.name + PARTIAL)
     try:
@@ -40,6 +41,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with suppress(OSError):
             remove(part)
         raise
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary file, flush it to disk, and rename it to `path`; see `write_atomically`."""
+
+    def write(part: Path) -> None:
+        part.write_bytes(content)
+
+    write_atomically(path, write)
 
 
 def link(source: Path, target: Path) -> None:

@@ -92,30 +92,29 @@ class Trainer:
         self.always_save_checkpoint = numbers.always_save_checkpoint
         self.check_every_step = numbers.check_every_step
 
-        self.run = RunState()
+        self.counters = RunState()
         self.stop_request = StopRequest(preemption, is_alone=runtime.world_size == 1)
         self.report = StepReport(raw_model, step, numbers.sequences_per_iter)
-        self.step_start: State = {}  # position of this rank where the evaluation or update at hand began
+        self.step_start: State = {}  # this rank's position (random state, data) where the step at hand began
 
     @property
     def iter_num(self) -> int:
         """The iteration at hand."""
-        return self.run.iter_num
+        return self.counters.iter_num
 
     @property
     def best_val_loss(self) -> float:
         """The lowest validation loss seen."""
-        return self.run.best_val_loss
+        return self.counters.best_val_loss
 
     def train(self) -> float:
         """Train until `max_iters`, or until something calls `stop`. Return the lowest validation loss seen."""
         self.begin()
         while True:
             try:
-                self.step.prefetch()  # the first batch is drawn before the first evaluation
-                self.report.start()
                 while not self.should_terminate(self.iter_num):
-                    # set the learning rate of this iteration
+                    # set the learning rate of this iteration, and draw the first batch if none is waiting
+                    self.step.prefetch()
                     lr = self.scheduler.set_lr(self.step.optimizer.param_groups, self.iter_num, self.monitor.lr_scale)
 
                     # every eval_interval: measure the loss on both splits, and save
@@ -139,14 +138,14 @@ class Trainer:
                     seconds = self.report.lap()
                     if self.should_log(self.iter_num):
                         self.logger.log_step(self.report.metrics(self.iter_num, result, seconds))
-                    self.run.iter_num += 1
+                    self.counters.iter_num += 1
                 self.settle()
                 self.save_final()
                 break
             except _RolledBack as event:
                 log.warning(event)
                 self.logger.log_event({"event": "recovery", "history": self.monitor.history})
-            except Interrupted:  # by a signal, in an evaluation or an update: undo it, and stop
+            except Interrupted:  # a signal ended an evaluation or a batch draw: go back to its start, and stop
                 self.checkpointer.restore_position(self.step_start)
                 self.stop_request.preempt()
         self.end()
@@ -154,7 +153,7 @@ class Trainer:
 
     def should_evaluate(self, iter_num: int) -> bool:
         """Evaluate every `eval_interval` iterations, but not again after a resume from the checkpoint saved there."""
-        return self.eval_only or (iter_num % self.eval_interval == 0 and iter_num != self.run.evaluated_at)
+        return self.eval_only or (iter_num % self.eval_interval == 0 and iter_num != self.counters.evaluated_at)
 
     def should_save(self, iter_num: int) -> bool:
         """Save where the schedule or a request says so, in addition to the checkpoints of evaluations."""
@@ -171,29 +170,30 @@ class Trainer:
     # the parts of a run
 
     def begin(self) -> None:
-        """Keep the state at the start of the run, for a rollback before the first checkpoint."""
+        """Keep the state at the start of this process, for a rollback before its first checkpoint."""
         self.checkpointer.begin(self.state_dict())
         self.step_start = self.checkpointer.position()
         self.callbacks.emit("on_train_begin", self)
+        self.report.start()
 
     def evaluate(self, lr: float) -> dict[str, torch.Tensor]:
         """Measure the loss of both splits and log it. Return the losses by split."""
         self.callbacks.emit("on_eval_begin", self)
         self.step_start = self.checkpointer.position()
-        metrics = self.run.record_evaluation(self.evaluator.evaluate_splits())
+        metrics = self.counters.record_evaluation(self.evaluator.evaluate_splits())
         self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.report.mfu_percent})
-        self.callbacks.emit("on_eval_end", self, self.run.losses)
-        return self.run.losses
+        self.callbacks.emit("on_eval_end", self, self.counters.losses)
+        return self.counters.losses
 
     def save_evaluated(self, losses: dict[str, torch.Tensor]) -> None:
-        """Save as nanoGPT does: if the validation loss is lower than at the last such save, or on request always."""
-        self.react(self.monitor.judge_evaluation(losses, self.iter_num - 1))
-        if losses["val"] < self.run.saved_val_loss or self.always_save_checkpoint:
-            previous, self.run.saved_val_loss = self.run.saved_val_loss, losses["val"]
+        """Save as nanoGPT does: if the validation loss is lower than at the last such save, or always."""
+        self.react(self.monitor.decide_on_evaluation(losses, self.iter_num - 1))
+        if losses["val"] < self.counters.saved_val_loss or self.always_save_checkpoint:
+            previous, self.counters.saved_val_loss = self.counters.saved_val_loss, losses["val"]
             if self.iter_num > 0:
                 self.save_checkpoint(link=True)
                 if self.checkpointer.failure:
-                    self.run.saved_val_loss = previous  # so that a later evaluation saves even if its loss is higher
+                    self.counters.saved_val_loss = previous  # so that a later one saves even if its loss is higher
 
     def update(self) -> StepResult:
         """Make one update, and act on the verdict of all ranks."""
@@ -203,7 +203,7 @@ class Trainer:
         self.monitor.remember_step(self.iter_num, self.step.used_batch, self.step_start)
         self.apply_verdict(self.monitor.verdict())
         if self.check_every_step and not self.checkpointer.is_finite():
-            self.react(self.monitor.decide(str(self.checkpointer.failure), self.iter_num))
+            self.react(self.monitor.decide_unstable(str(self.checkpointer.failure), self.iter_num))
         return result
 
     def inspect_step(
@@ -224,7 +224,7 @@ class Trainer:
             return
         self.stop_request.agree(verdict.requests.preempt, verdict.requests.stop)
         self.checkpointer.schedule.is_agreed = verdict.requests.save
-        self.react(self.monitor.judge(verdict))
+        self.react(self.monitor.decide_on(verdict))
 
     def react(self, decision: Decision) -> None:
         """Roll back or stop if the decision says so. Raises DivergedError, with a diagnosis, to stop."""
@@ -234,7 +234,7 @@ class Trainer:
             raise DivergedError(f"{decision.message}\n{self.monitor.diagnosis(decision.iter_num)}")
 
     def roll_back(self, decision: Decision) -> None:
-        """Restore the last healthy checkpoint, or the start of the run, and leave the iteration."""
+        """Restore this process's last healthy checkpoint, or else where it started, and leave the iteration."""
         state, place = self.checkpointer.roll_back()
         self.load_state_dict(state)
         self.step_start = self.checkpointer.position()
@@ -244,14 +244,14 @@ class Trainer:
         """Write a checkpoint now. link: also as nanoGPT's ckpt.pt, with its line; wait: not in the background"""
         self.settle()
         if not self.checkpointer.is_finite():
-            self.react(self.monitor.decide(str(self.checkpointer.failure), self.iter_num - 1))
+            self.react(self.monitor.decide_unstable(str(self.checkpointer.failure), self.iter_num - 1))
             return
         if link:
             self.logger.log_checkpoint(f"saving checkpoint to {self.checkpointer.checkpoints.out_dir}")
-        notes = self.run.manifest_notes(self.monitor.is_healthy, self.max_iters)
+        notes = self.counters.manifest_notes(self.monitor.is_healthy, self.max_iters)
         self.emit_checkpoint(self.checkpointer.join())
         self.emit_checkpoint(self.checkpointer.save(self.state_dict(), notes, link=link, wait=wait))
-        self.monitor.is_healthy |= self.checkpointer.failure is None
+        self.monitor.is_healthy |= self.checkpointer.failure is None  # what comes after a save starts healthy
 
     def save_final(self) -> None:
         """Save the updates since the last checkpoint. Raises SaveError if that fails."""
@@ -276,18 +276,18 @@ class Trainer:
     # what others may call
 
     def stop(self, reason: str) -> None:
-        """Ask the loop to end: after this iteration, or with several processes after the next, on all alike."""
+        """Ask the loop to end: after this iteration; with several processes one later, on several GPUs up to two."""
         log.info(f"stopping after iteration {self.iter_num}: {reason}")
         self.stop_request.request(reason)
 
     def save(self) -> None:
-        """Ask for a checkpoint: written after the evaluation of an iteration, or by the final save."""
+        """Ask for a checkpoint: written before the next update, after an evaluation if due, or by the final save."""
         self.checkpointer.request_save()
 
     def state_dict(self) -> State:
         """Return the counters, and the states of the parts that only the trainer has."""
         return {
-            **self.run.state_dict(),
+            **self.counters.state_dict(),
             "recovery": self.monitor.recovery.state_dict(),
             "callbacks": self.callbacks.state_dict(),
             "loggers": self.logger.state_dict(),
@@ -295,7 +295,7 @@ class Trainer:
 
     def load_state_dict(self, state: State) -> None:
         """Restore counters, callbacks and loggers; the rollbacks made since stay counted."""
-        self.run.load_state_dict(state)
+        self.counters.load_state_dict(state)
         self.callbacks.load_state_dict(state.get("callbacks", {}))
         self.logger.load_state_dict(state.get("loggers", {}))
 
@@ -311,6 +311,6 @@ class Trainer:
             if "recovery" in checkpoint:
                 self.monitor.recovery.load_state_dict(checkpoint["recovery"])
         if not is_exact:
-            self.run.evaluated_at = None
+            self.counters.evaluated_at = None
             if not (exact and checkpoint.get("ranks")):
                 self.max_iters = max(self.max_iters, self.iter_num)  # nanoGPT makes one update, however late it is

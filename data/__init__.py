@@ -1,1 +1,1 @@
-"""Where training text becomes tokens: tokenizers, the files they are kept in, and one folder per data set."""
+"""Data sources for training: tokenizers, token files, masking, the streaming queue, and one folder per data set."""

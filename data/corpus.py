@@ -1,9 +1,8 @@
-"""The way of a corpus: fetched, read, split, and written as train.bin, val.bin and meta.pkl."""
+"""Downloads a text, splits it, and writes train.bin, val.bin and meta.pkl."""
 
 import hashlib
 import http.client
 import os
-import shutil
 import sys
 import time
 import urllib.error
@@ -17,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import DataError
+from core.files import remove, write_atomically
 from data.meta import write_meta
 from data.tokenizers import Tokenizer
 
 Ids: TypeAlias = Sequence[int] | npt.NDArray[Any]
 
-MAX_ID = 65_535  # a token is stored as uint16
+MAX_ID = 65_535  # token ids are stored as uint16
+STAGING = "prepare.part"  # sub-folder of a complete new data set, until its files replace the old ones
 CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/master"
 TINY_SHAKESPEARE_URL = f"{CHAR_RNN}/data/tinyshakespeare/input.txt"
 TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -37,32 +38,35 @@ def download(
     timeout: float = 30,
     wait: float = 1,
 ) -> None:
-    """Fetch `url` to `path`, which appears only when it is whole and its checksum right.
+    """Download `url` to `path`, which is replaced only by a complete file with the right checksum.
 
-    retries: attempts in all, when the network or the server fails
+    sha256:  expected checksum as a hex string; None skips the check
+    retries: maximum number of attempts when the network or the server fails
+    timeout: seconds without an answer before an attempt fails
     wait:    seconds before the second attempt, doubled before each further one
+
+    Raises DataError when the last attempt fails or the checksum is wrong.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
+
+    def fetch(part: Path) -> None:
         for attempt in range(1, retries + 1):
             try:
                 digest = _fetch(url, part, timeout)
                 break
             except (OSError, http.client.HTTPException, ValueError) as error:
-                if attempt == retries or not _may_pass(error):
+                if attempt == retries or not _may_succeed_later(error):
                     raise DataError(
                         f"cannot download {url} to {path} ({error}): try later, or give --input FILE"
                     ) from error
                 time.sleep(wait * 2 ** (attempt - 1))
         if sha256 is not None and digest != sha256:
             raise DataError(f"{url} has sha256 {digest}, wanted {sha256}: give --input FILE instead")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+
+    write_atomically(Path(path), fetch)
 
 
 def _fetch(url: str, path: Path, timeout: float) -> str:
+    """Write the content of `url` to `path`; return its sha256."""
     digest, size = hashlib.sha256(), 0
     with urllib.request.urlopen(url, timeout=timeout) as response, open(path, "wb") as file:
         while block := response.read(1 << 20):
@@ -71,19 +75,19 @@ def _fetch(url: str, path: Path, timeout: float) -> str:
             size += len(block)
         announced = response.headers.get("Content-Length")
     if announced is not None and size != int(announced):
-        raise OSError(f"it ended after {size:,} of {int(announced):,} bytes")
+        raise OSError(f"the download ended after {size:,} of {int(announced):,} bytes")
     return digest.hexdigest()
 
 
-def _may_pass(error: Exception) -> bool:
-    """Tell a failure worth another attempt from one that would come again, such as 404."""
+def _may_succeed_later(error: Exception) -> bool:
+    """Return False for an error that another attempt would meet again, such as HTTP 404."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code >= 500 or error.code in {408, 429}
     return not isinstance(error, ValueError)
 
 
 def read_text(path: str | Path) -> str:
-    r"""Read a UTF-8 text; \r\n and \r become \n, as when nanoGPT reads it."""
+    r"""Return the content of a UTF-8 text file; \r\n and \r become \n, as in nanoGPT."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -93,7 +97,7 @@ def read_text(path: str | Path) -> str:
 
 
 def tiny_shakespeare(folder: Path, source: Path | None = None) -> str:
-    """Return the text of `source`, else of folder/input.txt, which is downloaded when it is not there."""
+    """Return the text of `source`; without a source, of folder/input.txt, which is downloaded if it is missing."""
     path = source or folder / "input.txt"
     if source is None and not path.exists():
         with _as_data_error(folder):
@@ -106,13 +110,13 @@ def tiny_shakespeare(folder: Path, source: Path | None = None) -> str:
 
 
 def split_text(text: str, val_fraction: float = 0.1) -> tuple[str, str]:
-    """Cut off the end of the text, by characters, as validation text."""
+    """Return the training text and the validation text, the last `val_fraction` of the characters."""
     cut = int(len(text) * (1 - val_fraction))
     return text[:cut], text[cut:]
 
 
 def write_text(folder: str | Path, text: str, tokenizer: Tokenizer, val_fraction: float = 0.1) -> None:
-    """Split a text, encode both parts, write them, and print nanoGPT's two lines of token counts."""
+    """Split and encode a text, write the data set, and print nanoGPT's two lines of token counts."""
     train_ids, val_ids = map(tokenizer.encode_ordinary, split_text(text, val_fraction))
     write_bins(folder, train_ids, val_ids, tokenizer)
     print(f"train has {len(train_ids):,} tokens")
@@ -120,23 +124,42 @@ def write_text(folder: str | Path, text: str, tokenizer: Tokenizer, val_fraction
 
 
 def write_bins(folder: str | Path, train_ids: Ids, val_ids: Ids, tokenizer: Tokenizer) -> None:
-    """Write train.bin, val.bin (uint16) and the tokenizer's meta.pkl, if it has one: all, or nothing."""
+    """Write train.bin and val.bin (uint16), and meta.pkl if the tokenizer has one. After an error nothing changes."""
     write_chunks(folder, [train_ids], [val_ids], tokenizer)
 
 
 def write_chunks(folder: str | Path, train: Iterable[Ids], val: Iterable[Ids], tokenizer: Tokenizer) -> tuple[int, int]:
-    """Do the same from streams of chunks, for a corpus that memory cannot hold; return the token counts."""
-    with _all_or_nothing(Path(folder)) as part:
-        counts = _write_tokens(part / "train.bin", train), _write_tokens(part / "val.bin", val)
+    """Write the files of `write_bins` from streams of chunks, for a corpus larger than memory.
+
+    Return the token counts of train.bin and val.bin.
+    """
+    folder = Path(folder)
+    counts: list[int] = []
+
+    def write(part: Path) -> None:
+        part.mkdir(parents=True)
+        counts.extend([_write_tokens(part / "train.bin", train), _write_tokens(part / "val.bin", val)])
         meta = tokenizer.meta()
         if meta is not None:
             write_meta(part / "meta.pkl", meta)
-    return counts
+
+    new = not folder.exists()
+    with _as_data_error(folder):
+        try:
+            remove(folder / STAGING)  # left by a process that was killed while it moved the files
+            write_atomically(folder / STAGING, write)
+            _move_files(folder / STAGING, folder)
+        finally:
+            remove(folder / STAGING)
+            if new and folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+    return counts[0], counts[1]
 
 
 def _write_tokens(path: Path, chunks: Iterable[Ids]) -> int:
+    """Write token ids as uint16; return their number."""
     count = 0
-    with open(path, "wb") as file:  # not a memmap: on a full disk that dies of SIGBUS, this raises OSError
+    with open(path, "wb") as file:  # on a full disk this raises OSError; a memmap would kill the process (SIGBUS)
         for chunk in chunks:
             ids = np.asarray(chunk, dtype=np.int64)
             wrong = ids[(ids < 0) | (ids > MAX_ID)]
@@ -144,36 +167,28 @@ def _write_tokens(path: Path, chunks: Iterable[Ids]) -> int:
                 raise DataError(f"token id {wrong[0]} is not between 0 and {MAX_ID}: use a tokenizer with fewer ids")
             file.write(ids.astype(np.uint16).tobytes())
             count += ids.size
-    if count < 2:  # one input and one target are the least that can be trained on
+    if count < 2:  # training needs one input and one target
         raise DataError(f"the text is too short: {count} tokens for {path.name}, wanted 2 or more")
     return count
 
 
-@contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[Path]:
-    """Yield a folder whose files replace those of `folder` if the block ends well, else vanish."""
-    part, new = folder / "prepare.part", not folder.exists()
-    with _as_data_error(folder):
-        try:
-            shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
-            part.mkdir(parents=True)
-            yield part
-            # val.bin goes first and comes last: a kill in between leaves a data set that is
-            # missing a file, never one that mixes an old vocabulary with new tokens
-            (folder / "val.bin").unlink(missing_ok=True)
-            for name in ("meta.pkl", "train.bin", "val.bin"):
-                if (part / name).exists():
-                    os.replace(part / name, folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-            if new and folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
+def _move_files(source: Path, folder: Path) -> None:
+    """Replace the data set in `folder` by the one in `source`.
+
+    The old val.bin is removed first and the new one comes last: a crash in between leaves a data set without val.bin,
+    never one that mixes an old vocabulary with new tokens.
+    """
+    (folder / "val.bin").unlink(missing_ok=True)
+    for name in ("meta.pkl", "train.bin", "val.bin"):
+        if (source / name).exists():
+            os.replace(source / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
 def _as_data_error(folder: Path) -> Iterator[None]:
+    """Raise DataError in place of an OSError in the block."""
     try:
         yield
     except OSError as error:

@@ -1,29 +1,27 @@
-"""Texts with replaced tokens, or with labels of their own: what token classification learns from."""
+"""CorruptedText, the data source of token classification: texts with randomly replaced tokens."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from data.masking import corruption_rate, replace_random
-from data.numbered_batches import Batch, NumberedBatches
+from data.masking import content_mask, corruption_rate, replace_random
+from data.numbered_batches import EVALUATION, TRAINING, Batch, NumberedBatches
 from data.private_rng import generator
 from data.windows import Windows
 
-TRAINING, EVALUATION = {"train": 0}, {"train": 1, "val": 2}  # what a batch is for: part of its random seed
-
 
 class CorruptedText(NumberedBatches):
-    """A data source of texts some of whose tokens were replaced at random. A batch is a dict of tensors on the device:
+    """A data source of texts in which some tokens are replaced at random. A batch is a dict of tensors on the device:
 
     input  (B, T) int64: the text, corrupted
     target (B, T) int64: 1 where a token was replaced, 0 elsewhere, -1 in padding
 
-    Training batch number n follows from the seed, the rank, n and the iteration: the share that is replaced grows over
-    the first `warmup_iters` iterations. Evaluations see the same `eval_iters` batches of each split every time,
-    corrupted as in iteration `eval_at`.
+    Training batch n depends on the seed, the rank, n and the iteration: the replaced fraction grows over the first
+    `warmup_iters` iterations. Every evaluation gets the same `eval_iters` batches of each split, corrupted as in
+    iteration `eval_at`.
 
-    unmasked_min, unmasked_max: share of the tokens that stays, at the least (after the warm-up) and at the most
+    unmasked_min, unmasked_max: fraction of tokens that are kept, after the warm-up and at iteration 0
     p1_p2_ratio:                how clustered the replacements are, see `replace_random`
     """
 
@@ -52,29 +50,24 @@ class CorruptedText(NumberedBatches):
         self.p1_p2_ratio = p1_p2_ratio
         self.eval_at = eval_at
         self.batch_size = batch_size
-        self.iter_num = 0  # set before each update; the batch drawn ahead in it belongs to the next one
+        self.iter_num = 0  # set before each update; a batch drawn during an update belongs to the next one
 
     def training_batch(self, number: int) -> Batch:
-        """Return training batch `number` of this rank."""
-        return self._batch("train", self.iter_num, generator(self.seed, self.rank, TRAINING["train"], number))
+        return self._batch("train", self.iter_num, generator(self.seed, self.rank, TRAINING, number))
 
     def evaluation_batch(self, split: str, number: int) -> Batch:
-        """Return batch `number` of an evaluation of a split."""
         return self._batch(split, self.eval_at, generator(self.seed, EVALUATION[split], number))
 
     def _batch(self, split: str, iter_num: int, draw: torch.Generator) -> Batch:
         tokens, lengths = self.windows[split].draw(self.batch_size, draw)
         rate = corruption_rate(iter_num, self.unmasked_min, self.unmasked_max, self.warmup_iters)
         inputs, changed = replace_random(tokens, rate, self.p1_p2_ratio, self.vocab_size, draw, lengths)
-        content = torch.arange(tokens.size(1)) < lengths[:, None]
-        batch = {"input": inputs, "target": changed.long().where(content, -1)}
+        batch = {"input": inputs, "target": changed.long().where(content_mask(tokens, lengths), -1)}
         return self.on_device(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many batches were drawn, and the iteration; which ones they were follows."""
         return {**super().state_dict(), "iter_num": self.iter_num}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called."""
         super().load_state_dict(state)
         self.iter_num = state["iter_num"]

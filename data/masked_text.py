@@ -1,35 +1,32 @@
-"""Texts with gaps in them: what unmasking and sequence scoring learn from."""
+"""MaskedText, the data source of unmasking and sequence scoring: texts with masked positions."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from data.masking import mask_one_at_least
-from data.numbered_batches import Batch, NumberedBatches
+from data.numbered_batches import EVALUATION, TRAINING, Batch, NumberedBatches
 from data.private_rng import generator
 from data.stages import Stage, mask_rows
 from data.vocabulary import Vocabulary
 from data.windows import Windows
 
-TRAINING, EVALUATION = {"train": 0}, {"train": 1, "val": 2}  # what a batch is for: part of its random seed
-
 
 class MaskedText(NumberedBatches):
     """A data source of masked texts. A batch is a dict of tensors on the device:
 
-    input  (B, T) int64: the text as the model sees it
-    target (B, T) int64: the original token where one is to be predicted, -1 elsewhere
-    stage  (B,) int64:   the stage that each sequence was masked by
-    seed   () int64, on the CPU: for whoever draws something to go with this batch
+    input  (B, T) int64: the text, masked
+    target (B, T) int64: the original token at masked positions, -1 elsewhere
+    stage  (B,) int64:   index of the stage that masked each sequence
+    seed   () int64, on the CPU: a random seed for further draws that belong to this batch
 
-    Training batch number n follows from the seed, the rank and n alone, whatever is evaluated in between. Evaluations
-    see the same `eval_iters` batches of each split every time: of the validation data one fixed set, in which every
-    validation stage has its share of the sequences.
+    Training batch n depends only on the seed, the rank and n. Every evaluation gets the same `eval_iters` batches of
+    each split; those of `val` are one fixed set, divided evenly among the validation stages.
 
-    windows:         where the texts of each split come from
-    corrupts:        leave 10 % of the masked positions as they are and replace 10 % by random tokens; else all of them
-                     become the mask token
-    untouched_share: so many of the validation sequences have no gap at all
+    windows:         the texts of each split
+    corrupts:        True: 80 % of the masked positions become the mask token, 10 % a random token, 10 % keep theirs;
+                     False: all become the mask token
+    untouched_share: fraction of the validation sequences that are not masked
     reached:         `reached()` returns how many of the training stages are in use, from the first on; None: all
     """
 
@@ -62,29 +59,27 @@ class MaskedText(NumberedBatches):
         self.untouched_share = untouched_share
 
     def training_batch(self, number: int) -> Batch:
-        """Return training batch `number` of this rank."""
-        return self._training_batch(TRAINING["train"], number)
+        return self._training_batch(TRAINING, number)
 
     def evaluation_batch(self, split: str, number: int) -> Batch:
-        """Return batch `number` of an evaluation: masked as in training, or of the fixed validation set."""
         return self._training_batch(EVALUATION["train"], number) if split == "train" else self._validation_batch(number)
 
     def _training_batch(self, purpose: int, number: int) -> Batch:
         draw = generator(self.seed, self.rank, purpose, number)
         tokens, lengths = self.windows["train"].draw(self.batch_size, draw)
-        # stages take turns from batch to batch, so that each gets its share also where there are more stages than rows
+        # each batch starts with another stage, so that all are used equally even if there are more stages than rows
         stages = self.training[: self.reached()] if self.reached else self.training
         first = number * self.batch_size
-        turn = [(first + i) % len(stages) for i in range(len(stages))]
-        inputs, mask, which = self._mask(tokens, [stages[i] for i in turn], draw, lengths)
+        order = [(first + i) % len(stages) for i in range(len(stages))]
+        inputs, mask, index = self._mask(tokens, [stages[i] for i in order], draw, lengths)
         mask_one_at_least(inputs, mask, lengths, self.vocabulary.mask, draw)
-        return self._batch(tokens, inputs, mask, torch.tensor(turn)[which], draw)
+        return self._batch(tokens, inputs, mask, torch.tensor(order)[index], draw)
 
     def _validation_batch(self, number: int) -> Batch:
         draw = generator(self.seed, EVALUATION["val"], number)
         tokens, lengths = self.windows["val"].draw(self.batch_size, draw)
         rows = torch.arange(number * self.batch_size, (number + 1) * self.batch_size)
-        stage = rows * len(self.validation) // (self.batch_size * self.eval_iters)  # (B,), in the order of the stages
+        stage = rows * len(self.validation) // (self.batch_size * self.eval_iters)  # (B,), ascending
         parts = [
             self._mask(tokens[stage == i], [self.validation[i]], draw, lengths[stage == i])[:2]
             for i in sorted(set(stage.tolist()))

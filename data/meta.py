@@ -1,7 +1,6 @@
-"""The meta.pkl of a data set, nanoGPT's dict of vocab_size, stoi and itos: read without trusting it."""
+"""Reads and writes the meta.pkl of a data set, nanoGPT's dict of vocab_size, stoi and itos."""
 
 import io
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -11,10 +10,14 @@ from typing import Any
 import numpy as np
 
 from core.errors import DataError
+from core.files import write_bytes_atomically
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """Read meta.pkl as plain data: nothing in the file can call a function or import a module."""
+    """Return the content of meta.pkl, plain data only: the file cannot call a function or import a module.
+
+    Raises DataError for a file that is missing, damaged, not plain data, or without a valid vocab_size.
+    """
     path = Path(path)
     try:
         meta = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
@@ -32,20 +35,16 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def write_meta(path: str | Path, meta: Mapping[str, Any]) -> None:
-    """Write meta.pkl in one step: the file is the old one or the new one, never a part of it."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
+    """Write meta.pkl atomically."""
+    content = pickle.dumps(dict(meta), protocol=4)  # every Python since 3.4 reads it, and each writes the same bytes
     try:
-        # protocol 4 is read by every Python since 3.4, and gives the same bytes under each
-        part.write_bytes(pickle.dumps(dict(meta), protocol=4))
-        os.replace(part, path)
+        write_bytes_atomically(Path(path), content)
     except OSError as error:
         raise DataError(f"cannot write {path} ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _remedy(path: Path) -> str:
+    """Return the command that makes the file again."""
     for script in (path.parent / "prepare.py", path.parent / "prepare_streaming.py"):
         if script.exists():
             return f"run `python {script}` again"
@@ -53,10 +52,10 @@ def _remedy(path: Path) -> str:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler for which every global is refused, but for dict's relatives and numpy's scalars.
+    """An unpickler that refuses every global except subclasses of dict and numpy scalars.
 
-    Even these are not handed out: a pickle can set attributes on what it names, so it gets built-in or
-    throw-away stand-ins, and what comes out is made of dict, int, float and str.
+    A pickle can set attributes on the classes that it names. So it gets built-in or temporary substitutes even for the
+    allowed ones, and the result consists of dict, int, float and str.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -70,7 +69,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _ScalarType:
-    """The little of numpy.dtype that a pickled number or string needs."""
+    """The part of numpy.dtype that a pickled number or string needs."""
 
     def __init__(self, code: str) -> None:
         if not re.fullmatch(r"b1|[iuf][1248]|U[0-9]{1,3}", code):

@@ -1,17 +1,20 @@
-"""Batches that follow from their number, for training and for evaluations that see the same ones every time."""
+"""NumberedBatches, the base of data sources that can make any batch from its number."""
 
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 
+from core.losses import SPLITS
+
 Batch = dict[str, torch.Tensor]
+TRAINING, EVALUATION = 0, {"train": 1, "val": 2}  # purpose of a batch, part of its random seed
 
 
 class NumberedBatches(ABC):
-    """A data source that counts: `training_batch(n)` and `evaluation_batch(split, n)` make what the number says.
+    """A data source whose batches depend on their number: subclasses make `training_batch` and `evaluation_batch`.
 
-    eval_iters: after so many batches of an evaluation, the same ones come again
+    eval_iters: number of batches of a split in an evaluation; every evaluation gets the same batches
     """
 
     def __init__(self, eval_iters: int, seed: int, rank: int, device: torch.device) -> None:
@@ -19,8 +22,8 @@ class NumberedBatches(ABC):
         self.seed = seed
         self.rank = rank
         self.device = device
-        self.drawn = 0  # training batches so far
-        self.evaluated = {"train": 0, "val": 0}  # batches of the evaluation at hand
+        self.drawn = 0  # number of training batches drawn
+        self.evaluated = dict.fromkeys(SPLITS, 0)  # number of batches drawn in the current evaluation
 
     @abstractmethod
     def training_batch(self, number: int) -> Batch:
@@ -31,28 +34,28 @@ class NumberedBatches(ABC):
         """Return batch `number` of an evaluation of a split."""
 
     def get_batch(self, split: str) -> Batch:
-        """Return the next training batch, or the next of the fixed validation set."""
+        """Return the next training batch, or for `val` the next batch of the evaluation."""
         if split != "train":
             return self.get_eval_batch(split)
         number, self.drawn = self.drawn, self.drawn + 1
         return self.training_batch(number)
 
     def get_eval_batch(self, split: str) -> Batch:
-        """Return the next batch of an evaluation: after `eval_iters` of them the same ones come again."""
+        """Return the next batch of the evaluation of a split; after `eval_iters` batches they repeat."""
         number = self.evaluated[split]
         self.evaluated[split] = (number + 1) % self.eval_iters
         return self.evaluation_batch(split, number)
 
     def on_device(self, batch: Batch) -> Batch:
-        """Return a batch where it is computed; the copy to a GPU runs while that computes."""
+        """Return the batch on the device; a copy to the GPU is asynchronous."""
         if self.device.type != "cuda":
             return batch
         return {name: part.pin_memory().to(self.device, non_blocking=True) for name, part in batch.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many batches were drawn; which ones they were follows."""
+        """Return the numbers of the next batches."""
         return {"drawn": self.drawn, "evaluated": dict(self.evaluated)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called."""
+        """Restore the numbers of the next batches."""
         self.drawn, self.evaluated = state["drawn"], dict(state["evaluated"])

@@ -1,4 +1,4 @@
-"""Masking stages: what the dicts of `unmasking_stages` and `validation_stages` mean, and batches masked by them."""
+"""Masking stages: the dicts of `unmasking_stages` and `validation_stages` as objects that mask rows."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from data.masking import corrupt, line_mask, random_mask, span_mask, sticky_mask
 
 
 class Rows(NamedTuple):
-    """Texts to mask: tokens (B, T) int64; lengths (B,), content before the padding; newline_id: what ends a line."""
+    """Rows to mask: tokens (B, T) int64; lengths (B,) without padding; newline_id: the token that ends a line."""
 
     tokens: torch.Tensor
     lengths: torch.Tensor | None
@@ -21,10 +21,13 @@ class Rows(NamedTuple):
 
 
 class Stage(ABC):
-    """One way to choose the positions to predict, and how long training stays with it.
+    """A way to choose the positions to predict, and how long training uses it.
 
-    The contract: a frozen dataclass whose fields are the keys of its dict form. `corrupts` says whether chosen
-    positions are treated 80/10/10; if not, each of them becomes the mask token.
+    The contract: a frozen dataclass whose fields are the keys of its dict.
+
+    corrupts:             True: 80 % of the chosen positions become the mask token, 10 % a random token, 10 % keep
+                          theirs; False: all become the mask token
+    val_loss_stale_count: number of evaluations without a better loss after which training goes on to the next stage
     """
 
     type: ClassVar[str]
@@ -38,29 +41,29 @@ class Stage(ABC):
         lengths: torch.Tensor | None = None,
         newline_id: int | None = None,
     ) -> torch.Tensor:
-        """Return the positions to predict, (B, T) bool. tokens (B, T), lengths (B,): content before the padding."""
+        """Return the positions to predict, (B, T) bool. tokens (B, T), lengths (B,) without padding."""
         return self.choose(Rows(tokens, lengths, newline_id), generator)
 
     @abstractmethod
     def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
-        """Return the positions to predict, (B, T) bool."""
+        """Return the positions to predict, (B, T) bool; ConfigError if the stage cannot mask such rows."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Return the stage in a few words for a log line."""
+        """Return a short description for the log."""
 
     @abstractmethod
     def target(self) -> str:
-        """Return the masked share that it aims at, for a table."""
+        """Return the masked fraction that the stage aims at, as text for a table."""
 
     def misfit(self, block_size: int, has_newline: bool) -> str | None:
-        """Return why rows of `block_size` tokens cannot be masked like this; None where they can."""
+        """Return why the stage cannot mask rows of `block_size` tokens; None if it can."""
         return None
 
 
 @dataclass(frozen=True)
 class StickyStage(Stage):
-    """A fixed share of each row, in clusters or apart: see `sticky_mask`."""
+    """Masks a fixed fraction of each row, in clusters or scattered: see `sticky_mask`."""
 
     target_masked_ratio: float
     p1_probability: float
@@ -69,14 +72,13 @@ class StickyStage(Stage):
     type: ClassVar[str] = "sticky"
 
     def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
-        """Return the positions to predict, (B, T) bool."""
         chances = self.p1_probability, self.p2_probability
         return sticky_mask(rows.tokens, self.target_masked_ratio, *chances, generator, rows.lengths)
 
     def describe(self) -> str:
         """Return for instance `sticky, target 0.40, p1 0.15, p2 0.30`."""
-        chances = f"p1 {_brief(self.p1_probability)}, p2 {_brief(self.p2_probability)}"
-        return f"{self.type}, target {_brief(self.target_masked_ratio)}, {chances}"
+        chances = f"p1 {_short(self.p1_probability)}, p2 {_short(self.p2_probability)}"
+        return f"{self.type}, target {_short(self.target_masked_ratio)}, {chances}"
 
     def target(self) -> str:
         """Return for instance `0.4`."""
@@ -85,19 +87,18 @@ class StickyStage(Stage):
 
 @dataclass(frozen=True)
 class RandomStage(Stage):
-    """A random share of each row, up to a limit: see `random_mask`."""
+    """Masks a random fraction of each row, up to a limit: see `random_mask`."""
 
     max_masked_ratio: float
     val_loss_stale_count: int
     type: ClassVar[str] = "random"
 
     def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
-        """Return the positions to predict, (B, T) bool."""
         return random_mask(rows.tokens, self.max_masked_ratio, generator, rows.lengths)
 
     def describe(self) -> str:
         """Return for instance `random, up to 0.50`."""
-        return f"{self.type}, up to {_brief(self.max_masked_ratio)}"
+        return f"{self.type}, up to {_short(self.max_masked_ratio)}"
 
     def target(self) -> str:
         """Return for instance `0-0.5`."""
@@ -106,7 +107,7 @@ class RandomStage(Stage):
 
 @dataclass(frozen=True)
 class SpanStage(Stage):
-    """A number of stretches of each row, hidden altogether: see `span_mask`."""
+    """Masks a number of spans in each row: see `span_mask`."""
 
     spans_count: int
     val_loss_stale_count: int
@@ -114,7 +115,6 @@ class SpanStage(Stage):
     corrupts: ClassVar[bool] = False
 
     def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
-        """Return the positions to predict, (B, T) bool."""
         return span_mask(rows.tokens, self.spans_count, generator, rows.lengths)
 
     def describe(self) -> str:
@@ -122,11 +122,10 @@ class SpanStage(Stage):
         return f"{self.type}, {self.spans_count} span{'' if self.spans_count == 1 else 's'}"
 
     def target(self) -> str:
-        """Return `about 0.5`, which random spans come to, however many."""
+        """Return `about 0.5`, the fraction that random spans cover for any number of spans."""
         return "about 0.5"
 
     def misfit(self, block_size: int, has_newline: bool) -> str | None:
-        """Return a message where there are more spans than tokens."""
         if self.spans_count <= block_size:
             return None
         return (
@@ -137,7 +136,7 @@ class SpanStage(Stage):
 
 @dataclass(frozen=True)
 class LineStage(Stage):
-    """A random share of the lines of each row: see `line_mask`."""
+    """Masks a random fraction of the lines of each row: see `line_mask`."""
 
     min_ratio: float
     max_ratio: float
@@ -145,21 +144,19 @@ class LineStage(Stage):
     type: ClassVar[str] = "line"
 
     def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
-        """Return the positions to predict, (B, T) bool; `newline_id` is needed here."""
         if rows.newline_id is None:
             raise ConfigError("a line stage needs a newline in the vocabulary: use another data set, or other stages")
         return line_mask(rows.tokens, rows.newline_id, self.min_ratio, self.max_ratio, generator, rows.lengths)
 
     def describe(self) -> str:
         """Return for instance `line, 0.10 to 0.45 of the lines`."""
-        return f"{self.type}, {_brief(self.min_ratio)} to {_brief(self.max_ratio)} of the lines"
+        return f"{self.type}, {_short(self.min_ratio)} to {_short(self.max_ratio)} of the lines"
 
     def target(self) -> str:
         """Return for instance `0.1-0.45`."""
         return f"{self.min_ratio:g}-{self.max_ratio:g}"
 
     def misfit(self, block_size: int, has_newline: bool) -> str | None:
-        """Return a message where nothing ends a line."""
         if has_newline:
             return None
         return "the vocabulary has no newline, so there are no lines: use another data set, or other stages"
@@ -167,19 +164,18 @@ class LineStage(Stage):
 
 @dataclass(frozen=True)
 class UniformStage(Stage):
-    """Each position with the same probability: what a run without stages does."""
+    """Masks each position with the same probability, as runs without stages do."""
 
     mask_probability: float
     val_loss_stale_count: int = 0
     type: ClassVar[str] = "uniform"
 
     def choose(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
-        """Return the positions to predict, (B, T) bool."""
         return uniform_mask(rows.tokens, self.mask_probability, generator, rows.lengths)
 
     def describe(self) -> str:
         """Return for instance `uniform, 0.15`."""
-        return f"{self.type}, {_brief(self.mask_probability)}"
+        return f"{self.type}, {_short(self.mask_probability)}"
 
     def target(self) -> str:
         """Return for instance `0.15`."""
@@ -192,9 +188,9 @@ STAGES: dict[str, type[Stage]] = {
 
 
 def create_stage_objects(dicts: Sequence[Mapping[str, Any]] | None, where: str = "unmasking_stages") -> list[Stage]:
-    """Return the stages that a list of dicts describes; ConfigError names everything wrong in any of them.
+    """Return the stages that a list of dicts describes; ConfigError lists all mistakes in all of them.
 
-    where: the option's name; under `validation_stages`, which never advance, `val_loss_stale_count` may be left out
+    where: name of the option; in `validation_stages` the key `val_loss_stale_count` is optional
     """
     if dicts is None:
         return []
@@ -214,14 +210,14 @@ def create_stage_objects(dicts: Sequence[Mapping[str, Any]] | None, where: str =
 def check_stages(
     stages: Sequence[Stage], block_size: int, *, has_newline: bool = True, where: str = "unmasking_stages"
 ) -> None:
-    """Raise ConfigError when a stage does not fit rows of `block_size` tokens, or needs a newline that is not there."""
+    """Raise ConfigError when a stage cannot mask rows of `block_size` tokens, or needs a newline token."""
     for number, stage in enumerate(stages):
         if misfit := stage.misfit(block_size, has_newline):
             raise ConfigError(f"{where}[{number}] ({stage.describe()}): {misfit}")
 
 
 def rows_per_stage(rows: int, stages: Sequence[Stage]) -> list[int]:
-    """Split a number of rows evenly over the stages; the first ones get one more where it does not come out even."""
+    """Return how many rows each stage masks: the same number, and one more for the first stages if rows remain."""
     each, rest = divmod(rows, len(stages))
     return [each + (number < rest) for number in range(len(stages))]
 
@@ -236,12 +232,12 @@ def mask_rows(
     newline_id: int | None = None,
     lengths: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mask the first rows by the first stage, the next by the second, and so on, in the order of the rows.
+    """Mask the first rows by the first stage, the next rows by the second stage, and so on.
 
-    Return what the model sees (B, T) int64, the positions to predict (B, T) bool, and each row's stage (B,) int64.
+    Return the model's inputs (B, T) int64, the positions to predict (B, T) bool, and each row's stage (B,) int64.
 
-    vocab_size: random tokens come from [0, vocab_size), so it is the size without special tokens
-    lengths:    (B,) content of each row, where rows end in padding
+    vocab_size: random tokens are drawn from [0, vocab_size); special tokens are not part of it
+    lengths:    (B,) tokens of each row before its padding
     """
     counts = rows_per_stage(len(tokens), stages)
     parts = torch.split(tokens, counts)
@@ -256,6 +252,7 @@ def mask_rows(
 
 
 def _stage(entry: Mapping[str, Any], *, stale_count_needed: bool) -> Stage:
+    """Return the stage that a dict describes; ConfigError lists its mistakes."""
     if not isinstance(entry, Mapping):
         raise ConfigError("wanted a dict with a type and its fields")
     known = ", ".join(STAGES)
@@ -283,22 +280,23 @@ def _stage(entry: Mapping[str, Any], *, stale_count_needed: bool) -> Stage:
 
 
 def _value(name: str, value: Any) -> float:
-    """Return a field's value as its type; YAML reads 1e-1 as text, so text that is a number counts as one."""
+    """Return the value of a field; text that is a number is accepted, because YAML reads 1e-1 as text."""
     if name in {"spans_count", "val_loss_stale_count"}:
-        least = 1 if name == "spans_count" else 0
-        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        minimum = 1 if name == "spans_count" else 0
+        if isinstance(value, int) and not isinstance(value, bool) and value >= minimum:
             return value
-        raise ConfigError(f"{name} is {value!r}, wanted a whole number of {least} or more")
+        raise ConfigError(f"{name} is {value!r}, wanted a whole number of {minimum} or more")
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if name == "p1_probability" and number == 0:
-        raise ConfigError(f"{name} is {value!r}, wanted more than 0: no mask would ever begin")
+        raise ConfigError(f"{name} is {value!r}, wanted more than 0: nothing would ever be masked")
     if 0 <= number <= 1:
         return number
     raise ConfigError(f"{name} is {value!r}, wanted a number from 0 to 1")
 
 
-def _brief(value: float) -> str:
+def _short(value: float) -> str:
+    """Return a number with two decimals, or with more if it needs them."""
     return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"

@@ -1,4 +1,4 @@
-"""Random rows of a file of uint16 token ids that start anywhere, where paragraphs part, or where lines begin."""
+"""Random rows of a file of uint16 token ids; a row starts anywhere, at a paragraph break, or at a line."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -10,21 +10,21 @@ import torch
 from core.errors import ConfigError, DataError
 
 STARTS = ("anywhere", "paragraph", "line")
-SCANNED_TOKENS = 2**24  # looked at in one go for newlines
+SCANNED_TOKENS = 2**24  # tokens per step of the search for newlines
 REMEDY = "prepare the data set again"
 
 
 class Windows:
-    """Rows of `length` tokens of a file; what a row may start with is settled once, by one pass over the file.
+    """Rows of `length` tokens of a file. The constructor reads the file once to find the possible start positions.
 
-    start:        `anywhere`  wherever a whole row fits
-                  `paragraph` where two newlines follow each other, but for the first token of the file
-                  `line`      where a line that is not empty begins; a row then has as many whole lines as fit and ends
-                              in padding. A line longer than a row is cut
+    start:        `anywhere`  every position with `length` tokens from there on
+                  `paragraph` every position of two consecutive newlines, except the first token of the file
+                  `line`      the beginning of every line that is not empty; a row holds as many complete lines as fit,
+                              and padding. A line longer than a row is cut
     newline_ids:  the tokens that end a line; not needed for `anywhere`
-    pad_token_id: fills the rows of `line`; not needed for the others
+    pad_token_id: pads the rows of `line`; not needed for the others
 
-    Raises DataError when the file cannot serve.
+    Raises DataError when the file is missing, damaged, too short, or has no start position.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Windows:
         self.length = length
         self.fill = 0 if pad_token_id is None else pad_token_id
         self.starts: npt.NDArray[np.int64] | range
-        self.sizes: npt.NDArray[np.int64] | None = None  # tokens of the row at each start; None: all of them are full
+        self.sizes: npt.NDArray[np.int64] | None = None  # tokens of the row at each start; None: all rows are full
         tokens = self._count(at_least=1 if start == "line" else length)
         if start == "anywhere":
             self.starts = range(tokens - length + 1)
@@ -58,14 +58,14 @@ class Windows:
             wanted = (
                 "a line that is not empty" if start == "line" else f"two newlines with {length} tokens from there on"
             )
-            raise DataError(f"{self.path} has no place to start at: wanted {wanted}; use another text or start")
+            raise DataError(f"{self.path} has no start position: wanted {wanted}; use another text or start")
 
     def draw(self, rows: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return random rows (rows, length) int64, and how many tokens of each are no padding, (rows,) int64."""
+        """Return random rows (rows, length) int64 and their lengths without padding (rows,) int64."""
         picks = torch.randint(len(self.starts), (rows,), generator=generator).numpy()
         sizes = np.full(rows, self.length) if self.sizes is None else self.sizes[picks]
         tokens = np.full((rows, self.length), self.fill, dtype=np.int64)
-        with open(self.path, "rb", buffering=0) as file:  # a memory map would keep its pages
+        with open(self.path, "rb", buffering=0) as file:  # a memory map would keep its pages in memory
             for row, pick, size in zip(tokens, picks.tolist(), sizes.tolist(), strict=True):
                 file.seek(2 * int(self.starts[pick]))
                 crop = file.read(2 * size)
@@ -75,6 +75,7 @@ class Windows:
         return torch.from_numpy(tokens), torch.from_numpy(sizes)
 
     def _count(self, at_least: int) -> int:
+        """Return the number of tokens in the file; DataError if there are fewer than `at_least`."""
         if not self.path.is_file():
             raise DataError(f"no data at {self.path}: {REMEDY}, or set dataset to another")
         size = self.path.stat().st_size
@@ -87,7 +88,7 @@ class Windows:
         return size // 2
 
     def _newlines(self, newline_ids: Collection[int]) -> npt.NDArray[np.int64]:
-        """Return the positions of all newlines; the file is mapped for this pass only."""
+        """Return the positions of all newlines."""
         ends_line = np.zeros(2**16, dtype=bool)
         ends_line[list(newline_ids)] = True
         tokens = np.memmap(self.path, dtype=np.uint16, mode="r")
@@ -100,7 +101,7 @@ class Windows:
 
 
 def _paragraphs(newlines: npt.NDArray[np.int64], last: int) -> npt.NDArray[np.int64]:
-    """Return where two newlines begin, from position 1 to `last`."""
+    """Return the positions of two consecutive newlines, from position 1 to `last`."""
     firsts: npt.NDArray[np.int64] = newlines[:-1][np.diff(newlines) == 1]
     return firsts[(firsts >= 1) & (firsts <= last)]
 
@@ -108,13 +109,13 @@ def _paragraphs(newlines: npt.NDArray[np.int64], last: int) -> npt.NDArray[np.in
 def _lines(
     newlines: npt.NDArray[np.int64], tokens: int, length: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return where the lines that are not empty begin, and how many tokens of whole lines fit in a row from there."""
+    """Return the first position of each line that is not empty, and the number of tokens in a row from there."""
     ends = newlines + 1
     if not len(ends) or ends[-1] < tokens:
         ends = np.append(ends, tokens)  # the text does not end in a newline
     bounds = np.concatenate([[0], ends])
     full = np.ones(len(ends), dtype=bool)
-    full[: len(newlines)] = bounds[: len(newlines)] < newlines  # a line is empty when its newline is all there is
+    full[: len(newlines)] = bounds[: len(newlines)] < newlines  # an empty line is a newline alone
     begins = bounds[:-1][full]
-    last = bounds[np.searchsorted(ends, begins + length, side="right")]  # where the last line that fits ends
+    last = bounds[np.searchsorted(ends, begins + length, side="right")]  # end of the last line that fits
     return begins, np.where(last > begins, last - begins, length)

@@ -251,3 +251,14 @@ def test_the_readme_quotes_the_loop_as_it_is() -> None:
     quoted = "\n".join(line[4:] for line in lines)
 
     assert quoted in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["CHECKPOINT", "POSITION", "MANIFEST"])
+def test_the_page_on_checkpoints_quotes_their_layout(name: str) -> None:
+    source = (ROOT / "core" / "checkpoint" / "format.py").read_text()
+    (layout,) = (
+        node for node in ast.parse(source).body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
+    )
+    quoted = "\n".join(source.splitlines()[layout.lineno - 1 : layout.end_lineno])
+
+    assert f"```python\n{quoted}\n```" in (ROOT / "docs" / "checkpoint-format.md").read_text()

@@ -86,9 +86,7 @@ def test_a_finished_run_can_be_made_longer(run_dir: Path, tiny_argv: list[str]) 
     assert run_hash("short") == run_hash("long")
 
 
-def test_evaluation_settings_change_nothing_in_training_when_evaluations_draw_by_themselves(
-    run_dir: Path, tiny_argv: list[str]
-) -> None:
+def test_isolated_evaluations_change_nothing_in_training(run_dir: Path, tiny_argv: list[str]) -> None:
     weights = []
     for number, options in enumerate(
         (["--eval_iters=1"], ["--eval_iters=9", "--eval_interval=2"], ["--eval_interval=100"])
@@ -119,7 +117,7 @@ STRIKES += [(3, "on_checkpoint"), (6, "on_checkpoint")]
 
 
 @pytest.mark.parametrize(("iter_num", "event"), STRIKES)
-def test_a_run_that_was_preempted_goes_on_where_it_was_and_ends_like_the_undisturbed_one(
+def test_a_preempted_run_goes_on_and_ends_like_the_undisturbed_one(
     run_dir: Path, tiny_argv: list[str], iter_num: int, event: str
 ) -> None:
     train.main([*tiny_argv, "--out_dir=plain"])
@@ -167,7 +165,7 @@ def test_an_evaluation_that_a_signal_interrupts_is_abandoned_and_repeated(
     assert run_hash("out") == run_hash("plain")
 
 
-def test_two_ranks_resume_exactly_and_one_goes_on_alone_after_saying_what_is_lost(
+def test_two_ranks_resume_exactly_and_one_alone_says_what_is_lost(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = [*tiny_argv, "--save_interval=1", "--keep_last=99", "--out_dir=whole"]

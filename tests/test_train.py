@@ -404,7 +404,7 @@ def test_resuming_a_finished_run_makes_no_update(
     assert lowest == min(record["val/loss"] for record in records() if record["event"] == "eval")
 
 
-def test_a_finished_run_that_is_given_more_iterations_ends_as_the_longer_run(run_dir: Path, argv: list[str]) -> None:
+def test_a_finished_run_given_more_iterations_ends_as_the_longer_run(run_dir: Path, argv: list[str]) -> None:
     train.main([*argv, "--max_iters=9", "--out_dir=whole"])
     train.main(argv)
 
@@ -458,7 +458,7 @@ def test_what_another_program_wrote_last_is_what_a_resume_goes_on_from(
     assert manifests()[-1]["iter_num"] == 7 and "ckpt.pt.foreign" in names()
 
 
-def test_a_run_that_began_with_another_programs_checkpoint_gets_on_after_a_signal(
+def test_a_run_begun_with_a_foreign_checkpoint_goes_on_after_a_signal(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where no evaluation has beaten that program's best, so that ckpt.pt is not ours yet."""
@@ -637,8 +637,8 @@ def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest
     seams = [
         "loop_numbers", "open_data", "find_start", "console", "print_header", "make_initializer",
         "find_transfer_source", "model_maker", "check_task", "make_objective", "enter_folder", "make_parallel",
-        "make_optimizer", "step_settings", "evaluation_settings", "other_schedule", "make_checkpointer", "make_monitor",
-        "loggers", "callbacks",
+        "make_optimizer", "step_settings", "evaluation_settings", "non_cosine_schedule", "make_checkpointer",
+        "make_monitor", "loggers", "callbacks",
     ]  # fmt: skip
     for name in seams:
         watch(name)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from core import files
+from core.checkpoint.format import CHECKPOINT, arrange
 from core.errors import CheckpointError, ConfigError, exit_on_error
 from tools.legacy_checkpoints import find, read
 from tools.legacy_model import (
@@ -72,7 +73,7 @@ def convert(old: Any, mode: str | None = None) -> Converted:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         reason = error if isinstance(error, ValueError) else f"it is damaged, {type(error).__name__}: {error}"
         notes.append(f"no optimizer state ({reason}): other runs can use the new checkpoint, but it cannot be resumed")
-    return Converted({**checkpoint, **_progress(old.get("training_context"), args)}, notes)
+    return Converted(arrange(CHECKPOINT, {**checkpoint, **_progress(old.get("training_context"), args)}), notes)
 
 
 def _require_legacy_checkpoint(old: Any) -> None:

@@ -5,7 +5,7 @@ from wiring.data import RunData, open_data
 from wiring.loop import evaluation_settings, loop_numbers, make_parallel, step_settings
 from wiring.model import check_task, find_transfer_source, make_initializer, model_maker
 from wiring.objective import make_objective
-from wiring.optimizer import make_optimizer, other_schedule
+from wiring.optimizer import make_optimizer, non_cosine_schedule
 from wiring.start import RunStart, enter_folder, find_start
 from wiring.watchers import callbacks, console, loggers, print_header
 
@@ -28,8 +28,8 @@ __all__ = [
     "make_optimizer",
     "make_parallel",
     "model_maker",
+    "non_cosine_schedule",
     "open_data",
-    "other_schedule",
     "print_header",
     "step_settings",
 ]

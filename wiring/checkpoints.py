@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def make_checkpointer(
     options: Options,
-    run: Runtime,
+    runtime: Runtime,
     data: RunData,
     raw_model: Any,
     model_args: dict[str, Any],
@@ -38,7 +38,7 @@ def make_checkpointer(
 ) -> Checkpointer:
     """Return what saves the run and restores it."""
     meta = {"meta": data.vocabulary.meta()} if data.vocabulary is not None else {}
-    made_with = provenance.describe(run.device, run.world_size)
+    made_with = provenance.describe(runtime.device, runtime.world_size)
     notes = RunNotes(
         model_args=model_args,
         config={**options.model_dump(), **meta},
@@ -47,7 +47,7 @@ def make_checkpointer(
     checkpointer = Checkpointer(
         raw_model,
         step,
-        run,
+        runtime,
         checkpoints,
         SaveSchedule(options.save_interval, options.save_minutes),
         detector,
@@ -56,14 +56,14 @@ def make_checkpointer(
         notes=notes,
         in_background=options.async_save,
     )
-    run.at_exit(checkpointer.close)
+    runtime.at_exit(checkpointer.close)
     return checkpointer
 
 
 def make_monitor(
-    options: Options, run: Runtime, raw_model: Any, step: TrainingStep, detector: InstabilityDetector
+    options: Options, runtime: Runtime, raw_model: Any, step: TrainingStep, detector: InstabilityDetector
 ) -> StabilityMonitor:
     """Return what watches every update and decides about unstable ones."""
     recovery = Recovery(**options.pick("on_instability", "max_recoveries", "recovery_skip", "recovery_lr_factor"))
-    diagnosis = Diagnosis(raw_model, step.objective, run.autocast, run.gather)
-    return StabilityMonitor(detector, recovery, RankFlags(run.device, run.any_rank), diagnosis)
+    diagnosis = Diagnosis(raw_model, step.objective, runtime.autocast, runtime.gather)
+    return StabilityMonitor(detector, recovery, RankFlags(runtime.device, runtime.any_rank), diagnosis)

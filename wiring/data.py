@@ -17,7 +17,7 @@ from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
 from data.vocabulary import Vocabulary
 from data.windows import Windows
-from extras.stages import StageProgress
+from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
 
 if TYPE_CHECKING:
@@ -61,41 +61,41 @@ class RunData(NamedTuple):
             self.source.wait()
 
 
-def open_data(options: Options, run: Runtime, preemption: Preemption | None = None) -> RunData:
+def open_data(options: Options, runtime: Runtime, preemption: Preemption | None = None) -> RunData:
     """Return the data of a run. Raises DataError or ConfigError if the data set does not fit the options.
 
     preemption: lets a signal end the wait for a batch
     """
     training, validation = read_stages(options)  # wrong stages are refused even if they have no effect
     is_queue, is_plain = takes_queue(options), options.training_type == "language_model"
-    source = open_queue(options, run) if is_queue else open_bins(options, run)
+    source = open_queue(options, runtime) if is_queue else open_bins(options, runtime)
     vocabulary = None if is_plain else find_vocabulary(options, source)
     timer = None if is_plain else ValidationTimer()
     batches: Any = source
     stages = None
     if isinstance(source, TokenBins) and vocabulary is not None:
         if options.training_type == "token_classification":
-            batches = _corrupted_text(source, options, vocabulary, run)
+            batches = _corrupted_text(source, options, vocabulary, runtime)
         else:
             training = training or [UniformStage(options.mask_probability)]
             stages = _stage_progress(options, training)
-            batches = _masked_text(source, options, training, validation or training, stages, vocabulary, run)
+            batches = _masked_text(source, options, training, validation or training, stages, vocabulary, runtime)
 
-    draw = _on_device(batches.get_batch, run)
+    draw = _on_device(batches.get_batch, runtime)
     if (
-        preemption and run.world_size == 1
+        preemption and runtime.world_size == 1
     ):  # with several processes a signal to one of them would leave the others waiting
         draw = preemption.guard(draw)
     eval_draw = draw  # nanoGPT's evaluations draw as training does
     if is_queue or timer:
-        eval_draw = _on_device(batches.get_eval_batch, run)
+        eval_draw = _on_device(batches.get_eval_batch, runtime)
     if timer:
         eval_draw = timer.timed(eval_draw)
     return RunData(source, batches, draw, eval_draw, vocabulary, stages, timer)
 
 
-def _on_device(get_batch: Draw, run: Runtime) -> Draw:
-    return lambda split: to_device(get_batch(split), run.device)
+def _on_device(get_batch: Draw, runtime: Runtime) -> Draw:
+    return lambda split: to_device(get_batch(split), runtime.device)
 
 
 def find_vocabulary(options: Options, source: TokenBins | DatasetConsumer) -> Vocabulary:
@@ -130,25 +130,25 @@ def takes_queue(options: Options) -> bool:
     return has_queue if options.data_source == "auto" else options.data_source == "queue"
 
 
-def open_bins(options: Options, run: Runtime) -> TokenBins:
+def open_bins(options: Options, runtime: Runtime) -> TokenBins:
     """Return the data set's train.bin and val.bin."""
     folder = Path("data", options.dataset)
-    bins = TokenBins(folder, options.block_size, options.batch_size, run.device)
+    bins = TokenBins(folder, options.block_size, options.batch_size, runtime.device)
     if options.data_source != "auto" or options.training_type != "language_model":
         log.info(f"data: from {folder / 'train.bin'}")
     return bins
 
 
-def open_queue(options: Options, run: Runtime) -> DatasetConsumer:
+def open_queue(options: Options, runtime: Runtime) -> DatasetConsumer:
     """Return the data set's queue of batches. Raises ConfigError if it was made for another training type."""
     folder = Path("data", options.dataset)
     queue = DatasetConsumer(
         folder,
         options.batch_size,
         options.block_size,
-        device=run.device,
-        rank=run.rank,
-        world_size=run.world_size,
+        device=runtime.device,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
         wait_sleep_seconds=options.data_wait_sleep_seconds,
         wait_timeout_seconds=options.data_wait_timeout_seconds,
     )
@@ -185,7 +185,7 @@ def _masked_text(
     validation: list[Stage],
     stages: StageProgress | None,
     vocabulary: Vocabulary,
-    run: Runtime,
+    runtime: Runtime,
 ) -> MaskedText:
     newline = _newline_id(bins)
     is_scoring = options.training_type == "sequence_scoring"
@@ -202,13 +202,13 @@ def _masked_text(
         untouched_share=UNTOUCHED_SHARE if is_scoring else 0.0,
         reached=stages.reached if stages else None,
         seed=options.seed,
-        rank=run.rank,
-        device=run.device,
+        rank=runtime.rank,
+        device=runtime.device,
         **options.pick("batch_size", "eval_iters"),
     )
 
 
-def _corrupted_text(bins: TokenBins, options: Options, vocabulary: Vocabulary, run: Runtime) -> CorruptedText:
+def _corrupted_text(bins: TokenBins, options: Options, vocabulary: Vocabulary, runtime: Runtime) -> CorruptedText:
     return CorruptedText(
         _windows(bins, options, vocabulary, options.block_size),
         vocabulary.text,
@@ -217,8 +217,8 @@ def _corrupted_text(bins: TokenBins, options: Options, vocabulary: Vocabulary, r
         warmup_iters=options.random_mask_warmup,
         eval_at=int(options.max_iters) // 2,
         seed=options.seed,
-        rank=run.rank,
-        device=run.device,
+        rank=runtime.rank,
+        device=runtime.device,
         **options.pick("p1_p2_ratio", "batch_size", "eval_iters"),
     )
 

@@ -23,19 +23,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("coregpt")
 
 
-def make_initializer(options: Options, run: Runtime, console: Sequence[Logger]) -> ModelInitializer:
+def make_initializer(options: Options, runtime: Runtime, console: Sequence[Logger]) -> ModelInitializer:
     """Return what makes models of this run's architecture."""
-    return ModelInitializer(GPT, GPTConfig, run.device, partial(say, console), options.changed("attention"))
+    return ModelInitializer(GPT, GPTConfig, runtime.device, partial(say, console), options.changed("attention"))
 
 
-def find_transfer_source(options: Options, run: Runtime, start: RunStart) -> Path | None:
+def find_transfer_source(options: Options, runtime: Runtime, start: RunStart) -> Path | None:
     """Return the checkpoint whose transformer a new model starts from, the same file on all ranks; None for none."""
     given = options.init_from_checkpoint
-    return run.on_master(lambda: find_checkpoint(given)) if given and start.found is None else None
+    return runtime.on_master(lambda: find_checkpoint(given)) if given and start.found is None else None
 
 
 def model_maker(
-    options: Options, run: Runtime, data: RunData, start: RunStart, initializer: ModelInitializer, transfer: Path | None
+    options: Options,
+    runtime: Runtime,
+    data: RunData,
+    start: RunStart,
+    initializer: ModelInitializer,
+    transfer: Path | None,
 ) -> MakeModel:
     """Return a function that makes the model; a rollback to the start of the run calls it again.
 
@@ -43,7 +48,7 @@ def model_maker(
     """
 
     def make() -> tuple[LoadedModel, dict[str, Any] | None]:
-        run.seed_all()
+        runtime.seed_all()
         checkpoint = start.read_checkpoint()
         source = model_source(start.init_from, initializer, checkpoint)
         loaded = initializer.initialize(source, model_args(options, data))

@@ -39,14 +39,14 @@ class Learning(NamedTuple):
 
 
 def make_objective(
-    options: Options, run: Runtime, data: RunData, initializer: ModelInitializer, detector: InstabilityDetector
+    options: Options, runtime: Runtime, data: RunData, initializer: ModelInitializer, detector: InstabilityDetector
 ) -> Learning:
     """Return what a training step computes, with the frozen models it needs loaded."""
     files: list[Path] = []
     vocabulary = data.vocabulary
 
     def find(path: str) -> Path:  # the same file on all ranks, even if another run writes to that folder
-        files.append(run.on_master(lambda: find_checkpoint(path)))
+        files.append(runtime.on_master(lambda: find_checkpoint(path)))
         return files[-1]
 
     def judge(path: str, transformed: bool) -> Judge:
@@ -57,8 +57,8 @@ def make_objective(
     pipeline = create_loss_modifier_pipeline(
         options,
         special=range(special.text, special.size) if special and options.uncertainty_factor else (),
-        device=run.device,
-        rank=run.rank,
+        device=runtime.device,
+        rank=runtime.rank,
         load_judge=judge,
     )
     modifiers = None if pipeline.is_empty() else pipeline
@@ -69,13 +69,13 @@ def make_objective(
         every_step = check_logits if options.check_every_step else None
         objective: Objective = LanguageModeling(modifiers, every_step)
     elif options.training_type == "unmasking":
-        objective = Unmasking(options.loss_mean, modifiers)
+        objective = Unmasking(options.loss_mean, modifiers, check_logits)
     elif options.training_type == "token_classification":
         balanced = options.class_weights == "balanced"
-        objective = TokenClassification(options.num_token_classes, balanced, modifiers)
+        objective = TokenClassification(options.num_token_classes, balanced, modifiers, check_logits)
     else:
         filler = None if data.is_queue else _filler(options, data, initializer, find)
-        objective = SequenceScoring(vocabulary.cls, filler, options.score_transform, modifiers)
+        objective = SequenceScoring(vocabulary.cls, filler, options.score_transform, modifiers, check_logits)
     return Learning(objective, modifiers, files)
 
 

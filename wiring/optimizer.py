@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(
-    options: Options, run: Runtime, model: Any, parallel: Replicated, checkpoint: dict[str, Any] | None
+    options: Options, runtime: Runtime, model: Any, parallel: Replicated, checkpoint: dict[str, Any] | None
 ) -> torch.optim.Optimizer:
     """Return the model's optimizer, with the state of the checkpoint that the run resumes."""
     betas = (options.beta1, options.beta2)
     optimizer: torch.optim.Optimizer = model.configure_optimizers(
-        options.weight_decay, options.learning_rate, betas, run.device.type
+        options.weight_decay, options.learning_rate, betas, runtime.device.type
     )
     if options.lr_schedule == "transfer":
         mark_heads(optimizer, model)
@@ -59,7 +59,7 @@ def _frozen_otherwise(checkpoint: dict[str, Any], options: Options) -> str:
     )
 
 
-def other_schedule(options: Options) -> LRScheduler | None:
+def non_cosine_schedule(options: Options) -> LRScheduler | None:
     """Return the learning rate of every iteration; None for nanoGPT's cosine, which train.py makes."""
     peak, floor, warmup = options.learning_rate, options.min_lr, options.warmup_iters
     lowest_share = min(floor / peak, 1.0) if peak else 1.0

@@ -1,102 +1,85 @@
-"""Turns the options of sample.py into a trained model and the way in which it answers."""
-
-from __future__ import annotations
+"""The parts of sample.py, made from the SampleOptions object: prompt, trained model, tokenizer, vocabulary, sampler."""
 
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from core import (
-    CheckpointManager,
-    ConfigError,
-    LoadedModel,
-    ModelInitializer,
-    Runtime,
-    find_checkpoint,
-    load_checkpoint,
-)
+import core
+from config.options import SampleOptions
 from data.meta import read_meta
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
 from extras.frozen import load_judge
-from extras.sampling.continue_text import continue_text
-from extras.sampling.fill_masks import fill_masks
-from extras.sampling.label_tokens import label_tokens
 from extras.sampling.prompt_encoder import PromptEncoder
-from extras.sampling.score_texts import score_texts
-from extras.sampling.step_display import StepDisplay
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from loss_modifiers import Judge
-from model import GPT, GPTConfig
 
-if TYPE_CHECKING:
-    from config.options import SampleOptions
-
-Answer = Callable[[], None]  # prints
-OWN_OPTIONS = {  # that mean something to one kind of model only
-    "unmasking": (
-        *("steps", "schedule", "masking_ratios", "order", "remask", "top_p", "mask_char"),
-        *("judge", "judge_candidates", "show_steps"),
-    ),
-    "token_classifier": ("show_probabilities", "original"),
-}
+KINDS = {"unmasking": "unmasking", "labels": "token_classifier"}  # section of options -> the kind of model it is for
 
 
-class Trained(NamedTuple):
-    """A model in evaluation mode, and what is known of its training.
-
-    config: the options of its run
-    kind:   language_model, unmasking, token_classifier or sequence_scorer
-    """
+class TrainedModel(NamedTuple):
+    """A model in evaluation mode, its tokenizer, and facts about its training."""
 
     model: Any
     tokenizer: Tokenizer
-    config: dict[str, Any]
-    kind: str
-    initializer: ModelInitializer
+    config: Mapping[str, Any]  # the options of its run; empty for a pretrained GPT-2
+    kind: str  # "unmasking", or the model's mode, such as "language_model"
 
-    @property
     def encoder(self) -> PromptEncoder:
-        """What makes token ids of texts for this model."""
+        """Return an encoder of prompts for this model."""
         return PromptEncoder(self.tokenizer, self.model.config.vocab_size, self.model.config.block_size)
 
 
-def load_trained(options: SampleOptions, run: Runtime) -> Trained:
-    """Return the model that the options name. Raises ConfigError for options of another kind of model."""
-    initializer = ModelInitializer(GPT, GPTConfig, run.device)
-    model, config = _load_model(options, initializer)
-    mode = getattr(model.config, "mode", "language_model")  # a fork's model.py may not have one
+def read_text(value: str, option: str) -> str:
+    """Return an option's text; `FILE:path` reads it from a file."""
+    if not value.startswith("FILE:"):
+        return value
+    try:
+        return Path(value.removeprefix("FILE:")).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise core.ConfigError(f"--{option}={value}: the prompt cannot be read ({error})") from None
+
+
+def load_trained_model(options: SampleOptions, initializer: core.ModelInitializer) -> TrainedModel:
+    """Return the model of `init_from`, compiled if the options ask for it.
+
+    Raises ConfigError if an option is given that is for another kind of model.
+    """
+    model, config = _load(options, initializer)
+    mode = getattr(model.config, "mode", "language_model")  # a fork's model.py may have no modes
     kind = "unmasking" if config.get("training_type") == "unmasking" else mode
-    for owner, names in OWN_OPTIONS.items():
-        foreign = ", ".join(options.changed(*names))
-        if foreign and owner != kind:
-            raise ConfigError(
-                f"{foreign}: for checkpoints of the kind {owner}, and this one is of the kind {kind}: remove it"
-            )
+    _refuse_options_of_other_kinds(options, kind)
     tokenizer = find_tokenizer(config.get("dataset"))
     model.eval()
     if options.compile and initializer.can_compile():
         model.compile()
-    return Trained(model, tokenizer, config, kind, initializer)
+    return TrainedModel(model, tokenizer, config, kind)
 
 
-def _load_model(options: SampleOptions, initializer: ModelInitializer) -> tuple[Any, dict[str, Any]]:
+def _load(options: SampleOptions, initializer: core.ModelInitializer) -> tuple[Any, Mapping[str, Any]]:
     """Return the model, and the options of its run."""
-    if options.init_from != "resume":
-        return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
-    found = CheckpointManager(options.out_dir).load(prefer_linked=True)
-    checkpoint = load_checkpoint(found.path)
-    loaded: LoadedModel = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
-    return loaded.model, checkpoint.get("config") or {}
+    if options.init_from == "resume":
+        checkpoint = core.load_checkpoint(core.CheckpointManager(options.out_dir).load(prefer_linked=True).path)
+        loaded = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
+        return loaded.model, checkpoint.get("config") or {}
+    return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
+
+
+def _refuse_options_of_other_kinds(options: SampleOptions, kind: str) -> None:
+    for section, owner in KINDS.items():
+        given = ", ".join(options.changed(*options.sections()[section]))
+        if given and owner != kind:
+            raise core.ConfigError(
+                f"{given}: for checkpoints of the kind {owner}, and this one is of the kind {kind}: remove it"
+            )
 
 
 def find_tokenizer(dataset: str | None) -> Tokenizer:
-    """Return the tokenizer that a data set was prepared with; GPT-2's if nothing else is known."""
+    """Return the tokenizer of a data set; GPT-2's if the data set has no meta.pkl."""
     path = os.path.join("data", dataset or "", "meta.pkl")
     if dataset is None or not os.path.exists(path):
         print("No meta.pkl found, assuming GPT-2 encodings...")
@@ -105,8 +88,8 @@ def find_tokenizer(dataset: str | None) -> Tokenizer:
     return tokenizer_from_meta(read_meta(path))
 
 
-def find_vocabulary(trained: Trained) -> Vocabulary:
-    """Return a model's text ids and special ids, as its checkpoint notes them, or else its data set."""
+def find_vocabulary(trained: TrainedModel) -> Vocabulary:
+    """Return the model's vocabulary: text tokens and special tokens, from its checkpoint or its data set's meta.pkl."""
     path = os.path.join("data", trained.config.get("dataset") or "", "meta.pkl")
     meta = trained.config.get("meta") or (read_meta(path) if os.path.exists(path) else {})
     if "mask_token_id" in meta:
@@ -115,80 +98,49 @@ def find_vocabulary(trained: Trained) -> Vocabulary:
     return Vocabulary.beyond(trained.tokenizer.vocab_size, mask=mask, cls_token=cls_token)
 
 
-def read_prompt(start: str, option: str = "start") -> str:
-    """Return the prompt, from a file if `start` says `FILE:path`."""
-    if not start.startswith("FILE:"):
-        return start
-    try:
-        return Path(start.removeprefix("FILE:")).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--{option}={start}: the prompt cannot be read ({error})") from None
-
-
-def make_answer(options: SampleOptions, run: Runtime, trained: Trained, prompt: str) -> Answer:
-    """Return what prints the model's answer to a prompt."""
-    if trained.kind != "language_model" and not options.changed("start"):
-        prompt = ""  # nanoGPT's newline is for models that need something to continue
-    makers = {"language_model": _continuing, "unmasking": _filling, "token_classifier": _labelling}
-    return makers.get(trained.kind, _scoring)(options, run, trained, prompt)
-
-
-def _continuing(options: SampleOptions, run: Runtime, trained: Trained, prompt: str) -> Answer:
-    ids = torch.tensor(trained.tokenizer.encode(prompt), dtype=torch.long, device=run.device)
-    settings = options.pick("num_samples", "max_new_tokens", "temperature", "top_k")
-    return partial(continue_text, trained.model, ids, trained.tokenizer.decode, **settings)
-
-
-def _filling(options: SampleOptions, run: Runtime, trained: Trained, prompt: str) -> Answer:
-    decode, vocabulary = trained.tokenizer.decode, find_vocabulary(trained)
-    ids = trained.encoder.with_masks(prompt, vocabulary.mask, options.mask_char, options.max_new_tokens)
-    room, wanted = ids.count(vocabulary.mask), options.changed("max_new_tokens").get("max_new_tokens", 0)
+def masked_prompt(
+    prompt: str, trained: TrainedModel, mask_token_id: int, options: SampleOptions, device: torch.device
+) -> torch.Tensor:
+    """Return the token ids (T,) of the prompt with its masks; warns on stderr if `max_new_tokens` does not fit."""
+    ids = trained.encoder().with_masks(prompt, mask_token_id, options.mask_char, options.max_new_tokens)
+    room, wanted = ids.count(mask_token_id), options.changed("max_new_tokens").get("max_new_tokens", 0)
     if room < wanted and not options.mask_char:
-        size = trained.model.config.block_size
-        print(f"block_size={size} has room for {room} new tokens, not {wanted}", file=sys.stderr)
-    judge = None
-    if options.judge:
-        judge = load_judge(trained.initializer, find_checkpoint(options.judge), vocabulary, len(ids))
-    sampler = UnmaskSampler(
-        trained.model,
+        block_size = trained.model.config.block_size
+        print(f"block_size={block_size} has room for {room} new tokens, not {wanted}", file=sys.stderr)
+    return torch.tensor(ids, device=device)
+
+
+def make_judge(
+    options: SampleOptions, initializer: core.ModelInitializer, vocabulary: Vocabulary, length: int
+) -> Judge | None:
+    """Return the judge of texts of `length` tokens, None without the option."""
+    if not options.judge:
+        return None
+    return load_judge(initializer, core.find_checkpoint(options.judge), vocabulary, length)
+
+
+def make_sampler(model: Any, vocabulary: Vocabulary, options: SampleOptions, device: torch.device) -> UnmaskSampler:
+    """Return the sampler that fills the masks of a text."""
+    return UnmaskSampler(
+        model,
         vocabulary.text,
         vocabulary.mask,
         options.masking_ratios or masked_shares(options.schedule, options.steps),
-        generator=torch.Generator(run.device).manual_seed(options.seed),
+        generator=torch.Generator(device).manual_seed(options.seed),
         **options.pick("temperature", "top_k", "top_p", "order", "remask"),
     )
-    display = StepDisplay(sys.stdout, decode, vocabulary.mask, blocks=options.show_steps)
-    start = torch.tensor(ids, device=run.device)
-    return partial(
-        fill_masks,
-        *(sampler, start, decode, display),
-        num_samples=options.num_samples,
-        judge=judge,
-        candidates=options.judge_candidates,
-    )
 
 
-def _labelling(options: SampleOptions, run: Runtime, trained: Trained, prompt: str) -> Answer:
-    ids = torch.tensor(trained.encoder.encode(prompt), device=run.device)
-    original = None
-    if options.original is not None:
-        original = trained.encoder.encode(read_prompt(options.original, "original"), "--original")
-    return partial(
-        label_tokens,
-        *(trained.model, ids, trained.tokenizer.decode),
-        in_colours=sys.stdout.isatty(),
-        show_probabilities=options.show_probabilities,
-        original=original,
-    )
+def original_ids(trained: TrainedModel, options: SampleOptions) -> list[int] | None:
+    """Return the token ids of the text to compare labels with, None without the option."""
+    if options.original is None:
+        return None
+    return trained.encoder().encode(read_text(options.original, "original"), "--original")
 
 
-def _scoring(options: SampleOptions, run: Runtime, trained: Trained, prompt: str) -> Answer:
-    """Return what scores the prompt, or every line of a file that is not empty."""
-    texts = [("--start", prompt)]
-    if options.start.startswith("FILE:"):
-        lines = [(f"--start={options.start} line {n}", line) for n, line in enumerate(prompt.splitlines(), 1) if line]
-        texts = lines or [("--start", "")]
-    encoded = [trained.encoder.encode(text, what, beside=1) for what, text in texts]  # the CLS token needs room
-    config = trained.model.config
-    judge = Judge(trained.model, config.cls_token_id, config.block_size)
-    return partial(score_texts, judge, [text for _, text in texts], encoded, run.device)
+def texts_to_score(prompt: str, start: str) -> list[tuple[str, str]]:
+    """Return (name in messages, text) of the prompt; of a file, for each line that is not empty."""
+    if not start.startswith("FILE:"):
+        return [("--start", prompt)]
+    lines = [(f"--start={start} line {n}", line) for n, line in enumerate(prompt.splitlines(), 1) if line]
+    return lines or [("--start", "")]

@@ -32,10 +32,10 @@ class RunStart(NamedTuple):
         return self.found.manifest if self.found else None
 
 
-def find_start(options: Options, run: Runtime, checkpoints: CheckpointManager) -> RunStart:
+def find_start(options: Options, runtime: Runtime, checkpoints: CheckpointManager) -> RunStart:
     """Return how the run starts; its folder, if it exists, is locked from here on."""
     folder = RunFolder(options.out_dir)
-    run.at_exit(folder.release)
+    runtime.at_exit(folder.release)
 
     def look() -> tuple[str, CheckpointFile | None]:
         if folder.path.is_dir() and not options.eval_only:  # an evaluation writes nothing
@@ -44,12 +44,12 @@ def find_start(options: Options, run: Runtime, checkpoints: CheckpointManager) -
             return "resume", _named_checkpoint(Path(options.out_dir, options.ckpt_filename))
         return where_to_start(options.init_from, checkpoints)
 
-    return RunStart(*run.on_master(look), folder)
+    return RunStart(*runtime.on_master(look), folder)
 
 
 def enter_folder(
     options: Options,
-    run: Runtime,
+    runtime: Runtime,
     preemption: Preemption,
     data: RunData,
     checkpoints: CheckpointManager,
@@ -60,7 +60,7 @@ def enter_folder(
 
     needed: files of other runs that this run may read again; ConfigError if they are among those moved
     """
-    if start.found is None and run.world_size == 1:
+    if start.found is None and runtime.world_size == 1:
         preemption.run_before_training(data.wait)
 
     def enter() -> None:
@@ -72,7 +72,7 @@ def enter_folder(
         else:
             start.folder.move_previous_run([file for file in needed if file])
 
-    run.on_master(enter)
+    runtime.on_master(enter)
 
 
 def _named_checkpoint(path: Path) -> CheckpointFile:

@@ -29,9 +29,9 @@ WANDB_NAMES = {  # those of the train_run and the core line
 }
 
 
-def console(options: Options, run: Runtime) -> list[Logger]:
+def console(options: Options, runtime: Runtime) -> list[Logger]:
     """Return the loggers of a terminal: nanoGPT's lines, and a progress bar if stderr is one. None but on rank 0."""
-    if not run.is_master:
+    if not runtime.is_master:
         return []
     bar: list[Logger] = [ProgressBar(sys.stderr, options.max_iters)] if sys.stderr.isatty() else []
     return [*bar, ConsoleLogger()]
@@ -43,9 +43,11 @@ def say(console: Sequence[Logger], text: str) -> None:
         logger.log_info(text)
 
 
-def print_header(options: Options, run: Runtime, data: RunData, start: RunStart, console: Sequence[Logger]) -> None:
+def print_header(options: Options, runtime: Runtime, data: RunData, start: RunStart, console: Sequence[Logger]) -> None:
     """Print nanoGPT's first lines."""
-    sequences = options.batch_size * run.micro_steps_per_rank(options.gradient_accumulation_steps) * run.world_size
+    sequences = (
+        options.batch_size * runtime.micro_steps_per_rank(options.gradient_accumulation_steps) * runtime.world_size
+    )
     say(console, f"tokens per iteration will be: {sequences * options.block_size:,}")
     if data.source.vocab_size:
         say(console, f"found vocab_size = {data.source.vocab_size} (inside {data.source.meta_path})")
@@ -54,13 +56,13 @@ def print_header(options: Options, run: Runtime, data: RunData, start: RunStart,
 
 
 def loggers(
-    options: Options, run: Runtime, modifiers: LossModifierPipeline | None, checkpoint: dict[str, Any] | None
+    options: Options, runtime: Runtime, modifiers: LossModifierPipeline | None, checkpoint: dict[str, Any] | None
 ) -> list[Logger]:
     """Return the loggers that the options ask for, in addition to the console's; none but on rank 0.
 
     checkpoint: the one that the run resumes, with the states of its loggers
     """
-    if not run.is_master:
+    if not runtime.is_master:
         return []
     found: list[Logger] = []
     if options.training_type != "language_model" or modifiers is not None:

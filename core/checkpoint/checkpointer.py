@@ -51,13 +51,14 @@ class RunNotes(NamedTuple):
 
 
 class Checkpointer:
-    """Owns what a checkpoint holds (`core.checkpoint.format`), when one is due, and every restore and rollback.
+    """Owns what a checkpoint holds (`core.checkpoint.format`), its schedule, and every restore and rollback.
 
-    Its methods are called on every rank alike; rank 0 writes.
+    A checkpoint is due after evaluations (`Trainer.save_evaluated`), by interval, clock or request (`SaveSchedule`),
+    and at the end (`Trainer.save_final`). All methods are called on every rank alike; rank 0 writes.
 
     raw_model:  neither compiled nor wrapped; its weights are saved
     data:       the data source; saved as well if it has a `state_dict`
-    make_model: makes the model that the run started with, for a rollback before the first checkpoint
+    make_model: makes the model that this process started with, for a rollback before its first checkpoint
     in_background: a thread writes checkpoints from a copy, one at a time
     """
 
@@ -223,7 +224,7 @@ class Checkpointer:
     # rolling back
 
     def begin(self, state: State) -> None:
-        """Keep the state of the trainer at the start of the run, for a rollback before the first checkpoint.
+        """Keep the state of the trainer at the start of this process, for a rollback before its first checkpoint.
 
         Raises ConfigError if a callback's or logger's state could not be loaded again.
         """
@@ -239,14 +240,14 @@ class Checkpointer:
         }
 
     def roll_back(self) -> tuple[State, str]:
-        """Restore weights, optimizer and every rank from the last healthy checkpoint, or the start of the run.
+        """Restore weights, optimizer and every rank from this process's last healthy checkpoint, or where it started.
 
         Returns the state of the trainer that belongs to it, and what to call it in a message.
         """
         self.join()
         found = self.runtime.on_master(self._newest_healthy)
         if found is None:
-            state, name = copy.deepcopy(self._beginning), "the beginning"
+            state, name = copy.deepcopy(self._beginning), "where this process started"
             (model, _), checkpoint = self.make_model()
             optimizer = (checkpoint or {}).get("optimizer") or self._beginning["optimizer"]
             weights, position = model.state_dict(), state["position"]

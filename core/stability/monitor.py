@@ -47,6 +47,8 @@ Diagnose = Callable[[RecentStep | None, Sequence[float]], str]
 class StabilityMonitor:
     """Is shown every update, and says whether to go on, skip it, roll back, or stop. It acts on nothing itself.
 
+    In order: `inspect_step` before the update is made; `verdict`, what all ranks agreed on; `decide_on`, what to do.
+
     detector: judges an update on this rank
     recovery: decides what to do about an unstable one
     flags:    reduces verdict and requests over all ranks, one message per update
@@ -115,20 +117,20 @@ class StabilityMonitor:
 
     # what to do about it
 
-    def judge(self, verdict: StepVerdict) -> Decision:
+    def decide_on(self, verdict: StepVerdict) -> Decision:
         """Return what to do about an update."""
         if verdict.cause:
-            return self.decide(verdict.cause, verdict.iter_num)
+            return self.decide_unstable(verdict.cause, verdict.iter_num)
         self.recovery.skipped_in_a_row = 0
         return Decision(GO_ON, verdict.iter_num)
 
-    def judge_evaluation(self, losses: dict[str, torch.Tensor], iter_num: int) -> Decision:
+    def decide_on_evaluation(self, losses: dict[str, torch.Tensor], iter_num: int) -> Decision:
         """Return what to do about the update of `iter_num`, after which both losses were measured."""
         if self.detector.check_validation_stability(losses):
             return Decision(GO_ON, iter_num)
-        return self.decide("the evaluation after it is not finite", iter_num)
+        return self.decide_unstable("the evaluation after it is not finite", iter_num)
 
-    def decide(self, cause: str, iter_num: int) -> Decision:
+    def decide_unstable(self, cause: str, iter_num: int) -> Decision:
         """Return what to do about the update of `iter_num`, which is unstable."""
         self.is_healthy = False
         return self.recovery.decide(cause, iter_num)

@@ -1,4 +1,4 @@
-"""Fill data/char_diffusion/queue with masked rows for unmasking, for as long as training consumes them.
+"""Fill data/char_diffusion/queue with masked rows for unmasking, until Ctrl-C.
 
 python data/char_diffusion/prepare_streaming.py config/x.py [--key=value ...] [--once | --files=N]
 """
@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def provider(options: StreamOptions, text: CharText) -> MaskedProvider:
-    """Return what makes masked rows of a text."""
+    """Return the provider of masked rows."""
     stages = stages_by_split(
         **options.pick("use_all_stages_for_training", "unmasking_stages", "validation_stages", "block_size"),
         has_newline=text.newline_id is not None,
@@ -36,7 +36,7 @@ def provider(options: StreamOptions, text: CharText) -> MaskedProvider:
 
 
 def main(argv: Sequence[str] | None = None, own: Path = HERE) -> None:
-    """Prepare the text if that has not been done, and fill the queue."""
+    """Prepare the text if needed, and fill the queue."""
     options = read_options(sys.argv[1:] if argv is None else argv)
     folder = options.target_folder(own)
     source = folder if options.source_data_dir is None else options.source(folder)

@@ -1,4 +1,4 @@
-"""Fill data/char_diffusion_sticky_rounds/queue with rows that are masked round by round.
+"""Fill data/char_diffusion_sticky_rounds/queue with rows that are masked in several rounds, until Ctrl-C.
 
 python data/char_diffusion_sticky_rounds/prepare_streaming.py config/x.py [--key=value ...] [--once | --files=N]
 """
@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main(argv: Sequence[str] | None = None, own: Path = HERE) -> None:
-    """Prepare the text if that has not been done, and fill the queue."""
+    """Prepare the text if needed, and fill the queue."""
     options = read_options(sys.argv[1:] if argv is None else argv)
     folder = options.target_folder(own)
     provider = StickyRoundsProvider(

@@ -1,4 +1,4 @@
-"""Fill data/dual_mode/queue with batches for unmasking and for sequence scoring, mixed.
+"""Fill data/dual_mode/queue with batches for unmasking and for sequence scoring, until Ctrl-C.
 
 python data/dual_mode/prepare_streaming.py config/x.py --mlm_checkpoint_path=out/ckpt.pt [--once | --files=N]
 """
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main(argv: Sequence[str] | None = None, own: Path = HERE) -> None:
-    """Prepare the text if that has not been done, and fill the queue."""
+    """Prepare the text if needed, and fill the queue."""
     options = read_options(sys.argv[1:] if argv is None else argv)
     folder = options.target_folder(own)
     text = CharText.prepared(options.source(folder), options.cls_token_id)

@@ -1,4 +1,4 @@
-"""Prepare OpenWebText in GPT-2's tokens, split as nanoGPT splits it, or documents of your own in its place.
+"""Prepare OpenWebText, or your own documents, in GPT-2 tokens, with nanoGPT's split.
 
 The corpus takes tens of GB in the Hugging Face cache; train.bin is about 17 GB, val.bin 8.5 MB.
 """
@@ -23,8 +23,8 @@ from data.tokenizers import Gpt2Tokenizer
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = "Skylion007/openwebtext"
-# The revision at which the hub keeps the corpus as 80 parquet files; before it there was a loading
-# script, which `datasets` refuses to run since version 4.
+# The revision with the corpus as 80 parquet files. Earlier ones have a loading script, which `datasets` 4 and later do
+# not run.
 REVISION = "b4325f019c648b1641a1784748667e8b74e5e064"
 FILES = "plain_text/train-*.parquet"
 VAL_FRACTION = 0.0005
@@ -33,17 +33,17 @@ BATCH = 1024  # documents in memory at a time
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Tokenize the documents, each closed by the end-of-text token, and write the data set."""
+    """Tokenize the documents, each followed by the end-of-text token, and write the data set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--input",
         type=Path,
         nargs="+",
         metavar="FILE",
-        help='documents of your own: a .txt is one, a .jsonl has one in the "text" of each line',
+        help='your own documents: a .txt file is one document, a .jsonl file has one in the "text" of each line',
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="where the files go")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for tokenizing")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="output folder")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads for tokenizing")
     args = parser.parse_args(argv)
 
     if args.threads < 1:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def token_chunks(documents: Iterable[str], tokenizer: Gpt2Tokenizer, threads: int) -> Iterator[list[int]]:
-    """Yield the tokens of each document, ended by the end-of-text token."""
+    """Yield the tokens of each document, followed by the end-of-text token."""
     remaining = iter(documents)
     while batch := list(islice(remaining, BATCH)):
         for ids in tokenizer.encode_ordinary_batch(batch, threads):
@@ -65,7 +65,7 @@ def token_chunks(documents: Iterable[str], tokenizer: Gpt2Tokenizer, threads: in
 
 
 def load_corpus() -> Any:
-    """Return the corpus as a Hugging Face dataset, from its cache or from the hub."""
+    """Return the corpus as a Hugging Face dataset, from the cache or the hub; DataError if that fails."""
     try:
         import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
@@ -74,12 +74,12 @@ def load_corpus() -> Any:
         ) from error
     try:
         return datasets.load_dataset(REPOSITORY, revision=REVISION, data_files=FILES, split="train")
-    except (OSError, RuntimeError, ValueError) as error:  # offline, out of space, or gone from the hub
+    except (OSError, RuntimeError, ValueError) as error:  # offline, disk full, or removed from the hub
         raise DataError(f"cannot load {REPOSITORY} ({error}): try later, or give --input FILE") from error
 
 
 def hub_documents(corpus: Any) -> tuple[Iterator[str], Iterator[str]]:
-    """Return the documents for training and for validation, drawn as nanoGPT draws them."""
+    """Return the documents for training and for validation, with nanoGPT's random split."""
     splits = corpus.train_test_split(test_size=VAL_FRACTION, seed=SEED, shuffle=True)
 
     def texts(split: str) -> Iterator[str]:
@@ -92,8 +92,8 @@ def hub_documents(corpus: Any) -> tuple[Iterator[str], Iterator[str]]:
 def local_documents(paths: Sequence[Path]) -> tuple[Iterator[str], Iterator[str]]:
     """Return the documents for training and for validation, each in the order of the files.
 
-    Validation gets those that a shuffle with nanoGPT's seed puts first. The files are read three times, so
-    that memory need not hold them.
+    Validation gets the first documents of a shuffle with nanoGPT's seed. The files are read three times, because they
+    may not fit in memory.
     """
     count = sum(1 for _ in read_documents(paths))
     if count < 2:
@@ -129,6 +129,7 @@ def _read_json_lines(path: Path) -> Iterator[str]:
 
 
 def _text_of(line: str, where: str) -> str:
+    """Return the "text" of a JSON line; `where` names the line in errors."""
     try:
         document = json.loads(line)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Prepare the source of Python's own standard library, by character: a real corpus without a download."""
+"""Prepare the source of Python's standard library by character: a real corpus without a download."""
 
 import argparse
 import hashlib
@@ -17,16 +17,16 @@ from data.tokenizers import CharTokenizer
 HERE = Path(__file__).resolve().parent
 STDLIB = Path(sysconfig.get_path("stdlib"))
 MAX_BYTES = 4_000_000
-MAX_FILE_BYTES = 100_000  # a longer module could be a quarter of the validation text
-LEFT_OUT = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-LEFT_OUT |= {"encodings", "idlelib", "lib2to3", "pydoc_data"}
+MAX_FILE_BYTES = 100_000  # a longer module could take up a quarter of the validation text
+SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
+SKIPPED |= {"encodings", "idlelib", "lib2to3", "pydoc_data"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Collect the source and write the data set; the same for the same Python, another for another."""
+    """Collect the source and write the data set, which depends on the version of Python."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input", type=Path, metavar="DIR", default=STDLIB, help="other Python source")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="where the files go")
+    parser.add_argument("--input", type=Path, metavar="DIR", default=STDLIB, help="folder of other Python source")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="output folder")
     args = parser.parse_args(argv)
 
     text = collect_source(args.input)
@@ -38,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def collect_source(root: Path, max_bytes: int = MAX_BYTES) -> str:
-    r"""Join whole ASCII modules up to `max_bytes`, with \n for every kind of line end.
+    r"""Return complete ASCII modules, up to `max_bytes` in all, as one text; every line end becomes \n.
 
-    The order is that of the hashes of the paths: a fixed shuffle. In plain order the limit would keep the
-    first half of the alphabet, and the validation text, the last tenth, would be a package or two that
-    training never saw the like of.
+    The modules are sorted by the hashes of their paths, a fixed shuffle. In alphabetical order the limit would keep
+    the first half of the alphabet, and the validation text, the last tenth, would be one or two packages that are
+    unlike the training text.
     """
     modules, size = [], 0
     for path in sorted(source_files(root), key=lambda path: _shuffle_key(path.relative_to(root))):
@@ -59,12 +59,12 @@ def collect_source(root: Path, max_bytes: int = MAX_BYTES) -> str:
 
 
 def source_files(root: Path) -> list[Path]:
-    """List the library's modules, without tests, generated tables and what was installed later."""
+    """Return the library's modules, without tests, generated tables and installed packages."""
     return [
         path
         for path in root.rglob("*.py")
-        if path.is_file()  # a distribution may keep dangling links
-        and not LEFT_OUT & set(path.relative_to(root).parts)
+        if path.is_file()  # a distribution may have dangling links
+        and not SKIPPED & set(path.relative_to(root).parts)
         and not path.name.startswith("_sysconfigdata")
     ]
 

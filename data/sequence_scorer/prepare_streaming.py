@@ -1,4 +1,4 @@
-"""Fill data/sequence_scorer/queue with rows that an unmasking model has partly rewritten, and the share of that.
+"""Fill data/sequence_scorer/queue with rows partly rewritten by an unmasking model, until Ctrl-C.
 
 python data/sequence_scorer/prepare_streaming.py config/x.py --mlm_checkpoint_path=out/ckpt.pt [--once | --files=N]
 """
@@ -30,7 +30,10 @@ TOP_K = 50
 
 
 def make_fill(options: StreamOptions, text: CharText) -> Fill:
-    """Return what writes into masked positions: the model of `mlm_checkpoint_path`, among its 50 likeliest tokens."""
+    """Return a function that fills masked positions with tokens sampled from the model of `mlm_checkpoint_path`.
+
+    Raises ConfigError when the option is not set, CheckpointError when the model does not fit the text.
+    """
     if not options.mlm_checkpoint_path:
         raise ConfigError("mlm_checkpoint_path is not set: give the checkpoint of a model trained to unmask")
     path = find_checkpoint(options.mlm_checkpoint_path)
@@ -39,17 +42,18 @@ def make_fill(options: StreamOptions, text: CharText) -> Fill:
     config = model.config
     if config.attention_type != "bidirectional":
         raise CheckpointError(f"{path} is no unmasking model: give the checkpoint of a training_type=unmasking run")
-    mask_id, pad_id = _ids_known(config.vocab_size, notes, text)
+    mask_id, pad_id = _model_ids(config.vocab_size, notes, text)
     largest = pad_id if options.enable_line_aligned_sequences else mask_id
     if config.vocab_size <= largest:
         name = "[PAD] (not needed with enable_line_aligned_sequences=False)" if largest == pad_id else "[MASK]"
         raise CheckpointError(
-            f"{path} knows {config.vocab_size} token ids, but this text's {name} is {largest}: "
-            "it was trained on another vocabulary"
+            f"{path} has {config.vocab_size} token ids, but this text's {name} is {largest}: "
+            "the model was trained on another vocabulary"
         )
     if config.block_size < options.block_size - 1:
         raise CheckpointError(
-            f"{path} sees {config.block_size} tokens, wanted block_size - 1 = {options.block_size - 1}"
+            f"{path} has block_size={config.block_size}, wanted at least {options.block_size - 1}: "
+            "lower block_size or give another checkpoint"
         )
     renamed = {text.mask_id: mask_id, text.pad_id: pad_id}
     filler = Filler(model, text.base_size, sample=True, temperature=1.0, top_k=TOP_K, renamed=renamed)
@@ -61,22 +65,22 @@ def make_fill(options: StreamOptions, text: CharText) -> Fill:
     return fill
 
 
-def _ids_known(vocab_size: int, notes: Mapping[str, Any], text: CharText) -> tuple[int, int]:
-    """Return the ids of [MASK] and [PAD] for a model: as its checkpoint notes them, or by its vocabulary's size."""
+def _model_ids(vocab_size: int, notes: Mapping[str, Any], text: CharText) -> tuple[int, int]:
+    """Return the model's ids of [MASK] and [PAD], from its checkpoint's notes or the size of its vocabulary."""
     mask, pad = text.base_size, text.base_size + 1
     ids = {"mask": notes.get("mask_token_id"), "cls_token": notes.get("cls_token_id")}
     trained = Vocabulary.beyond(text.base_size, **ids)
-    if vocab_size == trained.size != text.vocab_size:  # of a run on train.bin
+    if vocab_size == trained.size != text.vocab_size:  # the model was trained on train.bin, not on a queue
         mask, pad = trained.mask, trained.pad
-    told = {name: number for name, number in (notes.get("meta") or {}).items() if number is not None}
-    return told.get("mask_token_id", mask), told.get("pad_token_id", pad)
+    noted = {name: number for name, number in (notes.get("meta") or {}).items() if number is not None}
+    return noted.get("mask_token_id", mask), noted.get("pad_token_id", pad)
 
 
 def provider(options: StreamOptions, text: CharText) -> SequenceScorerProvider:
-    """Return what makes rows to score of a text."""
+    """Return the provider of rows to score."""
     stages = stages_by_split(
         **options.pick("use_all_stages_for_training", "unmasking_stages", "validation_stages"),
-        block_size=options.block_size - 1,  # [CLS] takes one
+        block_size=options.block_size - 1,  # one position is [CLS]
         has_newline=text.newline_id is not None,
     )
     low, high = options.mask_probability_range
@@ -93,7 +97,7 @@ def provider(options: StreamOptions, text: CharText) -> SequenceScorerProvider:
 
 
 def main(argv: Sequence[str] | None = None, own: Path = HERE) -> None:
-    """Prepare the text if that has not been done, and fill the queue."""
+    """Prepare the text if needed, and fill the queue."""
     options = read_options(sys.argv[1:] if argv is None else argv)
     folder = options.target_folder(own)
     text = CharText.prepared(options.source(folder), options.cls_token_id)

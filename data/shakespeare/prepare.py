@@ -1,4 +1,4 @@
-"""Prepare tiny Shakespeare in GPT-2's tokens: train.bin and val.bin, the same as nanoGPT's."""
+"""Prepare tiny Shakespeare in GPT-2 tokens: the train.bin and val.bin of nanoGPT."""
 
 import argparse
 import sys
@@ -15,10 +15,10 @@ HERE = Path(__file__).resolve().parent
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read or download the text, and write the data set."""
+    """Read or download the text and write the data set."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input", type=Path, metavar="FILE", help="a text to use instead of the download")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="where the files go")
+    parser.add_argument("--input", type=Path, metavar="FILE", help="text file to use instead of the download")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="output folder")
     args = parser.parse_args(argv)
 
     tokenizer = Gpt2Tokenizer()

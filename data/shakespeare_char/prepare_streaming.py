@@ -1,4 +1,4 @@
-"""Fill data/shakespeare_char/queue with batches for next-token prediction, for as long as training consumes them.
+"""Fill data/shakespeare_char/queue with batches for next-token prediction, until Ctrl-C.
 
 python data/shakespeare_char/prepare_streaming.py config/x.py [--key=value ...] [--once | --files=N]
 """
@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main(argv: Sequence[str] | None = None, own: Path = HERE) -> None:
-    """Prepare the text if that has not been done, and fill the queue."""
+    """Prepare the text if needed, and fill the queue."""
     options = read_options(sys.argv[1:] if argv is None else argv)
     folder = options.target_folder(own)
     text = CharText.prepared(folder if options.source_data_dir is None else options.source(folder))

@@ -1,1 +1,1 @@
-"""Batches made ahead of training by another program, and handed over in a folder of files: the queue."""
+"""The queue: a folder of batch files that one program makes ahead and training consumes."""

@@ -1,6 +1,5 @@
-"""One file of the queue: several batches, each with its tensors and what is to be said about them."""
+"""Reads and writes the files of the queue: several batches each, with their tensors and metadata."""
 
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,50 +8,48 @@ from typing import Any, NamedTuple
 import torch
 
 from core.errors import DataError
+from core.files import write_atomically
 
-INPUTS = ("input", "x", "input_ids")  # by these names a batch's inputs go, ours first
+INPUTS = ("input", "x", "input_ids")  # names of the inputs in files, ours first
 TARGETS = ("target", "y", "targets")
-REMEDY = "remove it: training goes on with the file after it"
-ASIDE = ".part"  # the end of a name whose content is not whole yet
+REMEDY = "remove the file: training goes on with the next one"
 
 
 class StoredBatch(NamedTuple):
-    """Tensors by name, `input` and `target` among them, each with one entry per row; and plain values about them."""
+    """Tensors by name, with `input` and `target`, each with one entry per row; metadata: plain values."""
 
     tensors: dict[str, torch.Tensor]
     metadata: dict[str, Any]
 
 
 def write_batches(path: Path, batches: Sequence[StoredBatch], metadata: Mapping[str, Any]) -> None:
-    """Write a file in one step: it is there, whole and safe on the disk, or it is not there."""
+    """Write a batch file atomically. Raises DataError when that fails."""
     content = {"batches": [batch._asdict() for batch in batches], "metadata": dict(metadata)}
-    aside = path.with_name(path.name + ASIDE)
-    try:
-        with open(aside, "wb") as file:
+
+    def write(part: Path) -> None:
+        with open(part, "wb") as file:  # given a path, torch would store its name in the file
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+
+    try:
+        write_atomically(path, write)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise DataError(f"cannot write {path} ({error}): is the disk full?") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_batches(path: Path, batch_size: int) -> list[StoredBatch]:
-    """Read a file of either layout: a list of batches, or (older) the rows of all of them in one tensor per name.
+    """Return the batches of a file: a list of batches or, in the older layout, one tensor of all rows per name.
 
-    batch_size: rows per batch. A list must hold batches of that size; rows are cut into such, the last one filled up
-        by repeating its own
+    batch_size: rows per batch. A list must hold batches of that size. All rows are cut into batches of that size; the
+        last one is filled up with repetitions of its own rows
 
-    Raises DataError, with the reason, for a file that is damaged or cannot be used. Code hidden in it is not run.
+    Raises DataError, with the reason, for a file that is damaged or cannot be used. Code in the file is not executed.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+        with zipfile.ZipFile(path) as archive:  # torch does not check the checksums
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in nearly any way
+    except Exception as error:  # a damaged file can raise nearly any exception
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             f"cannot read {path}: it is truncated, damaged, or holds more than tensors and plain values ({reason}); "
@@ -60,9 +57,9 @@ def read_batches(path: Path, batch_size: int) -> list[StoredBatch]:
         ) from None
     try:
         if "batches" in content:
-            batches = [_batch(entry["tensors"], entry["metadata"]) for entry in content["batches"]]
+            batches = [_named(entry["tensors"], entry["metadata"]) for entry in content["batches"]]
         else:
-            batches = _cut(content["tensors"], content.get("metadata", {}), batch_size)
+            batches = _cut_rows(content["tensors"], content.get("metadata", {}), batch_size)
     except (LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a file of batches ({type(error).__name__}: {error}); {REMEDY}") from None
     if not batches:
@@ -71,13 +68,13 @@ def read_batches(path: Path, batch_size: int) -> list[StoredBatch]:
         if any(len(tensor) != batch_size for tensor in batch.tensors.values()):
             raise DataError(
                 f"{path} holds batches of {len(batch.tensors['input'])} rows, wanted batch_size={batch_size}: "
-                "train with the batch_size that the queue is filled with, or fill it anew"
+                "train with the batch_size of the queue, or fill it again"
             )
     return batches
 
 
-def _batch(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> StoredBatch:
-    """Give inputs and targets their names, whatever they are called in the file."""
+def _named(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> StoredBatch:
+    """Return a batch whose inputs and targets have our names, whatever their names in the file."""
     named = {name: tensor for name, tensor in tensors.items() if name not in INPUTS + TARGETS}
     for ours, names in (("input", INPUTS), ("target", TARGETS)):
         found = [name for name in names if name in tensors]
@@ -89,9 +86,9 @@ def _batch(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> Stored
     return StoredBatch(named, dict(metadata))
 
 
-def _cut(tensors: dict[str, torch.Tensor], metadata: dict[str, Any], batch_size: int) -> list[StoredBatch]:
-    """Cut the rows of a whole file into batches; what is said about each row stays behind."""
-    rows = _batch(tensors, {key: value for key, value in metadata.items() if key == "model_mode"})
+def _cut_rows(tensors: dict[str, torch.Tensor], metadata: dict[str, Any], batch_size: int) -> list[StoredBatch]:
+    """Return the rows of a file as batches; the metadata of each row is dropped."""
+    rows = _named(tensors, {key: value for key, value in metadata.items() if key == "model_mode"})
     count = len(rows.tensors["input"])
     if any(len(tensor) != count for tensor in rows.tensors.values()):
         raise TypeError("the tensors differ in their number of rows")

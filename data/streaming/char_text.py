@@ -1,4 +1,4 @@
-"""The text that batches are made of: the characters of a data set, and the special tokens that follow them."""
+"""CharText: a data set by character, with special tokens after the characters."""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,18 @@ from data.meta import read_meta
 from data.tokenizers import CharTokenizer
 from data.windows import Windows
 
-OWN = "text"  # sub-folder for the tokens, where the data set's folder has none: its meta.pkl tells of the queue
+OWN = "text"  # sub-folder for the token files, since the meta.pkl of the data set's folder describes the queue
 
 
 class CharText:
-    """train.bin and val.bin of a folder, and its vocabulary: the characters, then [MASK], [PAD] and [CLS].
+    """The token files of a folder and their vocabulary: the characters, then [MASK], [PAD] and [CLS].
 
-    cls_token_id: where [CLS] stands, if not right after [PAD]; beyond the characters and [MASK]
+    cls_token_id: id of [CLS], above that of [MASK]; None: the one after [PAD]
 
-    The ids: `mask_id`, `pad_id`, `cls_id`, `newline_id` (None where the text has one line only). `base_size` is the
-    number of characters, `vocab_size` that of all ids.
+    The attributes `mask_id`, `pad_id`, `cls_id` and `newline_id` (None if the text has no newline) are token ids,
+    `base_size` is the number of characters, and `vocab_size` the number of all ids.
+
+    Raises DataError when meta.pkl is missing, damaged, or not by character; ConfigError for a wrong cls_token_id.
     """
 
     def __init__(self, folder: str | Path, cls_token_id: int | None = None) -> None:
@@ -29,18 +31,18 @@ class CharText:
         stoi = read_meta(path).get("stoi")
         if not isinstance(stoi, dict):
             raise DataError(f"{path} has no characters (stoi): masked training needs a data set by character")
-        self.characters = {c: i for c, i in stoi.items() if len(c) == 1}  # [MASK] and the like may be there already
+        self.characters = {c: i for c, i in stoi.items() if len(c) == 1}  # without [MASK] etc.
         self.base_size = len(self.characters)
         if sorted(self.characters.values()) != list(range(self.base_size)):
             raise DataError(
-                f"{path}: the characters' ids do not count from 0 to {self.base_size - 1}: prepare it again"
+                f"{path}: the characters' ids are not 0 to {self.base_size - 1}: prepare the data set again"
             )
         self.mask_id, self.pad_id, self.cls_id = (self.base_size + i for i in range(3))
         if cls_token_id is not None and cls_token_id != self.cls_id:
             if cls_token_id <= self.mask_id:
                 raise ConfigError(
-                    f"cls_token_id={cls_token_id} is a character's id or that of [MASK], which is {self.mask_id}: "
-                    "leave it out, or give a larger one"
+                    f"cls_token_id={cls_token_id} is the id of a character or of [MASK] ({self.mask_id}): "
+                    "remove the option, or set it to a larger id"
                 )
             if cls_token_id == self.pad_id:
                 self.pad_id = self.cls_id
@@ -50,7 +52,7 @@ class CharText:
 
     @classmethod
     def prepared(cls, folder: str | Path, cls_token_id: int | None = None) -> "CharText":
-        """Return the text of a data set, made first from its input.txt, which is downloaded if there is none."""
+        """Return the text of a data set, prepared from input.txt (downloaded if missing) if it has no train.bin."""
         folder = Path(folder)
         if (folder / "train.bin").exists():
             return cls(folder, cls_token_id)
@@ -60,7 +62,7 @@ class CharText:
         return cls(folder / OWN, cls_token_id)
 
     def windows(self, split: str, length: int, line_aligned: bool) -> Windows:
-        """Return what draws rows of `length` tokens from a split: from anywhere, or whole lines and then [PAD]."""
+        """Return the Windows of a split: rows of `length` tokens from anywhere, or of complete lines and [PAD]."""
         path = self.folder / f"{split}.bin"
         if not line_aligned:
             return Windows(path, length)
@@ -69,7 +71,7 @@ class CharText:
         return Windows(path, length, start="line", newline_ids=(self.newline_id,), pad_token_id=self.pad_id)
 
     def lines(self, split: str) -> list[list[int]]:
-        """Return the lines of a split that are not blank, as ids, each with its line break."""
+        """Return the lines of a split that are not empty, as token ids, each with its newline."""
         if self.newline_id is None:
             raise ConfigError("the text has no line breaks: a stage of type 'line' cannot be used")
         ids = np.fromfile(self.folder / f"{split}.bin", dtype=np.uint16).astype(np.int64)
@@ -78,11 +80,11 @@ class CharText:
         return [line for line in lines if len(line) > 1]
 
     def largest_id(self, line_aligned: bool) -> int:
-        """Return the largest id in masked rows: [PAD] in those of whole lines, else [MASK]; [CLS] is in none."""
+        """Return the largest id in masked rows: [PAD] if they are line-aligned, else [MASK]."""
         return self.pad_id if line_aligned else self.mask_id
 
     def meta(self) -> dict[str, Any]:
-        """Return the vocabulary as meta.pkl keeps it."""
+        """Return the entries of meta.pkl that describe the vocabulary."""
         stoi = {**self.characters, "[MASK]": self.mask_id, "[PAD]": self.pad_id, "[CLS]": self.cls_id}
         return {
             "vocab_size": self.vocab_size,

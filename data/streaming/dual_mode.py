@@ -1,4 +1,4 @@
-"""Batches of two kinds in one queue: for unmasking, and for sequence scoring."""
+"""DualModeProvider, batches for unmasking and for sequence scoring in one queue."""
 
 import torch
 
@@ -8,10 +8,11 @@ from data.streaming.provider import Provider, schema
 
 
 class DualModeProvider(Provider):
-    """Draws which of two providers makes the next batches, by their weights.
+    """Provider that draws, by weight, which of two providers makes the next batches.
 
-    mode_distribution:     weight of each provider, by the model_mode of its batches
-    alternation_frequency: batches of one kind that come together before the next draw
+    providers:             by the model_mode of their batches
+    mode_distribution:     weight of each provider, by model_mode; None: equal weights
+    alternation_frequency: number of consecutive batches of one provider per draw
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class DualModeProvider(Provider):
         metas = {mode: provider.meta for mode, provider in providers.items()}
         sizes = {mode: meta["vocab_size"] for mode, meta in metas.items()}
         if len(set(sizes.values())) > 1:
-            raise ConfigError(f"the kinds of batches differ in vocab_size ({sizes}): give both the same text")
+            raise ConfigError(f"the two providers differ in vocab_size ({sizes}): give both the same text")
         first = next(iter(metas.values()))
         self.meta = {
             **{key: value for meta in metas.values() for key, value in meta.items()},
@@ -46,12 +47,11 @@ class DualModeProvider(Provider):
         }
 
     def batches(self, split: str, count: int, generator: torch.Generator) -> list[StoredBatch]:
-        """Return `count` batches of a split."""
         draws = -(-count // self.alternation_frequency)
         drawn = torch.multinomial(self.weights, draws, replacement=True, generator=generator)
-        kinds = drawn.repeat_interleave(self.alternation_frequency)[:count].tolist()
-        made = [
-            iter(provider.batches(split, kinds.count(number), generator) if number in kinds else [])
-            for number, provider in enumerate(self.providers.values())
+        indices = drawn.repeat_interleave(self.alternation_frequency)[:count].tolist()
+        batches = [
+            iter(provider.batches(split, indices.count(index), generator) if index in indices else [])
+            for index, provider in enumerate(self.providers.values())
         ]
-        return [next(made[kind]) for kind in kinds]
+        return [next(batches[index]) for index in indices]

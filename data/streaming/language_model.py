@@ -1,10 +1,11 @@
-"""Batches for next-token prediction."""
+"""LanguageModelProvider, batches for next-token prediction."""
 
 from pathlib import Path
 
 import torch
 
 from core.errors import DataError
+from core.losses import SPLITS
 from data.meta import read_meta
 from data.streaming.batch_file import StoredBatch
 from data.streaming.provider import Provider, cut_rows, schema
@@ -12,9 +13,9 @@ from data.windows import Windows
 
 
 class LanguageModelProvider(Provider):
-    """Windows from anywhere in a split; the targets are the inputs moved on by one.
+    """Provider of random crops of a split; the targets are the inputs shifted by one position.
 
-    target_size: tokens of a row's target, if not `block_size`
+    target_size: tokens of a target row; None: `block_size`
     """
 
     def __init__(self, folder: str | Path, batch_size: int, block_size: int, target_size: int | None = None) -> None:
@@ -23,7 +24,7 @@ class LanguageModelProvider(Provider):
         self.block_size = block_size
         self.target_size = target_size or block_size
         length = max(block_size, self.target_size + 1)
-        self.windows = {split: Windows(folder / f"{split}.bin", length) for split in ("train", "val")}
+        self.windows = {split: Windows(folder / f"{split}.bin", length) for split in SPLITS}
         vocabulary = read_meta(folder / "meta.pkl")
         if "stoi" not in vocabulary:
             raise DataError(f"{folder / 'meta.pkl'} has no vocabulary (stoi): prepare the data set again")
@@ -37,7 +38,6 @@ class LanguageModelProvider(Provider):
         }
 
     def batches(self, split: str, count: int, generator: torch.Generator) -> list[StoredBatch]:
-        """Return `count` batches of a split."""
         rows, _ = self.windows[split].draw(count * self.batch_size, generator)
         return cut_rows(
             rows[:, : self.block_size], rows[:, 1 : 1 + self.target_size], self.batch_size, "language_model"

@@ -1,4 +1,4 @@
-"""Batches for unmasking: rows with masked positions, and what stood there."""
+"""MaskedProvider, batches for unmasking: rows with masked positions, and the original tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from core.errors import ConfigError
+from core.losses import SPLITS
 from data.masking import mask_one_at_least
 from data.stages import Stage, UniformStage, check_stages, create_stage_objects, mask_rows
 from data.streaming.batch_file import StoredBatch
 from data.streaming.char_text import CharText
 from data.streaming.provider import Provider, cut_rows, schema
 
-MODE = "language_model"  # of a model that gives logits for each position
+MODE = "language_model"  # model_mode of batches with a target per position
 
 
 def stages_by_split(
@@ -22,9 +23,12 @@ def stages_by_split(
     block_size: int,
     has_newline: bool = True,
 ) -> dict[str, Sequence[Stage]] | None:
-    """Return the stages that each split mixes, or None where no stages are asked for.
+    """Return the stages of each split, or None if `use_all_stages_for_training` is None.
 
-    block_size, has_newline: of the rows that they will mask
+    block_size:  tokens of the rows to mask
+    has_newline: whether the vocabulary has a newline
+
+    Raises ConfigError for stages that are wrong, missing, or do not fit the rows, and for the value False.
     """
     given = {"unmasking_stages": unmasking_stages, "validation_stages": validation_stages}
     made = {name: create_stage_objects(dicts, name) for name, dicts in given.items()}
@@ -32,7 +36,7 @@ def stages_by_split(
         return None
     if not use_all_stages_for_training:
         raise ConfigError(
-            "use_all_stages_for_training=False: a queue always mixes all stages; set it to True, or leave it out"
+            "use_all_stages_for_training=False: a queue always mixes all stages; set it to True, or remove the option"
         )
     for name, stages in made.items():
         if not stages:
@@ -42,10 +46,10 @@ def stages_by_split(
 
 
 class MaskedProvider(Provider):
-    """Rows of a text with masked positions; the target is the original there, and `ignore_index` elsewhere.
+    """Provider of rows with masked positions; the target is the original there, and `ignore_index` elsewhere.
 
-    stages:           by split, mixed in equal shares within each file; None masks each position with mask_probability
-    line_aligned:     rows of whole lines, the rest [PAD] and never masked; else windows from anywhere
+    stages:       stages of each split, used equally in each file; None masks each position with `mask_probability`
+    line_aligned: True: rows of complete lines, filled up with [PAD], which is never masked; False: rows from anywhere
     """
 
     def __init__(
@@ -64,8 +68,8 @@ class MaskedProvider(Provider):
         self.ignore_index = ignore_index
         self.staged = stages is not None
         self.stages: Mapping[str, Sequence[Stage]]
-        self.stages = stages or {split: [UniformStage(mask_probability)] for split in ("train", "val")}
-        self.windows = {split: text.windows(split, block_size, line_aligned) for split in ("train", "val")}
+        self.stages = stages or {split: [UniformStage(mask_probability)] for split in SPLITS}
+        self.windows = {split: text.windows(split, block_size, line_aligned) for split in SPLITS}
         self.meta = {
             **text.meta(),
             "training_type": "MLM",
@@ -79,7 +83,6 @@ class MaskedProvider(Provider):
         }
 
     def batches(self, split: str, count: int, generator: torch.Generator) -> list[StoredBatch]:
-        """Return `count` batches of a split."""
         tokens, lengths = self.windows[split].draw(count * self.batch_size, generator)
         inputs, mask, stage = mask_rows(
             tokens,
@@ -90,11 +93,11 @@ class MaskedProvider(Provider):
             newline_id=self.text.newline_id,
             lengths=lengths,
         )
-        order = torch.randperm(len(tokens), generator=generator)  # the rows of a stage come one after the other
+        order = torch.randperm(len(tokens), generator=generator)  # mix the stages: `mask_rows` returns them in order
         tokens, inputs, mask, lengths = tokens[order], inputs[order], mask[order], lengths[order]
         for start in range(0, len(tokens), self.batch_size):
             batch = slice(start, start + self.batch_size)
             mask_one_at_least(inputs[batch], mask[batch], lengths[batch], self.text.mask_id, generator)
         targets = tokens.masked_fill(~mask, self.ignore_index)
-        about = {"stage_index": stage[order].tolist()} if self.staged else {}
-        return cut_rows(inputs, targets, self.batch_size, MODE, **about)
+        per_row = {"stage_index": stage[order].tolist()} if self.staged else {}
+        return cut_rows(inputs, targets, self.batch_size, MODE, **per_row)

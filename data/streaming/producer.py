@@ -1,4 +1,4 @@
-"""Keeps the queue of a data set filled."""
+"""Fills the queue of a data set."""
 
 import errno
 import logging
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError, DataError
+from core.losses import SPLITS
 from data.meta import read_meta, write_meta
 from data.private_rng import generator
 from data.streaming.provider import Provider
-from data.streaming.queue import SPLITS, Queue
+from data.streaming.queue import Queue
 
 try:
     import fcntl
@@ -21,7 +22,7 @@ except ImportError:  # Windows
 
 log = logging.getLogger("coregpt")
 LOCK = ".lock"
-SHAPE = (  # what must not change on the way; of files of several lengths, one rank would wait for another
+SHAPE = (  # must be the same for all files in a queue; with files of several lengths ranks would wait for each other
     "training_type", "batch_size", "block_size", "target_size", "vocab_size", "largest_token_id", "seed",
     "batches_per_file",
 )  # fmt: skip
@@ -29,13 +30,13 @@ VOCABULARY = ("vocab_size", "stoi")
 
 
 class Producer:
-    """Makes files until the queue of each split has as many as it may, and again whenever one is taken.
+    """Makes files until the queue of each split is full, and again whenever training takes one.
 
-    What is in file n of a split follows from the seed, the split and n alone, whenever and by whom it is made.
+    The content of file n of a split depends only on the seed, the split, n and the provider.
 
-    max_backlog_files: files of a split that may wait at once
-    sleep_seconds:     time between looks at a queue that is full
-    say:               gets a line about each file
+    max_backlog_files: maximum number of files of a split that are not taken
+    sleep_seconds:     time between checks of a full queue
+    say:               called with a line of text for each file
     """
 
     def __init__(
@@ -59,18 +60,21 @@ class Producer:
         self.queues = {split: Queue(self.folder / "queue" / split) for split in SPLITS}
 
     def run(self, files: int | None = None, once: bool = False) -> int:
-        """Fill the queue, for ever, until Ctrl-C. Return how many files were made.
+        """Fill the queue until Ctrl-C. Return the number of files made.
 
-        files: stop after that many of the training split; of validation, as many, or as fit
+        files: stop after this many training files, and at most as many validation files
         once:  stop as soon as the queue is full
+
+        Raises ConfigError when another process fills the queue or its files were made with other settings, DataError
+        when the folder cannot be written or holds a text with another vocabulary.
         """
         made = dict.fromkeys(SPLITS, 0)
-        self._require_own_folder()
-        lock = self._claim()
+        self._require_same_vocabulary()
+        lock = self._lock()
         try:
             self._write_meta()
             for queue in self.queues.values():
-                queue.clear_parts()
+                queue.remove_partial_files()
             while True:
                 due = [split for split in SPLITS if made[split] != files and self.has_room(split)]
                 for split in due:
@@ -81,22 +85,22 @@ class Producer:
                 if not due:
                     time.sleep(self.sleep_seconds)
         except KeyboardInterrupt:
-            self.say("stopped by Ctrl-C; what is in the queue is whole, and the next start goes on after it")
+            self.say("stopped by Ctrl-C; the files in the queue are complete, and the next start goes on after them")
         finally:
             os.close(lock)
         return sum(made.values())
 
     def has_room(self, split: str) -> bool:
-        """Tell whether another file may be made."""
+        """Return whether the queue of a split has room for another file."""
         return len(self.queues[split].waiting()) < self.max_backlog_files
 
     def produce(self, split: str) -> Path:
-        """Make the next file of a split, whether there is room or not. Return its path."""
+        """Make the next file of a split, even if the queue is full. Return its path."""
         queue = self.queues[split]
         number = queue.next_number()
         draw = generator(self.seed, SPLITS.index(split), number)
         batches = self.provider.batches(split, self.batches_per_file, draw)
-        about = {
+        metadata = {
             "batch_size": len(batches[0].tensors["input"]),
             "num_batches": len(batches),
             "file_idx": number,
@@ -104,12 +108,15 @@ class Producer:
             "seed": self.seed,
             "produced_at": time.time_ns() // 1_000_000,
         }
-        path = queue.add(number, batches, about)
+        path = queue.add(number, batches, metadata)
         self.say(f"made {path}")
         return path
 
-    def _claim(self) -> int:
-        """Make the folders, and see that no other producer numbers files here. The lock dies with the process."""
+    def _lock(self) -> int:
+        """Make the folders and lock the queue against other producers; return the lock's file descriptor.
+
+        The operating system releases the lock when the process ends.
+        """
         try:
             for queue in self.queues.values():
                 queue.folder.mkdir(parents=True, exist_ok=True)
@@ -122,12 +129,12 @@ class Producer:
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 os.close(lock)
-                raise ConfigError(f"another process is filling {self.folder / 'queue'}: one is enough") from None
-            log.warning(f"{self.folder} knows no locks ({error}): see that only one process fills its queue")
+                raise ConfigError(f"another process is filling {self.folder / 'queue'}: stop one of the two") from None
+            log.warning(f"cannot lock {self.folder} ({error}): make sure that only one process fills its queue")
         return lock
 
-    def _require_own_folder(self) -> None:
-        """Raise DataError where meta.pkl is, or is missing, for the sake of a text with another vocabulary."""
+    def _require_same_vocabulary(self) -> None:
+        """Raise DataError if the folder holds a text whose vocabulary meta.pkl would no longer describe."""
         bins, path = self.folder / "train.bin", self.folder / "meta.pkl"
         if not bins.exists():
             return
@@ -135,11 +142,12 @@ class Producer:
         if any(old.get(key) != new.get(key) for key in VOCABULARY):
             size = old.get("vocab_size", "GPT-2's")
             raise DataError(
-                f"{bins} has another vocabulary ({size}) than the queue ({new['vocab_size']}), and {path} can tell of "
-                f"one only: give the queue a folder of its own with --dataset=NAME --source_data_dir={self.folder}"
+                f"{bins} has another vocabulary ({size}) than the queue ({new['vocab_size']}), and {path} can describe "
+                f"only one: give the queue a folder of its own with --dataset=NAME --source_data_dir={self.folder}"
             )
 
     def _write_meta(self) -> None:
+        """Write meta.pkl; ConfigError if files with other settings wait in the queue."""
         path = self.folder / "meta.pkl"
         meta = {**self.provider.meta, "seed": self.seed}
         files = [file for queue in self.queues.values() for file in queue.files()]
@@ -151,7 +159,7 @@ class Producer:
 
 
 def _require_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    """Raise ConfigError where files to come would not go with those that wait."""
+    """Raise ConfigError if the meta of the files in the queue and that of new files differ in SHAPE."""
     changes = [f"{key}={old[key]!r}, now {new.get(key)!r}" for key in SHAPE if key in old and old[key] != new.get(key)]
     if changes:
         raise ConfigError(

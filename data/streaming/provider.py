@@ -1,4 +1,4 @@
-"""What fills the queue: the contract of a provider."""
+"""Provider, the interface of the classes that make the batches of a queue, and helpers for them."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -11,10 +11,10 @@ from data.streaming.batch_file import StoredBatch
 class Provider(ABC):
     """Makes the batches of one file at a time.
 
-    The contract: what is made follows from the arguments alone. All draws come from the generator handed in; nothing
-    is remembered from one call to the next.
+    The contract: the batches depend only on the arguments. All draws come from the given generator, and a call leaves
+    no state behind.
 
-    meta: what the data set's meta.pkl says: vocab_size, training_type, batch_schema, the vocabulary, special tokens
+    meta: the content of the data set's meta.pkl: vocab_size, training_type, batch_schema, vocabulary, special tokens
     """
 
     meta: dict[str, Any]
@@ -27,19 +27,19 @@ class Provider(ABC):
 def cut_rows(
     inputs: torch.Tensor, targets: torch.Tensor, batch_size: int, model_mode: str, **per_row: list[Any]
 ) -> list[StoredBatch]:
-    """Cut rows into batches of `batch_size` each; what is said about each row goes along."""
+    """Return batches of `batch_size` rows. per_row: metadata with one entry per row, cut in the same way."""
     batches = []
     for start in range(0, len(inputs), batch_size):
         part = slice(start, start + batch_size)
-        # a slice of a tensor is saved with all of it, a clone alone
+        # torch.save stores the complete storage of a slice, but only the rows of a clone
         tensors = {"input": inputs[part].clone(), "target": targets[part].clone()}
-        notes = {name: values[part] for name, values in per_row.items()}
-        batches.append(StoredBatch(tensors, {"model_mode": model_mode, **notes}))
+        metadata = {name: values[part] for name, values in per_row.items()}
+        batches.append(StoredBatch(tensors, {"model_mode": model_mode, **metadata}))
     return batches
 
 
 def schema(block_size: int, target_shape: list[int], target_dtype: str = "int64") -> list[dict[str, Any]]:
-    """Describe a batch's tensors, a row of each, as meta.pkl does."""
+    """Return the batch_schema of meta.pkl: name, dtype, role, and the shape of one row of each tensor."""
     return [
         {"name": "input", "dtype": "int64", "shape": [block_size], "role": "input"},
         {"name": "target", "dtype": target_dtype, "shape": target_shape, "role": "target"},

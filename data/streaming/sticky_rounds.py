@@ -1,8 +1,9 @@
-"""Batches for unmasking that show the same row several times, masked further each time."""
+"""StickyRoundsProvider, batches for unmasking in which a row appears several times with more and more masks."""
 
 import torch
 
-from data.masking import corrupt
+from core.losses import SPLITS
+from data.masking import content_mask, corrupt, next_to_masked
 from data.streaming.batch_file import StoredBatch
 from data.streaming.char_text import CharText
 from data.streaming.masked import MODE
@@ -10,11 +11,11 @@ from data.streaming.provider import Provider, cut_rows, schema
 
 
 class StickyRoundsProvider(Provider):
-    """Each row of text goes through `max_rounds` rounds, which make as many rows of the batch, one below the other.
+    """Provider that masks each row of text in `max_rounds` rounds; each round gives one row of the batch.
 
-    A round masks each position with probability p2 if a neighbour is masked, else p1, and one position at least. What
-    is newly masked is corrupted (80 % [MASK], 10 % another character, 10 % as it was) and then stays so. The target is
-    the original at all positions masked so far, and `ignore_index` elsewhere.
+    A round masks each position with probability p2 if a neighbour is masked, else with p1, and at least one position.
+    Newly masked positions are corrupted once (80 % [MASK], 10 % a random character, 10 % unchanged). The target is the
+    original character at all positions masked so far, and `ignore_index` elsewhere.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class StickyRoundsProvider(Provider):
         self.p2_probability = p2_probability
         self.max_rounds = max_rounds
         self.ignore_index = ignore_index
-        self.windows = {split: text.windows(split, block_size, line_aligned) for split in ("train", "val")}
+        self.windows = {split: text.windows(split, block_size, line_aligned) for split in SPLITS}
         self.meta = {
             **text.meta(),
             "training_type": "MLM",
@@ -51,18 +52,17 @@ class StickyRoundsProvider(Provider):
         }
 
     def batches(self, split: str, count: int, generator: torch.Generator) -> list[StoredBatch]:
-        """Return `count` batches of a split."""
-        per_batch = -(-self.batch_size // self.max_rounds)  # rows of text, rounded up
+        per_batch = -(-self.batch_size // self.max_rounds)  # rows of text per batch, rounded up
         tokens, lengths = self.windows[split].draw(count * per_batch, generator)
         current, mask = tokens, torch.zeros_like(tokens, dtype=torch.bool)
         inputs, targets = [], []
         for _ in range(self.max_rounds):
-            new = self._round(mask, lengths, generator)
+            new = self._newly_masked(mask, lengths, generator)
             corrupted = corrupt(tokens, new, self.text.mask_id, self.text.base_size, generator)
             current, mask = torch.where(new, corrupted, current), mask | new
             inputs.append(current)
             targets.append(tokens.masked_fill(~mask, self.ignore_index))
-        # (count, per_batch, rounds, T): the rounds of a row lie together, and each batch is cut to its size
+        # (count, per_batch, rounds, T): the rounds of a row are consecutive; surplus rows of a batch are cut off
         shape = (count, per_batch * self.max_rounds, -1)
         both = [
             torch.stack(rounds, dim=1).view(shape)[:, : self.batch_size].flatten(0, 1) for rounds in (inputs, targets)
@@ -70,16 +70,13 @@ class StickyRoundsProvider(Provider):
         rounds = [row % self.max_rounds for row in range(self.batch_size)] * count
         return cut_rows(both[0], both[1], self.batch_size, MODE, round_index=rounds)
 
-    def _round(self, mask: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return the positions (B, T) to mask next, given those that are."""
-        beside = torch.zeros_like(mask)
-        beside[:, 1:] |= mask[:, :-1]
-        beside[:, :-1] |= mask[:, 1:]
-        free = ~mask & (torch.arange(mask.shape[1]) < lengths[:, None])
-        odds = torch.where(beside, self.p2_probability, self.p1_probability)
-        excess = torch.rand(mask.shape, generator=generator) - odds
+    def _newly_masked(self, mask: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return the positions (B, T) that the next round masks. mask (B, T): those of the rounds before."""
+        free = ~mask & content_mask(mask, lengths)
+        probability = torch.where(next_to_masked(mask), self.p2_probability, self.p1_probability)
+        excess = torch.rand(mask.shape, generator=generator) - probability
         new = free & (excess < 0)
-        # where a round came to nothing, the position that came nearest; a row that is masked all over stays as it is
+        # a row in which no draw succeeded masks the position with the closest draw; a fully masked row does not change
         nearest = excess.masked_fill(~free, torch.inf).argmin(dim=1, keepdim=True)
         forced = torch.zeros_like(mask).scatter_(1, nearest, ~new.any(dim=1, keepdim=True))
         return new | (forced & free)

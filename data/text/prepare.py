@@ -1,4 +1,4 @@
-"""Prepare a data set from text files of your own: writes data/NAME/, ready for --dataset=NAME."""
+"""Prepare a data set from your own text files: write data/NAME/, ready for --dataset=NAME."""
 
 import argparse
 import sys
@@ -8,20 +8,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from core.errors import ConfigError, DataError, exit_on_error
-from data.corpus import read_text, write_text
+from core.files import PARTIAL
+from data.corpus import STAGING, read_text, write_text
 from data.tokenizers import ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 
 DATA = Path(__file__).resolve().parents[1]
-OWN_FILES = {"train.bin", "val.bin", "meta.pkl", "input.txt", "prepare.part"}
+OWN_FILES = {"train.bin", "val.bin", "meta.pkl", "input.txt", STAGING, STAGING + PARTIAL}
 
 
 def main(argv: Sequence[str] | None = None, data: Path = DATA) -> None:
-    """Join the files in the order given, as `cat` would, and write the data set to data/NAME."""
+    """Join the files in the order given, as `cat` does, and write the data set to data/NAME."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="UTF-8 text")
-    parser.add_argument("--name", required=True, help="name of the data set, and of its folder under data/")
+    parser.add_argument("--name", required=True, help="name of the data set and of its folder under data/")
     parser.add_argument("--tokenizer", required=True, choices=("char", "byte", "gpt2"))
-    parser.add_argument("--val-fraction", type=float, default=0.1, help="share kept for validation (0.1)")
+    parser.add_argument("--val-fraction", type=float, default=0.1, help="fraction kept for validation (0.1)")
     args = parser.parse_args(argv)
 
     folder = target_folder(data, args.name)
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None, data: Path = DATA) -> None:
 
 
 def target_folder(data: Path, name: str) -> Path:
-    """Return the folder for the data set `name`, having made sure that nothing else lives there."""
+    """Return the folder of the data set `name`; ConfigError if the name is bad or the folder holds other files."""
     if not name or name.startswith(".") or set(name) & set("/\\:"):
         raise ConfigError(f"--name is {name!r}, wanted a plain name for a folder under data/")
     folder = data / name
@@ -50,7 +51,7 @@ def target_folder(data: Path, name: str) -> Path:
 
 
 def make_tokenizer(name: str, text: str) -> Tokenizer:
-    """Return the tokenizer called `name`; a character one knows the characters of `text`."""
+    """Return the tokenizer called `name`; the character tokenizer has the characters of `text`."""
     if name == "char":
         return CharTokenizer.from_text(text)
     return ByteTokenizer() if name == "byte" else Gpt2Tokenizer()

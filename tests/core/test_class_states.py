@@ -16,7 +16,7 @@ class Other(Patience):
     pass
 
 
-def test_parts_with_a_state_go_by_their_class_and_are_numbered_from_the_second_on() -> None:
+def test_parts_are_named_by_class_and_numbered_from_the_second_on() -> None:
     parts = [Plain(), Patience(), Other(), Patience(), Patience()]
 
     found = stateful(parts)

@@ -1,5 +1,6 @@
 """Errors: what they inherit, and how a program ends with one."""
 
+import logging
 import pickle
 
 import pytest
@@ -12,6 +13,7 @@ from core.errors import (
     DivergedError,
     PreemptedError,
     SaveError,
+    WarnOnce,
     exit_on_error,
 )
 
@@ -75,3 +77,18 @@ def test_ctrl_c_ends_with_a_line_and_not_with_a_traceback(capsys: pytest.Capture
 
     assert stopped.value.code == 130
     assert capsys.readouterr().err.startswith("stopped by Ctrl-C; --init_from=resume")
+
+
+def test_a_warning_is_logged_once_per_cause(caplog: pytest.LogCaptureFixture) -> None:
+    warn_once = WarnOnce()
+    with caplog.at_level(logging.WARNING, "coregpt"):
+        warn_once("2 files are missing", "missing files")
+        warn_once("3 files are missing", "missing files")
+        warn_once("the disk is full")
+        warn_once("the disk is full")
+        WarnOnce()("the disk is full")
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 files are missing", "the disk is full", "the disk is full",
+    ]  # fmt: skip
+    assert {(record.name, record.levelname) for record in caplog.records} == {("coregpt", "WARNING")}

@@ -207,18 +207,18 @@ def test_a_function_may_measure_more_of_each_split(tiny_model: GPT) -> None:
 
 
 def test_an_evaluation_may_run_on_other_ranks(tiny_model: GPT) -> None:
-    """On rank 0 alone, or on all of them: what `run` returns is the result."""
+    """On rank 0 alone, or on all of them: what `on_ranks` returns is the result."""
     calls = []
 
     def elsewhere(evaluation: Any) -> Any:
         calls.append(evaluation())
         return {"train": torch.tensor(1.0), "val": torch.tensor(2.0)}
 
-    made = evaluator(tiny_model, Scripted([9.0] * 6), run=elsewhere).evaluate_splits()
+    made = evaluator(tiny_model, Scripted([9.0] * 6), on_ranks=elsewhere).evaluate_splits()
 
     assert made == {"train": 1.0, "val": 2.0} and calls == [{"train": 9.0, "val": 9.0}]
 
 
 def test_an_evaluation_that_a_signal_ended_raises_on_every_rank(tiny_model: GPT) -> None:
     with pytest.raises(Interrupted):
-        evaluator(tiny_model, run=lambda evaluation: None).evaluate_splits()
+        evaluator(tiny_model, on_ranks=lambda evaluation: None).evaluate_splits()

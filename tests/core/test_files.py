@@ -42,6 +42,13 @@ def test_a_write_that_fails_half_way_leaves_the_old_file_whole(tmp_path: Path, e
     assert names(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "old"
 
 
+def test_bytes_replace_the_old_content(tmp_path: Path) -> None:
+    for content in (b"old", b"new"):
+        files.write_bytes_atomically(tmp_path / "file", content)
+
+        assert names(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == content
+
+
 @pytest.mark.parametrize("left", ["file", "folder"])
 @pytest.mark.parametrize("wanted", ["file", "folder"])
 def test_what_a_killed_process_left_behind_is_written_over(tmp_path: Path, left: str, wanted: str) -> None:

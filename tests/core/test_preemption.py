@@ -299,7 +299,7 @@ def test_time_limit_is_a_request_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert preemption.attempt(lambda: pytest.fail("was run")) is None
 
 
-def test_time_limit_lets_work_under_way_finish_but_a_signal_still_cuts_it_short() -> None:
+def test_a_time_limit_lets_work_finish_and_a_signal_still_ends_it() -> None:
     def work() -> str:
         while preemption.requested is None:
             time.sleep(0.001)

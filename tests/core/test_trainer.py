@@ -149,7 +149,7 @@ def test_should_evaluate(
     tmp_path: Path, iter_num: int, evaluated_at: int | None, eval_only: bool, expected: bool
 ) -> None:
     trainer = Run(tmp_path, eval_only=eval_only).trainer
-    trainer.run.evaluated_at = evaluated_at
+    trainer.counters.evaluated_at = evaluated_at
 
     assert trainer.should_evaluate(iter_num) is expected
 
@@ -202,10 +202,10 @@ def test_one_update_more_than_max_iters_is_made(tmp_path: Path, max_iters: int) 
 
 def test_a_run_that_is_past_its_end_makes_no_update(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.trainer.run.iter_num = 7
+    run.trainer.counters.iter_num = 7
 
     assert run.trainer.train() == math.inf
-    assert run.recorder.events == ["train_begin", "train", "train_end"]
+    assert run.recorder.events == ["train_begin", "train_end"]
 
 
 def test_learning_rate_is_set_before_the_evaluation_of_the_same_iteration(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_group_of_parameters_may_have_a_factor_of_its_own(tmp_path: Path) -> N
 def test_eval_only_stops_after_one_evaluation_and_saves_nothing(tmp_path: Path, begin: int) -> None:
     """Also after a resume, where nanoGPT would train on."""
     run = Run(tmp_path, eval_only=True)
-    run.trainer.run.iter_num = run.trainer.run.evaluated_at = begin
+    run.trainer.counters.iter_num = run.trainer.counters.evaluated_at = begin
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
 
     loss = run.trainer.train()
@@ -532,9 +532,7 @@ def recovering(folder: Path, *iterations: int, **changes: Any) -> Run:
     return Run(folder, callbacks, objective, **{"on_instability": "recover", "micro_steps": 1} | changes)
 
 
-def test_a_run_that_breaks_goes_back_to_the_last_checkpoint_and_leaves_that_batch_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unstable_run_rolls_back_and_skips_that_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = recovering(tmp_path, 5)
 
     run.trainer.train()
@@ -559,7 +557,7 @@ def test_before_the_first_checkpoint_the_run_starts_again(tmp_path: Path, caplog
     assert [step["iter"] for step in run.recorder.steps] == [0, 0, 1, 2, 3, 4, 5, 6]
     assert run.recorder.steps[0]["loss"] == run.recorder.steps[1]["loss"]
     assert run.recorder.evals[0]["val/loss"] == run.recorder.evals[1]["val/loss"]
-    assert "going on from iteration 0 (the beginning)" in caplog.messages[0]
+    assert "going on from iteration 0 (where this process started)" in caplog.messages[0]
 
 
 def test_a_recovery_can_be_replayed_to_the_bit(tmp_path: Path) -> None:
@@ -657,9 +655,7 @@ def saved_iterations(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("interval", "expected"), [(0, [2, 4, 6, 7]), (1, [1, 2, 3, 4, 5, 6, 7]), (3, [2, 3, 4, 6, 7]), (7, [2, 4, 6, 7])]
 )
-def test_saves_by_interval_come_beside_those_of_evaluations_and_the_final_one(
-    tmp_path: Path, interval: int, expected: list[int]
-) -> None:
+def test_saves_by_interval_come_in_addition_to_the_others(tmp_path: Path, interval: int, expected: list[int]) -> None:
     run = Run(tmp_path, save_interval=interval, keep_last=99)
     run.trainer.train()
 
@@ -817,7 +813,7 @@ def test_an_interrupted_evaluation_is_undone_and_the_run_stops(tmp_path: Path) -
 
     torch.manual_seed(5)
     run = Run(tmp_path, eval_interval=2)
-    run.trainer.evaluator.run = lambda evaluation: evaluation() if run.trainer.iter_num < 2 else interrupted()
+    run.trainer.evaluator.on_ranks = lambda evaluation: evaluation() if run.trainer.iter_num < 2 else interrupted()
     with pytest.raises(PreemptedError, match="at iteration 2;"):
         run.trainer.train()
 
@@ -827,6 +823,26 @@ def test_an_interrupted_evaluation_is_undone_and_the_run_stops(tmp_path: Path) -
     again = Run(tmp_path / "again", max_iters=1)
     again.trainer.train()
     assert_same(checkpoint["ranks"], load_checkpoint(again.trainer.checkpointer.checkpoints.load().path)["ranks"])
+
+
+@pytest.mark.parametrize("updates", [0, 3])
+def test_a_signal_in_a_wait_for_the_first_batch_ends_the_run(tmp_path: Path, updates: int) -> None:
+    """At the start, and after a rollback to the start: what waits is interrupted again and again."""
+    run = recovering(tmp_path, 3) if updates else Run(tmp_path)
+    trainer, draw = run.trainer, run.trainer.step.get_batch
+    trainer.checkpointer.checkpoints.load_healthy = lambda: None  # type: ignore[method-assign]
+
+    def waiting(split: str) -> Any:
+        if trainer.step.batch is None and trainer.step.updates >= updates:
+            trainer.preemption._signal = "SIGTERM"
+        if trainer.preemption.requested:
+            raise Interrupted
+        return draw(split)
+
+    trainer.step.get_batch = waiting
+    with pytest.raises(PreemptedError, match="^stopped by SIGTERM " + ("at iteration 0" if updates else "before the")):
+        trainer.train()
+    assert trainer.iter_num == 0 and run.recorder.events[-1] == "train_end"
 
 
 def test_a_background_save_that_failed_is_repeated_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -894,7 +910,7 @@ def test_a_checkpoint_of_more_processes_is_continued_with_other_batches(
         "resume: the checkpoint has 4 random states, wanted 1; weights, optimizer and counters are exact, but other "
         "batches follow, as with --resume_rng=reseed"
     ]
-    assert resumed.iter_num == 2 and resumed.step.batch is None and resumed.run.evaluated_at is None
+    assert resumed.iter_num == 2 and resumed.step.batch is None and resumed.counters.evaluated_at is None
 
 
 def test_resumed_counters_follow_the_checkpoint(tmp_path: Path) -> None:
@@ -905,8 +921,8 @@ def test_resumed_counters_follow_the_checkpoint(tmp_path: Path) -> None:
     resumed = Run(tmp_path).trainer
     resumed.restore(load_checkpoint(run.path), exact=True)
 
-    assert (resumed.iter_num, resumed.run.evaluated_at, resumed.step.updates) == (2, 2, 0)
-    assert (resumed.best_val_loss, float(resumed.run.saved_val_loss)) == (1.0, 3.0)
+    assert (resumed.iter_num, resumed.counters.evaluated_at, resumed.step.updates) == (2, 2, 0)
+    assert (resumed.best_val_loss, float(resumed.counters.saved_val_loss)) == (1.0, 3.0)
 
 
 def test_state_of_callbacks_is_saved_and_restored(tmp_path: Path) -> None:

@@ -242,9 +242,10 @@ def test_a_failure_between_the_renames_never_mixes_two_data_sets(
     assert not (tmp_path / "val.bin").exists()  # so that nothing can train on it
 
 
-def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / "prepare.part").mkdir()
-    (tmp_path / "prepare.part" / "meta.pkl").write_text("half")
+@pytest.mark.parametrize("name", ["prepare.part", "prepare.part.part"])
+def test_the_files_of_a_killed_run_are_removed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "meta.pkl").write_text("half")
 
     write_bins(tmp_path, [1, 2], [3, 4], Unnamed())
 

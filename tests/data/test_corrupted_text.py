@@ -55,7 +55,7 @@ def test_a_batch_is_a_text_and_what_of_it_was_replaced(windows: dict[str, Window
             assert ((crops == row) | changed).all(dim=1).any()  # the text, but for what is labelled
 
 
-def test_the_replaced_share_grows_with_the_iterations_and_not_with_the_batches(windows: dict[str, Windows]) -> None:
+def test_the_replaced_share_grows_with_iterations_not_batches(windows: dict[str, Windows]) -> None:
     """Replacements in clusters reach their share exactly: of 16 tokens 2 at first, and 10 from iteration 4 on."""
     counts = [set(batch["target"].sum(dim=1).tolist()) for batch in batches(source(windows), 12)]
 

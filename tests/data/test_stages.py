@@ -143,7 +143,7 @@ def test_a_share_is_between_0_and_1(stage: dict[str, Any], name: str, value: Any
 def test_a_sticky_mask_has_to_begin_somewhere() -> None:
     refused = refusal([STICKY | {"p1_probability": 0.0}])
 
-    assert refused.endswith(": p1_probability is 0.0, wanted more than 0: no mask would ever begin")
+    assert refused.endswith(": p1_probability is 0.0, wanted more than 0: nothing would ever be masked")
     assert create_stage_objects([STICKY | {"p2_probability": 0.0}])
 
 

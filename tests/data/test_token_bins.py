@@ -213,7 +213,7 @@ def test_an_id_beyond_the_vocabulary_is_found(tiny_bins: Path, split: str) -> No
 
     source.check_vocab(18)
     with pytest.raises(
-        DataError, match=rf"{split}\.bin holds token id 17, but the model knows ids below 17: .*meta\.pkl"
+        DataError, match=rf"{split}\.bin holds token id 17, but the model has ids below 17: .*meta\.pkl"
     ):
         source.check_vocab(17)
 

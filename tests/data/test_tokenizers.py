@@ -48,7 +48,7 @@ def test_missing_characters_are_named() -> None:
 
 
 def test_a_single_missing_character_is_named_alone() -> None:
-    with pytest.raises(DataError, match="lack 'é': leave"):
+    with pytest.raises(DataError, match="lack 'é': remove"):
         CharTokenizer.from_text("ab").encode("bé")
 
 

@@ -124,7 +124,7 @@ def test_a_file_without_paragraphs_is_refused(tmp_path: Path, tokens: list[int])
     path = write(tmp_path, tokens)
 
     message = refusal(path, start="paragraph", newline_ids=[NEWLINE])
-    assert message.startswith(f"{path} has no place to start at: wanted two newlines with 4 tokens from there on")
+    assert message.startswith(f"{path} has no start position: wanted two newlines with 4 tokens from there on")
 
 
 # lines
@@ -165,7 +165,7 @@ def test_a_file_of_empty_lines_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, [0, 0, 0])
 
     message = refusal(path, start="line", newline_ids=[NEWLINE], pad_token_id=PAD)
-    assert message.startswith(f"{path} has no place to start at: wanted a line that is not empty")
+    assert message.startswith(f"{path} has no start position: wanted a line that is not empty")
 
 
 # draws

@@ -1,4 +1,4 @@
-"""What a task is made in."""
+"""A runtime and a model initializer for tests in a folder with data/tiny."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from model import GPT, GPTConfig
 
 @pytest.fixture
 def run(run_dir: Path) -> Iterator[core.Runtime]:
-    """A process in a folder that has data/tiny."""
+    """Yield a runtime in a folder with data/tiny."""
     with core.Runtime(device="cpu") as run:
         yield run
 

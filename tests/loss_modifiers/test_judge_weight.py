@@ -65,7 +65,7 @@ def test_the_exponent_grows_from_start_to_end(iter_num: int, expected: float) ->
     assert made(100, 200, exponent=1.5).get_exponent(iter_num) == pytest.approx(expected)
 
 
-def test_an_end_at_the_start_gives_the_whole_exponent_from_the_next_iteration_on() -> None:
+def test_an_end_at_the_start_gives_the_full_exponent_at_once() -> None:
     assert [made(5, 5, exponent=2.0).get_exponent(iter_num) for iter_num in (4, 5, 6)] == [0.0, 0.0, 2.0]
 
 

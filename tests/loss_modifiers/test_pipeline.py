@@ -209,7 +209,7 @@ def test_disabled_it_leaves_the_loss_itself_until_the_outermost_block_ends(input
     assert torch.equal(pipeline.modify(*inputs), inputs[0] + 1)
 
 
-def test_every_modifier_is_told_the_iteration_and_the_inputs_also_one_that_joins_later() -> None:
+def test_every_modifier_gets_iteration_and_inputs_a_later_one_too() -> None:
     early, late, tokens_in = Plus(), Plus(), torch.zeros(2, 3)
     pipeline = LossModifierPipeline([LossModifierPipeline([early])])
     assert (pipeline.iter_num, early.iter_num, pipeline.inputs, early.inputs) == (0, 0, None, None)

@@ -51,7 +51,7 @@ def test_known_cases() -> None:
     same(relative_entropy(logits, targets), [[1.0, 0.0, 0.0]])
 
 
-def test_two_wrong_answers_among_negligible_ones_are_measured_by_themselves() -> None:
+def test_two_wrong_answers_among_negligible_ones_are_measured_alone() -> None:
     logits, targets = torch.tensor([[[0.0, 2.0, 2.0, -99.0, -99.0]]]), torch.tensor([[0]])
 
     same(relative_entropy(logits, targets), [[1.0]])

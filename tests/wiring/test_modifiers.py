@@ -233,7 +233,7 @@ def test_no_option_of_the_section_is_forgotten() -> None:
     shown |= {
         "loss_modifiers_enabled", "target_smoothing_special_tokens", "judge_weight_min_factor",
         "judge_weight_max_factor", "seq_scorer_log_abs_rel_err", "sequence_metrics_ema_alpha", "sequence_metrics_eps",
-        "max_entropy_penalty", "entropy_penalty_start_iter", "entropy_modifier_verbose",
+        "max_entropy_penalty", "entropy_penalty_start_iter",
     }  # fmt: skip
 
     assert set(Options.sections()["modifiers"]) == shown

@@ -20,7 +20,7 @@ from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
 from extras.objectives import SequenceScoring, TokenClassification, Unmasking
 from extras.queue_release import QueueRelease
-from extras.stages import StageProgress
+from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
 from tests.wiring.tiny_task import SCORING, STAGES, TEXT, Task, fill_queue, keep_model, task
 from wiring.data import find_vocabulary
@@ -142,7 +142,7 @@ def test_the_queue_says_what_the_vocabulary_is(run: core.Runtime) -> None:
     assert filling.vocabulary == (6, 6, 8, 7, 9)  # text, mask, cls, pad, size
     assert filling.model_args()["vocab_size"] == 9
     filling.check({"vocab_size": 9}, None)
-    with pytest.raises(core.CoreGPTError, match=r"the model (has|knows only) 8\b"):
+    with pytest.raises(core.CoreGPTError, match=r"the model (has|only) 8\b"):
         filling.check({"vocab_size": 8}, None)
 
 
@@ -193,7 +193,7 @@ def test_a_text_must_not_use_the_ids_beyond_it(run: core.Runtime, tiny_bins: Pat
     tokens[5] = TEXT  # the mask token: the model knows it, but not as text
     tokens.tofile(tiny_bins / "train.bin")
 
-    with pytest.raises(core.DataError, match=f"holds token id {TEXT}, but the model knows ids below {TEXT}"):
+    with pytest.raises(core.DataError, match=f"holds token id {TEXT}, but the model has ids below {TEXT}"):
         filling.check({"vocab_size": TEXT + 15}, None)
 
 
@@ -247,7 +247,7 @@ def test_a_smaller_vocabulary_will_do_for_a_queue_that_never_uses_all(run: core.
     folder = fill_queue("queued", "unmasking")
     filling = {"dataset": "queued", "training_type": "unmasking"}
     size = task(run, **filling).vocabulary.size
-    with pytest.raises(core.DataError, match=f"tells of {size} token ids, but the model knows only {size - 1}"):
+    with pytest.raises(core.DataError, match=f"has {size} token ids, but the model only {size - 1}"):
         task(run, **filling).check({"vocab_size": size - 1}, None)
     write_meta(folder / "meta.pkl", {**read_meta(folder / "meta.pkl"), "largest_token_id": size - 2})
 
@@ -408,9 +408,7 @@ def test_evaluations_of_a_language_models_queue_consume_nothing(run: core.Runtim
     assert made.data.state_dict()["file"] is None
 
 
-def test_checkpoints_of_a_run_note_its_ids_and_a_run_does_not_clear_the_model_it_asks(
-    run_dir: Path, tiny_argv: list[str]
-) -> None:
+def test_a_run_notes_its_ids_and_does_not_clear_the_model_it_needs(run_dir: Path, tiny_argv: list[str]) -> None:
     filling = [*tiny_argv, "--training_type=unmasking", "--out_dir=mine", "--max_iters=1"]
     train.main(filling)
     asked = core.find_checkpoint("mine")

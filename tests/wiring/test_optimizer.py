@@ -13,7 +13,7 @@ from config.options import Options
 from extras.freezing import freeze_transformer
 from model import GPT, GPTConfig
 from tests.comparing import assert_same
-from wiring.optimizer import make_optimizer, other_schedule
+from wiring.optimizer import make_optimizer, non_cosine_schedule
 
 TINY_SCORER: dict[str, Any] = dict(
     n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=20, mode="sequence_scorer", cls_token_id=19,
@@ -65,7 +65,7 @@ def test_the_optimizer_of_another_model_is_named_as_such(run: core.Runtime) -> N
 def test_each_schedule_gets_its_options(schedule: str, rates: list[float]) -> None:
     flags = dict(lr_schedule=schedule, learning_rate=1.0, min_lr=0.1, warmup_iters=4, lr_decay_iters=10)
 
-    made = other_schedule(Options(**flags))  # type: ignore[arg-type]
+    made = non_cosine_schedule(Options(**flags))  # type: ignore[arg-type]
 
     assert made is not None
     assert [made.get_lr(iter_num) for iter_num in (0, 4, 10, 20)] == pytest.approx(rates)
@@ -79,7 +79,7 @@ def test_a_transfer_schedule_tells_heads_apart_and_brings_its_own_drop(run: core
     model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=11, mode="token_classifier",
                           attention_type="bidirectional"))  # fmt: skip
     optimizer = make_optimizer(options, run, model, core.Replicated(), None)
-    schedule = other_schedule(options)
+    schedule = non_cosine_schedule(options)
     assert schedule is not None
     (unfreezing,) = wiring.callbacks(options, wiring.open_data(options, run, core.Preemption()), None, schedule, [])
 
@@ -91,7 +91,7 @@ def test_a_transfer_schedule_tells_heads_apart_and_brings_its_own_drop(run: core
 
 
 def test_nanogpts_cosine_is_train_pys() -> None:
-    assert other_schedule(Options()) is None
+    assert non_cosine_schedule(Options()) is None
 
 
 class Several:

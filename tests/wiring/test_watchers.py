@@ -32,7 +32,7 @@ def close(loggers: list[core.Logger]) -> None:
         logger.close()
 
 
-def test_by_default_there_is_nothing_but_nanogpts_way_and_a_file_of_metrics(
+def test_by_default_there_is_nanogpts_way_and_a_file_of_metrics(
     options: Options, run: core.Runtime, tmp_path: Path
 ) -> None:
     model = torch.nn.Linear(2, 2)

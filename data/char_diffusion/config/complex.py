@@ -1,4 +1,4 @@
-# A mixture of all kinds of masks, all of them at once from the beginning.
+# All kinds of masks, mixed from the beginning.
 use_all_stages_for_training = True
 
 unmasking_stages = [

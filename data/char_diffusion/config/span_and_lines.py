@@ -1,4 +1,4 @@
-# complex, and whole lines beside it.
+# complex, and masks of complete lines.
 from data.char_diffusion.config.complex import unmasking_stages, use_all_stages_for_training, validation_stages
 
 unmasking_stages = [

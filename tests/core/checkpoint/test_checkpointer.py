@@ -91,7 +91,7 @@ def same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
     return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_a_checkpoint_holds_nanogpts_keys_first_and_then_what_an_exact_resume_needs(tmp_path: Path) -> None:
+def test_a_checkpoint_has_nanogpts_keys_and_what_a_resume_needs(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.train(2)
 
@@ -263,7 +263,7 @@ def test_every_number_is_looked_at_before_it_is_saved(tmp_path: Path, where: str
 # going back
 
 
-def test_without_a_checkpoint_of_this_process_the_way_back_is_the_beginning(tmp_path: Path) -> None:
+def test_without_an_own_checkpoint_a_rollback_is_to_the_beginning(tmp_path: Path) -> None:
     run = Run(tmp_path)
     Run(tmp_path).save()  # another process's
     run.checkpointer.begin({"counter": 7, "iter_num": 0})
@@ -273,7 +273,7 @@ def test_without_a_checkpoint_of_this_process_the_way_back_is_the_beginning(tmp_
 
     state, name = run.checkpointer.roll_back()
 
-    assert (state["counter"], name) == (7, "the beginning")
+    assert (state["counter"], name) == (7, "where this process started")
     assert same(run.weights(), start) and run.data.drawn == drawn
     run.train(3)
     assert same(run.weights(), first)
@@ -309,7 +309,7 @@ def test_the_way_back_is_the_newest_healthy_checkpoint_of_this_process(tmp_path:
     assert same(run.weights(), first)
 
 
-def test_what_callbacks_keep_in_lists_is_as_it_was_at_the_beginning_however_often_the_run_goes_back(
+def test_a_list_in_a_callbacks_state_survives_every_rollback(
     tmp_path: Path,
 ) -> None:
     run, seen = Run(tmp_path), [0]
@@ -321,7 +321,7 @@ def test_what_callbacks_keep_in_lists_is_as_it_was_at_the_beginning_however_ofte
         seen = state["callbacks"]["Seen"]["seen"]
 
 
-def test_a_callback_whose_state_could_not_be_loaded_again_is_refused_at_the_beginning(tmp_path: Path) -> None:
+def test_a_callback_with_a_state_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^Best\.state_dict\(\) holds more than tensors and plain Python values"):
         Run(tmp_path).checkpointer.begin({"callbacks": {"Fine": {"a": 1}, "Best": {"best": np.float64(1.0)}}})
 

@@ -106,7 +106,7 @@ def test_a_manager_touches_nothing_before_it_saves(tmp_path: Path) -> None:
     assert names(tmp_path) == [] and manager.load_healthy() is None and manager.join() is None
 
 
-def test_content_its_name_the_manifest_and_the_second_name_reach_the_disk_in_this_order(
+def test_content_name_manifest_and_link_reach_the_disk_in_this_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []

@@ -114,7 +114,7 @@ def test_a_group_that_was_started_again_goes_on_with_its_own_checkpoint(
     assert where_to_start(init_from, good)[0] == start
 
 
-def test_a_group_started_again_before_its_first_checkpoint_starts_as_it_was_asked_to(
+def test_a_group_restarted_before_its_first_checkpoint_starts_as_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")

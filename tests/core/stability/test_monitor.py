@@ -46,7 +46,7 @@ def test_four_floats_are_judged(loss: float, norm: float, cause: str | None) -> 
     assert verdict == StepVerdict(3, cause, Requests(False, False, False))
     assert skip == (cause is not None)
     assert watching.verdict() is None  # once
-    assert watching.judge(verdict) == Decision(ROLL_BACK if cause else GO_ON, 3, cause or "")
+    assert watching.decide_on(verdict) == Decision(ROLL_BACK if cause else GO_ON, 3, cause or "")
     assert watching.is_healthy is (cause is None)
 
 
@@ -67,7 +67,7 @@ def test_the_option_decides_what_is_done(on_instability: str, skips: int, action
 
     skip, verdict = shown(watching, NAN, 1.0)
 
-    assert (skip, watching.judge(verdict).action) == (skips, action)
+    assert (skip, watching.decide_on(verdict).action) == (skips, action)
 
 
 def test_requests_travel_with_the_verdict() -> None:
@@ -120,7 +120,7 @@ def test_a_gpus_verdict_comes_one_update_late_and_can_be_awaited() -> None:
 def test_a_rollback_forgets_what_is_under_way_and_counts() -> None:
     watching = monitor(flags=Late(CPU), recovery_lr_factor=0.5)
     shown(watching, NAN, 1.0, iter_num=7)
-    decision = watching.decide("the loss is not finite", 7)
+    decision = watching.decide_unstable("the loss is not finite", 7)
     assert not watching.is_healthy
 
     message = watching.record_rollback(decision, 4, "ckpt-000002.pt")
@@ -136,7 +136,7 @@ def test_a_rollback_forgets_what_is_under_way_and_counts() -> None:
 
 @pytest.mark.parametrize(("train", "val", "action"), [(1.0, 2.0, GO_ON), (1.0, NAN, ROLL_BACK), (NAN, 1.0, ROLL_BACK)])
 def test_an_evaluation_is_judged(train: float, val: float, action: str) -> None:
-    decision = monitor().judge_evaluation({"train": torch.tensor(train), "val": torch.tensor(val)}, 4)
+    decision = monitor().decide_on_evaluation({"train": torch.tensor(train), "val": torch.tensor(val)}, 4)
 
     assert (decision.action, decision.iter_num) == (action, 4)
     assert decision.cause == ("" if action == GO_ON else "the evaluation after it is not finite")
@@ -144,7 +144,7 @@ def test_an_evaluation_is_judged(train: float, val: float, action: str) -> None:
 
 def test_a_stable_update_ends_a_row_of_skipped_ones() -> None:
     watching = monitor("skip", max_recoveries=2)
-    actions = [watching.judge(shown(watching, loss, 1.0)[1]).action for loss in (NAN, NAN, 1.0, NAN, NAN, NAN)]
+    actions = [watching.decide_on(shown(watching, loss, 1.0)[1]).action for loss in (NAN, NAN, 1.0, NAN, NAN, NAN)]
 
     assert actions == [SKIP, SKIP, GO_ON, SKIP, SKIP, STOP]
 

@@ -53,7 +53,7 @@ def test_a_file_cut_short_is_told_by_name(tmp_path: Path) -> None:
     write_batches(path, [batch(0)], {})
     path.write_bytes(path.read_bytes()[:-100])
 
-    with pytest.raises(DataError, match=r"cannot read .*a\.pt: it is truncated, damaged.*remove it"):
+    with pytest.raises(DataError, match=r"cannot read .*a\.pt: it is truncated, damaged.*remove the file"):
         read_batches(path, 2)
 
 

@@ -35,7 +35,7 @@ def test_another_place_for_cls(text: CharText) -> None:
 
     assert (swapped.mask_id, swapped.cls_id, swapped.pad_id, swapped.vocab_size) == (size, size + 1, size + 2, size + 3)
     assert (far.mask_id, far.pad_id, far.cls_id, far.vocab_size) == (size, size + 1, 100, 101)
-    with pytest.raises(ConfigError, match="cls_token_id=3 is a character's id"):
+    with pytest.raises(ConfigError, match="cls_token_id=3 is the id of a character"):
         CharText(text.folder, 3)
 
 
@@ -84,7 +84,7 @@ def test_what_is_no_text_by_character_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no characters"):
         CharText(tmp_path)
     write_meta(tmp_path / "meta.pkl", {"vocab_size": 2, "stoi": {"a": 0, "b": 5}})
-    with pytest.raises(DataError, match="do not count from 0 to 1"):
+    with pytest.raises(DataError, match="are not 0 to 1"):
         CharText(tmp_path)
     write_meta(tmp_path / "meta.pkl", {"vocab_size": 2, "stoi": {"a": 0, "b": 1}})
     with pytest.raises(ConfigError, match="enable_line_aligned_sequences=False"):

@@ -102,7 +102,7 @@ def test_evaluation_leaves_the_training_stream_alone(tmp_path: Path) -> None:
     assert len(content(tmp_path, "val")) == FILES * PER_FILE
 
 
-def test_each_evaluation_sees_the_same_validation_batches_all_files_in_turn(tmp_path: Path) -> None:
+def test_each_evaluation_sees_the_same_batches_of_all_files(tmp_path: Path) -> None:
     fill(tmp_path, files=2)
     made = content(tmp_path, "val")
     source = consumer(tmp_path)
@@ -169,7 +169,7 @@ def test_a_rank_releases_its_own_files_alone(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [4, 5, 6]
 
 
-def test_a_checkpoint_by_other_ranks_needs_what_any_of_them_has_not_used_up(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_ranks_needs_what_any_has_not_used(tmp_path: Path) -> None:
     fill(tmp_path)
     ranks = [consumer(tmp_path, rank=rank, world_size=2) for rank in range(2)]
     for source, count in zip(ranks, (8, 4), strict=True):
@@ -289,7 +289,7 @@ def test_a_broken_file_is_told_before_training_and_can_be_left_out(tmp_path: Pat
     made = fill(tmp_path)
     path = Queue(tmp_path / "queue" / split).files()[1].path
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataError, match=f"cannot read {path}.*remove it"):
+    with pytest.raises(DataError, match=f"cannot read {path}.*remove the file"):
         consumer(tmp_path)
     assert numbers(tmp_path) == list(range(FILES))
 
@@ -423,12 +423,12 @@ def test_older_files_can_be_consumed(tmp_path: Path) -> None:
 
 def test_sizes_and_vocabulary_must_fit_the_model(tmp_path: Path) -> None:
     fill(tmp_path)
-    with pytest.raises(DataError, match=r"rows of 4 tokens, wanted block_size=3"):
+    with pytest.raises(DataError, match=r"rows of 4 tokens, wanted at most block_size=3"):
         consumer(tmp_path, block_size=3)
     with pytest.raises(DataError, match="wanted batch_size=5"):
         DatasetConsumer(tmp_path, 5)
     consumer(tmp_path).check_vocab(9)
-    with pytest.raises(DataError, match="9 token ids, but the model knows only 8"):
+    with pytest.raises(DataError, match="9 token ids, but the model only 8"):
         consumer(tmp_path).check_vocab(8)
 
 
@@ -442,7 +442,7 @@ def test_a_model_has_to_know_the_ids_that_occur(tmp_path: Path, text: CharText, 
     largest = max(int(source.get_batch("train")["input"].max()) for _ in range(3))
     assert largest == needed - 1 < source.vocab_size - 1
     source.check_vocab(needed)
-    with pytest.raises(DataError, match=f"tells of {needed} token ids, but the model knows only {needed - 1}"):
+    with pytest.raises(DataError, match=f"has {needed} token ids, but the model only {needed - 1}"):
         source.check_vocab(needed - 1)
 
 

@@ -86,5 +86,5 @@ def test_a_model_has_to_know_the_ids_it_is_shown(text: CharText, tmp_path: Path,
         if known == needed:
             make_fill(asked, text)
         else:
-            with pytest.raises(CheckpointError, match=rf"knows {known} token ids, but this text's .* is {known}"):
+            with pytest.raises(CheckpointError, match=rf"has {known} token ids, but this text's .* is {known}"):
                 make_fill(asked, text)

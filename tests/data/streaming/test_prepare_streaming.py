@@ -199,7 +199,10 @@ def test_every_option_gets_where_it_belongs(
 def test_a_model_that_does_not_fit_is_told(sets: Path) -> None:
     with pytest.raises(ConfigError, match="mlm_checkpoint_path is not set"):
         sequence_scorer.main(SMALL, sets / "sequence_scorer")
-    for changes, reason in (({"vocab_size": 5}, "another vocabulary"), ({"block_size": 8}, "sees 8 tokens, wanted")):
+    for changes, reason in (
+        ({"vocab_size": 5}, "another vocabulary"),
+        ({"block_size": 8}, "has block_size=8, wanted at least"),
+    ):
         path = mlm_checkpoint(sets, **changes)
         with pytest.raises(CheckpointError, match=reason):
             sequence_scorer.main([*SMALL, f"--mlm_checkpoint_path={path}"], sets / "sequence_scorer")
@@ -214,11 +217,11 @@ def test_a_filler_is_shown_its_own_ids(sets: Path) -> None:
     assert (text.pad_id, text.cls_id) == (CHARS + 2, CHARS + 1)
     beyond = Vocabulary.beyond(CHARS)
 
-    assert sequence_scorer._ids_known(CHARS + 3, {}, text) == (CHARS, CHARS + 1)
-    assert sequence_scorer._ids_known(beyond.size, {}, text) == (CHARS, CHARS + 6)
+    assert sequence_scorer._model_ids(CHARS + 3, {}, text) == (CHARS, CHARS + 1)
+    assert sequence_scorer._model_ids(beyond.size, {}, text) == (CHARS, CHARS + 6)
     meta = {"mask_token_id": CHARS, "pad_token_id": CHARS + 2}
-    assert sequence_scorer._ids_known(CHARS + 3, {"meta": meta}, text) == (CHARS, CHARS + 2)
-    assert sequence_scorer._ids_known(CHARS + 1, {"meta": {"mask_token_id": CHARS}}, text) == (CHARS, CHARS + 1)
+    assert sequence_scorer._model_ids(CHARS + 3, {"meta": meta}, text) == (CHARS, CHARS + 2)
+    assert sequence_scorer._model_ids(CHARS + 1, {"meta": {"mask_token_id": CHARS}}, text) == (CHARS, CHARS + 1)
 
 
 def test_a_data_set_of_ones_own_is_filled_by_any_script(sets: Path) -> None:

@@ -76,7 +76,7 @@ def test_half_written_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
         (queue.folder / name).write_text("")
 
     assert [file.number for file in queue.files()] == [0]
-    queue.clear_parts()
+    queue.remove_partial_files()
     assert not (queue.folder / "1-000001-1.pt.part").exists()
     assert (queue.folder / "notes.txt").exists()
 

@@ -63,7 +63,7 @@ def test_stages_share_the_rows_of_training(text: CharText) -> None:
     assert torch.allclose(targets, (inputs == MARK).sum(dim=1) / (T - 1))
 
 
-def test_a_tenth_of_validation_is_untouched_and_no_stage_loses_rows_by_chance(text: CharText) -> None:
+def test_a_tenth_of_validation_is_untouched_in_every_stage(text: CharText) -> None:
     inputs, targets, stage = whole_file(provider(text, [RANDOM, STICKY]), "val")
 
     assert [stage.count(number) for number in (-1, 0, 1)] == [8, 40, 40]
@@ -72,7 +72,7 @@ def test_a_tenth_of_validation_is_untouched_and_no_stage_loses_rows_by_chance(te
     assert stage != sorted(stage)
 
 
-def test_a_sticky_stage_masks_one_share_per_file_drawn_from_the_files_generator(text: CharText) -> None:
+def test_a_sticky_stage_masks_one_share_per_file(text: CharText) -> None:
     source = provider(text, [STICKY], line_aligned=False)
     shares = []
     for seed in range(40):

@@ -46,7 +46,7 @@ def test_a_neighbour_of_a_masked_position_follows_with_p2(text: CharText) -> Non
     mask = torch.zeros(1, 24, dtype=torch.bool)
     mask[0, [0, 10]] = True
 
-    new = provider._round(mask, torch.tensor([24]), torch.Generator().manual_seed(0))
+    new = provider._newly_masked(mask, torch.tensor([24]), torch.Generator().manual_seed(0))
 
     assert new.nonzero()[:, 1].tolist() == [1, 9, 11]
 
