@@ -295,7 +295,7 @@ def main() -> int:
     parser.add_argument("--legacy", type=Path, default=ROOT / "benchmark" / "reference.py", help="checkout or script")
     parser.add_argument("--iters", type=int, default=9, help="iterations; checkpoints at each third")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
-    parser.add_argument("--all", action="store_true", help="run the whole table")
+    parser.add_argument("--all", action="store_true", help="run all rows of the table")
     parser.add_argument("--only", default="", help="with --all: rows whose name contains this")
     parser.add_argument("overrides", nargs="*", help="after --: config files and --key=value for both programs")
     chosen = parser.parse_args()

@@ -1,13 +1,13 @@
 """
-How long an iteration takes against another checkout of this program, in pairs.
+Compare the time of an iteration with that of another checkout of this program.
 
     git worktree add ~/before a45e8e9
     python -m benchmark.compare_versions ~/before --pairs 300 --threads 1
 
-Both checkouts train nanoGPT's CPU recipe, each in a process of its own. One iteration at a time runs, of each checkout
-in turn, in random order within a pair. An iteration is all that the loop does from one update to the next: learning
-rate, update, verdict, callbacks, one line on the console and in metrics.jsonl. Prints both medians, and the median of
-the ratios of the pairs with its 95 % bootstrap interval.
+Both checkouts train nanoGPT's CPU recipe, each in its own process. They run one iteration at a time, in pairs of one
+iteration of each checkout, in random order. An iteration is everything that the loop does from one update to the next:
+learning rate, update, verdict, callbacks, one line on the console and in metrics.jsonl. Prints both medians, and the
+median ratio of the pairs with its 95 % bootstrap interval.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from types import TracebackType
 
 import torch
 
+from benchmark.compare_legacy import ROOT
 from benchmark.reliability_cost import write_data
 from benchmark.throughput import CPU_RECIPE
-from benchmark.timing import interval
+from benchmark.timing import median_and_interval
 
-ROOT = Path(__file__).resolve().parent.parent
-SETTLING = 10  # first pairs, not counted
-# trains, but waits for a line on stdin before each iteration, and writes how long it took to the pipe given by number
+WARMUP = 10  # first pairs, not counted
+# trains, waits for a line on stdin before each iteration, and writes the time of the iteration to a pipe
 WORKER = """
 import os, sys, time
 checkout, pipe, *argv = sys.argv[1:]
@@ -52,7 +52,7 @@ train.main(argv, [Gate()])
 
 
 class Worker:
-    """A process that trains one checkout, an iteration at a time."""
+    """A process that trains with one checkout, one iteration at a time."""
 
     def __init__(self, checkout: Path, folder: Path, threads: int) -> None:
         theirs, ours = os.pipe()
@@ -95,14 +95,14 @@ class Worker:
 
 
 def main() -> None:
-    """Measure as the command line asks and print the ratio."""
+    """Run the measurement of the command line and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path, help="the other checkout")
     parser.add_argument("--pairs", type=int, default=300)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     chosen = parser.parse_args()
 
-    draw = random.Random(0)
+    rng = random.Random(0)
     pairs: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as name:
         write_data(Path(name), 65)
@@ -110,20 +110,18 @@ def main() -> None:
             Worker(ROOT, Path(name), chosen.threads) as this,
             Worker(chosen.other.resolve(), Path(name), chosen.threads) as other,
         ):
-            for number in range(chosen.pairs + SETTLING):
+            for number in range(chosen.pairs + WARMUP):
                 times: dict[Worker, float] = {}
-                for worker in draw.sample([this, other], 2):
+                for worker in rng.sample([this, other], 2):
                     times[worker] = worker.iterate()
-                if number >= SETTLING:
+                if number >= WARMUP:
                     pairs.append((times[this], times[other]))
-    ratios = [ours / theirs for ours, theirs in pairs]
-    low, high = interval(ratios, draws=2000)
+    ratio = median_and_interval([ours / theirs for ours, theirs in pairs], draws=2000)
     medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
     print(
         f"{chosen.threads} threads, Python {platform.python_version()}, torch {torch.__version__}, {len(pairs)} pairs"
     )
-    print(f"this {medians[0]:.3f} ms, other {medians[1]:.3f} ms; ratio {statistics.median(ratios):.4f}", end="  ")
-    print(f"[{low:.4f}, {high:.4f}]")
+    print(f"this {medians[0]:.3f} ms, other {medians[1]:.3f} ms; ratio {ratio}")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def median_difference(pairs: list[Pair]) -> float:
 
 
 def measure_step(rounds: int) -> None:
-    """Print the time of updates and saves, each with and without what makes them reliable."""
+    """Print the time of updates and saves, each compared with the bare operation."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder, 65)
@@ -193,7 +193,7 @@ def main() -> None:
     """Run the measurements named on the command line; by default all."""
     measures = {"step": (measure_step, 15), "stall": (measure_stall, 9), "memory": (measure_memory, 3)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=[*measures, []], help="all by default")
+    parser.add_argument("what", nargs="*", choices=[*measures, []], help="default: all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, help="repetitions; the default takes a few minutes")
     chosen = parser.parse_args()

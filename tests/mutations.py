@@ -1,9 +1,9 @@
 """
-Break the code in one way after another, in a copy, and see a test fail for each: tests of the tests.
+Test the tests: break a copy of the code in many ways, and check that a test fails for each.
 
     python tests/mutations.py [WORD]      # all mutations, or those whose name contains WORD
 
-Exit status 1 when a mutation survives, that is, when no test noticed it.
+Exit status 1 if a mutation survives, that is, if all its tests pass.
 """
 
 import os
@@ -16,13 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT_S = 120  # several times what any of the tests takes: one that never ends has noticed something, too
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", "out*", "*.bin", ".*_cache", "wandb")
+LIMIT_S = 120  # several times the time of any of the tests; a test that takes longer counts as failed
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", "out*", "*.bin", ".*_cache", "wandb")
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """Replace `old` by `new` in a file; the tests named must notice."""
+    """A change of one file, and the tests of which one must fail then.
+
+    path:     of the file
+    old, new: text in the file, and its replacement
+    tests:    paths of the tests
+    """
 
     name: str
     path: str
@@ -210,13 +215,13 @@ MUTATIONS = [
 
 
 def survives(mutation: Mutation) -> bool:
-    """Apply a mutation in a copy of the tree and run its tests; True when all of them pass."""
+    """Apply a mutation to a copy of the tree, run its tests, and return whether all of them pass."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "tree"
-        shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+        shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
         source = (copy / mutation.path).read_text()
         if source.count(mutation.old) == 0:
-            sys.exit(f"{mutation.name}: {mutation.path} no longer holds {mutation.old!r}; bring the list up to date")
+            sys.exit(f"{mutation.name}: {mutation.path} does not hold {mutation.old!r}: update the list of mutations")
         (copy / mutation.path).write_text(source.replace(mutation.old, mutation.new, 1))
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *mutation.tests.split()]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -230,18 +235,18 @@ def survives(mutation: Mutation) -> bool:
 
 
 def main() -> int:
-    """Run the mutations and name the survivors."""
+    """Run the mutations of the command line, print the result of each, and return the exit status."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = [mutation for mutation in MUTATIONS if wanted in mutation.name]
-    alive = []
+    survivors = 0
     for mutation in chosen:
-        began = time.monotonic()
-        if survives(mutation):
-            alive.append(mutation.name)
-        verdict = "SURVIVES" if mutation.name in alive else "noticed"
-        print(f"{verdict:8} {mutation.name} ({mutation.path}, {time.monotonic() - began:.0f} s)", flush=True)
-    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutations noticed")
-    return 1 if alive else 0
+        started = time.monotonic()
+        is_alive = survives(mutation)
+        survivors += is_alive
+        verdict = "SURVIVES" if is_alive else "noticed"
+        print(f"{verdict:8} {mutation.name} ({mutation.path}, {time.monotonic() - started:.0f} s)", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations noticed")
+    return 1 if survivors else 0
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class _Storage(NamedTuple):
 
 
 class _StandIn:
-    """Stands for an object of any class, or for the result of any function; holds what the pickle says about it."""
+    """Represents an object of any class, or the result of any function, by the contents of the pickle."""
 
     path = ""  # of the class or function
     args: tuple[Any, ...]

@@ -13,7 +13,7 @@ from data.masking import corruption_rate
 from data.stages import Stage
 from wiring.data import RunData, open_data
 
-GIVEN, HIDDEN, REPLACED, KEPT, PADDING = range(5)  # what happened to a token
+GIVEN, HIDDEN, REPLACED, KEPT, PADDING = range(5)  # kinds of tokens
 MASKED = (HIDDEN, REPLACED, KEPT)  # to be predicted; the model sees a mask token, a random token or the token itself
 
 

@@ -12,7 +12,7 @@ def read_records(folder: Path, size: int | None = None) -> list[dict[str, Any]]:
 
     size: read only so many bytes of the file; by default all
 
-    An incomplete line, such as a killed run may leave, is skipped. Raises DataError if there is no such file, or if it
+    An incomplete line, as a killed run may write, is skipped. Raises DataError if there is no such file, or if it
     does not hold JSON lines.
     """
     path = folder / "metrics.jsonl"
