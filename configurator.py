@@ -1,14 +1,14 @@
 """
-Options from defaults, `config/x.py`, `x.yaml` and `--key=value`, applied left to right: the last word wins.
+Options from defaults, `config/x.py`, `x.yaml` and `--key=value`, applied left to right; the last value wins.
 
-One algorithm, two doors:
+Two ways to use the same code:
 
-- `configure(schema, argv)` starts from the defaults of a `Schema` (see `config/options.py`) and returns it filled in
-  and validated. It also answers `--help [SECTION]` and `--print_config`.
-- `exec(open("configurator.py").read())` overrides the globals of another script, as nanoGPT's own scripts ask for;
-  the types are those of the values found there.
+- `configure(schema, argv)` starts from the defaults of a `Schema` (see `config/options.py`) and returns a validated
+  instance. It also handles `--help [SECTION]` and `--print_config`.
+- `exec(open("configurator.py").read())` overrides the globals of another script, as in nanoGPT's scripts; each value
+  must have the type of the global that it replaces.
 
-Every mistake is collected, and all are reported together in one `ConfigError`.
+All errors are collected and reported in one `ConfigError`.
 """
 
 from __future__ import annotations
@@ -33,19 +33,17 @@ _MODULES = {name: name for name in ("os", "sys", "time", "math", "pickle", "torc
 
 
 def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
-    """Return the options that `argv` asks for. Raises one ConfigError that lists every mistake."""
+    """Return the options that `argv` sets. Raises one ConfigError that lists every error."""
     if {"--help", "-h"} & set(argv):
         for word in argv:
             if not word.startswith("-") and not word.endswith(CONFIG_FILES) and word not in schema.sections():
-                raise ConfigError(
-                    f"--help {word}: there is no such section, wanted one of {', '.join(schema.sections())}"
-                )
+                raise ConfigError(f"--help {word}: unknown section, wanted one of {', '.join(schema.sections())}")
         print(schema.help([argument for argument in argv if argument in schema.sections()]))
         print("\n--help SECTION shows one section; --print_config shows every value and where it came from.")
         sys.exit(0)
-    # what nanoGPT's configs find in the globals they are executed in, beside the options
+    # nanoGPT's configs also find these in the globals they are executed with
     script = {"__name__": "__main__", "__file__": os.path.join(os.path.dirname(__file__), "train.py")}
-    modules = {name: _LateModule(module) for name, module in _MODULES.items()}
+    modules = {name: _LazyModule(module) for name, module in _MODULES.items()}
     overrides = Overrides({**script, **modules, **schema.defaults()}, schema)
     overrides.apply([argument for argument in argv if argument != "--print_config"])
     overrides.refuse_unsupported()
@@ -61,7 +59,7 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
 
 
 class Overrides:
-    """Applies arguments to a dict of values, in place, and collects what is wrong with them."""
+    """Applies arguments to a dict of values, in place, and collects the errors."""
 
     def __init__(self, values: dict[str, Any], schema: type[Schema] | None = None) -> None:
         self.values = values
@@ -84,15 +82,15 @@ class Overrides:
                 self.apply_python(argument)
 
     def check(self) -> None:
-        """Raise one ConfigError for all that was wrong."""
+        """Raise one ConfigError that lists all errors, if there are any."""
         if self.errors:
             raise ConfigError("\n".join(self.errors))
 
     def apply_flag(self, argument: str) -> None:
-        """Apply one `--key=value`; the key is an option, flat or dotted, or a variable of a config file before it."""
+        """Apply one `--key=value`; the key is an option, flat or dotted, or a variable of an earlier config file."""
         key, equals, text = argument[2:].partition("=")
         if isinstance(unquoted := _literal(text), str):
-            text = unquoted  # --start="'two words'": nanoGPT takes the quotes for Python's
+            text = unquoted  # --start="'two words'": nanoGPT reads a Python string
         if not equals:
             hint = f", did you mean --{key}=VALUE?" if key in self.names else self.suggestion(key)
             self.errors.append(f"{argument}: wanted --key=value{hint} (--help lists the options)")
@@ -103,7 +101,7 @@ class Overrides:
             _echo(f"Overriding: {name} = {self.values[name]}")
 
     def apply_yaml(self, path: str) -> None:
-        """Apply a YAML file: options by their flat names, or under section headings; the two may be mixed."""
+        """Apply a YAML file: options by flat name or under section headings, also mixed."""
         import yaml
 
         text = self.read(path)
@@ -118,7 +116,7 @@ class Overrides:
         headings = {*self.sections, *(alias.split(".")[0] for alias in self.aliases if "." in alias)}
         for key, value in content.items():
             if value is None and key in headings:
-                continue  # all of its lines are commented out
+                continue  # a heading without options
             if isinstance(value, dict) and key in headings:
                 for inner, inner_value in value.items():
                     self.assign(f"{key}.{inner}", inner_value, path)
@@ -128,7 +126,7 @@ class Overrides:
                 self.assign(str(key), value, path)
 
     def apply_python(self, path: str) -> None:
-        """Execute a config file with the current values as its globals, and take over what it assigned."""
+        """Execute a config file with the current values as its globals, and apply its assignments."""
         text = self.read(path)
         before = dict(self.values)
         try:
@@ -143,7 +141,7 @@ class Overrides:
             line = f"{path}:{where[-1].lineno}: {where[-1].line}" if where else path
             self.errors.append(f"{line}: {type(error).__name__}: {error}")
             return
-        lines, read = _names_in(tree)
+        lines, read = _assigned_and_read_names(tree)
         for name in self.names - set(self.values):
             self.errors.append(f"{path}: deletes the option {name!r}")
             self.values[name] = before[name]
@@ -151,7 +149,7 @@ class Overrides:
         for name in sorted(touched | (self.names & set(lines)), key=lambda name: lines.get(name, 0)):
             origin, value = f"{path}:{lines.get(name, '?')}", self.values.get(name)
             if self.schema is None and name in self.names:
-                self.origins[name] = origin  # nanoGPT checks the types of flags, but takes files as they are
+                self.origins[name] = origin  # nanoGPT checks the types of flags, not of files
             elif name in self.names or name in self.aliases:
                 self.values[name] = before.get(name, value)
                 self.assign(name, value, origin)
@@ -163,11 +161,11 @@ class Overrides:
             ):
                 self.errors.append(
                     f"{origin}: unknown option {name!r}, did you mean {option!r}? "
-                    "(a variable of the file's own must be used in the file, or have another name)"
+                    "(if it is a helper variable, use it in the file or rename it)"
                 )
 
     def assign(self, key: str, value: Any, origin: str) -> str | None:
-        """Set the option that `key` names, in any of its spellings. Returns its name, or None and notes the error."""
+        """Set the option that `key` names (flat, dotted or alias) and return its flat name; on an error return None."""
         name = key
         if key in self.aliases:
             name, meaning = self.aliases[key]
@@ -185,7 +183,9 @@ class Overrides:
             self.errors.append(f"{origin}: unknown option {key!r}{self.suggestion(key)}")
             return None
         try:
-            self.values[name] = self.schema.fit(name, value) if self.schema else _like(self.initial[name], value)
+            self.values[name] = (
+                self.schema.fit(name, value) if self.schema else _converted_like(self.initial[name], value)
+            )
         except ValueError as error:
             self.errors.append(f"{origin}: {name}: got {value!r}, wanted {error}")
             return None
@@ -193,13 +193,13 @@ class Overrides:
         return name
 
     def refuse_unsupported(self) -> None:
-        """Note an error for every switch of another system that a config file has turned on and that is not there."""
+        """Add an error for every option in `NOT_SUPPORTED` whose value is true."""
         for name, meaning in (self.schema.NOT_SUPPORTED if self.schema else {}).items():
             if value := self.values.get(name):
-                self.errors.append(f"{name}={value!r} is not supported, as there is no {meaning}: set it to False")
+                self.errors.append(f"{name}={value!r} is not supported: coreGPT has no {meaning}; set it to False")
 
     def read(self, path: str) -> str:
-        """Return a config file's text and echo it as nanoGPT does; unreadable: note the error, return nothing."""
+        """Return a config file's text and echo it as nanoGPT does; on an error return an empty text."""
         try:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
@@ -211,7 +211,7 @@ class Overrides:
         return text
 
     def suggestion(self, key: str) -> str:
-        """Return `, did you mean ...?` with the one or two nearest options, or nothing when none is near."""
+        """Return `, did you mean ...?` with at most three similar options, or an empty text if none is similar."""
         dotted = [f"{heading}.{name}" for heading, names in self.sections.items() for name in names]
         if "." in key and (elsewhere := [name for name in dotted if name.partition(".")[2] == key.partition(".")[2]]):
             return f", did you mean {elsewhere[0]!r}?"
@@ -220,13 +220,13 @@ class Overrides:
         return f", did you mean {' or '.join(map(repr, near[:3]))}?" if edits <= max(2, len(key) // 2) else ""
 
     def misspelt(self, name: str) -> str | None:
-        """Return the option that a config file's variable is so close to that it must be a slip of the finger."""
+        """Return the option that a config file's variable probably misspells, or None."""
         edits, near = _nearest(name, self.names)
         return near[0] if edits <= (1 if len(name) < 8 else 2) else None
 
 
-class _LateModule:
-    """Stands for a module that config files may use without importing it; loads it on first use."""
+class _LazyModule:
+    """A module that config files may use without importing it; imported on first use."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -235,8 +235,8 @@ class _LateModule:
         return getattr(importlib.import_module(self._name), attribute)
 
 
-def _like(current: Any, value: Any) -> Any:
-    """Return `value` as the type of `current`; a ValueError says what was wanted. None takes anything."""
+def _converted_like(current: Any, value: Any) -> Any:
+    """Return `value` converted to the type of `current`; None accepts any type. Raises ValueError."""
     if not isinstance(current, str):
         value = _literal(value)
     if isinstance(current, float) and type(value) is int:
@@ -247,7 +247,7 @@ def _like(current: Any, value: Any) -> Any:
 
 
 def _literal(value: Any) -> Any:
-    """Read text as a Python literal where it is one; anything else stays as it is."""
+    """Return the value of a text that is a Python literal; anything else is returned as it is."""
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -255,13 +255,13 @@ def _literal(value: Any) -> Any:
 
 
 def _is_setting(name: str, values: dict[str, Any]) -> bool:
-    """Tell a plain value from modules, functions and private names."""
-    value = values.get(name, _LateModule)
+    """Return True for a public name with a plain value; False for modules, functions and private names."""
+    value = values.get(name, _LazyModule)
     return not name.startswith("_") and isinstance(value, bool | int | float | str | list | tuple | dict | None)
 
 
-def _names_in(tree: ast.Module) -> tuple[dict[str, int], set[str]]:
-    """Return the names a file assigns, with the line of the last assignment, and the names it reads."""
+def _assigned_and_read_names(tree: ast.Module) -> tuple[dict[str, int], set[str]]:
+    """Return the names that a file assigns, with the line of the last assignment, and the names that it reads."""
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     assigned = {node.id: node.lineno for node in names if isinstance(node.ctx, ast.Store)}
     updated = {
@@ -273,20 +273,20 @@ def _names_in(tree: ast.Module) -> tuple[dict[str, int], set[str]]:
 
 
 def _nearest(word: str, names: Iterable[str]) -> tuple[int, list[str]]:
-    """Return the names that the fewest edits turn a word into, and how many edits those are."""
-    least, near = sys.maxsize, list[str]()
+    """Return the smallest edit distance from `word` to any of `names`, and the names at that distance."""
+    smallest, near = sys.maxsize, list[str]()
     for name in sorted(names, key=lambda name: abs(len(name) - len(word))):
-        if abs(len(name) - len(word)) > least:
-            break  # it takes at least as many
-        if (edits := _edits(word, name)) < least:
-            least, near = edits, []
-        if edits == least:
+        if abs(len(name) - len(word)) > smallest:
+            break  # the distance is at least the difference in length
+        if (edits := _edit_distance(word, name)) < smallest:
+            smallest, near = edits, []
+        if edits == smallest:
             near.append(name)
-    return least, sorted(near)
+    return smallest, sorted(near)
 
 
-def _edits(left: str, right: str) -> int:
-    """Count the insertions, deletions, substitutions and swaps of neighbours that turn one word into the other."""
+def _edit_distance(left: str, right: str) -> int:
+    """Return the number of insertions, deletions, substitutions and swaps of neighbours between two words."""
     rows = [list(range(len(right) + 1))]
     for i, a in enumerate(left, 1):
         row = [i]
@@ -300,11 +300,11 @@ def _edits(left: str, right: str) -> int:
 
 
 def _echo(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # under torchrun, once and not once per process
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, print once
         print(text)
 
 
-if __name__ != "configurator":  # executed inside another script, whose globals are to be overridden
+if __name__ != "configurator":  # executed inside another script: override its globals
     with exit_on_error():
         _overrides = __import__("configurator").Overrides(globals())
         _overrides.apply(sys.argv[1:])

@@ -1,10 +1,10 @@
 """
-The GPT, in one file, with nanoGPT's parameter names and, draw for draw, its initialisation.
+The GPT in one file, with nanoGPT's parameter names and the same initialization, draw for draw.
 
 Shapes: B batch, T time, C = n_embd, H heads, D = C / H head size, V vocabulary.
 
-Architecture is chosen in the constructors (attention type, positions, attention backend); with the defaults the
-numbers are nanoGPT's to the bit. Training features never appear here.
+The constructors choose the architecture (attention type, positions, attention backend); the defaults give nanoGPT's
+numbers bit for bit. This file has no training features.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ from core.errors import ConfigError
 
 log = logging.getLogger("coregpt")
 
-A100_FLOPS = 312e12  # bfloat16 peak, the unit of nanoGPT's mfu
+A100_FLOPS = 312e12  # bfloat16 peak, the reference of nanoGPT's MFU
 GPT2_SIZES = {  # n_layer, n_head, n_embd
     "gpt2": (12, 12, 768),
     "gpt2-medium": (24, 16, 1024),
@@ -34,7 +34,7 @@ INIT_STD = 0.02
 
 @dataclass
 class GPTConfig:
-    """The shape of a GPT. The first seven are nanoGPT's."""
+    """The architecture of a GPT. The first seven fields are nanoGPT's."""
 
     n_layer: int = 12
     n_head: int = 12
@@ -45,10 +45,10 @@ class GPTConfig:
     dropout: float = 0.0
     attention_type: str = "causal"  # or bidirectional
     position_encoding: str = "absolute"  # or rotary
-    attention: str = "sdpa"  # or manual, flash: the same numbers up to rounding
-    mode: str = "language_model"  # or token_classifier, sequence_scorer: what the head tells
-    num_token_classes: int = 2  # of a token classifier
-    cls_token_id: int | None = None  # of a sequence scorer: the first token, from which the score is read
+    attention: str = "sdpa"  # or manual, flash; results differ only by rounding
+    mode: str = "language_model"  # or token_classifier, sequence_scorer: the type of the head
+    num_token_classes: int = 2  # for a token classifier
+    cls_token_id: int | None = None  # for a sequence scorer: the first token, where the score is read
 
 
 # Attention backends: q, k, v (B, H, T, D) -> (B, H, T, D)
@@ -61,7 +61,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float
 
 
 def manual_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """Attend by the formula, for reading and for checking the others."""
+    """Attend with plain tensor operations; a reference for the other backends."""
     scores = q @ k.mT / math.sqrt(q.size(-1))  # (B, H, T, T)
     if causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(diagonal=1)
@@ -70,7 +70,7 @@ def manual_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: flo
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """Attend with the flash-attn package, which computes in half precision on a GPU; anything else goes to sdpa."""
+    """Attend with the flash-attn package; tensors that it does not support (CPU, float32) use sdpa."""
     if not q.is_cuda or q.dtype == torch.float32:
         return sdpa_attention(q, k, v, causal, dropout)
     from flash_attn import flash_attn_func
@@ -81,7 +81,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: floa
 
 
 def attention_backend(name: str) -> Attend:
-    """Return the attention function of that name; flash gives way to sdpa, and says so, where it cannot run."""
+    """Return the attention function `name`; flash falls back to sdpa with a warning if it cannot run."""
     if name == "flash" and (importlib.util.find_spec("flash_attn") is None or not torch.cuda.is_available()):
         log.warning("attention=flash needs a CUDA device and `pip install flash-attn`; using sdpa instead")
         name = "sdpa"
@@ -89,21 +89,21 @@ def attention_backend(name: str) -> Attend:
 
 
 def rotary_table(block_size: int, head_size: int) -> Tensor:
-    """Return cosines and sines of each position's angles, (2, block_size, D), for the half-split rotation."""
+    """Return the cosines and sines of all rotation angles, (2, block_size, D), in the half-split layout."""
     frequencies = 1.0 / 10_000.0 ** (torch.arange(0, head_size, 2) / head_size)  # (D / 2)
     angles = torch.outer(torch.arange(block_size), frequencies).repeat(1, 2)  # (block_size, D)
     return torch.stack([angles.cos(), angles.sin()])
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate queries or keys (B, H, T, D) by their positions. Su et al. 2021, https://arxiv.org/abs/2104.09864"""
+    """Return queries or keys (B, H, T, D) rotated by position. Su et al. 2021, https://arxiv.org/abs/2104.09864"""
     cos, sin = table[0].to(x.dtype), table[1].to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation whose bias can be left out."""
+    """Layer normalization with an optional bias."""
 
     def __init__(self, width: int, bias: bool) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
+        """Normalize the last dimension."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
 
 
@@ -130,7 +130,7 @@ class SelfAttention(nn.Module):
         self.attend = attend
 
     def forward(self, x: Tensor, rotary: Tensor | None) -> Tensor:
-        """Mix information between positions. rotary: this window's table (2, T, D), or None"""
+        """Return (B, T, C) for x (B, T, C). rotary: the rotation table (2, T, D), or None"""
         B, T, C = x.shape
         qkv = self.c_attn(x).split(C, dim=2)
         q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in qkv)  # each (B, H, T, D)
@@ -142,7 +142,7 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them, four times as wide inside."""
+    """Two linear layers with a GELU in between; the hidden layer is four times as wide."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -152,13 +152,13 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform each position by itself."""
+        """Return (B, T, C) for x (B, T, C), each position independently."""
         out: Tensor = self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
         return out
 
 
 class Block(nn.Module):
-    """One transformer layer: attention, then MLP, each added to what goes in, normalised first."""
+    """A pre-norm transformer layer: attention, then MLP, each with a residual connection."""
 
     def __init__(self, config: GPTConfig, attend: Attend) -> None:
         super().__init__()
@@ -166,14 +166,14 @@ class Block(nn.Module):
         self.ln_2, self.mlp = LayerNorm(config.n_embd, config.bias), MLP(config)
 
     def forward(self, x: Tensor, rotary: Tensor | None) -> Tensor:
-        """Transform (B, T, C) to (B, T, C)."""
+        """Return (B, T, C) for x (B, T, C). rotary: the rotation table (2, T, D), or None"""
         x = x + self.attn(self.ln_1(x), rotary)
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
 
 class ScoreHead(nn.Module):
-    """A score between 0 and 1 from one position, with a slope and an offset of its own."""
+    """A linear layer, a learned slope and offset, and a sigmoid: one score between 0 and 1 per hidden state."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -187,10 +187,10 @@ class ScoreHead(nn.Module):
 
 
 class GPT(nn.Module):
-    """A transformer: token ids (B, T) in, logits (B, T, V) and the loss out.
+    """A transformer that maps token ids (B, T) to logits (B, T, V) and a loss.
 
-    Its mode gives it another head on the same `transformer`: a token classifier's logits are (B, T, classes), a
-    sequence scorer's are scores (B,) between 0 and 1.
+    `config.mode` selects another head on the same `transformer`: a token classifier returns logits (B, T, classes), a
+    sequence scorer returns scores (B,) between 0 and 1.
     """
 
     rotary: Tensor | None
@@ -209,12 +209,12 @@ class GPT(nn.Module):
         self.transformer = nn.ModuleDict(parts)
         if config.mode == "sequence_scorer":
             self.sequence_head = ScoreHead(config.n_embd)
-            self.cls_embedding = nn.Parameter(torch.zeros(config.n_embd))  # learnt although the transformer be frozen
+            self.cls_embedding = nn.Parameter(torch.zeros(config.n_embd))  # not in `transformer`: never frozen
         elif config.mode == "token_classifier":
             self.lm_head = nn.Linear(config.n_embd, config.num_token_classes, bias=False)
         else:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-            self.transformer["wte"].weight = self.lm_head.weight  # tied: one matrix reads tokens and writes logits
+            self.transformer["wte"].weight = self.lm_head.weight  # weight tying
 
         self._init_weights()
         table = None if absolute else rotary_table(config.block_size, config.n_embd // config.n_head)
@@ -222,25 +222,26 @@ class GPT(nn.Module):
         print(f"number of parameters: {self.get_num_params() / 1e6:.2f}M")
 
     def _init_weights(self) -> None:
-        """Draw the weights as GPT-2 does. The order of draws is nanoGPT's: the tied matrix is drawn twice."""
+        """Initialize the weights as GPT-2 does. The order of draws is nanoGPT's: the tied matrix is drawn twice."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Embedding):
                 nn.init.normal_(layer.weight, std=INIT_STD)
             if isinstance(layer, nn.Linear) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-        # every layer adds twice to the residual stream, whose variance is to stay put
+        # every layer adds to the residual stream twice; this keeps the variance of the stream constant
         for name, weight in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(weight, std=INIT_STD / math.sqrt(2 * self.config.n_layer))
         if self.config.mode == "sequence_scorer":
             nn.init.normal_(self.cls_embedding, std=INIT_STD)
-            nn.init.normal_(self.sequence_head.linear.weight, std=INIT_STD / 2)  # scores begin near a half
+            nn.init.normal_(self.sequence_head.linear.weight, std=INIT_STD / 2)  # initial scores are close to 0.5
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return (logits, loss); positions whose target is -1 do not count.
+        """Return (logits, loss). The loss ignores positions whose target is -1.
 
-        Without targets there is no loss, and a causal model gives logits for the last position only (B, 1, V), a
-        bidirectional one for all. A sequence scorer's targets are (B,), its loss is their mean squared error.
+        Without targets the loss is None, and a causal model returns logits for the last position only, (B, 1, V); a
+        bidirectional model returns logits for all positions. A sequence scorer takes targets (B,); its loss is the
+        mean squared error.
         """
         T = idx.size(1)
         assert self.config.block_size >= T, f"{T} tokens do not fit block_size={self.config.block_size}"
@@ -269,14 +270,14 @@ class GPT(nn.Module):
         return self.lm_head(x), None
 
     def get_num_params(self, non_embedding: bool = True) -> int:
-        """Count the parameters; position embeddings are left out unless `non_embedding` is False."""
+        """Return the number of parameters, by default without the position embeddings."""
         count = sum(parameter.numel() for parameter in self.parameters())
         if non_embedding and "wpe" in self.transformer:
             count -= self.transformer["wpe"].weight.numel()  # type: ignore[operator]
         return count
 
     def crop_block_size(self, block_size: int) -> None:
-        """Shorten the context to its first `block_size` positions."""
+        """Shorten the context to the first `block_size` positions."""
         assert block_size <= self.config.block_size
         self.config.block_size = block_size
         if self.rotary is None:
@@ -289,7 +290,8 @@ class GPT(nn.Module):
     def from_pretrained(cls, model_type: str, override_args: dict[str, Any] | None = None) -> "GPT":
         """Return a GPT-2 with OpenAI's weights, by name (gpt2 ... gpt2-xl) or from a local Hugging Face folder.
 
-        override_args: `dropout` and `attention` may be overridden
+        override_args: values for `dropout` and `attention`
+        Raises ConfigError if the transformers package or the weights are missing.
         """
         overrides = override_args or {}
         assert set(overrides) <= {"dropout", "attention"}, f"cannot override {sorted(overrides)}"
@@ -313,18 +315,18 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _copy_gpt2(self, theirs: dict[str, Tensor]) -> None:
-        """Take over Hugging Face's tensors of the same names; their Conv1D weights are (in, out), ours (out, in)."""
-        own = self.state_dict()
-        missing = set(own) - set(theirs)
+        """Copy Hugging Face's tensors by name; their Conv1D weights are (in, out), ours are (out, in)."""
+        ours = self.state_dict()
+        missing = set(ours) - set(theirs)
         assert not missing, f"the pretrained weights lack {sorted(missing)}"
-        for name, tensor in own.items():
+        for name, tensor in ours.items():
             is_conv1d = "c_" in name and name.endswith(".weight")
             tensor.copy_(theirs[name].T if is_conv1d else theirs[name])
 
     def configure_optimizers(
         self, weight_decay: float, learning_rate: float, betas: tuple[float, float], device_type: str
     ) -> torch.optim.AdamW:
-        """Return AdamW over the trainable parameters: matrices and embeddings decay, biases and norms do not."""
+        """Return AdamW over the trainable parameters; weight decay applies to matrices and embeddings only."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         decay = [parameter for parameter in trainable if parameter.dim() >= 2]
         rest = [parameter for parameter in trainable if parameter.dim() < 2]
@@ -338,10 +340,10 @@ class GPT(nn.Module):
         return optimizer
 
     def estimate_mfu(self, fwdbwd_per_iter: float, dt: float) -> float:
-        """Return the model flops utilisation, as a share of an A100's bfloat16 peak.
+        """Return the model FLOPs utilization (MFU) as a fraction of an A100's bfloat16 peak.
 
         fwdbwd_per_iter: sequences per iteration; dt: seconds per iteration.
-        6 flops per parameter and token, and attention's, as in PaLM's appendix B, https://arxiv.org/abs/2204.02311
+        Counts 6 FLOPs per parameter and token, plus attention: PaLM, appendix B, https://arxiv.org/abs/2204.02311
         """
         shape = self.config
         attention = 12 * shape.n_layer * shape.n_embd * shape.block_size
@@ -350,9 +352,9 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
-        """Continue the token ids (B, T) by sampling, one at a time, and return (B, T + max_new_tokens).
+        """Return token ids (B, T + max_new_tokens): `idx` (B, T) continued by sampling one token at a time.
 
-        top_k: choose among the k likeliest tokens only. Put the model in evaluation mode first.
+        top_k: sample from the k most likely tokens. Put the model in evaluation mode first.
         """
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])
@@ -366,7 +368,7 @@ class GPT(nn.Module):
 
 
 def _gpt2_sizes(model_type: str, config_class: Any) -> dict[str, Any]:
-    """Return the shape of a GPT-2: the four known ones by heart, any other from its folder."""
+    """Return the GPTConfig arguments of a GPT-2: built in for the four known names, else read from the folder."""
     if model_type in GPT2_SIZES:
         n_layer, n_head, n_embd = GPT2_SIZES[model_type]
         vocab_size, block_size = 50257, 1024

@@ -1,14 +1,14 @@
 """
-Run a legacy training script and train.py on the same data, each in a process of its own, and compare them bit by bit.
+Run a legacy training script and train.py on the same data, each in its own process, and compare them bit by bit.
 
     python -m benchmark.compare_legacy                              # against the flat loop, benchmark/reference.py
     python -m benchmark.compare_legacy --legacy ~/nanoGPT -- config/quickstart.py --batch_size=4
     python -m benchmark.compare_legacy --all [--legacy ~/nanoGPT]   # every combination of the table below
 
-Compared exactly: the whole console but for times and mfu, every learning rate, every wandb record but for its mfu, and
-at every checkpoint, and in out/ckpt.pt at the end, all weights, all optimizer tensors, the best validation loss and the
-model's arguments. train.py saves once more when training ends, beside ckpt.pt: that checkpoint has to be there, and
-no other. Exit status 1 where anything differs, and the first difference is named.
+Compared exactly: the console output except times and mfu, every learning rate, every wandb record except its mfu; and
+in every checkpoint, and in out/ckpt.pt at the end, all weights, all optimizer tensors, the best validation loss and the
+model_args. When training ends, train.py saves one checkpoint more than the legacy script: the comparison requires this
+checkpoint, and no other. Exit status 1 if anything differs; the first differences are printed.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmark.data_sets import write_data_set
 from core import handle_state_dict_prefixes
-from data.meta import write_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {  # a run of a few seconds
@@ -37,15 +37,16 @@ TINY = {  # a run of a few seconds
     "gradient_accumulation_steps": 1, "eval_iters": 2, "log_interval": 1, "warmup_iters": 3, "lr_decay_iters": 9,
     "learning_rate": 1e-2, "min_lr": 1e-3, "wandb_log": True,
 }  # fmt: skip
-Launch = Callable[[Path, Path, list[str], int], str]
+Launch = Callable[[Path, Path, list[str], int], str]  # (folder, script, arguments, processes) -> stdout
 GPT2_RUN = {"init_from": "gpt2", "dataset": "words", "batch_size": 1, "block_size": 16}
 
 
 @dataclass(frozen=True)
 class Combination:
-    """One row of the table: options beside TINY's, and how the run starts.
+    """One row of the table.
 
-    resume: the legacy script makes a checkpoint first, and both go on from copies of it
+    options: in addition to TINY's
+    resume:  the legacy script writes a checkpoint first, and both programs resume from copies of it
     """
 
     name: str
@@ -56,7 +57,7 @@ class Combination:
 
 def combinations() -> list[Combination]:
     """Return the table that `--all` runs."""
-    scratch = [
+    scratch: list[tuple[str, dict[str, Any]]] = [
         ("plain", {}),
         ("accumulation", {"gradient_accumulation_steps": 4}),
         ("dropout", {"dropout": 0.2}),
@@ -75,12 +76,12 @@ def combinations() -> list[Combination]:
         ("compiled", {"compile": True}),
     ]
     resumed = ["plain", "accumulation", "dropout", "no-clip", "no-decay-lr", "bias-dropout", "best-only"]
-    pretrained = [("gpt2", {}), ("gpt2-dropout", {"dropout": 0.2, "gradient_accumulation_steps": 4})]
     table = [Combination(name, options) for name, options in scratch]
     table += [Combination(f"resume-{name}", options, resume=True) for name, options in scratch if name in resumed]
-    table += [Combination(name, {**GPT2_RUN, **options}) for name, options in pretrained]
     two = {"gradient_accumulation_steps": 4}
     table += [
+        Combination("gpt2", GPT2_RUN),
+        Combination("gpt2-dropout", {**GPT2_RUN, "dropout": 0.2, "gradient_accumulation_steps": 4}),
         Combination("two-ranks", two, processes=2),
         Combination("two-ranks-dropout", {**two, "dropout": 0.2, "bias": True}, processes=2),
         Combination("two-ranks-no-clip", {**two, "grad_clip": 0.0}, processes=2),
@@ -91,12 +92,12 @@ def combinations() -> list[Combination]:
 
 @dataclass(frozen=True)
 class Processes:
-    """Runs a script in processes of its own."""
+    """Launches a script in new processes."""
 
     threads: int = 1
 
     def __call__(self, folder: Path, script: Path, arguments: list[str], processes: int) -> str:
-        """Run `record.py folder/kept script arguments` in `folder`; return its stdout, RuntimeError where it fails."""
+        """Run `record.py folder/kept script arguments` in `folder`. Return its stdout; RuntimeError if it fails."""
         launcher = [sys.executable]
         if processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -110,7 +111,7 @@ class Processes:
 
 
 class Side:
-    """One of the two programs, in a working folder of its own, and what it left behind."""
+    """One of the two programs, its working folder, and the output of its last run."""
 
     def __init__(self, script: Path, folder: Path, launch: Launch) -> None:
         self.script = script
@@ -120,51 +121,59 @@ class Side:
 
     @classmethod
     def in_new_folder(cls, script: Path, folder: Path, data: Path, launch: Launch) -> "Side":
-        """Return a side whose folder is made now, with the data in it."""
+        """Make the folder, with links to the data, and return a side that runs there."""
         folder.mkdir()
         (folder / "data").symlink_to(data)
         for pretrained in data.glob("gpt2*"):
             (folder / pretrained.name).symlink_to(pretrained)
-        if not script.is_relative_to(ROOT):  # a legacy script reads its configurator from the working folder
-            for source in script.parent.glob("*.py"):
-                shutil.copy(source, folder)
-            script = folder / script.name
-        return cls(script, folder, launch)
+        return cls(copy_legacy(script, folder), folder, launch)
 
     def run(self, arguments: list[str], processes: int = 1) -> None:
-        """Run the program to its end, every checkpoint kept."""
+        """Run the program to its end. Every checkpoint it writes is kept in folder/kept."""
         shutil.rmtree(self.folder / "kept", ignore_errors=True)
         (self.folder / "kept").mkdir()
         self.output = self.launch(self.folder, self.script, arguments, processes)
 
     def console(self) -> list[str]:
-        """Return stdout line by line; times and mfu, which no two runs share, and our own flag are left out."""
+        """Return the lines of stdout, without times and mfu, and without the line about our own flag `resume_rng`."""
         text = re.sub(r"(time|mfu) -?[\d.]+(ms|%)", r"\1", self.output)
         return [line for line in text.splitlines() if not line.startswith("Overriding: resume_rng")]
 
     def records(self, name: str) -> list[Any]:
-        """Return what was recorded beside the checkpoints: `rates` of every update, or what went to `wandb`."""
+        """Return what record.py wrote to <name>.json: the learning rates (`rates`), or the records sent to `wandb`."""
         records: list[Any] = json.loads((self.folder / "kept" / f"{name}.json").read_text())
         return [{**r, "mfu": None} if isinstance(r, dict) else r for r in records]
 
     def checkpoints(self) -> dict[int, dict[str, Any]]:
-        """Return every checkpoint written, by iteration."""
+        """Return all checkpoints that the run wrote, by iteration."""
         paths = sorted((self.folder / "kept").glob("*.pt"), key=lambda path: int(path.stem))
         return {int(path.stem): load(path) for path in paths}
 
-    def last(self) -> dict[str, Any] | None:
-        """Return what out/ckpt.pt is in the end, which nanoGPT's scripts read."""
+    def final_checkpoint(self) -> dict[str, Any] | None:
+        """Return out/ckpt.pt, which nanoGPT's scripts read; None if there is none."""
         path = self.folder / "out" / "ckpt.pt"
         return load(path) if path.exists() else None
 
 
+def copy_legacy(script: Path, folder: Path) -> Path:
+    """Return the path at which to run a script in `folder`: a legacy script's copy there, or our script where it is.
+
+    A legacy script reads configurator.py from its working folder, so all its files are copied.
+    """
+    if script.is_relative_to(ROOT):
+        return script
+    for source in script.parent.glob("*.py"):
+        shutil.copy(source, folder)
+    return folder / script.name
+
+
 def load(path: Path) -> dict[str, Any]:
-    """Return a checkpoint, in CPU memory."""
+    """Return a checkpoint in CPU memory."""
     return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def same_bits(left: Any, right: Any) -> bool:
-    """Tell whether two tensors or numbers agree in every bit."""
+    """Return whether two tensors or numbers are equal in every bit."""
     left, right = torch.as_tensor(left), torch.as_tensor(right)
     if left.dtype != right.dtype or left.shape != right.shape:
         return False
@@ -173,7 +182,7 @@ def same_bits(left: Any, right: Any) -> bool:
 
 
 def tensors(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return all tensors of a checkpoint by name, whatever prefix the model's carry."""
+    """Return all tensors of a checkpoint by name; wrapper prefixes are removed from the names."""
     found = {f"model.{name}": value for name, value in handle_state_dict_prefixes(checkpoint["model"]).items()}
     found["best_val_loss"] = checkpoint["best_val_loss"]
     for index, state in checkpoint["optimizer"]["state"].items():
@@ -182,28 +191,19 @@ def tensors(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(legacy: Side, ours: Side, processes: int = 1, final: int | None = None) -> list[str]:
-    """List everything in which the two runs differ; empty where they are the same to the bit.
+    """Return everything in which the two runs differ; an empty list if they are equal to the bit.
 
-    final: iteration of the one checkpoint that ours has to make and the other does not, when training ends
+    final: iteration of the checkpoint that only our program writes, when training ends; None if it must not write one
     """
-    found = []
-    for what, a, b in (
-        ("console", legacy.console(), ours.console()),
-        ("learning rates", legacy.records("rates"), ours.records("rates")),
-        ("wandb records", legacy.records("wandb"), ours.records("wandb")),
-    ):
-        if what == "console" and processes > 1:  # start-up lines of several ranks run into each other
-            a, b = ([line for line in lines if re.match(r"(step|iter) \d", line)] for lines in (a, b))
-        if a != b:
-            pairs = zip(a, b, strict=False)
-            first = next((f"{x!r} != {y!r}" for x, y in pairs if x != y), f"{len(a)} != {len(b)} entries")
-            found.append(f"{what}: {first}")
+    found = console_differences(legacy.console(), ours.console(), processes)
+    for what, name in (("learning rates", "rates"), ("wandb records", "wandb")):
+        found += first_difference(what, legacy.records(name), ours.records(name))
     theirs, own = legacy.checkpoints(), ours.checkpoints()
     if list(own) != (expected := [*theirs, *([] if final is None else [final])]):
         found.append(f"checkpoints at {expected} != {list(own)}")
     for iter_num in sorted(theirs.keys() & own.keys()):
         found += [f"iteration {iter_num}: {name}" for name in different_parts(theirs[iter_num], own[iter_num])]
-    their_last, own_last = legacy.last(), ours.last()
+    their_last, own_last = legacy.final_checkpoint(), ours.final_checkpoint()
     if their_last and own_last:
         found += [f"out/ckpt.pt: {name}" for name in different_parts(their_last, own_last)]
     if not (theirs and their_last and own_last):
@@ -211,11 +211,32 @@ def differences(legacy: Side, ours: Side, processes: int = 1, final: int | None 
     return found
 
 
-def different_parts(legacy: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """Name everything in which two checkpoints differ."""
+def console_differences(legacy: list[str], ours: list[str], processes: int) -> list[str]:
+    """Return the first line in which two outputs differ, in a list; of several processes only losses are compared."""
+    if processes > 1:  # the ranks' start-up lines come in any order
+        legacy, ours = ([line for line in lines if re.match(r"(step|iter) \d", line)] for lines in (legacy, ours))
+    return first_difference("console", legacy, ours)
+
+
+def first_difference(what: str, legacy: list[Any], ours: list[Any]) -> list[str]:
+    """Return a line about the first entry in which two lists differ, in a list; an empty list if they are equal."""
+    if legacy == ours:
+        return []
+    pairs = zip(legacy, ours, strict=False)
+    entries = f"{len(legacy)} != {len(ours)} entries"
+    return [f"{what}: {next((f'{left!r} != {right!r}' for left, right in pairs if left != right), entries)}"]
+
+
+def different_tensors(legacy: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Return the names of the tensors that differ between two checkpoints, or that only one of them has."""
     left, right = tensors(legacy), tensors(ours)
     names = sorted(left.keys() | right.keys())
-    wrong = [n for n in names if n not in left or n not in right or not same_bits(left[n], right[n])]
+    return [name for name in names if name not in left or name not in right or not same_bits(left[name], right[name])]
+
+
+def different_parts(legacy: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Return the names of all parts in which two checkpoints differ."""
+    wrong = different_tensors(legacy, ours)
     wrong += [key for key in ("model_args", "iter_num") if legacy[key] != ours[key]]
     if legacy["optimizer"]["param_groups"] != ours["optimizer"]["param_groups"]:
         wrong.append("optimizer groups")
@@ -223,17 +244,17 @@ def different_parts(legacy: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 
 def make_data(folder: Path, pretrained: Mapping[str, dict[str, int]]) -> Path:
-    """Make the data the table needs: `tiny` with a vocabulary of 65, `words` without one, and random GPT-2s.
+    """Make the data sets `tiny` (vocabulary of 65) and `words` (no meta.pkl), and GPT-2 models of random weights.
 
-    pretrained: folder names and the shapes of the models to put there, as arguments of Hugging Face's GPT2Config
+    pretrained: folder name of each model, and its shape as arguments of Hugging Face's GPT2Config
     """
     generator = np.random.default_rng(0)
-    for name, vocab_size in (("tiny", 65), ("words", 50257)):
-        (folder / name).mkdir(parents=True)
-        for split, size in (("train", 20_000), ("val", 4_000)):
-            steps = generator.integers(0, 3, size).cumsum() % vocab_size  # something that can be learnt
-            steps.astype(np.uint16).tofile(folder / name / f"{split}.bin")
-    write_meta(folder / "tiny" / "meta.pkl", {"vocab_size": 65})
+    for name, vocab_size, vocabulary in (("tiny", 65, 65), ("words", 50257, None)):
+        splits = {
+            split: generator.integers(0, 3, size).cumsum() % vocab_size  # a pattern that a model can learn
+            for split, size in (("train", 20_000), ("val", 4_000))
+        }
+        write_data_set(folder / name, splits, vocabulary)
     for name, shape in pretrained.items():
         from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -248,7 +269,7 @@ def flags(options: dict[str, Any]) -> list[str]:
 
 
 def compare(legacy: Side, ours: Side, arguments: list[str], iters: int, *, resume: bool, processes: int) -> list[str]:
-    """Run both sides and list their differences. `arguments` are for both."""
+    """Run both sides with the same arguments and return their differences."""
     arguments = [*arguments, f"--eval_interval={max(1, iters // 3)}", "--out_dir=out", f"--max_iters={iters}"]
     if resume:
         legacy.run([*arguments, f"--max_iters={iters // 2}"], processes)
@@ -260,7 +281,7 @@ def compare(legacy: Side, ours: Side, arguments: list[str], iters: int, *, resum
 
 
 def run_combination(row: Combination, script: Path, data: Path, iters: int, launch: Launch) -> list[str]:
-    """Run one row of the table and list the differences."""
+    """Run one row of the table and return the differences."""
     with tempfile.TemporaryDirectory() as folder:
         legacy = Side.in_new_folder(script, Path(folder) / "legacy", data, launch)
         ours = Side.in_new_folder(ROOT / "train.py", Path(folder) / "ours", data, launch)
@@ -269,12 +290,12 @@ def run_combination(row: Combination, script: Path, data: Path, iters: int, laun
 
 
 def main() -> int:
-    """Compare as the command line asks; return the exit status."""
+    """Run the comparisons of the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--legacy", type=Path, default=ROOT / "benchmark" / "reference.py", help="checkout or script")
     parser.add_argument("--iters", type=int, default=9, help="iterations; checkpoints at each third")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
-    parser.add_argument("--all", action="store_true", help="run the whole table")
+    parser.add_argument("--all", action="store_true", help="run all rows of the table")
     parser.add_argument("--only", default="", help="with --all: rows whose name contains this")
     parser.add_argument("overrides", nargs="*", help="after --: config files and --key=value for both programs")
     chosen = parser.parse_args()
@@ -289,7 +310,7 @@ def main() -> int:
         gpt2 = any(row.options.get("init_from") == "gpt2" for row in rows)
         data = make_data(Path(folder), {"gpt2": {}} if gpt2 else {})
         for row in rows:
-            if chosen.overrides:  # the user's own run, on the user's own data
+            if chosen.overrides:
                 found = run_own(chosen.overrides, script, chosen.iters, launch)
             else:
                 found = run_combination(row, script, data, chosen.iters, launch)
@@ -300,7 +321,7 @@ def main() -> int:
 
 
 def run_own(overrides: list[str], script: Path, iters: int, launch: Launch) -> list[str]:
-    """Compare on the user's configs and flags, with the data folder beside us."""
+    """Compare both programs with the user's configs and flags, on the `data` folder of the current folder."""
     arguments = [text if text.startswith("--") else str(Path(text).resolve()) for text in overrides]
     with tempfile.TemporaryDirectory() as folder:
         legacy = Side.in_new_folder(script, Path(folder) / "legacy", Path("data").resolve(), launch)

@@ -1,5 +1,5 @@
 """
-Run a training script as it is and report its memory: the level once everything is imported, and the peak, in bytes.
+Run a training script unchanged and write its memory use to a JSON file: after all imports (level), and the peak.
 
     python benchmark/measure.py REPORT.json SCRIPT [ARGUMENT ...]
 """
@@ -17,18 +17,18 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes() -> int:
-    """Return this process's memory in use (Linux)."""
+    """Return the resident memory of this process (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
 def main(report: str, script: str, arguments: list[str]) -> None:
-    """Import what the script will, note the level, run it, note the peak."""
+    """Import the script's modules, measure the level, run the script, measure the peak; both in bytes."""
     folder = os.path.dirname(os.path.abspath(script))
     sys.path[0] = folder
     modules = ["torch", "numpy", "model"]
     if Path(folder).is_relative_to(ROOT):
         sys.path.insert(1, str(ROOT))
-        modules.append("train")  # with all that it imports
+        modules.append("train")
     for module in modules:
         importlib.import_module(module)
     level = resident_bytes()

@@ -1,12 +1,12 @@
 """
-What loss modifiers and masking cost.
+Measure the cost of loss modifiers and of masking.
 
     python -m benchmark.objective_cost [modifiers] [masking] [--threads N] [--rounds N]
 
-modifiers  unmasking (or, for the scorer's own, sequence scoring): updates with one modifier and without any, in random
-           order in one process
-masking    drawing and masking a batch of (16, 1024) by each stage of the composition `complex`, against an update of
-           its preset's model on this machine
+modifiers  time ratio of updates with one modifier and without, in random order in one process; in unmasking, or in
+           sequence scoring for the modifiers of scorers
+masking    time to draw and mask a batch of (16, 1024) with each stage of the composition `complex`, and time of an
+           update of its preset's model on this machine
 """
 
 import argparse
@@ -17,7 +17,7 @@ import random
 import runpy
 import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ import numpy as np
 import torch
 
 import core
-import extras
 import train
+from benchmark.compare_legacy import ROOT
 from benchmark.reliability_cost import write_data
-from benchmark.throughput import interval
+from benchmark.timing import median_and_interval, seconds
 from config.options import Options
 from configurator import configure
+from wiring.data import open_data
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
     "--dataset=shakespeare_char", "--device=cpu", "--compile=False", "--n_layer=4", "--n_head=4", "--n_embd=128",
     "--block_size=128", "--batch_size=16", "--gradient_accumulation_steps=1", "--position_encoding=rotary",
@@ -54,83 +54,78 @@ SCORES = {
     "SequenceScorerCorrelation": [ENABLED, "--seq_scorer_log_abs_rel_err=False", "--sequence_correlation_enabled=True"],
     "MetricsCollector": [ENABLED],
 }
+WARMUP = 3  # first pairs, not counted
 SCORING = ["--training_type=sequence_scoring", "--unmasking_model_checkpoint=filler"]
 
 
 def quiet_main(arguments: list[str]) -> None:
-    """Train, and let nothing of it be printed."""
+    """Train without printing."""
     with contextlib.redirect_stdout(io.StringIO()):
         train.main(arguments)
 
 
-def steps(arguments: list[str]) -> tuple[Any, Any]:
-    """Return the training step of a run, and its loss modifiers."""
-    options = configure(Options, arguments)
-    run = core.Runtime(device="cpu").__enter__()
-    trainer = train.build(options, run, core.Preemption())
+def make_step(arguments: list[str]) -> tuple[core.TrainingStep, Any]:
+    """Return the training step of a run and its loss modifiers, without printing."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        options = configure(Options, arguments)
+        runtime = core.Runtime(device="cpu").__enter__()
+        trainer = train.build(options, runtime, core.Preemption())
     modifiers = getattr(trainer.step.objective, "modifiers", None)
     if modifiers is not None:
-        modifiers.iter_num = 100  # schedules are at their ends
+        modifiers.iter_num = 100  # the end of all schedules
     return trainer.step, modifiers
 
 
-def seconds(step: Any) -> float:
-    """Return how long one update takes."""
-    began = time.perf_counter()
-    step.execute_step()
-    return time.perf_counter() - began
-
-
 def compare_modifiers(rounds: int) -> None:
-    """Print what each modifier costs in an update."""
+    """Print the time ratio of updates with and without each modifier."""
     quiet_main([*SMALL, "--training_type=unmasking", "--max_iters=1", "--eval_interval=1", "--out_dir=filler"])
     quiet_main([*SMALL, *SCORING, "--max_iters=1", "--eval_interval=1", "--out_dir=judge"])
     for base, table in ((["--training_type=unmasking"], TOKENS), (SCORING, SCORES)):
-        with contextlib.redirect_stdout(io.StringIO()):
-            plain, _ = steps([*SMALL, *base, "--seq_scorer_log_abs_rel_err=False", "--out_dir=plain"])
+        plain, _ = make_step([*SMALL, *base, "--seq_scorer_log_abs_rel_err=False", "--out_dir=plain"])
         for name, flags in table.items():
-            with contextlib.redirect_stdout(io.StringIO()):
-                modified, modifiers = steps([*SMALL, *base, *flags, f"--out_dir=out-{name}"])
+            modified, modifiers = make_step([*SMALL, *base, *flags, f"--out_dir=out-{name}"])
             assert type(modifiers.modifiers[0]).__name__.startswith((name, "SequenceScoring" + name))
-            ratios = []
-            for number in range(rounds + 3):
-                pair = [("plain", plain), ("modified", modified)]
-                random.shuffle(pair)
-                took = {which: seconds(step) for which, step in pair}
-                if number >= 3:
-                    ratios.append(took["modified"] / took["plain"])
-            low, high = interval(ratios)
-            print(f"{name:26} {statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}]", flush=True)
+            ratios = time_ratios(modified, plain, rounds)
+            print(f"{name:26} {median_and_interval(ratios, digits=3)}", flush=True)
+
+
+def time_ratios(modified: core.TrainingStep, plain: core.TrainingStep, rounds: int) -> list[float]:
+    """Return the ratios of the times of two steps, run in random order; the first WARMUP pairs are not counted."""
+    ratios = []
+    for number in range(rounds + WARMUP):
+        pair = [("plain", plain), ("modified", modified)]
+        random.shuffle(pair)
+        times = {name: seconds(step.execute_step) for name, step in pair}
+        if number >= WARMUP:
+            ratios.append(times["modified"] / times["plain"])
+    return ratios
 
 
 def compare_masking(rounds: int) -> None:
-    """Print how long each stage takes to make a batch, and an update of the preset's model."""
+    """Print the time that each stage takes to make a batch, and the time of an update of the preset's model."""
     composition = runpy.run_path(str(ROOT / "data" / "char_diffusion" / "config" / "complex.py"))
     shape = ["--block_size=1024", "--batch_size=16", "--n_layer=6", "--n_head=6", "--n_embd=384"]
-    with contextlib.redirect_stdout(io.StringIO()), core.Runtime(device="cpu") as run:
+    with contextlib.redirect_stdout(io.StringIO()), core.Runtime(device="cpu") as runtime:
         sources = {
-            stage["type"] + f" {index}": extras.Task(
-                configure(Options, [*SMALL, *shape, "--training_type=unmasking", f"--unmasking_stages=[{stage}]"]), run
-            ).data
+            stage["type"] + f" {index}": open_data(
+                configure(Options, [*SMALL, *shape, "--training_type=unmasking", f"--unmasking_stages=[{stage}]"]),
+                runtime,
+            ).batches
             for index, stage in enumerate(composition["unmasking_stages"])
         }
-        step, _ = steps([*SMALL, *shape, "--training_type=unmasking", "--out_dir=large"])
+    step, _ = make_step([*SMALL, *shape, "--training_type=unmasking", "--out_dir=large"])
     medians = {}
     for name, source in sources.items():
-        took = []
-        for _ in range(rounds):
-            began = time.perf_counter()
-            source.get_batch("train")
-            took.append(time.perf_counter() - began)
-        medians[name] = statistics.median(took) * 1000
-        print(f"{name:12} {medians[name]:6.2f} ms (to {max(took) * 1000:.2f})")
-    update = statistics.median(seconds(step) for _ in range(3)) * 1000
+        times = [seconds(partial(source.get_batch, "train")) for _ in range(rounds)]
+        medians[name] = statistics.median(times) * 1000
+        print(f"{name:12} {medians[name]:6.2f} ms (at most {max(times) * 1000:.2f})")
+    update = statistics.median(seconds(step.execute_step) for _ in range(3)) * 1000
     mean = statistics.mean(medians.values())
     print(f"mean of the stages {mean:.2f} ms, an update {update:.0f} ms: {mean / update:.2%}")
 
 
 def main() -> None:
-    """Measure what the command line names, or all."""
+    """Run the measurements named on the command line; by default both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=["modifiers", "masking", []], default=[])
     parser.add_argument("--threads", type=int, default=1)

@@ -1,10 +1,10 @@
 """
-Run a training script as it is, and keep in a folder what it does: every checkpoint under its iteration's number, the
-learning rate of every update (rates.json), and every record it sends to Weights & Biases (wandb.json).
+Run a training script unchanged and record in a folder: every checkpoint as <iter_num>.pt, the learning rates of every
+update (rates.json), and every record sent to Weights & Biases (wandb.json).
 
     python benchmark/record.py FOLDER SCRIPT [ARGUMENT ...]
 
-wandb is stood in for by a module of the few names that training scripts use, so that nothing is sent anywhere.
+A stand-in module with the few names that training scripts use replaces wandb, so nothing is sent.
 """
 
 import json
@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
 def recording_wandb(records: list[dict[str, Any]]) -> ModuleType:
-    """Return a module that takes wandb's place and appends to `records` what is logged."""
+    """Return a stand-in for the wandb module that appends every logged record to `records`."""
 
     def log(metrics: dict[str, Any]) -> None:
         plain = {key: getattr(value, "item", lambda value=value: value)() for key, value in metrics.items()}
@@ -34,26 +34,28 @@ def recording_wandb(records: list[dict[str, Any]]) -> ModuleType:
 
 
 def main(folder: str, script: str, arguments: list[str]) -> None:
-    """Run `script` as a program, `torch.save`, the optimizers and wandb watched."""
-    save, rates, records = torch.save, [], []
+    """Run `script` as a program while recording calls of `torch.save`, the optimizers and wandb."""
+    save = torch.save
+    rates: list[list[float]] = []
+    records: list[dict[str, Any]] = []
 
     def save_twice(content: Any, path: Any, *args: Any, **kwargs: Any) -> None:
         save(content, path, *args, **kwargs)
-        if isinstance(content, dict) and "iter_num" in content:  # torch pickles other things with it too
+        if isinstance(content, dict) and "iter_num" in content:  # a checkpoint; torch itself saves other objects, too
             save(content, os.path.join(folder, f"{content['iter_num']}.pt"))
 
-    def note_rate(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def record_rate(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         rates.append([group["lr"] for group in optimizer.param_groups])
 
-    torch.save = save_twice
+    torch.save = save_twice  # type: ignore[assignment]
     sys.modules["wandb"] = recording_wandb(records)
     sys.argv = [script, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(script))
-    watch = register_optimizer_step_pre_hook(note_rate)
+    hook = register_optimizer_step_pre_hook(record_rate)
     try:
         runpy.run_path(script, run_name="__main__")
     finally:
-        watch.remove()
+        hook.remove()
     if os.environ.get("RANK", "0") == "0":
         Path(folder, "rates.json").write_text(json.dumps(rates))
         Path(folder, "wandb.json").write_text(json.dumps(records))

@@ -1,8 +1,8 @@
 """
-The flat loop: what a nanoGPT-style monolith does, in one function from top to bottom, without any part of core/.
+The flat loop: a nanoGPT-style training loop in one function, which uses nothing of core/.
 
-It is the oracle that the trainer is compared with bit by bit, and the baseline that its speed is measured against.
-It takes train.py's options, and under torchrun runs on gloo. To learn what training a GPT takes, read this first.
+The trainer is compared with the flat loop bit by bit, and its speed is measured against it. The flat loop takes
+train.py's options, and under torchrun uses gloo. To learn how a GPT is trained, read this file first.
 
     python benchmark/reference.py config/quickstart.py --max_iters=100
 """
@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size")
 
 
 def train(argv: list[str]) -> None:
-    """Train as the command line says, printing and saving what nanoGPT prints and saves."""
+    """Train with the options of a command line; print and save what nanoGPT prints and saves."""
     o = configure(Options, argv)
 
     # processes
@@ -55,7 +56,8 @@ def train(argv: list[str]) -> None:
         return window[:, :-1].clone(), window[:, 1:].clone()
 
     # model
-    first_iter, best = 0, 1e9
+    first_iter = 0
+    best: torch.Tensor | float = 1e9
     shape = {name: getattr(o, name) for name in SHAPE if name != "vocab_size"} | {"dropout": o.dropout}
     saved = None
     if (folder / "meta.pkl").exists():
@@ -88,7 +90,7 @@ def train(argv: list[str]) -> None:
     adamw = gpt.configure_optimizers(o.weight_decay, o.learning_rate, (o.beta1, o.beta2), "cpu")
     if saved:
         adamw.load_state_dict(saved["optimizer"])
-    net = torch.compile(gpt) if o.compile else gpt
+    net: Any = torch.compile(gpt) if o.compile else gpt
     if o.compile and master:
         print("compiling the model... (takes a ~minute)")
     bare, net = net, DistributedDataParallel(net) if parallel else net
@@ -101,7 +103,7 @@ def train(argv: list[str]) -> None:
     now, mfu = time.perf_counter(), -1.0
     x, y = draw("train")
     start = time.perf_counter()
-    for it in range(first_iter, max(o.max_iters, first_iter) + 1):
+    for it in range(first_iter, max(int(o.max_iters), first_iter) + 1):
         if not o.decay_lr:
             rate = o.learning_rate
         elif it < o.warmup_iters:
@@ -133,8 +135,14 @@ def train(argv: list[str]) -> None:
             if o.always_save_checkpoint or means["val"] < best:
                 best = means["val"]
                 if it > 0:
-                    state = {"model": gpt.state_dict(), "optimizer": adamw.state_dict(), "model_args": shape}
-                    state |= {"iter_num": it, "best_val_loss": best, "config": o.model_dump()}
+                    state = {
+                        "model": gpt.state_dict(),
+                        "optimizer": adamw.state_dict(),
+                        "model_args": shape,
+                        "iter_num": it,
+                        "best_val_loss": best,
+                        "config": o.model_dump(),
+                    }
                     print(f"saving checkpoint to {o.out_dir}")
                     torch.save(state, Path(o.out_dir) / "ckpt.pt")
         if it == 0 and o.eval_only:
@@ -165,5 +173,5 @@ def train(argv: list[str]) -> None:
 if __name__ == "__main__":
     train(sys.argv[1:])
     if dist.is_initialized():
-        gc.collect()  # the wrapped model goes ahead of its process group, or the process may abort
+        gc.collect()  # free the wrapped model before its process group, otherwise the process may abort
         dist.destroy_process_group()

@@ -1,22 +1,20 @@
 """
-How fast a step is, how long an evaluation takes and how much memory a run needs; alone, or against other loops.
+Measure the time of a step, the time of an evaluation and the memory of a run, alone or against other training loops.
 
     python -m benchmark.throughput                                      # against the flat loop, benchmark/reference.py
     python -m benchmark.throughput --legacy ~/nanoGPT                   # and against nanoGPT
     python -m benchmark.throughput --solo -- config/train_gpt2.py       # this machine's tokens per second
 
-The programs run in turn, A B C A B C ..., each in a process of its own, so that a machine that slows down or speeds up
-does so for all of them. Every figure is a median over rounds; ratios are taken round by round, and their interval is
-that of the median (95 %, bootstrap). Without arguments after `--` it runs nanoGPT's CPU recipe.
+The programs run in turn, A B C A B C ..., each in its own process, so that changes in the machine's speed affect all of
+them. Every figure is a median over rounds. Ratios are taken within a round; the interval is the 95 % bootstrap interval
+of their median. Without arguments after `--`, nanoGPT's CPU recipe is run.
 """
 
 import argparse
 import json
 import os
 import platform
-import random
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -26,33 +24,32 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmark.compare_legacy import ROOT, copy_legacy
+from benchmark.timing import median_and_interval
+
 CPU_RECIPE = [
     "--device=cpu", "--compile=False", "--n_layer=4", "--n_head=4", "--n_embd=128", "--block_size=64",
     "--batch_size=12", "--gradient_accumulation_steps=1", "--dropout=0.0", "--dataset=shakespeare_char",
 ]  # fmt: skip
-SETTLING = 10  # first iterations, not counted
+WARMUP = 10  # first iterations, not counted
 ITERATION = re.compile(r"^iter (\d+): .* time ([\d.]+)ms", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run showed."""
+    """The measurements of one run."""
 
     step_ms: float
     eval_ms: float
-    memory_mb: float  # peak above the level after imports
+    memory_mb: float  # peak minus the level after imports
 
 
 def measure(script: Path, arguments: list[str], threads: int) -> Measurement:
-    """Run a program once. The evaluation is timed in iteration 0, which saves nothing."""
+    """Run a program once. The evaluation time is that of iteration 0, which saves no checkpoint."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "data").symlink_to(Path("data").resolve())
-        if not script.is_relative_to(ROOT):  # a legacy script reads its configurator from the working folder
-            for source in script.parent.glob("*.py"):
-                shutil.copy(source, folder)
-            script = folder / script.name
+        script = copy_legacy(script, folder)
         command = [sys.executable, str(ROOT / "benchmark" / "measure.py"), "report.json", str(script), *arguments]
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
@@ -60,19 +57,12 @@ def measure(script: Path, arguments: list[str], threads: int) -> Measurement:
             sys.exit(f"{script} failed:\n{done.stderr[-2000:]}")
         memory = json.loads((folder / "report.json").read_text())
     times = {int(iteration): float(ms) for iteration, ms in ITERATION.findall(done.stdout)}
-    step = statistics.median(ms for iteration, ms in times.items() if iteration >= SETTLING)
+    step = statistics.median(ms for iteration, ms in times.items() if iteration >= WARMUP)
     return Measurement(step, times[0] - step, (memory["peak"] - memory["level"]) / 2**20)
 
 
-def interval(values: list[float], draws: int = 10_000) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the median."""
-    generator = random.Random(0)
-    medians = sorted(statistics.median(generator.choices(values, k=len(values))) for _ in range(draws))
-    return medians[round(0.025 * draws)], medians[round(0.975 * draws) - 1]
-
-
 def table(rows: dict[str, list[Measurement]]) -> str:
-    """Return the medians of every program, and the ratios of the first to each of the others."""
+    """Return the medians of every program, and the ratios of the first program to each of the others."""
     lines = []
     for name, runs in rows.items():
         steps = sorted(run.step_ms for run in runs)
@@ -85,16 +75,15 @@ def table(rows: dict[str, list[Measurement]]) -> str:
     for other in others:
         for what in ("step_ms", "eval_ms", "memory_mb"):
             ratios = [getattr(a, what) / getattr(b, what) for a, b in zip(rows[ours], rows[other], strict=True)]
-            low, high = interval(ratios)
-            lines.append(f"{ours} / {other:10} {what:10} {statistics.median(ratios):.4f}  [{low:.4f}, {high:.4f}]")
+            lines.append(f"{ours} / {other:10} {what:10} {median_and_interval(ratios)}")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure as the command line asks and print the table."""
+    """Run the measurements of the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--legacy", type=Path, help="a nanoGPT checkout")
-    parser.add_argument("--solo", action="store_true", help="measure train.py alone")
+    parser.add_argument("--solo", action="store_true", help="measure only train.py")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--iters", type=int, default=200)
     parser.add_argument("--eval_iters", type=int, default=100)

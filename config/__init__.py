@@ -1,1 +1,1 @@
-"""The options (`options.py`), the form they are declared in (`schema.py`), and the presets."""
+"""The options (`options.py`), the class that declares them (`schema.py`), and the presets."""

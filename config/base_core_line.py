@@ -1,6 +1,6 @@
-# The core line's defaults, for its files up to September 2025; it goes before them:
+# The core line's defaults, for its config files up to September 2025. Put it before such a file:
 #   python train.py config/base_core_line.py mine.py
-# For later ones, which no longer set attention_type and position_encoding, take base_core_line_newest.py.
+# Later files do not set attention_type and position_encoding: use base_core_line_newest.py for them.
 training_type = 'language_model'
 init_from = 'scratch'
 out_dir = 'out'
@@ -8,7 +8,7 @@ dataset = 'openwebtext'
 wandb_log = False
 wandb_project = 'owt'
 wandb_run_name = 'run'
-wandb_log_interval = 1 # whatever is logged
+wandb_log_interval = 1 # every logged step
 
 eval_interval = 2000
 eval_iters = 200
@@ -22,12 +22,12 @@ n_embd = 768
 block_size = 1024
 dropout = 0.0
 bias = False
-attention_type = 'auto' # causal, but for classifiers and scorers
+attention_type = 'auto' # causal for language models, bidirectional for classifiers and scorers
 position_encoding = 'absolute'
 num_token_classes = 2
 cls_token_id = None
 
-# gaps: 15 % of all positions where there are no stages; a scorer's are filled by drawing from the 50 likeliest tokens
+# without stages 15 % of all positions are masked; a scorer's are filled by sampling from the 50 most likely tokens
 mask_probability = 0.15
 enable_line_aligned_sequences = False
 fill = 'sample'
@@ -35,7 +35,7 @@ fill_temperature = 1.0
 fill_top_k = 50
 score_transform = False
 
-# modifiers: each has a switch of its own beside this one for all
+# modifiers: one switch for all, and one for each
 loss_modifiers_enabled = False
 target_smoothing_enabled = False
 target_smoothing_factor = 0.1

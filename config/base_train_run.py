@@ -1,14 +1,14 @@
-# The train_run line's defaults. Its own files lean on them, so this one goes before:
+# The train_run line's defaults. Its config files depend on them; put this file before such a file:
 #   python train.py config/base_train_run.py mine.py
 training_type = 'unmasking'
-init_from = 'resume' # a file that starts afresh says scratch
+init_from = 'resume' # files that start a new run set scratch
 out_dir = 'out'
 dataset = 'shakespeare_char'
 use_paragraph_boundaries = False
 wandb_log = True
 wandb_project = 'diffusion'
 wandb_run_name = '13k_UN_noise_0.2'
-wandb_log_interval = 1 # whatever is logged
+wandb_log_interval = 1 # every logged step
 
 eval_interval = 200
 eval_iters = 20
@@ -16,7 +16,6 @@ eval_only = False
 always_save_checkpoint = True
 log_interval = 20
 
-# the model sees both sides of a gap
 n_layer = 6
 n_head = 6
 n_embd = 384
@@ -27,12 +26,12 @@ attention_type = 'bidirectional'
 position_encoding = 'rotary' # use_rope = True
 num_token_classes = 2
 
-# no stage that the file does not name itself
+# the file itself must set its stages
 unmasking_stages = []
 validation_stages = []
 use_all_stages_for_training = False
 
-# the loss: every text counts alike, however many gaps it has
+# the loss: every text has the same weight, whatever its number of masked positions
 loss_mean = 'sequences'
 weight_loss_by_mask_ratio = False
 uncertainty_factor = 0.0
@@ -43,7 +42,7 @@ enable_judge_model = False
 judge_model_checkpoint = ''
 unmasking_model_checkpoint = ''
 
-# transfer: a scorer's transformer is frozen until this iteration; with None, as all others', it never is
+# transfer: a scorer's transformer is frozen until unfreeze_at_iteration, unless that is None; other models never are
 init_from_checkpoint = ''
 freeze_transformer = None
 unfreeze_at_iteration = 80

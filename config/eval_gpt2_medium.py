@@ -1,6 +1,6 @@
-# Measures the loss of OpenAI's gpt2-medium on a prepared data set, without training.
+# Evaluates the loss of OpenAI's gpt2-medium on a prepared data set, without training.
 init_from = 'gpt2-medium'
 eval_only = True
-eval_iters = 500 # many, for a steady estimate
+eval_iters = 500 # many batches, for a low variance
 batch_size = 8
 wandb_log = False

@@ -5,7 +5,7 @@ init_from = 'gpt2-xl'
 dataset = 'shakespeare'
 out_dir = 'out-shakespeare'
 
-# 32 x 1024 tokens per iteration; the whole text is about nine iterations long
+# 32 x 1024 tokens per iteration; one epoch takes about nine iterations
 batch_size = 1
 gradient_accumulation_steps = 32
 max_iters = 20

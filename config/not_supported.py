@@ -1,17 +1,17 @@
-"""Keys of the core line's newest files that ask for something this project does not have."""
+"""Options of the core line's newest config files that coreGPT does not support."""
 
-# what is switched on by a value other than False, 0, None or nothing: there it is refused, otherwise ignored
+# an error if the value is true, otherwise ignored
 NOT_SUPPORTED: dict[str, str] = {
-    "use_guidance": "plan encoder, which guides the model by a summary of the whole text",
-    "add_critic_head": "critic, a second head that is trained to find wrong tokens",
-    "add_sampler_head": "sampler head, a second head that is trained to fill gaps one after the other",
-    "share_main_matrices": "sharing of weights by several layers",
-    "use_grpo": "reinforcement learning by group-relative rewards",
-    "use_lora_attn": "training of adapters of low rank in attention layers",
-    "use_lora_mlp": "training of adapters of low rank in feed-forward layers",
+    "use_guidance": "plan encoder (guides the model by a summary of the text)",
+    "add_critic_head": "critic (a second head that finds wrong tokens)",
+    "add_sampler_head": "sampler head (a second head that fills masked positions one by one)",
+    "share_main_matrices": "weight sharing between layers",
+    "use_grpo": "reinforcement learning with group-relative rewards (GRPO)",
+    "use_lora_attn": "LoRA in attention layers",
+    "use_lora_mlp": "LoRA in feed-forward layers",
 }
 
-# what says more about one of these, and does nothing without it
+# settings of these options, ignored: the option they belong to
 DETAILS: dict[str, str] = {
     "plan_tokens": "use_guidance",
     "plan_encoder_depth_factor": "use_guidance",

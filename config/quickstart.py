@@ -1,10 +1,10 @@
-# A character model of Python source code, for any laptop: no GPU, no download, under three minutes on two cores.
+# A character-level model of Python source code for any laptop: no GPU, no download, under three minutes on two cores.
 #   python data/python_stdlib/prepare.py && python train.py config/quickstart.py
 #   python sample.py --out_dir=out-quickstart --device=cpu
 dataset = 'python_stdlib'
 out_dir = 'out-quickstart'
 device = 'cpu'
-compile = False # compiling would take longer than it saves here
+compile = False # compiling takes longer than it saves in a short run
 
 n_layer = 4
 n_head = 4

@@ -1,10 +1,10 @@
-# Says how large a share of a text the model of recipe_unmasking has written: on a CPU, in less than two minutes.
+# Estimates the ratio of tokens in a text that the model of recipe_unmasking filled; less than two minutes on a CPU.
 #   python train.py config/recipe_unmasking.py && python train.py config/recipe_sequence_scoring.py
 training_type = 'sequence_scoring'
 dataset = 'python_stdlib'
 out_dir = 'out-recipe-sequence-scoring'
-unmasking_model_checkpoint = 'out-recipe-unmasking' # fills the gaps
-init_from_checkpoint = 'out-recipe-unmasking' # the same model to begin with, but for the head
+unmasking_model_checkpoint = 'out-recipe-unmasking' # fills masked positions
+init_from_checkpoint = 'out-recipe-unmasking' # the transformer starts with the same weights
 device = 'cpu'
 compile = False
 
@@ -14,7 +14,7 @@ n_embd = 128
 block_size = 64
 position_encoding = 'rotary'
 
-# shares between nothing and nearly everything
+# masked ratios from 0 to 0.9
 unmasking_stages = [
     {'type': 'random', 'max_masked_ratio': 0.9, 'val_loss_stale_count': 2},
     {'type': 'sticky', 'target_masked_ratio': 0.6, 'p1_probability': 0.1, 'p2_probability': 0.5,
@@ -36,7 +36,7 @@ eval_interval = 250
 eval_iters = 20
 log_interval = 50
 
-# the squared error is at least so much smaller, as a part of the one of always giving the mean, and the correlation
-# with the true share so high
+# for tools.recipes: minimum reduction of the squared error, as a ratio of that of a constant mean, and minimum
+# correlation with the masked ratio
 margin_mse_ratio = 0.5
 margin_pearson = 0.7

@@ -1,4 +1,4 @@
-# Tells which characters of Python source were replaced at random: on a CPU, in less than two minutes.
+# Finds characters of Python source that were replaced at random; less than two minutes on a CPU.
 #   python data/python_stdlib/prepare.py && python train.py config/recipe_token_classification.py
 training_type = 'token_classification'
 dataset = 'python_stdlib'
@@ -12,9 +12,9 @@ n_embd = 128
 block_size = 64
 position_encoding = 'rotary'
 
-# up to one character in five is replaced
+# at most one character in five is replaced
 num_token_classes = 2
-class_weights = 'none' # rare mistakes are to be named rarely
+class_weights = 'none' # predict the rare class rarely
 guaranteed_unmasked_max = 0.95
 guaranteed_unmasked_min = 0.8
 random_mask_warmup = 200
@@ -32,5 +32,5 @@ eval_interval = 200
 eval_iters = 20
 log_interval = 50
 
-# F1, the mean of both classes, is at least so much above that of calling every character untouched
+# for tools.recipes: minimum gain in F1 (mean of both classes) over calling every character original
 margin_f1 = 0.35

@@ -1,11 +1,11 @@
-# Fills gaps in Python source: on a CPU, in less than two minutes.
+# Fills masked characters in Python source; less than two minutes on a CPU.
 #   python data/python_stdlib/prepare.py && python train.py config/recipe_unmasking.py
-# `python -m tools.recipes` trains this and the other recipes, and compares each with what takes no training.
+# `python -m tools.recipes` trains all recipes and compares each with simple baselines.
 training_type = 'unmasking'
 dataset = 'python_stdlib'
 out_dir = 'out-recipe-unmasking'
 device = 'cpu'
-compile = False # compiling would take longer than it saves here
+compile = False # compiling takes longer than it saves in a short run
 
 n_layer = 2
 n_head = 4
@@ -13,7 +13,7 @@ n_embd = 128
 block_size = 64
 position_encoding = 'rotary'
 
-# few gaps anywhere, and more of them in clusters
+# few masks at random positions, and more masks in clusters
 unmasking_stages = [
     {'type': 'random', 'max_masked_ratio': 0.3, 'val_loss_stale_count': 2},
     {'type': 'sticky', 'target_masked_ratio': 0.3, 'p1_probability': 0.15, 'p2_probability': 0.3,
@@ -34,6 +34,7 @@ eval_interval = 250
 eval_iters = 20
 log_interval = 50
 
-# a gap costs at least so many nats less than by the text's unigrams, and by bigrams that are told the left neighbour
+# for tools.recipes: minimum gain in nats per masked position over a unigram model, and over a bigram model that gets
+# the left neighbour
 margin_unigram = 1.1
 margin_bigram = 0.45

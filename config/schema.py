@@ -1,4 +1,4 @@
-"""How an option is declared: one line gives its name, type, default, bounds, section and meaning."""
+"""Declaration of options: one line gives the name, type, default, bounds, section and meaning."""
 
 import ast
 import json
@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-Alias = tuple[str, Mapping[Any, Any] | None]  # the option meant, and ours for each foreign value where they differ
-AUTO = "auto"  # stands for a default that depends on the machine
+Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
+AUTO = "auto"  # shown for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
 
@@ -27,7 +27,7 @@ def section(name: str) -> Callable[..., Any]:
 
 
 def literal(text: str) -> Any:
-    """Read a Python or JSON literal; any other text stays text."""
+    """Return the value of a Python or JSON literal; any other text is returned as it is."""
     for read in (ast.literal_eval, json.loads):
         try:
             return read(text)
@@ -37,18 +37,18 @@ def literal(text: str) -> Any:
 
 
 class Schema(BaseModel):
-    """Base of a set of options: flat, immutable once made, unknown names refused."""
+    """Base class of a flat set of options. Instances are immutable; unknown names raise an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ALIASES: ClassVar[Mapping[str, Alias]] = {}  # other systems' names and dotted paths
-    NOT_SUPPORTED: ClassVar[Mapping[str, str]] = {}  # other systems' switches: what it is that they would turn on
-    WITHOUT_EFFECT: ClassVar[Mapping[str, str]] = {}  # other systems' names that may be given: why they do nothing
-    SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # other systems' values of an option
+    ALIASES: ClassVar[Mapping[str, Alias]] = {}  # other trainers' names and dotted paths
+    NOT_SUPPORTED: ClassVar[Mapping[str, str]] = {}  # other trainers' switches: the missing feature
+    WITHOUT_EFFECT: ClassVar[Mapping[str, str]] = {}  # other trainers' options that are accepted and ignored: why
+    SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # option -> other trainers' values -> our values
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Return every option's default; one that depends on the machine is worked out now."""
+        """Return the default of every option; defaults that depend on the machine are computed now."""
         return {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
 
     @classmethod
@@ -62,7 +62,7 @@ class Schema(BaseModel):
 
     @classmethod
     def fit(cls, name: str, value: Any) -> Any:
-        """Return `value` as the option's type; a ValueError says what was wanted."""
+        """Return `value` converted to the option's type. Raises ValueError with the text of `wanted`."""
         field = cls.model_fields[name]
         if field.default_factory and value == AUTO:
             return field.get_default(call_default_factory=True)
@@ -87,13 +87,13 @@ class Schema(BaseModel):
         try:
             return adapter(field).validate_python(value, strict=True)
         except ValidationError:
-            unread = isinstance(value, str) and value.startswith(("[", "{")) and not takes_text
-            hint = " (this is no whole Python or JSON literal; a shell needs quotes around it)" if unread else ""
+            incomplete = isinstance(value, str) and value.startswith(("[", "{")) and not takes_text
+            hint = " (not a complete Python or JSON literal; put quotes around it in a shell)" if incomplete else ""
             raise ValueError(wanted(field) + hint) from None
 
     @classmethod
     def validated(cls: type[SchemaT], values: Mapping[str, Any]) -> SchemaT:
-        """Return an instance, the rules between options checked; a ValueError lists what is wrong, a line each."""
+        """Return an instance after checking the rules between options. Raises ValueError, one line per error."""
         try:
             return cls(**{name: values[name] for name in cls.model_fields})
         except ValidationError as error:
@@ -102,7 +102,7 @@ class Schema(BaseModel):
 
     @classmethod
     def help(cls, only: Sequence[str] = ()) -> str:
-        """List the options by section: default, what each takes, meaning. `only` names the sections to show."""
+        """Return the `--help` text: default, accepted values and meaning by section. only: the sections to show."""
         lines = []
         for heading, names in cls.sections().items():
             if only and heading not in only:
@@ -114,15 +114,15 @@ class Schema(BaseModel):
         return "\n".join(lines).strip()
 
     def pick(self, *names: str) -> dict[str, Any]:
-        """Return some of the options as plain keywords."""
+        """Return the named options as keyword arguments."""
         return {name: getattr(self, name) for name in names}
 
     def changed(self, *names: str) -> dict[str, Any]:
-        """Return those of the named options that are not at their default."""
+        """Return the named options whose value is not the default."""
         return {name: value for name, value in self.pick(*names).items() if value != type(self).defaults()[name]}
 
     def table(self, origins: Mapping[str, str]) -> str:
-        """List every option's value and where it came from, as a config file one could run."""
+        """Return a runnable config file with every option's value, and its origin as a comment."""
         lines = []
         for heading, names in self.sections().items():
             lines.append(f"\n# {heading}")
@@ -131,16 +131,16 @@ class Schema(BaseModel):
 
 
 def adapter(field: FieldInfo) -> TypeAdapter[Any]:
-    """Return what checks a value against an option's type and bounds."""
+    """Return the pydantic validator of an option's type and bounds."""
     return TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
 
 
 def wanted(field: FieldInfo) -> str:
-    """Describe what an option takes, for help and errors: `int >= 1`, `'a' or 'b'`."""
+    """Return the accepted values of an option, for help and errors: `int >= 1`, `'a' or 'b'`."""
     if get_origin(field.annotation) is Literal:
         return " or ".join(repr(choice) for choice in get_args(field.annotation))
     kinds = get_args(field.annotation) or (field.annotation,)
-    names = [_name(kind) for kind in kinds if kind is not None]
+    names = [_type_name(kind) for kind in kinds if kind is not None]
     if any(getattr(rule, "max_length", None) == 1 for rule in field.metadata):
         names = [name.replace("str", "one character") for name in names]
     kind = "number" if names == ["int", "float"] else " or ".join(names)
@@ -149,14 +149,14 @@ def wanted(field: FieldInfo) -> str:
     return f"{kind} {' and '.join(bounds)}".strip()
 
 
-def _name(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     if get_origin(kind) is list:
-        return f"list of {_name(get_args(kind)[0])}s"
+        return f"list of {_type_name(get_args(kind)[0])}s"
     return "None" if kind is type(None) else "dict" if get_origin(kind) is dict else str(kind.__name__)
 
 
 def default_text(field: FieldInfo) -> str:
-    """Show an option's default; one that depends on the machine is shown as `auto`."""
+    """Return an option's default as text; `auto` if it depends on the machine."""
     if field.default_factory:
         return AUTO
     return repr(field.default)[1:-1] if isinstance(field.default, str) else str(field.default)  # "\n" stays one line

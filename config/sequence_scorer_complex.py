@@ -1,4 +1,4 @@
-# A scorer of tiny Shakespeare on top of train_char_diffusion, whose model also fills the gaps.
+# A scorer of tiny Shakespeare; the model of train_char_diffusion initializes it and fills masked positions.
 from config.base_core_line import *
 from data.char_diffusion.config.complex import *
 
@@ -6,7 +6,7 @@ training_type = 'sequence_scoring'
 out_dir = 'out-sequence-scorer'
 dataset = 'sequence_scorer'
 wandb_log = True
-unmasking_model_checkpoint = 'out-char-diffusion' # also the option mlm_checkpoint_path
+unmasking_model_checkpoint = 'out-char-diffusion' # prepare_streaming.py reads it too
 init_from_checkpoint = 'out-char-diffusion'
 
 eval_interval = 250
@@ -23,7 +23,7 @@ position_encoding = 'rotary'
 dtype = 'float16'
 cls_token_id = 66 # after 65 characters and the mask token
 
-# the head alone, then all of it
+# first train the head only, then all parameters
 freeze_transformer = True
 unfreeze_at_iteration = 500
 
@@ -36,7 +36,7 @@ lr_decay_iters = 10000
 min_lr = 1e-5
 beta2 = 0.99
 
-# scores that are all alike, or do not go along with the targets, cost more
+# increase the loss of scores that vary little or correlate weakly with the targets
 loss_modifiers_enabled = True
 sequence_variance_enabled = True
 sequence_variance_scale = 5.0

@@ -1,4 +1,4 @@
-# A scorer to fill in: set dataset, init_from_checkpoint, unmasking_model_checkpoint, and the model's shape as theirs.
+# A template for a scorer: set dataset, init_from_checkpoint, unmasking_model_checkpoint, and their architecture.
 from config.base_core_line import *
 
 training_type = 'sequence_scoring'
@@ -8,12 +8,12 @@ init_from_checkpoint = None
 unmasking_model_checkpoint = 'out-char-diffusion'
 cls_token_id = None
 
-# the head alone, then all of it
+# first train the head only, then all parameters
 freeze_transformer = True
 unfreeze_at_iteration = 3000
 
 loss_modifiers_enabled = True
-entropy_modifier_enabled = False # these three are not for scores
+entropy_modifier_enabled = False # these three do not apply to scores
 target_smoothing_enabled = False
 mask_ratio_weight_enabled = False
 

@@ -1,4 +1,4 @@
-# sequence_scorer_complex with nothing frozen, rows of whole lines, and texts in which whole lines were exchanged.
+# sequence_scorer_complex without freezing, with sequences of complete lines and with line masks.
 from config.sequence_scorer_complex import *
 from data.char_diffusion.config.span_and_lines import *
 

@@ -1,4 +1,4 @@
-# A scorer of short texts without stages: a random share of each is masked.
+# A scorer of short texts, without stages: a random ratio of each text is masked.
 #   python data/sequence_scorer/prepare_streaming.py config/sequence_scorer_simple.py   (in another terminal)
 from config.base_core_line import *
 
@@ -6,7 +6,7 @@ training_type = 'sequence_scoring'
 out_dir = 'out-sequence-scorer'
 dataset = 'sequence_scorer'
 attention_type = 'bidirectional'
-unmasking_model_checkpoint = 'out-char-diffusion' # also the option mlm_checkpoint_path
+unmasking_model_checkpoint = 'out-char-diffusion' # prepare_streaming.py reads it too
 mask_probability_range = (0.1, 0.7)
 
 batch_size = 16

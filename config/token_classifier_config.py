@@ -1,4 +1,4 @@
-# A token classifier to fill in: set dataset, init_from_checkpoint, and the model's shape as there.
+# A template for a token classifier: set dataset, init_from_checkpoint, and the architecture of that checkpoint.
 from config.base_core_line import *
 
 training_type = 'token_classification'
@@ -7,7 +7,7 @@ attention_type = 'bidirectional'
 num_token_classes = 2
 init_from_checkpoint = None
 
-# the head alone, then all of it
+# first train the head only, then all parameters
 freeze_transformer = True
 unfreeze_at_iteration = 5000
 

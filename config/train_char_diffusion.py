@@ -1,4 +1,4 @@
-# Fills gaps in tiny Shakespeare, masked in all the ways of data/char_diffusion/config/complex.py.
+# Unmasking of tiny Shakespeare with all stages of data/char_diffusion/config/complex.py.
 #   python data/char_diffusion/prepare_streaming.py config/train_char_diffusion.py   (in another terminal)
 from config.base_core_line import *
 from data.char_diffusion.config.complex import *
@@ -12,7 +12,7 @@ wandb_run_name = 'bert-char'
 
 eval_interval = 250
 eval_iters = 50
-always_save_checkpoint = False # only what is better
+always_save_checkpoint = False # save only improvements
 log_interval = 10
 
 n_layer = 6
@@ -23,7 +23,7 @@ dropout = 0.1
 attention_type = 'bidirectional'
 position_encoding = 'rotary'
 dtype = 'float16'
-mask_probability = 0.15 # where there are no stages
+mask_probability = 0.15 # without stages
 
 batch_size = 32
 gradient_accumulation_steps = 4

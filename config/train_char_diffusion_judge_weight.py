@@ -1,4 +1,4 @@
-# train_char_diffusion_modifiers without the weights by entropy, on whole lines; a scorer's weights are set, but off.
+# train_char_diffusion_modifiers without the entropy modifier, on complete lines; the judge weights are set, but off.
 from config.train_char_diffusion_modifiers import *
 
 wandb_run_name = 'bert-char-no-judge'
@@ -6,7 +6,7 @@ enable_line_aligned_sequences = True
 batch_size = 16
 entropy_modifier_enabled = False
 judge_weight_modifier_enabled = False
-judge_weight_checkpoint = 'out-sequence-scorer' # folder of a run of sequence_scorer_complex
+judge_weight_checkpoint = 'out-sequence-scorer' # run folder of sequence_scorer_complex
 judge_weight_exponent = 2.0
 judge_start_iter = 0
 judge_max_iter = 1

@@ -1,4 +1,4 @@
-# train_char_diffusion_judge_weight where the scorer weighs the texts, more and more from iteration 2000 to 5000.
+# train_char_diffusion_judge_weight with judge weights on; their exponent grows from iteration 2000 to 5000.
 from config.train_char_diffusion_judge_weight import *
 
 wandb_run_name = 'bert-char-judge-weight-epoch-3b'

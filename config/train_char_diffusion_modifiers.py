@@ -1,4 +1,4 @@
-# train_char_diffusion with a changed loss: by entropy, by masked share, and with smoothed targets.
+# train_char_diffusion with three loss modifiers: entropy, masked ratio, target smoothing.
 from config.train_char_diffusion import *
 
 wandb_log = True

@@ -1,4 +1,4 @@
-# train_char_diffusion_modifiers without the weights by entropy.
+# train_char_diffusion_modifiers without the entropy modifier.
 from config.train_char_diffusion_modifiers import *
 
 wandb_run_name = 'bert-char-no-entropy-modifier'

@@ -1,4 +1,4 @@
-# The newest char_diffusion: whole lines, larger batches, fewer iterations, the plain loss.
+# The newest char_diffusion: complete lines, larger batches, fewer iterations, no loss modifiers.
 from config.train_char_diffusion_modifiers import *
 
 wandb_run_name = 'vanila_no_modifiers'

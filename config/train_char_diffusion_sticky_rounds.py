@@ -1,4 +1,4 @@
-# Fills gaps that grow in rounds, each next to those of the round before.
+# Unmasking of text whose masks grow in rounds, each next to the masks of the previous round.
 #   python data/char_diffusion_sticky_rounds/prepare_streaming.py config/train_char_diffusion_sticky_rounds.py
 from config.train_char_diffusion_modifiers import *
 
@@ -6,7 +6,7 @@ out_dir = 'out-char-diffusion-sticky-rounds'
 dataset = 'char_diffusion_sticky_rounds'
 wandb_run_name = 'bert-char-sticky-rounds'
 
-# the rounds take the place of stages
+# rounds instead of stages
 composition_config = None
 use_all_stages_for_training = None
 unmasking_stages = None

@@ -1,4 +1,4 @@
-# A character model of a text of your own, such as a book by Mickiewicz:
+# A character-level model of your own text, such as a book by Mickiewicz:
 #   python data/text/prepare.py FILE --name mickiewicz_char --tokenizer char
 from config.train_shakespeare_char_core_line import *
 

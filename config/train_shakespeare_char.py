@@ -1,4 +1,4 @@
-# A character-level model of Shakespeare that trains in minutes on one GPU; it overfits, so only the best is kept.
+# A character-level model of Shakespeare that trains in minutes on one GPU; it overfits, so only improvements are saved.
 # On a laptop: --device=cpu --compile=False --eval_iters=20 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4
 #              --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0
 dataset = 'shakespeare_char'
@@ -18,7 +18,7 @@ learning_rate = 1e-3
 min_lr = 1e-4
 warmup_iters = 100
 lr_decay_iters = 5000
-beta2 = 0.99 # few tokens per iteration: a longer memory steadies AdamW
+beta2 = 0.99 # higher because an iteration has few tokens
 
 eval_interval = 250
 eval_iters = 200

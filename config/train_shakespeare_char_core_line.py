@@ -1,4 +1,4 @@
-# The core line's own train_shakespeare_char: long texts, beside nanoGPT's preset of that name.
+# The core line's train_shakespeare_char: a longer context than nanoGPT's preset of that name.
 from config.base_core_line import *
 
 training_type = 'language_model'
@@ -12,7 +12,7 @@ wandb_run_name = 'mini-gpt'
 
 eval_interval = 250
 eval_iters = 200
-always_save_checkpoint = False # it overfits: only what is better
+always_save_checkpoint = False # it overfits: save only improvements
 log_interval = 10
 
 n_layer = 6

@@ -2,7 +2,7 @@
 
 from core.callback import Callback
 from core.checkpoint import provenance
-from core.checkpoint.checkpointer import Archive
+from core.checkpoint.checkpointer import Checkpointer, RunNotes
 from core.checkpoint.find import find_checkpoint, find_latest_checkpoint, reload_from_latest, save_checkpoint
 from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
 from core.checkpoint.manager import CheckpointManager
@@ -21,7 +21,7 @@ from core.errors import (
 )
 from core.evaluator import Evaluator
 from core.logger import CompositeLogger, ConsoleLogger, JsonlLogger, Logger, WandBLogger
-from core.model_initializer import ModelInitializer
+from core.model_initializer import LoadedModel, ModelInitializer
 from core.objective import LanguageModeling, Meter, Objective, Output
 from core.optimizer import load_optimizer_state
 from core.parallel import Replicated
@@ -36,17 +36,18 @@ from core.scheduler import (
     WSDLRScheduler,
 )
 from core.stability.detector import InstabilityDetector
-from core.stability.flags import Ballot
+from core.stability.diagnosis import Diagnosis
+from core.stability.flags import RankFlags
+from core.stability.monitor import StabilityMonitor
 from core.stability.recovery import Recovery
-from core.trainer import Trainer
+from core.trainer import LoopNumbers, Trainer
 from core.training_step import StepResult, TrainingStep
 
 __all__ = [
-    "Archive",
-    "Ballot",
     "Callback",
     "CheckpointError",
     "CheckpointManager",
+    "Checkpointer",
     "CompositeLogger",
     "ConfigError",
     "ConsoleLogger",
@@ -54,6 +55,7 @@ __all__ = [
     "CoreGPTError",
     "CosineLRScheduler",
     "DataError",
+    "Diagnosis",
     "DivergedError",
     "Evaluator",
     "InstabilityDetector",
@@ -63,19 +65,24 @@ __all__ = [
     "LRScheduler",
     "LanguageModeling",
     "LinearLRScheduler",
+    "LoadedModel",
     "Logger",
+    "LoopNumbers",
     "Meter",
     "ModelInitializer",
     "Objective",
     "Output",
     "PreemptedError",
     "Preemption",
+    "RankFlags",
     "Recovery",
     "Replicated",
     "RunFolder",
+    "RunNotes",
     "Runtime",
     "SaveError",
     "SaveSchedule",
+    "StabilityMonitor",
     "StepResult",
     "Trainer",
     "TrainingStep",

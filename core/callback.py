@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from core.class_states import stateful
 from core.preemption import Interrupted
 
 if TYPE_CHECKING:
@@ -19,11 +20,31 @@ if TYPE_CHECKING:
 class Callback:
     """Base of callbacks: every method is empty, override the ones you need.
 
-    The contract: read the trainer, log through `trainer.logger`, call `trainer.stop(reason)` or `trainer.save()`;
-    do not replace its parts or draw from torch's global random generator. Under several processes each rank has its
-    own; a decision to stop must come out the same on all of them. One with `state_dict` and `load_state_dict` is
-    saved in every checkpoint, under its class name. Long work, such as sampling, belongs inside
-    `with trainer.preemption.abandonable():`, where a signal drops it; what it draws at random, it puts back.
+    A callback may read
+
+        trainer.iter_num            the iteration; in `on_train_end` one more than the last
+        trainer.max_iters           the last iteration
+        trainer.best_val_loss       the lowest validation loss seen
+        trainer.raw_model           the model, neither compiled nor wrapped
+        trainer.step                the training step: its optimizer, and `batch`, which was drawn for the next update
+        trainer.scheduler           the learning rate of any iteration
+        trainer.monitor             recoveries made (`history`), their factor on the learning rate (`lr_scale`)
+        trainer.runtime             rank, world size, device
+
+    and call
+
+        trainer.logger.log_info(text), trainer.logger.log_event(record)
+        trainer.stop(reason)        ends the run after this iteration; with several processes one later, on several GPUs
+                                    up to two
+        trainer.save()              asks for a checkpoint: it is written before the next update, after an evaluation if
+                                    one is due, or by the final save; with several processes one iteration later. In
+                                    `on_train_end` it does nothing
+        trainer.preemption.abandonable()   a context for long work such as sampling: a signal ends the work there.
+                                    The random state must be as before when the work ends
+
+    It replaces no part of the trainer and draws nothing from torch's global random generator. With several processes
+    each rank has its own callbacks; a decision to stop or save must come out the same on all ranks. A callback with
+    `state_dict` and `load_state_dict` is saved in every checkpoint, under its class name.
 
         class Patience(Callback):
             def on_eval_end(self, trainer, losses):
@@ -35,13 +56,13 @@ class Callback:
         """Called once, before the first iteration."""
 
     def on_train_end(self, trainer: Trainer) -> None:
-        """Called once, after the last iteration."""
+        """Called once, after the last iteration and the final save."""
 
     def on_step_begin(self, trainer: Trainer) -> None:
         """Called before each update."""
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
-        """Called after each update; on a CPU it is known to be sound. Reading a tensor of `result` waits for a GPU."""
+        """Called after each update; on a CPU it is known to be stable. Reading a tensor of `result` waits for a GPU."""
 
     def on_eval_begin(self, trainer: Trainer) -> None:
         """Called before each evaluation."""
@@ -63,26 +84,17 @@ class CallbackList:
         return iter(self.callbacks)
 
     def emit(self, event: str, trainer: Trainer, *details: Any) -> None:
-        """Call the method of this name of each of them; one that was interrupted by a signal has had its turn."""
+        """Call the method `event` of each callback. A signal that interrupts one of them does not end the others."""
         for callback in self.callbacks:
             with suppress(Interrupted):
                 getattr(callback, event)(trainer, *details)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states by class name; of several of one class, the later ones are numbered."""
-        return {name: callback.state_dict() for name, callback in self._stateful()}
+        """Return the states by class name."""
+        return {name: callback.state_dict() for name, callback in stateful(self.callbacks).items()}
 
     def load_state_dict(self, states: dict[str, Any]) -> None:
-        """Hand each of them its state, if it is there."""
-        for name, callback in self._stateful():
+        """Restore the callbacks whose state is in `states`."""
+        for name, callback in stateful(self.callbacks).items():
             if name in states:
                 callback.load_state_dict(states[name])
-
-    def _stateful(self) -> list[tuple[str, Any]]:
-        found: dict[str, Any] = {}
-        for callback in self.callbacks:
-            if hasattr(callback, "state_dict"):
-                name = type(callback).__name__
-                count = sum(type(other).__name__ == name for other in found.values())
-                found[f"{name}-{count + 1}" if count else name] = callback
-        return list(found.items())

@@ -1,12 +1,13 @@
-"""The mistakes and mishaps a user can meet: one class each, one message, one exit status."""
+"""The errors that end a program with one message and an exit status, and warnings that come once."""
 
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+log = logging.getLogger("coregpt")
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
-TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, come back later
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: not a failure, start the run again later
 
 
 class CoreGPTError(Exception):
@@ -28,13 +29,13 @@ class CheckpointError(CoreGPTError, RuntimeError):
 
 
 class DivergedError(CoreGPTError, RuntimeError):
-    """Training reached numbers that no further update can mend."""
+    """Training became unstable, and no recovery is left."""
 
     exit_status = 3
 
 
 class SaveError(CoreGPTError, OSError):
-    """The final checkpoint could not be written: what was learnt since the one before is lost."""
+    """The final checkpoint could not be written: the updates since the previous one are lost."""
 
     exit_status = 4
 
@@ -43,7 +44,7 @@ class SaveError(CoreGPTError, OSError):
 
 
 class PreemptedError(CoreGPTError):
-    """Training stopped early, as it was asked to, with all of it saved: no failure, so its message stands alone."""
+    """Training stopped early on request, with its state saved. Not a failure: the message has no `error:`."""
 
     def __init__(self, message: str, exit_status: int = TRY_AGAIN) -> None:
         super().__init__(message)
@@ -57,16 +58,16 @@ class WarnOnce:
         self._causes: set[str] = set()
 
     def __call__(self, text: str, cause: str | None = None) -> None:
-        """Log `text` as a warning. cause: calls with the same cause count as one; None: calls with the same text do."""
-        cause = cause or text
+        """Log `text`. cause: what counts as the same warning; by default the text"""
+        cause = text if cause is None else cause
         if cause not in self._causes:
-            self._causes.add(cause)
-            logging.getLogger("coregpt").warning(text)
+            log.warning(text)
+        self._causes.add(cause)
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Turn the errors above into their message on stderr and their exit status: for the door of a program."""
+    """Turn the errors above into their message on stderr and their exit status, around a program's `main`."""
     try:
         yield
     except CoreGPTError as error:

@@ -1,4 +1,4 @@
-"""The few operations on disk that a checkpoint needs: a crash at any instant leaves the old or the new, whole."""
+"""Operations on disk after which a crash leaves either the old or the new content, complete."""
 
 import errno
 import hashlib
@@ -11,12 +11,12 @@ from pathlib import Path
 from core.errors import CheckpointError
 
 CHUNK_BYTES = 2**20
-PARTIAL = ".part"  # the end of a name whose content is not whole yet
-FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT)  # no lack of a feature
+PARTIAL = ".part"  # suffix of a temporary file
+FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT)  # not a missing feature
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, so that they are there after a power cut as well."""
+    """Make a folder and those above it, durable after a power cut."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     os.makedirs(folder, exist_ok=True)
     for place in missing:
@@ -30,16 +30,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     After a power cut `path` is the old or the new file, complete; `flush_folder` makes sure that it is the new one.
     """
-    aside = path.with_name(path.name + PARTIAL)
+    part = path.with_name(path.name + PARTIAL)
     try:
-        remove(aside)
-        write(aside)
-        for part in _contents(aside):
-            _flush(part)
-        os.replace(aside, path)
+        remove(part)
+        write(part)
+        for content in _contents(part):
+            _flush(content)
+        os.replace(part, path)
     except BaseException:
         with suppress(OSError):
-            remove(aside)
+            remove(part)
         raise
 
 
@@ -53,27 +53,27 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Let `target` be the same file as `source`, in one step; a copy, where the disk knows no second names."""
-    aside = target.with_name(target.name + PARTIAL)
+    """Make `target` a second name of the file `source`, in one step; a copy if the file system has no hard links."""
+    part = target.with_name(target.name + PARTIAL)
     try:
-        remove(aside)
+        remove(part)
         try:
-            os.link(source, aside)
+            os.link(source, part)
         except OSError as error:
             if error.errno in FAILURES:
                 raise
-            shutil.copyfile(source, aside)
-            _flush(aside)
-        os.replace(aside, target)
-        remove(aside)  # where both were names of one file already, the system leaves both
+            shutil.copyfile(source, part)
+            _flush(part)
+        os.replace(part, target)
+        remove(part)  # if both were names of one file already, the rename does nothing
     except BaseException:
         with suppress(OSError):
-            remove(aside)
+            remove(part)
         raise
 
 
 def move_away(path: Path, ending: str) -> Path:
-    """Rename a file to the first free one of `path.ending`, `path.ending-2` ..., and return its new name."""
+    """Rename a file to the first free name of `path.ending`, `path.ending-2` ..., and return that."""
     target, number = path.with_name(path.name + ending), 1
     while os.path.lexists(target):
         number += 1
@@ -83,7 +83,7 @@ def move_away(path: Path, ending: str) -> Path:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until a folder's list of names is on the disk. A system that cannot say is no error, a failing disk is."""
+    """Wait until a folder's names are on the disk. Raises OSError if the disk fails, not if the system cannot flush."""
     try:
         _flush(folder)
     except OSError as error:
@@ -92,7 +92,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; none is fine."""
+    """Remove a file, or a folder with its content, if it exists."""
     with suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -101,9 +101,9 @@ def remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the hash of a file's content; of a folder's: names, sizes and contents, in the order of names.
+    """Return the hash of a file's content; of a folder, of its names, sizes and contents in the order of names.
 
-    Raises CheckpointError for what is neither, or holds something that is neither, such as a link out of it.
+    Raises CheckpointError for anything else, and for a folder that holds anything else, such as a link.
     """
     digest = hashlib.sha256()
     for part in _contents(path):
@@ -120,12 +120,12 @@ def sha256(path: Path) -> str:
 
 
 def size(path: Path) -> int:
-    """Return how many bytes a file has; a folder's files, all together."""
+    """Return the bytes of a file, or of all files in a folder."""
     return sum(part.lstat().st_size for part in _contents(path) if not part.is_dir())
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
-    """Return what changes when a file is replaced or written to, without reading it; None where no file is."""
+    """Return values that change when a file is replaced or written to; None if there is no file."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -134,7 +134,7 @@ def stamp(path: Path) -> tuple[int, ...] | None:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Tell whether two names are of one file."""
+    """Return whether two names are of one file."""
     try:
         return os.path.samestat(os.lstat(one), os.lstat(other))
     except OSError:
@@ -142,7 +142,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def _contents(path: Path) -> Iterator[Path]:
-    """Yield a file, or all that is in a folder and then the folder."""
+    """Yield a file, or everything in a folder and then the folder."""
     if path.is_dir() and not path.is_symlink():
         yield from sorted(path.rglob("*"))
     yield path

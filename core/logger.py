@@ -1,4 +1,4 @@
-"""Where a run reports to: the console, a file of JSON lines, Weights & Biases, or several at once."""
+"""Where a run reports to: the console, a file of JSON lines, Weights & Biases, or several of them."""
 
 import inspect
 import json
@@ -8,9 +8,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from core.class_states import stateful
+from core.errors import WarnOnce
 
 log = logging.getLogger("coregpt")
 Metrics = dict[str, Any]
@@ -20,11 +24,11 @@ BLOCK = 2**16  # bytes read at a time
 class Logger(ABC):
     """Takes a run's reports. The seam for another place to send them to.
 
-    log_step: iter, loss, lr, time_ms, mfu (percent), grad_norm where known
-    log_eval: iter, train/loss, val/loss, lr, mfu (percent)
+    log_step: iter, loss, lr, time_ms, mfu (percent), grad_norm if known, and the objective's metrics
+    log_eval: iter, train/loss, val/loss, lr, mfu (percent), and the objective's metrics
 
-    One whose reports must neither be lost nor doubled by a resume has a `state_dict()` of plain values, saved with
-    every checkpoint; its `load_state_dict(state)`, if it has one, is called when the run goes on from there.
+    A logger whose reports must neither be lost nor repeated by a resume has a `state_dict()` of plain values, which
+    every checkpoint keeps; its `load_state_dict(state)`, if it has one, is called when the run resumes there.
     """
 
     @abstractmethod
@@ -45,98 +49,89 @@ class Logger(ABC):
         """Report something that happened to the run: `event` names it, the rest of the record is about it."""
 
     def close(self) -> None:  # noqa: B027  (may stay empty)
-        """Send or write what is still on its way."""
+        """Send or write all that is not yet sent or written."""
 
 
 class ConsoleLogger(Logger):
     """Prints nanoGPT's lines to stdout, byte for byte."""
 
     def log_step(self, metrics: Metrics) -> None:
-        """Print loss, time and model flops utilisation of an update."""
         print("iter {iter}: loss {loss:.4f}, time {time_ms:.2f}ms, mfu {mfu:.2f}%".format(**metrics), flush=True)
 
     def log_eval(self, metrics: Metrics) -> None:
-        """Print both losses of an evaluation."""
         losses = f"train loss {metrics['train/loss']:.4f}, val loss {metrics['val/loss']:.4f}"
         print(f"step {metrics['iter']}: {losses}", flush=True)
 
     def log_info(self, text: str) -> None:
-        """Print a line."""
         print(text, flush=True)
 
     def log_checkpoint(self, text: str) -> None:
-        """Print a line."""
         print(text, flush=True)
 
 
 class JsonlLogger(Logger):
     """Appends one JSON object per report to a file; numbers that are not finite become null.
 
-    The file consists of whole lines: one that was cut off in the middle, by a full disk or a kill, is taken out before
-    the next is written. A file that was removed or replaced in mid-run is made again or appended to.
+    The file has complete lines only: a line that was cut off, by a full disk or a kill, is removed before the next is
+    written. A file that is removed or replaced during the run is made again or appended to.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.file: FileIO | None = None
-        self.size = 0  # bytes of the open file, all of them whole lines
+        self.size = 0  # bytes of complete lines in the open file
 
     def log_step(self, metrics: Metrics) -> None:
-        """Write an update."""
         self._write({"event": "step", **metrics})
 
     def log_eval(self, metrics: Metrics) -> None:
-        """Write an evaluation."""
         self._write({"event": "eval", **metrics})
 
     def log_checkpoint(self, text: str) -> None:
-        """Write that a checkpoint is being made."""
         self._write({"event": "checkpoint", "text": text})
 
     def log_event(self, record: Metrics) -> None:
-        """Write what happened to the run."""
         self._write({"event": record["event"], **record})
 
     def state_dict(self) -> dict[str, int]:
-        """Return the bytes written so far: what was reported up to now, of this run and those it continues."""
+        """Return the bytes written so far, by this run and those it continues."""
         if not self.path.exists():
             return {"offset": 0}
-        os.fsync(self._current().fileno())  # a checkpoint counts on these lines
+        os.fsync(self._open_file().fileno())  # a checkpoint refers to these lines
         return {"offset": self.size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Cut off what was reported after `state_dict`: the run reports it again."""
+        """Remove the lines after those that `state_dict` counted: the run reports them again."""
         offset, size = state["offset"], self.state_dict()["offset"]
         if size < offset:
             log.info(f"{self.path} has {size} bytes, had {offset} when the checkpoint was saved: lines are missing")
         elif size > offset:
-            self._current().truncate(offset)
+            self._open_file().truncate(offset)
 
     def close(self) -> None:
-        """Close the file."""
         if self.file:
             self.file.close()
         self.file = None
 
     def _write(self, record: Metrics) -> None:
         line = json.dumps(_plain(record)).encode() + b"\n"
-        file, rest = self._current(), memoryview(line)
+        file, rest = self._open_file(), memoryview(line)
         try:
-            while rest:  # a disk that is nearly full takes a part
+            while rest:  # a disk that is nearly full may take a part only
                 rest = rest[file.write(rest) :]
         except BaseException:
-            with suppress(OSError):  # else before the next line is written
+            with suppress(OSError):  # if this fails, `_open_file` removes the rest of the line
                 file.truncate(self.size)
             raise
         self.size += len(line)
 
-    def _current(self) -> FileIO:
-        """Return the file, open and ending in a whole line, whatever happened to it or its folder meanwhile."""
+    def _open_file(self) -> FileIO:
+        """Return the file, open and ending in a complete line, also after it or its folder was removed."""
         if self.file is None or not _is_unchanged(self.file, self.path, self.size):
             self.close()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, "a+b", buffering=0)  # noqa: SIM115  (closed in `close`)
-            self.size = _bytes_of_whole_lines(self.file)
+            self.size = _bytes_of_complete_lines(self.file)
             self.file.truncate(self.size)
         return self.file
 
@@ -144,13 +139,13 @@ class JsonlLogger(Logger):
 class WandBLogger(Logger):
     """Sends evaluations to Weights & Biases under nanoGPT's keys; without key or network it works offline.
 
-    An evaluation takes along what the loss modifiers reported last. Of events it sends the numbers.
+    An evaluation is sent with the last metrics of the loss modifiers. Of events the numbers are sent.
 
     step_interval: send every n-th iteration's step as well, of those that are logged; 0 sends evaluations only
     also:          second names, under which values are sent as well
-    saved:         the `state_dict` of a run to go on with, under the same id. What the server was sent after that
-                   state was saved comes again, with the same values, and is not sent twice
-    Raises ImportError where the package is missing.
+    saved:         the `state_dict` of a run to continue under the same id. Reports that the server has received since
+                   that state are not sent again
+    Raises ImportError if the package is missing.
     """
 
     def __init__(
@@ -167,7 +162,7 @@ class WandBLogger(Logger):
 
         self.step_interval = step_interval
         self.also = also or {}
-        self.modifiers: Metrics = {}  # what they reported last
+        self.modifiers: Metrics = {}  # their last metrics
 
         settings: dict[str, Any] = dict(project=project, name=run_name, config=config, dir=str(out_dir))
         if saved:
@@ -184,27 +179,25 @@ class WandBLogger(Logger):
         self.reported: int = saved["step"] if saved else self.received  # records of the run so far
 
     def log_step(self, metrics: Metrics) -> None:
-        """Send an update, if its turn has come."""
+        """Send an update if its iteration is a multiple of `step_interval`."""
         self.modifiers = {name: value for name, value in metrics.items() if name.startswith("loss_modifiers/")}
         if self.step_interval and metrics["iter"] % self.step_interval == 0:
             self._send(metrics)
 
     def log_eval(self, metrics: Metrics) -> None:
-        """Send an evaluation."""
         self._send({**metrics, **self.modifiers})
 
     def log_event(self, record: Metrics) -> None:
-        """Send the numbers of what happened, if there are any; when, goes under `<event>_iteration` as well."""
+        """Send the numbers of an event, if it has any, and its iteration as `<event>_iteration`."""
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
         if numbers:
             self._send({**numbers, f"{record['event']}_iteration": record["iter"]})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the run's id and how many records it has; to be handed to the constructor as `saved`."""
+        """Return the run's id and its number of records, for the constructor's `saved`."""
         return {"run_id": self.run.id, "step": self.reported}
 
     def close(self) -> None:
-        """Finish the wandb run."""
         self.run.finish()
 
     def _send(self, metrics: Metrics) -> None:
@@ -215,76 +208,61 @@ class WandBLogger(Logger):
 
 
 class CompositeLogger(Logger):
-    """Passes every report on to several loggers. One that fails is warned of once and never stops the run."""
+    """Passes every report on to several loggers. A logger that fails is warned of once and never stops the run."""
 
     def __init__(self, loggers: Sequence[Logger] = ()) -> None:
         self.loggers = list(loggers)
-        self.warned: set[str] = set()
+        self._warn = WarnOnce()
 
     def log_step(self, metrics: Metrics) -> None:
-        """Pass on an update."""
         self._each(lambda logger: logger.log_step(metrics))
 
     def log_eval(self, metrics: Metrics) -> None:
-        """Pass on an evaluation."""
         self._each(lambda logger: logger.log_eval(metrics))
 
     def log_info(self, text: str) -> None:
-        """Pass on a line."""
         self._each(lambda logger: logger.log_info(text))
 
     def log_checkpoint(self, text: str) -> None:
-        """Pass on a line about a checkpoint."""
         self._each(lambda logger: logger.log_checkpoint(text))
 
     def log_event(self, record: Metrics) -> None:
-        """Pass on what happened to the run."""
         self._each(lambda logger: logger.log_event(record))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of the loggers that have one, by class name; of several of one class, by number as well."""
+        """Return the states of the loggers that have one, by class name; a logger that fails is absent."""
         states: dict[str, Any] = {}
-
-        def keep(logger: Logger) -> None:
-            if hasattr(logger, "state_dict"):
-                states[self._name(logger)] = logger.state_dict()
-
-        self._each(keep)
+        for name, logger in stateful(self.loggers).items():
+            self._attempt(logger, partial(_keep_state, logger, states, name))
         return states
 
     def load_state_dict(self, states: dict[str, Any]) -> None:
-        """Give every logger that takes one the state it had."""
-
-        def give(logger: Logger) -> None:
-            name = self._name(logger)
+        """Restore the loggers that have a `load_state_dict`."""
+        for name, logger in stateful(self.loggers).items():
             if name in states and hasattr(logger, "load_state_dict"):
-                logger.load_state_dict(states[name])
-
-        self._each(give)
+                self._attempt(logger, partial(logger.load_state_dict, states[name]))
 
     def close(self) -> None:
-        """Close all of them."""
         self._each(lambda logger: logger.close())
-
-    def _name(self, logger: Logger) -> str:
-        """Return a logger's class name, numbered from the second of that class on."""
-        alike = [other for other in self.loggers if type(other) is type(logger)]
-        number = 1 + next(index for index, other in enumerate(alike) if other is logger)
-        return type(logger).__name__ + (f"-{number}" if number > 1 else "")
 
     def _each(self, report: Callable[[Logger], None]) -> None:
         for logger in self.loggers:
-            try:
-                report(logger)
-            except Exception as error:
-                cause = f"{type(logger).__name__}: {type(error).__name__}: {error}"
-                if cause not in self.warned:
-                    log.warning(f"logging failed, training goes on ({cause})")
-                self.warned.add(cause)
+            self._attempt(logger, partial(report, logger))
+
+    def _attempt(self, logger: Logger, report: Callable[[], None]) -> None:
+        try:
+            report()
+        except Exception as error:
+            cause = f"{type(logger).__name__}: {type(error).__name__}: {error}"
+            self._warn(f"logging failed, training goes on ({cause})", cause)
+
+
+def _keep_state(logger: Any, states: dict[str, Any], name: str) -> None:
+    states[name] = logger.state_dict()
 
 
 def _is_unchanged(file: FileIO, path: Path, size: int) -> bool:
-    """Tell whether an open file is still the one at `path`, and as long as it was. Takes a few microseconds."""
+    """Return whether an open file is still the one at `path`, with the same size. Takes a few microseconds."""
     try:
         there = os.stat(path)
     except OSError:
@@ -292,8 +270,8 @@ def _is_unchanged(file: FileIO, path: Path, size: int) -> bool:
     return os.path.samestat(there, os.fstat(file.fileno())) and there.st_size == size
 
 
-def _bytes_of_whole_lines(file: FileIO) -> int:
-    """Return where the last whole line of a file ends."""
+def _bytes_of_complete_lines(file: FileIO) -> int:
+    """Return where the last complete line of a file ends."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(end - BLOCK, 0)
@@ -306,7 +284,7 @@ def _bytes_of_whole_lines(file: FileIO) -> int:
 
 
 def _has_key(wandb: Any) -> bool:
-    """Tell whether wandb knows an API key, without asking the user for one."""
+    """Return whether wandb has an API key, without asking the user for one."""
     if "prompt" in inspect.signature(wandb.login).parameters:
         return bool(wandb.login(prompt=False, verify=False))
     return bool(wandb.api.api_key)  # before wandb 0.26
@@ -318,7 +296,7 @@ def _number(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON knows it: a tensor as its number, nan and infinities as None."""
+    """Return a value that JSON can hold: a tensor as its number, nan and infinities as None."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

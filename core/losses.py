@@ -27,3 +27,8 @@ def per_sequence(loss: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     if loss.dim() == 1:
         return loss
     return loss.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def all_finite(values: torch.Tensor) -> torch.Tensor:
+    """Return a bool scalar on the device: every number is finite."""
+    return torch.isfinite(values.detach()).all()

@@ -1,4 +1,4 @@
-"""Restoring an optimizer. Making one is the model's business: `configure_optimizers`, as in nanoGPT."""
+"""Restoring an optimizer. The model makes it: `configure_optimizers`, as in nanoGPT."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 
 from core.errors import CheckpointError
 
-KERNELS = ("fused", "foreach", "capturable")  # how this device computes an update, not what
-OWN = (*KERNELS, "is_head")  # is_head: which of a schedule's rates a group has
+KERNELS = ("fused", "foreach", "capturable")  # how this device computes an update; the result is the same
+NOT_RESTORED = (*KERNELS, "is_head")  # is_head: which of a schedule's rates a group has
 UNFROZEN = "unfrozen"  # marks a group whose parameters were frozen when the optimizer was made
 
 
@@ -15,17 +15,31 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     """Load a saved state; moments of a tensor that was cropped since (block_size) are cropped with it.
 
     As in nanoGPT, the saved groups' settings (weight_decay, betas, lr_factor) come with the state. A state from before
-    an unfreezing takes that back: groups marked `unfrozen` that it lacks are dropped, and their parameters frozen.
-    Raises CheckpointError when the state belongs to other parameters; the optimizer is then as it was.
+    an unfreezing undoes it: groups marked `unfrozen` that the state lacks are dropped, and their parameters frozen.
+
+    An optimizer that consists of several has them in its attribute `optimizers`, and their states, in the same order,
+    under `optimizers` in its own state.
+
+    Raises CheckpointError if the state belongs to other parameters; the optimizer is then unchanged.
     """
     if not state:
         raise CheckpointError("the checkpoint lacks the optimizer: it can be sampled from, but not resumed")
     try:
-        _load(optimizer, state)
+        if hasattr(optimizer, "optimizers"):
+            for part, part_state in zip(optimizer.optimizers, state["optimizers"], strict=True):
+                _load(part, part_state)
+        else:
+            _load(optimizer, state)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint's optimizer state is damaged ({type(error).__name__}: {error})"
         ) from None
+
+
+def moments(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Return all tensors in an optimizer's state, or in those of the optimizers it consists of."""
+    states = [state for part in getattr(optimizer, "optimizers", [optimizer]) for state in part.state.values()]
+    return [value for state in states for value in state.values() if torch.is_tensor(value)]
 
 
 def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -42,7 +56,7 @@ def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         )
     moments = {key: _cropped(saved, parameters[key]) for key, saved in state["state"].items()}
     groups = [
-        {**saved, **{name: own[name] for name in OWN if name in own}}
+        {**saved, **{name: own[name] for name in NOT_RESTORED if name in own}}
         for saved, own in zip(state["param_groups"], kept, strict=True)
     ]
     for group in optimizer.param_groups[len(kept) :]:
@@ -54,7 +68,7 @@ def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
 
 def _cropped(moments: dict[str, Any], parameter: torch.Tensor) -> dict[str, Any]:
-    """Cut every moment that has the parameter's number of dimensions down to its shape."""
+    """Return the moments, those that have the parameter's number of dimensions cropped to its shape."""
     window = tuple(slice(size) for size in parameter.shape)
     cropped = {}
     for name, value in moments.items():

@@ -1,4 +1,4 @@
-"""How a model is spread over processes: here, one whole copy in each."""
+"""How a model is spread over processes: here, one copy in each."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -10,24 +10,35 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-# a model's buffers are tables, alike on all ranks; torch 2.13 renamed what keeps them from being sent at each step
+from core.checkpoint.format import handle_state_dict_prefixes
+from core.optimizer import load_optimizer_state
+
+# a model's buffers are tables, equal on all ranks; torch 2.13 renamed the argument that keeps DDP from sending them
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 SYNC_BUFFERS = "forward_sync_buffers" if _RENAMED else "broadcast_buffers"
 
 
 class Replicated:
-    """Every process holds the whole model, and gradients are averaged; a single process has nothing to do.
+    """Every process holds the model, and gradients are averaged. A single process has nothing to do.
 
-    Other ways to spread a model offer the same methods: `wrap`, `unwrap`, `grad_sync`, `clip`, `norm`,
-    `broadcast_parameters`, `state_dict`.
+    Another strategy offers the same attribute and methods. `shard`, `state_dict` and `load_state_dict` are called on
+    every rank.
+
+    evaluates_on_every_rank: an evaluation needs all ranks; here rank 0 evaluates alone, as in nanoGPT
     """
 
-    def __init__(self, distributed: bool, device: torch.device) -> None:
+    evaluates_on_every_rank = False
+
+    def __init__(self, distributed: bool = False, device: torch.device | None = None) -> None:
         self.distributed = distributed
-        self.device = device
+        self.device = device or torch.device("cpu")
+
+    def shard(self, model: nn.Module) -> nn.Module:
+        """Return the model whose parameters the optimizer is made of; before compilation."""
+        return model
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model as the training step calls it; all ranks then hold rank 0's weights."""
+        """Return the model as the training step calls it; after compilation. All ranks then hold rank 0's weights."""
         if not self.distributed:
             return model
         settings: dict[str, Any] = {SYNC_BUFFERS: False}
@@ -36,29 +47,39 @@ class Replicated:
         return DistributedDataParallel(model, **settings)
 
     def unwrap(self, model: nn.Module) -> nn.Module:
-        """Return the model inside, for evaluation on one rank alone."""
+        """Return the model as evaluations call it."""
         return model.module if isinstance(model, DistributedDataParallel) else model
 
     def grad_sync(self, model: nn.Module) -> Callable[[bool], AbstractContextManager[Any]]:
-        """Return `context(last)`: gradients are averaged in the last micro-batch of an update, and only there."""
+        """Return `context(last)`: gradients are averaged in the last micro-batch of an update only."""
         if isinstance(model, DistributedDataParallel):
             return lambda last: nullcontext() if last else model.no_sync()
         return lambda last: nullcontext()
 
     def clip(self, parameters: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
-        """Scale the gradients down to a joint norm of `max_norm` and return the norm they had."""
+        """Scale the gradients down to a joint norm of at most `max_norm`. Return the norm before."""
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
     def norm(self, parameters: Iterable[torch.Tensor]) -> torch.Tensor:
         """Return the joint norm of the gradients, and leave them as they are."""
         return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
+    def state_dict(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Return the state of model and optimizer under nanoGPT's keys."""
+        return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+    def load_state_dict(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, or only its `optimizer`. Afterwards all ranks hold rank 0's weights.
+
+        Raises CheckpointError if the optimizer's state does not fit.
+        """
+        if "model" in state:
+            model.load_state_dict(handle_state_dict_prefixes(state["model"], like=model.state_dict()))
+            self.broadcast_parameters(model)
+        load_optimizer_state(optimizer, state.get("optimizer"))
+
     def broadcast_parameters(self, model: nn.Module) -> None:
-        """Give all ranks rank 0's weights once more, when they were loaded into a model that is wrapped already."""
+        """Give all ranks rank 0's weights; only `wrap` does so by itself."""
         if self.distributed:
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor, src=0)
-
-    def state_dict(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Return the whole state of model and optimizer, under nanoGPT's keys."""
-        return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}

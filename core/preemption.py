@@ -1,4 +1,4 @@
-"""Requests to stop early: from a scheduler, from the keyboard, from the clock."""
+"""Requests to stop early: from a job scheduler, from the keyboard, from the clock."""
 
 import logging
 import os
@@ -15,15 +15,15 @@ from core.errors import INTERRUPTED, TRY_AGAIN, PreemptedError
 log = logging.getLogger("coregpt")
 P = ParamSpec("P")
 T = TypeVar("T")
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # USR1 is what schedulers send ahead of the end; Windows has none
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # job schedulers send USR1 before they end a job; Windows has none
 
 
 class Interrupted(BaseException):
-    """Thrown into an abandonable region when a request to stop arrives; no `except Exception` swallows it."""
+    """Raised in an abandonable region when a request to stop arrives; `except Exception` does not catch it."""
 
 
 class Preemption:
-    """Notices SIGTERM, SIGINT, SIGUSR1 and the end of the time limit, from entering to leaving.
+    """Notices SIGTERM, SIGINT, SIGUSR1 and the end of the time limit, between entering and leaving.
 
     time_limit_hours: counted from here; None is no limit
     """
@@ -42,7 +42,7 @@ class Preemption:
         self._pid = os.getpid()
         with suppress(ValueError):  # outside the main thread Python installs no handler
             for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
-                # a handler that was not set from Python reads None, and cannot be put back
+                # a handler that was not set from Python reads as None and cannot be restored
                 self._former[number] = signal.signal(number, self._notice) or signal.SIG_DFL
         return self
 
@@ -54,38 +54,38 @@ class Preemption:
 
     @property
     def requested(self) -> str | None:
-        """The reason to stop early, such as `SIGTERM` or `the time limit of 1.5 hours`; None while there is none."""
+        """The reason to stop early, such as `SIGTERM` or `the time limit of 1.5 hours`; None if there is none."""
         if self._signal is None and time.monotonic() >= self._deadline:
             return self._time_is_up
         return self._signal
 
     @property
     def exit_status(self) -> int:
-        """130 after SIGINT, else 75: try again later. Under torchrun 0, as it restarts what ends otherwise."""
+        """130 after SIGINT, else 75: try again later. Under torchrun 0, as it restarts processes that end otherwise."""
         if "TORCHELASTIC_RUN_ID" in os.environ:
             return 0
         return INTERRUPTED if self.requested == "SIGINT" else TRY_AGAIN
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
-        """Mark work that may be dropped half-way: raise Interrupted in it, once, when a request is or comes there.
+        """Mark work that a request to stop may end half-way: Interrupted is raised in it, once.
 
-        Regions nest, and all of them are left. The end of the time limit is noticed on entering, and not inside; in
-        another thread than the main one this is so for signals too.
+        Regions nest, and the exception leaves all of them. The end of the time limit is noticed on entering only; so
+        are signals in a thread that is not the main one.
         """
         outer = self._region.open
         try:
-            # open first, then look: a signal in between is seen by the one or by the other
+            # open first, then look: no signal in between is missed
             self._region.open = True
             if reason := self.requested:
                 raise Interrupted(reason)
             yield
         finally:
-            # a signal until here is thrown into the region, closing it; from here on it only leaves its name
+            # until here a signal is raised in the region; from here on it is only noted
             self._region.open = outer
 
     def attempt(self, work: Callable[[], T]) -> T | None:
-        """Return what `work` does, or None when it was abandoned; inside another region that one is abandoned too."""
+        """Return the result of `work`, or None if a request to stop ended it; an outer region ends with it."""
         outer = self._region.open
         try:
             with self.abandonable():
@@ -95,14 +95,14 @@ class Preemption:
                 raise
             return None
 
-    def precede(self, work: Callable[[], None]) -> None:
-        """Do what has to be done before training. PreemptedError when a request to stop comes before its end."""
+    def run_before_training(self, work: Callable[[], None]) -> None:
+        """Run `work`. Raises PreemptedError if a request to stop comes before its end."""
         self.attempt(work)
         if self.requested:
             raise PreemptedError(f"stopped by {self.requested} before the first update", self.exit_status)
 
     def guard(self, work: Callable[P, T]) -> Callable[P, T]:
-        """Return `work` as a function whose every call is an abandonable region; the caller gets the Interrupted."""
+        """Return `work` as a function each call of which is an abandonable region; Interrupted reaches the caller."""
 
         def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
             with self.abandonable():
@@ -112,7 +112,7 @@ class Preemption:
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal, in the main thread, between any two steps of the program."""
-        if os.getpid() != self._pid:  # a forked child, such as a loader's worker: it must die when it is told to
+        if os.getpid() != self._pid:  # a forked child, such as a data loader's worker: the signal must end it
             signal.signal(number, self._former.get(number, signal.SIG_DFL))
             signal.raise_signal(number)
             return
@@ -126,12 +126,12 @@ class Preemption:
         with suppress(RuntimeError):  # the signal may have come in the middle of a write to the same stream
             log.info(f"{self._signal}: saving, then stopping")
         if self._region.open:
-            # only the first signal of all is thrown, and it may strike while a region is being left
+            # only the first signal is raised, and it may come while a region is being left
             self._region.open = False
             raise Interrupted(self._signal)
 
 
 class _Region(threading.local):
-    """Whether a thread is inside an abandonable region. Signals are handled in the main thread, by its own answer."""
+    """Whether a thread is inside an abandonable region; signals are handled in the main thread."""
 
     open = False

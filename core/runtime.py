@@ -1,4 +1,4 @@
-"""One process's place in a run: its rank, device, precision and seed."""
+"""One process of a run: its rank, device, precision and seed."""
 
 import gc
 import logging
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Runtime:
-    """Set up the process on entering, tear it down on leaving; in between answer what the parts need to know.
+    """Sets up the process on entering and tears it down on leaving; in between it talks to the other ranks.
 
     Reads RANK, LOCAL_RANK and WORLD_SIZE as torchrun sets them; without them the run is a single process.
     """
@@ -41,7 +41,6 @@ class Runtime:
         self.is_master = self.rank == 0
         self.seed = seed
         self._at_exit = ExitStack()
-        self._flags: list[torch.Tensor] = []
         _notes_to_stderr(logging.INFO if self.is_master else logging.ERROR)
 
         self.device = resolve_device(device, self.local_rank if self.distributed else None)
@@ -72,15 +71,15 @@ class Runtime:
     ) -> None:
         self._at_exit.close()
         if self.distributed:
-            gc.collect()  # a wrapped model that outlives its process group can abort the process, so it goes first
+            gc.collect()  # a wrapped model that outlives its process group can abort the process
             dist.destroy_process_group()
 
     def at_exit(self, action: Callable[[], None]) -> None:
-        """Call `action` on leaving, however the run ends; the last one given comes first."""
+        """Call `action` on leaving, however the run ends; the last action given is called first."""
         self._at_exit.callback(action)
 
-    def share(self, gradient_accumulation_steps: int) -> int:
-        """Return the micro-batches that fall to this process, of those that make up one update."""
+    def micro_steps_per_rank(self, gradient_accumulation_steps: int) -> int:
+        """Return how many of an update's micro-batches this process computes."""
         if gradient_accumulation_steps % self.world_size:
             raise ConfigError(
                 f"gradient_accumulation_steps={gradient_accumulation_steps} cannot be divided evenly among "
@@ -89,7 +88,7 @@ class Runtime:
         return gradient_accumulation_steps // self.world_size
 
     def on_master(self, compute: Callable[[], T]) -> T:
-        """Call `compute` on the master alone and return its result on every rank; what it raises is raised on all."""
+        """Call `compute` on rank 0 only, and return its result on every rank; an exception is raised on every rank."""
         if not self.distributed:
             return compute()
         box: list[Any] = [None, None]
@@ -102,6 +101,11 @@ class Runtime:
             raise box[1]
         return box[0]  # type: ignore[no-any-return]
 
+    def on_every_rank(self, compute: Callable[[], T]) -> T:
+        """Call `compute` on every rank, and return rank 0's result on every rank."""
+        result = compute()
+        return self.on_master(lambda: result)
+
     def gather(self, value: T) -> list[T]:
         """Return every rank's value, in the order of ranks, on every rank."""
         values = [value] * self.world_size
@@ -110,23 +114,21 @@ class Runtime:
         return values
 
     def any_rank(self, flags: torch.Tensor) -> torch.Tensor:
-        """Set in place, and return, the flags that any rank has set. flags: int32 on the device."""
+        """Set in place, and return, the flags that any rank has set. flags: int32 on the device"""
         if self.distributed:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return flags
 
     def seed_all(self) -> None:
-        """Seed every random generator of this process, each rank its own way; the model is made after this."""
+        """Seed every random generator of this process with seed + rank; the model is made after this."""
         torch.manual_seed(self.seed + self.rank)
         random.seed(self.seed + self.rank)
         if numpy := sys.modules.get("numpy"):
             numpy.random.seed((self.seed + self.rank) % 2**32)
 
-    def flag(self, value: bool) -> torch.Tensor:
-        """Return 0 or 1, int32 () on the device, where it has been since the first call: nothing waits for it."""
-        if not self._flags:
-            self._flags = [torch.tensor(number, dtype=torch.int32, device=self.device) for number in (0, 1)]
-        return self._flags[value]
+    def is_true_on_any_rank(self, value: bool) -> bool:
+        """Return whether `value` is True on any rank; waits for the device."""
+        return bool(self.any_rank(torch.tensor(value, dtype=torch.int32, device=self.device)).item())
 
     def rng_state(self) -> dict[str, Any]:
         """Return the state of this process's random generators: torch's, Python's, and NumPy's where it is loaded."""
@@ -141,7 +143,7 @@ class Runtime:
         return state
 
     def set_rng_state(self, state: dict[str, Any]) -> None:
-        """Continue the random generators where `rng_state` found them; those it does not know stay as they are."""
+        """Restore the random generators; one that `state` lacks stays as it is."""
         torch.set_rng_state(state["cpu"])
         if "python" in state:
             random.setstate(state["python"])
@@ -155,7 +157,7 @@ class Runtime:
 
     @contextmanager
     def isolated_rng(self) -> Iterator[None]:
-        """Inside, random draws start from the seed and leave no trace: the same draws every time."""
+        """Inside, random draws start from the seed; afterwards the generators are as before."""
         outside = self.rng_state()
         self.seed_all()
         try:
@@ -165,12 +167,12 @@ class Runtime:
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
-    """Return the device that `name` means on this machine; `cuda` gives way to mps or cpu where it is absent.
+    """Return the device that `name` means on this machine; mps or cpu in place of `cuda` if there is none.
 
     local_rank: the process's number on its node under torchrun, where each process takes the GPU of that number
     """
     if name in ("cuda", "auto") and not torch.cuda.is_available():
-        # several processes talk through gloo where there is no CUDA, and gloo knows nothing of mps
+        # without CUDA several processes use gloo, which has no mps backend
         found = "mps" if torch.backends.mps.is_available() and local_rank is None else "cpu"
         log.info(f"device: no CUDA device here, using {found} (--device={found} says so yourself)")
         name = found
@@ -190,16 +192,16 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc's malloc keep what a step frees for the next one, instead of asking the system for it anew.
+    """Make glibc's malloc keep the memory that a step frees, instead of returning it to the system.
 
-    Freeing one large block raises the size from which blocks are given back at once. It draws nothing and changes no
-    number; on the CPU recipe a step took 4 % less time and an evaluation 8 % less (2026-11, 1 thread).
+    Freeing one large block raises the size from which malloc returns blocks. It changes no number; on the CPU recipe a
+    step took 4 % less time and an evaluation 8 % less (2026-11, 1 thread).
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)  # the largest that counts is 32 MB
+    torch.empty(31 * 2**20, dtype=torch.uint8)  # larger than 32 MB has no effect
 
 
 def _notes_to_stderr(level: int) -> None:
-    """Show our own notes on stderr, one line each; stdout is left to the lines nanoGPT prints."""
+    """Show our own notes on stderr, one line each; stdout has only the lines that nanoGPT prints."""
     for old in log.handlers[:]:
         log.removeHandler(old)
     handler = logging.StreamHandler(sys.stderr)

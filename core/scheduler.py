@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the iteration: nothing to save, nothing to restore."""
+"""Learning rates as pure functions of the iteration, without a state to save."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,12 +8,12 @@ from typing import Any
 class LRScheduler(ABC):
     """A learning rate for every iteration.
 
-    The contract: `get_lr(iter_num)` depends on its argument alone and is defined for any iteration, also beyond the
-    end of the schedule, where it holds its last value. One that watches the validation loss keeps what it has seen in
-    `state_dict`, and still answers the same at any time between two evaluations.
+    The contract: `get_lr(iter_num)` depends only on its argument and is defined for any iteration, also after the end
+    of the schedule, where it keeps its last value. A schedule that depends on the validation loss has a `state_dict`,
+    and returns the same values between two evaluations.
 
-    A parameter group of the optimizer may carry `lr_factor`, by which its rate is multiplied; it is saved with the
-    optimizer. A schedule that has several rates tells the groups apart in `get_group_lr`.
+    A parameter group of the optimizer may have an `lr_factor`, which its rate is multiplied by; it is saved with the
+    optimizer. A schedule with several rates returns that of a group in `get_group_lr`.
     """
 
     @abstractmethod
@@ -25,7 +25,7 @@ class LRScheduler(ABC):
         return self.get_lr(iter_num)
 
     def set_lr(self, groups: list[dict[str, Any]], iter_num: int, scale: float = 1.0) -> float:
-        """Give every parameter group its rate of this iteration, times `scale`. Return the first group's."""
+        """Set every parameter group's rate of this iteration, times `scale`. Return the first group's."""
         for group in groups:
             group["lr"] = self.get_group_lr(iter_num, group) * scale * group.get("lr_factor", 1.0)
         return float(groups[0]["lr"])
@@ -74,7 +74,7 @@ class ConstantLRScheduler(LRScheduler):
 class WSDLRScheduler(LRScheduler):
     """Warm-up, stable, decay: `learning_rate` is held until the last `decay_iters` iterations before `lr_decay_iters`.
 
-    In these it falls on a straight line to `min_lr`. How long a run is to be can so be decided late. Hu et al. 2024,
+    In these it falls linearly to `min_lr`, so the length of a run can be decided late. Hu et al. 2024,
     https://arxiv.org/abs/2404.06395
     """
 
@@ -95,7 +95,7 @@ class WSDLRScheduler(LRScheduler):
 
 
 class LinearLRScheduler(LRScheduler):
-    """Linear warm-up to `learning_rate`, a straight line down to `min_lr`, then constant."""
+    """Linear warm-up to `learning_rate`, linear decay to `min_lr`, then constant."""
 
     def __init__(self, learning_rate: float, warmup_iters: float, lr_decay_iters: float, min_lr: float) -> None:
         self.peak = learning_rate
@@ -129,12 +129,12 @@ class InverseSqrtLRScheduler(LRScheduler):
 
 
 def warmup(peak: float, iter_num: int, warmup_iters: float) -> float:
-    """Return nanoGPT's linear warm-up, which begins above zero and would reach `peak` at `warmup_iters`."""
+    """Return nanoGPT's linear warm-up, which starts above zero and would reach `peak` at `warmup_iters`."""
     return peak * (max(iter_num, 0) + 1) / (warmup_iters + 1)
 
 
 def fall(peak: float, floor: float, iter_num: int, begin: float, end: float) -> float:
-    """Return the straight line from `peak` at iteration `begin` to `floor` at `end`, level before and after."""
+    """Return the linear decay from `peak` at iteration `begin` to `floor` at `end`, constant before and after."""
     if iter_num >= end:
         return floor
     share = min((end - iter_num) / (end - begin), 1.0) if end > begin else 1.0

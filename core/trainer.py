@@ -1,49 +1,63 @@
-"""The training loop, and what it takes to save, restore, recover and stop it."""
+"""The training loop, and how it reacts to instability, signals, and the end."""
 
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.callback import CallbackList
-from core.checkpoint.provenance import differences
-from core.checkpoint.resume import changed_options, require_counters
-from core.errors import CheckpointError, PreemptedError, SaveError
+from core.checkpoint.resume import damaged_if_it_fails, require_counters
+from core.errors import DivergedError
 from core.preemption import Interrupted
-from core.stability.diagnosis import diagnose
-from core.stability.flags import Ballot
+from core.run_state import RunState
+from core.stability.monitor import Requests
+from core.stability.recovery import ROLL_BACK, STOP
+from core.step_report import StepReport
+from core.stop_request import StopRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from core.callback import Callback
-    from core.checkpoint.checkpointer import Archive
+    from core.checkpoint.checkpointer import Checkpointer
     from core.evaluator import Evaluator
     from core.logger import CompositeLogger
     from core.preemption import Preemption
     from core.runtime import Runtime
     from core.scheduler import LRScheduler
-    from core.stability.flags import Answers
-    from core.stability.recovery import Recovery
+    from core.stability.monitor import StabilityMonitor, StepVerdict
+    from core.stability.recovery import Decision
     from core.training_step import StepResult, TrainingStep
 
 log = logging.getLogger("coregpt")
-SPLITS = ("train", "val")
-WARMUP_STEPS = 5  # iterations before the mfu is trusted; until then it reads -100%
 State = dict[str, Any]
 
 
-class Trainer:
-    """Runs the parts it is given in nanoGPT's order, and keeps the few numbers that belong to the run as a whole.
+class LoopNumbers(NamedTuple):
+    """The plain numbers of the loop, by the names of their options.
 
-    raw_model:          the model itself, neither compiled nor wrapped, for the mfu and the diagnosis
-    sequences_per_iter: sequences this process sees per iteration, for the mfu
-    config:             the options, as every checkpoint keeps them
+    sequences_per_iter: sequences that this process sees in an iteration, for the mfu
+    """
+
+    max_iters: float
+    eval_interval: int
+    log_interval: int
+    sequences_per_iter: int
+    eval_only: bool = False
+    always_save_checkpoint: bool = True
+    check_every_step: bool = False
+
+
+class _RolledBack(Exception):
+    """Raised when the run is at an older checkpoint, from where it goes on. Its text says why and where."""
+
+
+class Trainer:
+    """Runs the parts it is given in nanoGPT's order, and reacts to what they report.
+
+    raw_model: neither compiled nor wrapped, for the mfu and for callbacks
     """
 
     def __init__(
@@ -52,401 +66,251 @@ class Trainer:
         step: TrainingStep,
         scheduler: LRScheduler,
         evaluator: Evaluator,
-        archive: Archive,
-        recovery: Recovery,
-        preemption: Preemption,
+        checkpointer: Checkpointer,
+        monitor: StabilityMonitor,
         logger: CompositeLogger,
         runtime: Runtime,
+        preemption: Preemption,
         callbacks: Sequence[Callback] = (),
         *,
-        max_iters: float,
-        eval_interval: int,
-        log_interval: int,
-        eval_only: bool,
-        always_save_checkpoint: bool,
-        sequences_per_iter: int,
-        config: State,
+        numbers: LoopNumbers,
     ) -> None:
         self.raw_model = raw_model
         self.step = step
         self.scheduler = scheduler
         self.evaluator = evaluator
-        self.detector = archive.detector
-        self.recovery = recovery
-        self.archive = archive
-        self.saves = archive.saves
-        self.preemption = preemption
+        self.checkpointer = checkpointer
+        self.monitor = monitor
         self.logger = logger
         self.runtime = runtime
-        self.ballot = Ballot(runtime.any_rank)
+        self.preemption = preemption
         self.callbacks = CallbackList(callbacks)
+        self.max_iters = numbers.max_iters
+        self.eval_interval = numbers.eval_interval
+        self.log_interval = numbers.log_interval
+        self.eval_only = numbers.eval_only
+        self.always_save_checkpoint = numbers.always_save_checkpoint
+        self.check_every_step = numbers.check_every_step
 
-        self.max_iters = max_iters
-        self.eval_interval = eval_interval
-        self.log_interval = log_interval
-        self.eval_only = eval_only
-        self.always_save_checkpoint = always_save_checkpoint
-        self.sequences_per_iter = sequences_per_iter
-        self.config = config
-        self.out_dir = archive.checkpoints.out_dir
+        self.counters = RunState()
+        self.stop_request = StopRequest(preemption, is_alone=runtime.world_size == 1)
+        self.report = StepReport(raw_model, step, numbers.sequences_per_iter)
+        self.step_start: State = {}  # this rank's position (random state, data) where the step at hand began
 
-        self.iter_num = 0
-        self.local_iter_num = 0  # iterations made by this process
-        self.best_val_loss = float("inf")  # the lowest seen
-        self.saved_val_loss: torch.Tensor | float = 1e9  # nanoGPT's best_val_loss: of the last save, better or not
-        self.evaluated_at: int | None = None  # the last one; a resume does not repeat it
-        self.losses: dict[str, torch.Tensor] = {}  # the last evaluation's
-        self.running_mfu = -1.0
-        self.stop_reason: str | None = None  # all ranks have agreed to stop
-        self.stop_wish: str | None = None  # this rank wants to
-        self.preempted = False  # it is a signal or the clock that stops the run
-        self.save_wish = False  # some rank's clock says it is time
-        self.is_evaluating = False
-        self.answers: Answers | None = None
-        self.trail: deque[tuple[int, Any, State]] = deque(maxlen=2)  # of updates: a GPU tells of the one before
-        self.top: State = {}  # where the evaluation or update at hand began, should it be abandoned
+    @property
+    def iter_num(self) -> int:
+        """The iteration at hand."""
+        return self.counters.iter_num
+
+    @property
+    def best_val_loss(self) -> float:
+        """The lowest validation loss seen."""
+        return self.counters.best_val_loss
 
     def train(self) -> float:
-        """Train until `max_iters`, or until somebody calls `stop`. Return the lowest validation loss seen."""
-        self.begin()  # draws the first batch, ahead of the first evaluation
-        t0 = time.perf_counter()
-        while not self.should_terminate(self.iter_num) or not self.finish():
-            # set the learning rate of this iteration
-            lr = self.scheduler.set_lr(self.step.optimizer.param_groups, self.iter_num, self.recovery.lr_scale)
+        """Train until `max_iters`, or until something calls `stop`. Return the lowest validation loss seen."""
+        self.begin()
+        while True:
+            try:
+                while not self.should_terminate(self.iter_num):
+                    # set the learning rate of this iteration, and draw the first batch if none is waiting
+                    self.step.prefetch()
+                    lr = self.scheduler.set_lr(self.step.optimizer.param_groups, self.iter_num, self.monitor.lr_scale)
 
-            # now and then: measure the loss on both splits, and save
-            if self.should_evaluate(self.iter_num) and not self.evaluate(lr):
-                continue
-            if self.should_save(self.iter_num) and not self.save():
-                continue
+                    # every eval_interval: measure the loss on both splits, and save
+                    if self.should_evaluate(self.iter_num):
+                        self.settle()  # a GPU may still owe the verdict on the last update, and so a stop
+                        if self.stop_request.reason:
+                            break
+                        losses = self.evaluate(lr)
+                        if self.eval_only:
+                            break
+                        self.save_evaluated(losses)
+                    if self.should_save(self.iter_num):
+                        self.save_checkpoint()
 
-            # one update; none, where it turned out unsound and the run is back at a checkpoint
-            result = self.update() if self.emit("on_step_begin") else None
-            if result is None or not self.emit("on_step_end", result):
-                continue
+                    # forward, backward, update
+                    self.callbacks.emit("on_step_begin", self)
+                    result = self.update()
+                    self.callbacks.emit("on_step_end", self, result)
 
-            # now and then: report. Reading the loss waits for the device, so it happens nowhere else
-            t1 = time.perf_counter()
-            if self.should_log(self.iter_num):
-                self.report(result, t1 - t0)
-            t0 = t1
-
-            self.iter_num += 1
-            self.local_iter_num += 1
+                    # every log_interval: log. Reading the loss waits for the device, so it happens only here
+                    seconds = self.report.lap()
+                    if self.should_log(self.iter_num):
+                        self.logger.log_step(self.report.metrics(self.iter_num, result, seconds))
+                    self.counters.iter_num += 1
+                self.settle()
+                self.save_final()
+                break
+            except _RolledBack as event:
+                log.warning(event)
+                self.logger.log_event({"event": "recovery", "history": self.monitor.history})
+            except Interrupted:  # a signal ended an evaluation or a batch draw: go back to its start, and stop
+                self.checkpointer.restore_position(self.step_start)
+                self.stop_request.preempt()
+        self.end()
         return self.best_val_loss
 
     def should_evaluate(self, iter_num: int) -> bool:
-        """Evaluate every `eval_interval` iterations, but not again what was evaluated before a checkpoint was saved."""
-        return self.eval_only or (iter_num % self.eval_interval == 0 and iter_num != self.evaluated_at)
+        """Evaluate every `eval_interval` iterations, but not again after a resume from the checkpoint saved there."""
+        return self.eval_only or (iter_num % self.eval_interval == 0 and iter_num != self.counters.evaluated_at)
 
     def should_save(self, iter_num: int) -> bool:
-        """Save when the schedule says so, beside the checkpoints that evaluations write."""
-        return self.save_wish or self.saves.falls_on(iter_num)
+        """Save where the schedule or a request says so, in addition to the checkpoints of evaluations."""
+        return self.checkpointer.schedule.is_due(iter_num)
 
     def should_log(self, iter_num: int) -> bool:
-        """Report every `log_interval` iterations."""
+        """Log every `log_interval` iterations."""
         return iter_num % self.log_interval == 0
 
     def should_terminate(self, iter_num: int) -> bool:
-        """Stop after iteration `max_iters`, which is `max_iters + 1` updates, or when somebody asked for it."""
-        return self.stop_reason is not None or (iter_num > self.max_iters and not self.eval_only)
+        """Stop after iteration `max_iters`, which is `max_iters + 1` updates, or when something asked for it."""
+        return self.stop_request.reason is not None or (iter_num > self.max_iters and not self.eval_only)
 
-    # what happens before and in an iteration
+    # the parts of a run
 
     def begin(self) -> None:
-        """Note where the run starts, and draw the first batch: before the first evaluation, as nanoGPT does."""
-        self.archive.begin(self.state_dict())
-        self._draw_ahead()
-        self.emit("on_train_begin")
+        """Keep the state at the start of this process, for a rollback before its first checkpoint."""
+        self.checkpointer.begin(self.state_dict())
+        self.step_start = self.checkpointer.position()
+        self.callbacks.emit("on_train_begin", self)
+        self.report.start()
 
-    def _draw_ahead(self) -> None:
-        try:
-            self.step.prefetch()
-        except Interrupted:
-            self.preempt()
+    def evaluate(self, lr: float) -> dict[str, torch.Tensor]:
+        """Measure the loss of both splits and log it. Return the losses by split."""
+        self.callbacks.emit("on_eval_begin", self)
+        self.step_start = self.checkpointer.position()
+        metrics = self.counters.record_evaluation(self.evaluator.evaluate_splits())
+        self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.report.mfu_percent})
+        self.callbacks.emit("on_eval_end", self, self.counters.losses)
+        return self.counters.losses
 
-    def evaluate(self, lr: float) -> bool:
-        """Measure both losses on the master, tell every rank, report, and save if that is due.
-
-        Return whether to go on with the iteration.
-        """
-        if self.settle() or self.stop_reason is not None or not self.emit("on_eval_begin"):
-            return False
-        self.top = self.archive.position()
-        measured = self.runtime.on_master(lambda: self.preemption.attempt(self.evaluator.evaluate_splits))
-        if measured is None:
-            self.abandon()
-            return False
-        losses = {split: measured[split] for split in SPLITS}
-        beside = {name: value for name, value in measured.items() if name not in losses}
-        self.evaluated_at, self.losses = self.iter_num, losses
-        metrics = {"train/loss": losses["train"], "val/loss": losses["val"], **beside}
-        self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.running_mfu * 100})
-        self.best_val_loss = min(self.best_val_loss, losses["val"].item())
-        self.is_evaluating = True  # what callbacks save now is saved below, or right after
-        still_here = self.emit("on_eval_end", losses)
-        self.is_evaluating = False
-        if self.eval_only:
-            self.stop_reason = "eval_only"
-        if self.eval_only or not still_here:
-            return False
-        finite = self.detector.check_validation_stability(losses)
-        if not finite and self.react("the evaluation after it is not finite", self.iter_num - 1):
-            return False
-        if losses["val"] < self.saved_val_loss or self.always_save_checkpoint:
-            before, self.saved_val_loss = self.saved_val_loss, losses["val"]
+    def save_evaluated(self, losses: dict[str, torch.Tensor]) -> None:
+        """Save as nanoGPT does: if the validation loss is lower than at the last such save, or always."""
+        self.react(self.monitor.decide_on_evaluation(losses, self.iter_num - 1))
+        if losses["val"] < self.counters.saved_val_loss or self.always_save_checkpoint:
+            previous, self.counters.saved_val_loss = self.counters.saved_val_loss, losses["val"]
             if self.iter_num > 0:
-                goes_on = self.save(link=True)
-                if goes_on and self.archive.failure:
-                    self.saved_val_loss = before  # so that a later one is linked, though it be worse than this
-                return goes_on
-        return True
+                self.save_checkpoint(link=True)
+                if self.checkpointer.failure:
+                    self.counters.saved_val_loss = previous  # so that a later one saves even if its loss is higher
 
-    def update(self) -> StepResult | None:
-        """Make one update, and look at whether it was sound; None where it came to nothing."""
-        self.top = self.archive.position()
-        try:
-            self.step.leave_out(self.recovery.left_out(self.iter_num))
-            result = self.step.execute_step(self.agree)
-        except Interrupted:
-            self.abandon()
-            return None
-        self.trail.append((self.iter_num, self.step.used, self.top))
-        answers, self.answers = self.answers, None
-        return None if self.heed(answers) else result
+    def update(self) -> StepResult:
+        """Make one update, and act on the verdict of all ranks."""
+        self.step_start = self.checkpointer.position()
+        self.step.skip_batches(self.monitor.batches_to_skip(self.iter_num))
+        result = self.step.execute_step(self.inspect_step)
+        self.monitor.remember_step(self.iter_num, self.step.used_batch, self.step_start)
+        self.apply_verdict(self.monitor.verdict())
+        if self.check_every_step and not self.checkpointer.is_finite():
+            self.react(self.monitor.decide_unstable(str(self.checkpointer.failure), self.iter_num))
+        return result
 
-    def agree(self, loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Put to all ranks whether this update is unsound, and whether to stop or save after it.
+    def inspect_step(
+        self, loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Have the monitor judge an update before it is made. Return its flag on the device: skip the update."""
+        is_preempted, wants_save = self.preemption.requested is not None, self.checkpointer.schedule.wants_save()
+        requests = Requests(is_preempted, self.stop_request.is_requested, wants_save)
+        return self.monitor.inspect_step(self.iter_num, loss, grad_norm, metrics, requests)
 
-        loss: mean over the update's micro-batches
+    def settle(self) -> None:
+        """Act on the verdict that a GPU still owes, if any."""
+        self.apply_verdict(self.monitor.wait_for_verdict())
 
-        Return a flag on the device: leave the update out.
-        """
-        causes = self.detector.inspect(loss, grad_norm, metrics)
-        wishes = [self.preemption.requested, self.stop_wish, self.saves.is_overdue()]
-        flags = [*causes, *(self.runtime.flag(bool(wish)) for wish in wishes)]
-        agreed, self.answers = self.ballot.cast(self.iter_num, flags)
-        return agreed[: len(causes)].any() & self.runtime.flag(self.recovery.leaves_out)
+    def apply_verdict(self, verdict: StepVerdict | None) -> None:
+        """Do what all ranks agreed on after an update."""
+        if verdict is None:
+            return
+        self.stop_request.agree(verdict.requests.preempt, verdict.requests.stop)
+        self.checkpointer.schedule.is_agreed |= verdict.requests.save
+        self.react(self.monitor.decide_on(verdict))
 
-    def heed(self, answers: Answers | None) -> bool:
-        """Do what all ranks agreed on. Return whether the run went back to a checkpoint."""
-        if answers is None:
-            return False
-        *causes, preempted, stop, self.save_wish = answers.flags
-        if preempted:
-            self.preempt()
-        elif stop:
-            self.stop_reason = self.stop_wish or "another process asked for it"
-        if cause := self.detector.causes(causes):
-            return self.react(cause, answers.iter_num)
-        self.recovery.dropped = 0
-        return False
+    def react(self, decision: Decision) -> None:
+        """Roll back or stop if the decision says so. Raises DivergedError, with a diagnosis, to stop."""
+        if decision.action == ROLL_BACK:
+            self.roll_back(decision)
+        if decision.action == STOP:
+            raise DivergedError(f"{decision.message}\n{self.monitor.diagnosis(decision.iter_num)}")
 
-    def settle(self) -> bool:
-        """Wait for what a GPU still has to say on the last update. Return whether the run went back to a checkpoint."""
-        return self.heed(self.ballot.settle())
-
-    def report(self, result: StepResult, seconds: float) -> None:
-        """Log an update under nanoGPT's names: the last micro-batch's loss, the time it took, the running mfu."""
-        loss = result.loss.item() * self.step.gradient_accumulation_steps
-        if self.local_iter_num >= WARMUP_STEPS:
-            mfu = self.raw_model.estimate_mfu(self.sequences_per_iter, seconds)
-            self.running_mfu = mfu if self.running_mfu == -1.0 else 0.9 * self.running_mfu + 0.1 * mfu
-        lr = self.step.optimizer.param_groups[0]["lr"]  # a callback may have changed it before the update
-        metrics = {"iter": self.iter_num, "loss": loss, "lr": lr, "time_ms": seconds * 1000}
-        if result.grad_norm is not None:
-            metrics["grad_norm"] = result.grad_norm.item()
-        metrics |= {name: float(value) for name, value in result.metrics.items()}
-        self.logger.log_step({**metrics, "mfu": self.running_mfu * 100})
-
-    # what is done about an update that was not sound
-
-    def react(self, cause: str, iter_num: int) -> bool:
-        """Act on an instability in the update of `iter_num`, on all ranks alike. Return whether the run went back."""
-        goes_back = self.recovery.decide(cause, iter_num, lambda: self._diagnosis(iter_num))
-        if goes_back:
-            self.recover(cause, iter_num)
-        return goes_back
-
-    def recover(self, cause: str, iter_num: int) -> None:
-        """Go back to the last healthy checkpoint, or to the beginning, and leave the offending batches out."""
-        state, name = self.archive.go_back()
+    def roll_back(self, decision: Decision) -> None:
+        """Restore this process's last healthy checkpoint, or else where it started, and leave the iteration."""
+        state, place = self.checkpointer.roll_back()
         self.load_state_dict(state)
-        self._draw_ahead()
-        self.local_iter_num = self.step.updates
-        self.ballot.clear()
-        self.recovery.healthy, self.save_wish = True, False
-        self.recovery.record(cause, iter_num, self.iter_num)
-        count = f"recovery {len(self.recovery.history)} of {self.recovery.max_recoveries}"
-        place = f"iteration {self.iter_num} ({name})"
-        log.warning(f"iteration {iter_num}: {cause}; going on from {place} without that batch; {count}")
-        self.logger.log_event({"event": "recovery", "history": self.recovery.history})
+        self.step_start = self.checkpointer.position()
+        raise _RolledBack(self.monitor.record_rollback(decision, self.iter_num, place))
 
-    def _diagnosis(self, iter_num: int) -> str:
-        """Return the first rank's report on its last batch that has something not finite in it; else the master's."""
-        losses = [loss.item() for loss in self.detector.recent]
-        batch, top = next(((batch, top) for number, batch, top in self.trail if number == iter_num), (None, {}))
-        with self.step.autocast:
-            found = diagnose(self.raw_model, self.step.objective, batch, losses)
-        if "data" in top:
-            found += f"\nthe data of the update began at: {top['data']}"
-        reports = self.runtime.gather(found)
-        return next((report for report in reports if "not finite" in report), reports[0])
+    def save_checkpoint(self, link: bool = False, wait: bool = False) -> None:
+        """Write a checkpoint now. link: also as nanoGPT's ckpt.pt, with its line; wait: not in the background"""
+        self.settle()
+        if not self.checkpointer.is_finite():
+            self.react(self.monitor.decide_unstable(str(self.checkpointer.failure), self.iter_num - 1))
+            return
+        self.emit_checkpoint(self.checkpointer.join())
+        if link:
+            self.logger.log_checkpoint(f"saving checkpoint to {self.checkpointer.checkpoints.out_dir}")
+        notes = self.counters.manifest_notes(self.monitor.is_healthy, self.max_iters)
+        self.emit_checkpoint(self.checkpointer.save(self.state_dict(), notes, link=link, wait=wait))
+        self.monitor.is_healthy |= self.checkpointer.failure is None  # what comes after a save starts healthy
 
-    # how it ends
+    def save_final(self) -> None:
+        """Save the updates since the last checkpoint. Raises SaveError if that fails."""
+        self.emit_checkpoint(self.checkpointer.join())  # if it failed in the background, the state is saved once more
+        is_new = self.step.updates > 0 and self.checkpointer.schedule.saved_at != self.iter_num
+        if is_new and not self.eval_only:
+            self.save_checkpoint(wait=True)
+        self.emit_checkpoint(self.checkpointer.join())
+        self.checkpointer.raise_if_failed()
+
+    def emit_checkpoint(self, path: Path | None) -> None:
+        """Call `on_checkpoint` if there is a path."""
+        if path is not None:
+            self.callbacks.emit("on_checkpoint", self, path)
+
+    def end(self) -> None:
+        """Call `on_train_end`. Raises PreemptedError if a signal or the clock stopped the run."""
+        self.callbacks.emit("on_train_end", self)
+        has_state = self.step.updates > 0 or self.checkpointer.schedule.saved_at is not None
+        self.stop_request.raise_if_preempted(self.iter_num if has_state else None)
+
+    # what others may call
 
     def stop(self, reason: str) -> None:
-        """Ask the loop to end: after this iteration, or under several processes after the next, on all alike."""
+        """Ask the loop to end: after this iteration; with several processes one later, on several GPUs up to two."""
         log.info(f"stopping after iteration {self.iter_num}: {reason}")
-        self.stop_wish = reason
-        if self.runtime.world_size == 1:
-            self.stop_reason = reason
+        self.stop_request.request(reason)
 
-    def abandon(self) -> None:
-        """Take back an evaluation or an update that a signal interrupted, and stop."""
-        self.archive.go_to(self.top)
-        self.preempt()
-
-    def preempt(self) -> None:
-        """Stop because some process was told to by a signal or the clock."""
-        self.preempted = True
-        self.stop_reason = self.preemption.requested or "a signal to another process"
-
-    def finish(self) -> bool:
-        """Save what was done since the last checkpoint, and end as the run was asked to.
-
-        Return False if the run has to go on, as what was done turned out unsound and it is back at a checkpoint.
-        """
-        if self.settle():
-            return False
-        self._after_save(self.archive.join())  # what failed in the background is tried once more
-        new = self.step.updates > 0 and not self.eval_only and self.saves.saved_at != self.iter_num
-        if new and not self.save(wait=True):
-            return False
-        self._after_save(self.archive.join())
-        if self.archive.failure:
-            raise SaveError(f"the last checkpoint could not be saved in {self.out_dir}: {self.archive.failure}")
-        self.emit("on_train_end")
-        if self.preempted:
-            where = f"at iteration {self.iter_num}; --init_from=resume goes on from there"
-            where = where if self.step.updates or self.saves.saved_at is not None else "before the first update"
-            raise PreemptedError(f"stopped by {self.stop_reason} {where}", self.preemption.exit_status)
-        return True
-
-    # what is kept
-
-    def save(self, link: bool = False, wait: bool = False) -> bool:
-        """Write a checkpoint with nanoGPT's keys and all that an exact resume needs. Call it on every rank alike.
-
-        link: let nanoGPT's ckpt.pt be this one, and print its line
-        wait: do not leave it to the background
-
-        Return False if the run went back to an older checkpoint instead, as this state is not sound.
-        """
-        if self.is_evaluating:
-            self.save_wish = True
-            return True
-        if self.settle():
-            return False
-        if not self.archive.is_finite():
-            self.archive.failure = "a weight or a moment of the optimizer is not finite"
-            return not self.react(self.archive.failure, self.updates_made - 1)
-        self._after_save(self.archive.join())
-        if link:
-            self.logger.log_checkpoint(f"saving checkpoint to {self.out_dir}")
-        self._after_save(self.archive.save(self.state_dict(), self._notes(), link=link, wait=wait))
-        self.save_wish = False
-        if self.archive.failure is None:
-            self.recovery.healthy = True
-        return True
-
-    def _after_save(self, path: Path | None) -> None:
-        if path is not None:
-            self.emit("on_checkpoint", path)
-
-    def _notes(self) -> State:
-        """Return what the manifest says about the run at this point."""
-        measured = self.losses if self.evaluated_at == self.updates_made else {}
-        losses = {f"{split}_loss": loss.item() for split, loss in measured.items()}
-        return {
-            "iter_num": self.updates_made,
-            "train_loss": losses.get("train_loss"),
-            "val_loss": losses.get("val_loss"),
-            "lowest_val_loss": self.best_val_loss if math.isfinite(self.best_val_loss) else None,
-            "healthy": self.recovery.healthy,
-            "finished": self.updates_made > self.max_iters,
-        }
-
-    @property
-    def updates_made(self) -> int:
-        """The iteration to go on with: one more than `iter_num` where the update is made but not yet counted."""
-        return self.iter_num + self.step.updates - self.local_iter_num
+    def save(self) -> None:
+        """Ask for a checkpoint: written before the next update, after an evaluation if due, or by the final save."""
+        self.checkpointer.request_save()
 
     def state_dict(self) -> State:
-        """Return counters, and the state of all parts that have one."""
+        """Return the counters, and the states of the parts that only the trainer has."""
         return {
-            "iter_num": self.updates_made,
-            "best_val_loss": self.saved_val_loss,
-            "lowest_val_loss": self.best_val_loss,
-            "evaluated_at": self.evaluated_at,
-            "recovery": self.recovery.state_dict(),
+            **self.counters.state_dict(),
+            "recovery": self.monitor.recovery.state_dict(),
             "callbacks": self.callbacks.state_dict(),
             "loggers": self.logger.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take over counters, and the state of callbacks and loggers; the recoveries made stay counted."""
-        self.iter_num = state["iter_num"]
-        self.saved_val_loss = state["best_val_loss"]
-        self.best_val_loss = float(state["lowest_val_loss"] if "lowest_val_loss" in state else state["best_val_loss"])
-        self.evaluated_at, self.losses = state.get("evaluated_at"), {}
+        """Restore counters, callbacks and loggers; the rollbacks made since stay counted."""
+        self.counters.load_state_dict(state)
         self.callbacks.load_state_dict(state.get("callbacks", {}))
         self.logger.load_state_dict(state.get("loggers", {}))
 
     def restore(self, checkpoint: State, exact: bool, manifest: State | None = None) -> None:
-        """Take over a checkpoint's counters, and with `exact` its random state, batch and scaler as well.
+        """Go on from a checkpoint whose weights and optimizer are loaded.
 
-        Model and optimizer are restored before they are handed to the trainer. A checkpoint that lacks what `exact`
-        needs is continued as nanoGPT does: other batches follow, and the evaluation is repeated.
+        exact: restore random state, next batch and scaler as well; without them other batches follow, as in nanoGPT
         """
         require_counters(checkpoint)
-        if changes := changed_options(checkpoint.get("config") or {}, self.config):
-            log.info(f"resume: the options differ from the checkpoint's: {changes}")
-        try:
+        with damaged_if_it_fails():
+            is_exact = self.checkpointer.resume(checkpoint, manifest, exact)
             self.load_state_dict(checkpoint)
             if "recovery" in checkpoint:
-                self.recovery.load_state_dict(checkpoint["recovery"])
-            obstacle = self.archive.resume(checkpoint, manifest) if exact else "been told not to"
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise CheckpointError(
-                f"the checkpoint's own notes are damaged ({what}): it can be sampled from, but not resumed"
-            ) from None
-        if obstacle is None:
-            self._tell(manifest)
-            return
-        self.evaluated_at = None
-        if not (exact and checkpoint.get("ranks")):
-            self.max_iters = max(self.max_iters, self.iter_num)  # nanoGPT makes one update, however late it is
-        if exact:
-            log.info(
-                f"resume: the checkpoint has {obstacle}; weights, optimizer and counters are exact, but other batches "
-                "follow, as with --resume_rng=reseed"
-            )
-
-    def _tell(self, manifest: State | None) -> None:
-        """Say from where an exact resume goes on, and what may keep it from being exact."""
-        if manifest is None:
-            return
-        log.info(f"resume: iteration {self.iter_num} from {manifest['file']}, checksum and next batch verified")
-        if changes := differences(manifest, self.archive.provenance):
-            log.info(f"resume: not where it was saved ({changes}): the last bits of the losses may differ from here on")
-
-    def emit(self, event: str, *details: Any) -> bool:
-        """Call every callback's method of this name.
-
-        Return whether the run is still where it was: one that saves may find that it has to go back.
-        """
-        before = len(self.recovery.history)
-        self.callbacks.emit(event, self, *details)
-        return len(self.recovery.history) == before
+                self.monitor.recovery.load_state_dict(checkpoint["recovery"])
+        if not is_exact:
+            self.counters.evaluated_at = None
+            if not (exact and checkpoint.get("ranks")):
+                self.max_iters = max(self.max_iters, self.iter_num)  # nanoGPT makes one update, however late it is

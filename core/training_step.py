@@ -1,38 +1,40 @@
 """One update of the weights: micro-batches forward and backward, clipping, the optimizer's step."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from core.objective import Batch, Objective
+from core.batch import Batch
+from core.objective import Objective
+from core.parallel import Replicated
 
-# agree(mean loss of the micro-batches, grad_norm, metrics) -> a flag on the device that is not 0 where some rank finds
-# the update unsound
-Agree = Callable[[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
+# inspect(mean loss of the micro-batches, grad_norm, metrics) -> an int32 scalar on the device; not 0: skip the update
+Inspect = Callable[[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
 
 
 class StepResult(NamedTuple):
-    """What an update leaves behind, still on the device: reading any of it waits for the device.
+    """The result of an update, still on the device: reading a tensor of it waits for the device.
 
-    loss:      last micro-batch's loss, divided by the number of micro-batches as for its backward pass
-    grad_norm: norm of all gradients before clipping; None where clipping is off
-    metrics:   what the objective reported of the last micro-batch
+    loss:        last micro-batch's loss, divided by `micro_steps` as for its backward pass
+    grad_norm:   norm of all gradients before clipping; None if clipping is off
+    metrics:     what the objective reported of the last micro-batch
+    micro_steps: micro-batches of this process in the update
     """
 
     loss: torch.Tensor
     grad_norm: torch.Tensor | None
     metrics: dict[str, torch.Tensor]
+    micro_steps: int
 
 
 class TrainingStep:
-    """Makes one update at a time, and holds the batch that was drawn ahead for the next one.
+    """Makes one update at a time, and keeps the batch that was drawn ahead for the next one.
 
-    grad_sync: `grad_sync(last) -> context` for a micro-batch; gradients are exchanged only in the last one's
-    clip:      `clip(parameters, max_norm) -> norm`
-    norm:      `norm(parameters) -> norm`, where the gradients are not clipped
+    parallel:  how the model is spread over processes: when gradients are averaged, and how their norm is computed
+    grad_clip: maximum norm of the gradients; 0 disables clipping
     """
 
     def __init__(
@@ -41,83 +43,89 @@ class TrainingStep:
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         get_batch: Callable[[str], Batch],
+        parallel: Replicated | None = None,
         *,
-        scaler: torch.amp.GradScaler,
-        autocast: AbstractContextManager[Any],
-        grad_sync: Callable[[bool], AbstractContextManager[Any]],
-        clip: Callable[..., torch.Tensor],
-        norm: Callable[..., torch.Tensor],
-        gradient_accumulation_steps: int,
-        grad_clip: float,
+        scaler: torch.amp.GradScaler | None = None,
+        autocast: AbstractContextManager[Any] | None = None,
+        gradient_accumulation_steps: int = 1,
+        grad_clip: float = 1.0,
     ) -> None:
-        self.model = model
+        self.parallel = parallel or Replicated()
+        self._set_model(model)
         self.objective = objective
         self.optimizer = optimizer
         self.get_batch = get_batch
-        self.scaler = scaler
-        self.autocast = autocast
-        self.grad_sync = grad_sync
-        self.clip = clip
-        self.norm = norm
+        self.scaler = scaler or torch.amp.GradScaler(enabled=False)
+        self.autocast = autocast or nullcontext()
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.grad_clip = grad_clip
         self.batch: Batch | None = None
-        self.used: Batch | None = None  # the last micro-batch of the last update
-        self.updates = 0  # made so far by this object, those left out included
-        self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False) and not scaler.is_enabled()
+        self.used_batch: Batch | None = None  # the last micro-batch of the last update
+        self.updates = 0  # made by this process, skipped ones included
+        self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False) and not self.scaler.is_enabled()
 
     def prefetch(self) -> None:
-        """Draw the first batch, unless a restored one is waiting."""
+        """Draw the first batch, unless one was restored."""
         if self.batch is None:
             self.batch = self.get_batch("train")
 
-    def leave_out(self, updates: int) -> None:
-        """Draw as many batches as `updates` updates take, and drop them and the one that was drawn ahead."""
+    def wrap_again(self) -> None:
+        """Replace the model's wrapper, if it has one: other parameters have become trainable. For every rank alike."""
+        inner = self.parallel.unwrap(self.model)
+        if inner is not self.model:
+            self._set_model(self.parallel.wrap(inner))
+
+    def _set_model(self, model: nn.Module) -> None:
+        self.model = model
+        self.grad_sync = self.parallel.grad_sync(model)
+
+    def skip_batches(self, updates: int) -> None:
+        """Drop the batch that was drawn ahead, and as many more as `updates` updates use."""
         for _ in range(updates * self.gradient_accumulation_steps):
             self.batch = self.get_batch("train")
 
-    def execute_step(self, agree: Agree | None = None) -> StepResult:
-        """Make one update, unless the ranks agree that it is unsound, and return what it left behind."""
+    def execute_step(self, inspect: Inspect | None = None) -> StepResult:
+        """Make one update, unless `inspect` returns a flag that skips it."""
         self.prefetch()
-        shares, reports = [], []  # of the update's loss; of the objective
+        losses, reports = [], []
         for micro_step in range(1, self.gradient_accumulation_steps + 1):
             with self.grad_sync(micro_step == self.gradient_accumulation_steps):
                 with self.autocast:
                     output = self.objective(self.model, self.batch, train=True)
                     loss = output.loss / self.gradient_accumulation_steps
                 # the next one, while a GPU is still busy with this one
-                self.used, self.batch = self.batch, self.get_batch("train")
-                shares.append(loss.detach())
+                self.used_batch, self.batch = self.batch, self.get_batch("train")
+                losses.append(loss.detach())
                 reports.append(output.metrics)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         grad_norm = None
         if self.grad_clip:
             self.scaler.unscale_(self.optimizer)  # the true gradients are clipped, not the scaled ones
-            grad_norm = self.clip(self.model.parameters(), self.grad_clip)
-        unsound = None
-        if agree:
-            norm = self.norm(self.model.parameters()) if grad_norm is None else grad_norm
-            unsound = agree(torch.stack(shares).sum(), norm, _together(reports))
-        self._update(unsound)
+            grad_norm = self.parallel.clip(self.model.parameters(), self.grad_clip)
+        skip = None
+        if inspect:
+            norm = self.parallel.norm(self.model.parameters()) if grad_norm is None else grad_norm
+            skip = inspect(torch.stack(losses).sum(), norm, _merge(reports))
+        self._update(skip)
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
-        return StepResult(shares[-1], grad_norm, output.metrics)
+        return StepResult(losses[-1], grad_norm, output.metrics, self.gradient_accumulation_steps)
 
-    def _update(self, unsound: torch.Tensor | None) -> None:
-        if unsound is not None and self.skips_on_device:
-            # a fused optimizer leaves the update out by itself, as it does for a GradScaler: nobody waits for the flag
-            self.optimizer.found_inf = (unsound != 0).float()  # type: ignore[attr-defined]
+    def _update(self, skip: torch.Tensor | None) -> None:
+        if skip is not None and self.skips_on_device:
+            # a fused optimizer skips the update on the device, as it does for a GradScaler: nothing waits for the flag
+            self.optimizer.found_inf = (skip != 0).float()  # type: ignore[attr-defined]
             self.optimizer.step()
             del self.optimizer.found_inf  # type: ignore[attr-defined]
-        elif unsound is None or not unsound.item():
-            self.scaler.step(self.optimizer)  # leaves the update out where scaled float16 gradients overflowed
+        elif skip is None or not skip.item():
+            self.scaler.step(self.optimizer)  # skips the update if scaled float16 gradients overflowed
             self.scaler.update()
         elif self.grad_clip:
-            self.scaler.update()  # it has looked at these gradients
+            self.scaler.update()  # `unscale_` has looked at these gradients
 
 
-def _together(reports: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return the last micro-batch's report; it is `finite` only if all of them were."""
+def _merge(reports: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the last micro-batch's metrics; `finite` only if all micro-batches were."""
     if "finite" not in reports[-1]:
         return reports[-1]
     return {**reports[-1], "finite": torch.stack([report["finite"].bool().all() for report in reports]).all()}

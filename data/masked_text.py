@@ -27,9 +27,7 @@ class MaskedText(NumberedBatches):
     corrupts:        True: 80 % of the masked positions become the mask token, 10 % a random token, 10 % keep theirs;
                      False: all become the mask token
     untouched_share: fraction of the validation sequences that are not masked
-
-    `reached`, if set, is called before each training batch and returns how many of the training stages are in use; None
-    uses all of them.
+    reached:         `reached()` returns how many of the training stages are in use, from the first on; None: all
     """
 
     def __init__(
@@ -47,13 +45,14 @@ class MaskedText(NumberedBatches):
         newline_id: int | None = None,
         corrupts: bool = True,
         untouched_share: float = 0.0,
+        reached: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(eval_iters, seed, rank, device)
         self.windows = windows
         self.vocabulary = vocabulary
         self.training = list(training)
         self.validation = list(validation)
-        self.reached: Callable[[], int] | None = None
+        self.reached = reached
         self.batch_size = batch_size
         self.newline_id = newline_id
         self.corrupts = corrupts

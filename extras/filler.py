@@ -1,4 +1,4 @@
-"""Fills the gaps of masked texts with what another run's model finds likely."""
+"""Filling of masked positions with the predictions of another run's unmasking model."""
 
 from collections.abc import Mapping
 
@@ -10,12 +10,12 @@ from loss_modifiers.judge import with_ids
 
 
 class Filler:
-    """Fills masked positions with the tokens that a frozen unmasking model finds likely, all in one pass.
+    """Fills masked positions with tokens that a frozen unmasking model predicts, in one forward pass.
 
-    model:       called as `model(ids (B, T)) -> (logits (B, T, V), _)`
-    vocab_size:  of the text: only these tokens are filled in, never a special one
-    sample:      draw from the `top_k` likeliest at `temperature`; else the likeliest is taken
-    renamed:     token ids here, and what they are to the model, where that is another id
+    model:      `model(ids (B, T)) -> (logits (B, T, V), _)`
+    vocab_size: of the text; special tokens, with ids from here on, are never filled in
+    sample:     draw from the `top_k` likeliest tokens at `temperature`; False takes the likeliest token
+    renamed:    ids of this data set -> ids of the model, for tokens whose ids differ
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Filler:
 
     @torch.no_grad()
     def fill(self, ids: torch.Tensor, mask: torch.Tensor, seed: int) -> torch.Tensor:
-        """Return the texts (B, T) with what stood at the mask replaced. seed: of the draws, if there are any"""
+        """Return the texts (B, T) with new tokens where the mask (B, T) is True. seed: of the draws, if `sample`"""
         logits = self.model(with_ids(ids, self.renamed))[0][..., : self.vocab_size]  # (B, T, V)
         if not self.sample:
             return ids.where(~mask, logits.argmax(dim=-1))
-        # a draw for every position: to draw for the masked alone, the host would wait for the device to count them
+        # draws at every position: selecting the masked ones would wait for the device
         generator = torch.Generator(logits.device).manual_seed(seed)
         return ids.where(~mask, draw_tokens(logits, generator, self.temperature, self.top_k))

@@ -1,4 +1,4 @@
-"""Schedules of loss modifiers, and of corruption, need to know the iteration."""
+"""The current iteration, for schedules of loss modifiers and of corruption."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ if TYPE_CHECKING:
 
 
 class HasIteration(Protocol):
-    """What the clock sets."""
+    """An object with a schedule over iterations."""
 
     iter_num: int
 
 
 class IterationClock(Callback):
-    """Tells whoever asks for it the iteration before each update."""
+    """Sets `iter_num` of the listeners before each update."""
 
     def __init__(self, listeners: Sequence[HasIteration]) -> None:
         self.listeners = listeners
 
     def on_step_begin(self, trainer: Trainer) -> None:
-        """Set the iteration."""
         for listener in self.listeners:
             listener.iter_num = trainer.iter_num

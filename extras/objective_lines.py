@@ -1,4 +1,4 @@
-"""The train_run line's additional lines on the console, for runs that learn something else than the next token."""
+"""The train_run line's additional console lines, for objectives other than the next token."""
 
 from core.logger import Logger, Metrics
 
@@ -6,54 +6,58 @@ PENALTY = "loss_modifiers/EntropyPenaltyModifier."
 
 
 class ObjectiveLines(Logger):
-    """Prints what objectives and loss modifiers measure, below nanoGPT's lines.
+    """Prints metrics of objectives and loss modifiers below nanoGPT's lines.
 
-    max_entropy_penalty: where the entropy penalty ends
+    max_entropy_penalty: final value of the entropy penalty
     """
 
     def __init__(self, training_type: str, max_entropy_penalty: float) -> None:
         self.training_type = training_type
         self.max_entropy_penalty = max_entropy_penalty
-        self.penalty = ""  # the line about it that was printed last
+        self.penalty_line = ""  # the last printed line about the penalty
 
     def log_step(self, metrics: Metrics) -> None:
-        """Print the masked positions per sequence, the entropy penalty, the scorer's mean error."""
+        """Print the masked positions per sequence, the entropy penalty, and the mean error of scores."""
         if "mask_counts/mean" in metrics:
             parts = ", ".join(f"{name}={metrics[f'mask_counts/{name}']:.6f}" for name in ("mean", "var", "min", "max"))
-            _say(f"mask_counts ({self.training_type}): {parts}")
+            _print_line(f"mask_counts ({self.training_type}): {parts}")
         if metrics.get(f"{PENALTY}entropy_penalty", 0) > 0:
             penalty, ema = metrics[f"{PENALTY}entropy_penalty"], metrics[f"{PENALTY}multiplier_ema"]
-            self.penalty = (
+            self.penalty_line = (
                 f"entropy_penalty: {penalty:.4f}, multiplier_ema: {ema:.4f} (max: {self.max_entropy_penalty})"
             )
-            _say(self.penalty)
+            _print_line(self.penalty_line)
         if "ratio" in metrics:
-            _say(f"ratio {metrics['ratio']:.3f}")
+            _print_line(f"ratio {metrics['ratio']:.3f}")
 
     def log_eval(self, metrics: Metrics) -> None:
-        """Print how the validation data came out."""
-        known = {name.removeprefix("val/"): value for name, value in metrics.items()}
-        if self.penalty:
-            _say(self.penalty)
-        if "model vs random" in known:
-            _say("val model vs random: {model vs random:.2f}x better".format(**known))
-            _say("val avg correct prob: {avg correct prob:.4f} (random: {random prob:.4f})".format(**known))
-            _say("val signal to noise: {signal to noise:.2f} (median: {signal to noise median:.2f})".format(**known))
-            _say("Most likely guess correct P %: {most likely accuracy:.1f}%".format(**known))
-        stages = [name.split("_")[1] for name in known if name.startswith("stage_") and name.endswith("_loss")]
+        """Print the validation metrics."""
+        values = {name.removeprefix("val/"): value for name, value in metrics.items()}
+        if self.penalty_line:
+            _print_line(self.penalty_line)
+        if "model vs random" in values:
+            _print_line("val model vs random: {model vs random:.2f}x better".format(**values))
+            _print_line("val avg correct prob: {avg correct prob:.4f} (random: {random prob:.4f})".format(**values))
+            _print_line(
+                "val signal to noise: {signal to noise:.2f} (median: {signal to noise median:.2f})".format(**values)
+            )
+            _print_line("Most likely guess correct P %: {most likely accuracy:.1f}%".format(**values))
+        stages = [name.split("_")[1] for name in values if name.startswith("stage_") and name.endswith("_loss")]
         for stage in stages:
-            loss, samples = known[f"stage_{stage}_loss"], known[f"stage_{stage}_samples"]
-            _say(f"val stage {stage}: loss {loss:.4f} ({samples:.0f} samples)")
-        if "f1" in known:
-            _say("val f1 {f1:.4f}, precision {precision:.4f}, recall {recall:.4f}".format(**known))
-            _say("val accuracy {accuracy:.4f}".format(**known))
-            _say("always the majority class: f1 {majority_f1:.4f}, accuracy {majority_accuracy:.4f}".format(**known))
-        if "correlation" in known:
-            _say("val correlation {correlation:.4f}".format(**known))
-            _say("val mse {mse:.6f}, {mse_ratio:.3f} of the constant predictor's".format(**known))
-        if "zero_mean" in known:
-            _say("val untouched texts: mean score {zero_mean:.4f}, 90 % below {zero_p90:.4f}".format(**known))
+            loss, samples = values[f"stage_{stage}_loss"], values[f"stage_{stage}_samples"]
+            _print_line(f"val stage {stage}: loss {loss:.4f} ({samples:.0f} samples)")
+        if "f1" in values:
+            _print_line("val f1 {f1:.4f}, precision {precision:.4f}, recall {recall:.4f}".format(**values))
+            _print_line("val accuracy {accuracy:.4f}".format(**values))
+            _print_line(
+                "always the majority class: f1 {majority_f1:.4f}, accuracy {majority_accuracy:.4f}".format(**values)
+            )
+        if "correlation" in values:
+            _print_line("val correlation {correlation:.4f}".format(**values))
+            _print_line("val mse {mse:.6f}, {mse_ratio:.3f} of the constant predictor's".format(**values))
+        if "zero_mean" in values:
+            _print_line("val untouched texts: mean score {zero_mean:.4f}, 90 % below {zero_p90:.4f}".format(**values))
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(f"  {line}", flush=True)

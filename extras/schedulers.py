@@ -1,4 +1,4 @@
-"""Learning rates for training on from a pretrained model."""
+"""Learning rate schedules for fine-tuning a pretrained model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("coregpt")
 
-TRANSFER_DECAY_ITERS = 1000  # after so many iterations the cosine has come half of its way
-TRANSFER_HEAD_FACTOR = 2.0  # how much faster a head learns than the transformer, once both train
-FADING_ITERS = 100  # after so many iterations half of the way to the last value is covered
+TRANSFER_DECAY_ITERS = 1000  # iterations until half of the decay is done
+TRANSFER_HEAD_FACTOR = 2.0  # the head's learning rate over the transformer's, once both train
+FADING_ITERS = 100  # iterations until half of the decay is done
 ADAPTIVE_STATE = ("rate", "rate_before", "changed_at", "lowest_loss", "stale_count", "reductions", "judged_at")
 
 
 class WarmupOnlyScheduler(LRScheduler):
-    """Linear warm-up, a plateau, and a slow approach to `min_lr_ratio * learning_rate` that has no set end.
+    """Linear warm-up, a plateau, and a hyperbolic decay towards `min_lr_ratio * learning_rate` without an end.
 
-    hold_iters: length of the plateau; None makes it as long as the warm-up
+    hold_iters: length of the plateau; None: the length of the warm-up
     """
 
     def __init__(
@@ -37,23 +37,23 @@ class WarmupOnlyScheduler(LRScheduler):
         self.min_lr_ratio = min_lr_ratio
 
     def get_lr(self, iter_num: int) -> float:
-        """Return the learning rate of one iteration."""
         if iter_num < self.warmup_iters:
             return warmup(self.peak, iter_num, self.warmup_iters)
         late = max(iter_num - self.warmup_iters - self.hold_iters, 0)
-        left = FADING_ITERS / (late + FADING_ITERS)  # 1 on the plateau, towards 0
+        left = FADING_ITERS / (late + FADING_ITERS)  # 1 on the plateau, then towards 0
         return self.peak * (self.min_lr_ratio + (1 - self.min_lr_ratio) * left)
 
 
 class TransferLearningScheduler(LRScheduler):
-    """Two phases: a fresh head learns on a frozen transformer, then both are tuned.
+    """Two phases: a new head trains on a frozen transformer, then both train.
 
-    In the first `feature_extraction_iters` iterations the head warms up to `base_lr * head_lr_multiplier`, and the
-    transformer's rate is 0. From then on the transformer's is `base_lr * unfreeze_lr_drop`, the head's twice that, and
-    both approach their share `min_lr_ratio`. `get_lr` is the transformer's; a parameter group marked `is_head` (see
-    `extras.freezing.mark_heads`) has the head's.
+    In the first `feature_extraction_iters` iterations the head's learning rate warms up to
+    `base_lr * head_lr_multiplier`, and the transformer's is 0. Then the transformer's starts at
+    `base_lr * unfreeze_lr_drop`, the head's at twice that, and both decay towards `min_lr_ratio` of these values.
+    `get_lr` returns the transformer's; parameter groups marked `is_head` (see `extras.freezing.mark_heads`) have the
+    head's.
 
-    The drop is in these rates: give `Unfreezing` a multiplier of 1, or the drop counts twice.
+    These learning rates include the drop: `Unfreezing` needs a multiplier of 1, or the drop is applied twice.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class TransferLearningScheduler(LRScheduler):
             return 0.0
         if not self.decay_lr:
             return self.tuning_peak
-        share = 0.5 * (1.0 + math.cos(math.pi * late / (late + TRANSFER_DECAY_ITERS)))  # 1, towards 0
+        share = 0.5 * (1.0 + math.cos(math.pi * late / (late + TRANSFER_DECAY_ITERS)))  # from 1 towards 0
         return self.tuning_peak * (self.min_lr_ratio + (1 - self.min_lr_ratio) * share)
 
     def get_head_lr(self, iter_num: int) -> float:
@@ -90,18 +90,17 @@ class TransferLearningScheduler(LRScheduler):
         return warmup(self.head_peak, iter_num, self.warmup_iters) if iter_num < self.warmup_iters else self.head_peak
 
     def get_group_lr(self, iter_num: int, group: dict[str, Any]) -> float:
-        """Return the rate of one parameter group: a head's, or the transformer's."""
         return self.get_head_lr(iter_num) if group.get("is_head") else self.get_lr(iter_num)
 
 
 class AdaptiveScheduler(LRScheduler, Callback):
-    """Linear warm-up, then constant; lowered when `patience` evaluations in a row brought no lower validation loss.
+    """Linear warm-up, then constant; reduced after `patience` evaluations in a row without a lower validation loss.
 
-    Hand it to the trainer twice, as schedule and among the callbacks: as a callback it sees every evaluation, and its
-    state is saved with each checkpoint. A rate changed in an evaluation holds from the next iteration on, as the one
-    at hand has its rate already: that way a resumed run, which does not repeat the evaluation, computes the same.
+    The trainer needs it both as schedule and as callback: the callback sees every evaluation, and its state is saved
+    with each checkpoint. A learning rate that is reduced in an evaluation applies from the next iteration on, because
+    the current iteration has its learning rate already. A resumed run skips the evaluation and computes the same.
 
-    factor: what the rate is multiplied by, down to `min_lr`
+    factor: the learning rate is multiplied by it, down to `min_lr`
     """
 
     def __init__(
@@ -114,31 +113,30 @@ class AdaptiveScheduler(LRScheduler, Callback):
         factor: float = 0.5,
     ) -> None:
         self.rate = self.rate_before = initial_lr
-        self.changed_at = -math.inf  # the last iteration that has the rate before
+        self.changed_at = -math.inf  # the last iteration with `rate_before`
         self.lowest_loss = math.inf
-        self.stale_count = 0  # evaluations since then
+        self.stale_count = 0  # consecutive evaluations without a lower loss
         self.reductions = 0
-        self.judged_at = -1  # a resume on other random numbers evaluates the same weights once more
+        self.judged_at = -1  # a resume with reseeded random numbers repeats an evaluation: count it once
 
         self.factor, self.floor = factor, min_lr
         self.patience = patience
         self.warmup_iters = warmup_iters
 
     def get_lr(self, iter_num: int) -> float:
-        """Return the learning rate of one iteration, as far as the evaluations seen so far tell."""
         lr = self.rate if iter_num > self.changed_at else self.rate_before
         return warmup(lr, iter_num, self.warmup_iters) if iter_num < self.warmup_iters else lr
 
     def step(self, val_loss: float, iter_num: float = -math.inf) -> bool:
-        """Take note of a validation loss; return whether the rate was lowered.
+        """Record a validation loss; return whether the learning rate was reduced.
 
-        iter_num: the iteration it was measured in, which keeps its rate; by default the change holds at once
+        iter_num: iteration of the evaluation, which keeps its learning rate; by default the change applies at once
         """
         if val_loss < self.lowest_loss:
             self.lowest_loss = val_loss
             self.stale_count = 0
             return False
-        self.stale_count += 1  # also where the loss is not a number
+        self.stale_count += 1  # also if the loss is NaN
         if self.stale_count < self.patience:
             return False
         self.stale_count = 0
@@ -148,7 +146,7 @@ class AdaptiveScheduler(LRScheduler, Callback):
         return self.rate < self.rate_before
 
     def on_eval_end(self, trainer: Trainer, losses: dict[str, torch.Tensor]) -> None:
-        """Look at the validation loss, which is the same on all ranks."""
+        """Record the validation loss, which is the same on all ranks."""
         if trainer.iter_num == self.judged_at:
             return
         self.judged_at = trainer.iter_num
@@ -156,10 +154,10 @@ class AdaptiveScheduler(LRScheduler, Callback):
             log.info(f"iteration {trainer.iter_num}: no lower validation loss, learning rate {self.rate:g}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rates, and what was seen of the validation loss."""
+        """Return the learning rates, and the record of the validation loss."""
         return {name: getattr(self, name) for name in ADAPTIVE_STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called."""
+        """Restore a state."""
         for name in ADAPTIVE_STATE:
             setattr(self, name, state[name])

@@ -1,4 +1,4 @@
-"""Drawing tokens among the likeliest."""
+"""Drawing of tokens with temperature, top_k and top_p."""
 
 import torch
 
@@ -12,18 +12,19 @@ def draw_tokens(
     top_k: int | None = None,
     top_p: float = 1.0,
 ) -> torch.Tensor:
-    """Return a token (...) for each row of logits (..., V), without waiting for the device.
+    """Return a token (...) drawn for each row of logits (..., V), without waiting for the device.
 
-    temperature:  below 1 the draws are more predictable, above 1 more varied
-    top_k, top_p: draw among the k likeliest, and of those among the fewest that together have the probability p
-    generator:    on the logits' device
+    generator:   on the device of the logits
+    temperature: the logits are divided by it
+    top_k:       draw among the k likeliest tokens; None: among all
+    top_p:       of these, draw among the fewest tokens that together have at least the probability p
     """
     logits = logits.float() / temperature
     if top_k is None and top_p == 1:
         return sampled(logits, generator)
     size = logits.size(-1)
-    values, tokens = logits.topk(min(top_k or size, size), sorted=True)  # the likeliest first
+    values, tokens = logits.topk(min(top_k or size, size), sorted=True)  # in descending order
     shares = values.softmax(dim=-1)
-    likelier = shares.cumsum(dim=-1) - shares  # what the tokens before have together: 0 for the first
+    likelier = shares.cumsum(dim=-1) - shares  # total probability of the likelier tokens: 0 for the first
     values = values.masked_fill(likelier >= top_p, float("-inf"))
     return tokens.gather(-1, sampled(values, generator)[..., None])[..., 0]

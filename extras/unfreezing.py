@@ -19,15 +19,15 @@ log = logging.getLogger("coregpt")
 
 
 class Unfreezing(Callback):
-    """Unfreezes the transformer before the update of one iteration, and slows the learning down for good.
+    """Unfreezes the transformer before the update of one iteration, and lowers the learning rate from then on.
 
-    The optimizer keeps its state and takes the new parameters in; every group's `lr_factor` is multiplied by
-    `lr_multiplier`, which scales the schedule from then on. There is no state of its own: what has happened shows in
-    the optimizer's groups, which checkpoints hold. A resume calls `replay`; a recovery that goes back beyond the
-    unfreezing finds its groups dropped and its parameters frozen (`core.load_optimizer_state`), and it is due again.
+    The optimizer keeps its state, and the new parameters are added to it; every group's `lr_factor` is multiplied by
+    `lr_multiplier`, which scales the schedule. This callback has no state of its own: the optimizer's groups, which
+    checkpoints hold, show whether the transformer is unfrozen. A resume calls `replay`. After a rollback to before the
+    unfreezing the groups are dropped and the parameters frozen (`core.load_optimizer_state`), and it happens again.
 
-    Unlike other callbacks it wraps the model anew: DistributedDataParallel averages the gradients of those parameters
-    alone that could train when it was made. Every rank does so in the same iteration.
+    The model is wrapped again at each change, because DistributedDataParallel averages the gradients of the parameters
+    that were trainable when it was made. Every rank does so in the same iteration.
     """
 
     def __init__(self, unfreeze_at_iteration: int, lr_multiplier: float, weight_decay: float) -> None:
@@ -38,20 +38,20 @@ class Unfreezing(Callback):
         self.group_count = 0  # of the optimizer, when the model was wrapped
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        """Look at what is frozen."""
-        self._look(trainer)
+        """Note what is frozen."""
+        self._note_frozen(trainer)
 
     def on_step_begin(self, trainer: Trainer) -> None:
-        """Unfreeze where it is due."""
-        if len(trainer.step.optimizer.param_groups) != self.group_count:  # a recovery went back beyond the unfreezing
-            _wrap_anew(trainer)
-            self._look(trainer)
+        """Unfreeze if it is due."""
+        if len(trainer.step.optimizer.param_groups) != self.group_count:  # after a rollback to before the unfreezing
+            trainer.step.wrap_again()
+            self._note_frozen(trainer)
         if self.frozen and trainer.iter_num >= self.unfreeze_at_iteration:
             self._unfreeze(trainer)
-            _wrap_anew(trainer)
-            self._look(trainer)
+            trainer.step.wrap_again()
+            self._note_frozen(trainer)
 
-    def _look(self, trainer: Trainer) -> None:
+    def _note_frozen(self, trainer: Trainer) -> None:
         self.frozen = is_frozen(trainer.raw_model)
         self.group_count = len(trainer.step.optimizer.param_groups)
 
@@ -62,28 +62,19 @@ class Unfreezing(Callback):
         added = extend_optimizer(optimizer, trainer.raw_model, self.weight_decay)
         for group in optimizer.param_groups:
             group["lr_factor"] = group.get("lr_factor", 1.0) * self.lr_multiplier
-        new_lr = trainer.scheduler.set_lr(optimizer.param_groups, iter_num, trainer.recovery.lr_scale)
+        new_lr = trainer.scheduler.set_lr(optimizer.param_groups, iter_num, trainer.monitor.lr_scale)
         log.info(f"iteration {iter_num}: {added} more tensors train; learning rate {new_lr:g}, was {old_lr:g}")
         rates = {"old_lr": old_lr, "new_lr": new_lr, "lr_multiplier": self.lr_multiplier}
         trainer.logger.log_event({"event": "unfreezing", "iter": iter_num, **rates})
 
 
 def replay(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Any, weight_decay: float) -> None:
-    """Unfreeze a model that is resumed from after its unfreezing; before the optimizer's state is loaded.
+    """Unfreeze a model that resumes from after its unfreezing; call it before the optimizer's state is loaded.
 
-    saved: the checkpoint's optimizer state. Whether it is from before or after, its groups tell, not its iteration:
-           a run stopped in the very update saves after it, and the evaluation just before it saves before it
+    saved: the checkpoint's optimizer state. Its groups show whether it is from before or after the unfreezing; its
+           iteration does not, because checkpoints before and after it may have the same
     """
     groups = saved.get("param_groups") if isinstance(saved, dict) else None
     if isinstance(groups, list) and any(isinstance(group, dict) and group.get(UNFROZEN) for group in groups):
         unfreeze_transformer(model)
         extend_optimizer(optimizer, model, weight_decay)
-
-
-def _wrap_anew(trainer: Trainer) -> None:
-    """Spread the model over the processes once more, in place of the wrapper it has; without one, do nothing."""
-    step, parallel = trainer.step, trainer.archive.parallel
-    inner = parallel.unwrap(step.model)
-    if inner is not step.model:
-        step.model = parallel.wrap(inner)
-        step.grad_sync = parallel.grad_sync(step.model)

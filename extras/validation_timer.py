@@ -1,4 +1,4 @@
-"""How long an evaluation takes, and how much of that goes into its data."""
+"""The duration of an evaluation, and the part of it that loads data."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class ValidationTimer(Callback):
 
     def __init__(self) -> None:
         self.began = 0.0
-        self.data_seconds = 0.0  # of the evaluation at hand
+        self.data_seconds = 0.0  # of the current evaluation
 
     def timed(self, draw: Draw) -> Draw:
-        """Return `draw`, with the time that it takes added up."""
+        """Return `draw` with its duration added to `data_seconds`."""
 
         def timed_draw(split: str) -> Any:
             began = time.perf_counter()
@@ -33,10 +33,8 @@ class ValidationTimer(Callback):
         return timed_draw
 
     def on_eval_begin(self, trainer: Trainer) -> None:
-        """Start the clock."""
         self.began, self.data_seconds = time.perf_counter(), 0.0
 
     def on_eval_end(self, trainer: Trainer, losses: dict[str, Any]) -> None:
-        """Print what it shows."""
-        whole, data = (time.perf_counter() - self.began) * 1000, self.data_seconds * 1000
-        trainer.logger.log_info(f"  validation: {whole:.2f}ms (data: {data:.2f}ms, forward: {whole - data:.2f}ms)")
+        total, data = (time.perf_counter() - self.began) * 1000, self.data_seconds * 1000
+        trainer.logger.log_info(f"  validation: {total:.2f}ms (data: {data:.2f}ms, forward: {total - data:.2f}ms)")

@@ -1,20 +1,21 @@
-"""What the tests share: one thread, one seed, a tiny model, a tiny data set, and a folder to run in."""
+"""Shared fixtures: one thread, one seed, a tiny model, a tiny data set, a folder to run in."""
 
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the programs that tests start
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; also for subprocesses
 
 import numpy as np
 import pytest
 import torch
 
+import core
 from data.meta import write_meta
 from model import GPT, GPTConfig
 
-torch.set_num_threads(1)  # results are the same to the bit for one thread count only
+torch.set_num_threads(1)  # bitwise equal results need the same number of threads
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 CHARS = "\nabcdefghijklmnop"
@@ -22,7 +23,7 @@ CHARS = "\nabcdefghijklmnop"
 
 @pytest.fixture(autouse=True)
 def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every test the same random numbers, whatever ran before it, and make it a process of its own."""
+    """Seed every test, and remove the variables of torchrun from its environment."""
     torch.manual_seed(1337)
     for name in (*LAUNCHER, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
@@ -30,7 +31,7 @@ def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_notes() -> Iterator[None]:
-    """Take down the stderr handler that a Runtime leaves on our log, as it holds the stderr of one test."""
+    """Remove the log handler that a Runtime adds, because it holds the stderr of one test."""
     yield
     log = logging.getLogger("coregpt")
     log.handlers.clear()
@@ -50,7 +51,7 @@ def tiny_bins(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     for split, tokens in (("train", 2000), ("val", 400)):
-        steps = draw.integers(1, 4, tokens)  # a walk round the alphabet: there is something to learn
+        steps = draw.integers(1, 4, tokens)  # a random walk through the alphabet, so that a model can learn it
         (steps.cumsum() % len(CHARS)).astype(np.uint16).tofile(folder / f"{split}.bin")
     itos = dict(enumerate(CHARS))
     stoi = {char: number for number, char in itos.items()}
@@ -60,11 +61,23 @@ def tiny_bins(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_dir(tmp_path: Path, tiny_bins: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Enter tmp_path, where data/tiny lies, so that `train.main(tiny_argv)` runs there; outputs go to run_dir/out."""
+    """Enter tmp_path, which holds data/tiny, so that `train.main(tiny_argv)` runs there and writes to run_dir/out."""
     monkeypatch.chdir(tmp_path)
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def run(run_dir: Path) -> Iterator[core.Runtime]:
+    """Yield a runtime in a folder with data/tiny."""
+    with core.Runtime(device="cpu") as run:
+        yield run
+
+
+@pytest.fixture
+def initializer(run: core.Runtime) -> core.ModelInitializer:
+    return core.ModelInitializer(GPT, GPTConfig, run.device)
 
 
 @pytest.fixture

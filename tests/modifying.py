@@ -1,4 +1,4 @@
-"""A stand-in for the loss modifiers, for tests of what calls them."""
+"""A stand-in for the loss modifier pipeline, for tests of its callers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Modifying:
-    """One function changes the loss, and counts how often it did."""
+    """Changes the loss with one function and counts the calls."""
 
     inputs: torch.Tensor | None = None
 

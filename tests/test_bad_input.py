@@ -1,4 +1,4 @@
-"""Bad input, end to end: one clear message, exit status 2, and nothing of an earlier run lost."""
+"""Bad input, end to end: one clear message, exit status 2, and the files of an earlier run unchanged."""
 
 import contextlib
 import functools
@@ -77,7 +77,7 @@ def a_file() -> None:
 
 
 def alone(damage: Prepare) -> Prepare:
-    """Leave nothing in the run folder but its ckpt.pt, as nanoGPT does, and damage that: there is no other to use."""
+    """Remove everything but ckpt.pt from the run folder, as in a nanoGPT run, and damage ckpt.pt."""
 
     def prepare() -> None:
         for path in Path("out").iterdir():
@@ -89,12 +89,12 @@ def alone(damage: Prepare) -> Prepare:
 
 
 def every(damage: Callable[[Path], None]) -> Prepare:
-    """Damage all checkpoints, under all their names."""
+    """Damage all checkpoints and all their hard links."""
     return lambda: [damage(path) for path in sorted(Path("out").glob("*.pt"))] and None
 
 
 def edited(edit: Callable[[dict[str, Any]], Any], name: str = "ckpt.pt") -> Prepare:
-    """Change a checkpoint that is there, in place."""
+    """Edit an existing checkpoint in place."""
 
     def change() -> None:
         content = torch.load(f"out/{name}", weights_only=True)
@@ -124,7 +124,7 @@ def removed(*names: str) -> Prepare:
 
 
 def linked_away(name: str) -> Prepare:
-    """Put a symbolic link in a file's place."""
+    """Replace a file with a symbolic link."""
 
     def link() -> None:
         Path("out", name).rename("elsewhere")
@@ -134,7 +134,7 @@ def linked_away(name: str) -> Prepare:
 
 
 def renamed_in(name: str, content: bytes) -> Prepare:
-    """Put another file in a file's place, as a program does that writes aside: its other names keep their content."""
+    """Replace a file as a program does that writes a temporary file and renames it: hard links keep the content."""
 
     def rename() -> None:
         Path("out", name).unlink()
@@ -207,7 +207,7 @@ CONFIG: dict[str, tuple[Prepare, list[str], str]] = {
     "raising": (config("\nmin_lr = math.log(0)\n"), ["x.py"], r"x\.py:2: min_lr = math\.log\(0\): ValueError"),
     "yaml key": (yaml("training:\n  batchsize: 3\n"), ["x.yaml"], r"x\.yaml: .*did you mean 'training\.batch_size'"),
     "yaml syntax": (yaml("a: [1\n"), ["x.yaml"], r"x\.yaml is not valid YAML"),
-    # what shows in the checkpoint only
+    # errors that only the checkpoint shows
     "heads of a checkpoint": (alone(edited(lambda c: c["model_args"].update(n_head=3))), RESUME, r"n_head=3"),
     "longer block": (nothing, [*RESUME, "--block_size=32"], r"block_size=32\b.*\b16\b"),
 }
@@ -265,7 +265,7 @@ CHECKPOINT: dict[str, tuple[Prepare, list[str], str]] = {
         RESUME,
         r"ckpt\.pt is a .*link.*: put a copy of the file in its place",
     ),
-    # in a run folder of ours: nothing good is left
+    # in one of our run folders: no good checkpoint is left
     "all damaged": (
         every(lambda path: os.truncate(path, 1000)),
         RESUME,
@@ -291,10 +291,10 @@ CASES = {
 }
 
 
-# damage to a run folder of ours, which holds a checkpoint of iteration 3, ckpt.pt, and one of iteration 4, the last:
-# the iteration at which a resume goes on, and what it says
+# damage to a run folder that holds a checkpoint of iteration 3 (ckpt.pt) and the last one, of iteration 4:
+# the iteration at which a resume continues, and the pattern of its messages
 FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
-    # what was ckpt.pt; of the checkpoints of ours the last is the newest, whatever ckpt.pt is
+    # ckpt.pt; the newest numbered checkpoint is used, whatever ckpt.pt is
     "ckpt.pt removed": (removed("ckpt.pt"), 4, ""),
     "ckpt.pt emptied": (
         truncated(0),
@@ -333,7 +333,7 @@ FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
         r"cannot read out/ckpt\.pt: .*; ckpt-000002\.pt is used instead",
     ),
     "ckpt.pt a link": (linked_away("ckpt.pt"), 4, r"ckpt\.pt is a .*link.*: .*; ckpt-000002\.pt is used instead"),
-    # all but ckpt.pt, which is what one of the manifests says
+    # all but ckpt.pt, whose content matches one of the manifests
     "numbered removed": (
         removed("ckpt-000001.pt", "ckpt-000002.pt"),
         3,
@@ -387,14 +387,14 @@ FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return all files with their content, but for the lock, where every run leaves its own number."""
+    """Return the content of all files but the lock file, which holds the process id of the run."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path): path.read_bytes() for path in paths}
 
 
 @pytest.fixture
 def earlier_run(run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Leave a run in out/; return the command line that made it."""
+    """Make a run in out/ and return its command line."""
     train.main([*tiny_argv, "--max_iters=3"])
     capsys.readouterr()
     return tiny_argv
@@ -418,13 +418,13 @@ def test_one_clear_message_and_nothing_lost(name: str, earlier_run: list[str]) -
 
 @functools.cache
 def undisturbed(*argv: str) -> str:
-    """Return the hash of the run that nothing happens to; the same in every test."""
+    """Return the hash of the undisturbed run; the same in every test."""
     train.main([*argv, "--out_dir=undisturbed"])
     return run_hash("undisturbed")
 
 
 @pytest.mark.parametrize("name", FALL_BACK)
-def test_what_is_damaged_is_named_and_made_up_for_from_the_newest_good(
+def test_damage_is_named_and_the_newest_good_checkpoint_is_used(
     name: str, earlier_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare, first, message = FALL_BACK[name]
@@ -440,14 +440,14 @@ def test_what_is_damaged_is_named_and_made_up_for_from_the_newest_good(
     assert re.findall(r"^iter (\d+):", out, re.MULTILINE) == [str(number) for number in range(first, 7)]
     lines = err.splitlines()
     moved = lines.pop() if lines[-1].endswith("it is now ckpt.pt.foreign") else None
-    *told, options, start = lines
-    assert len(told) == (1 + message.count("\n") if message else 0), err
-    assert re.search(message, "\n".join(told)) and all(line.startswith("out: ") for line in told), err
+    *messages, options, start = lines
+    assert len(messages) == (1 + message.count("\n") if message else 0), err
+    assert re.search(message, "\n".join(messages)) and all(line.startswith("out: ") for line in messages), err
     assert options.startswith("resume: the options differ")
     assert re.fullmatch(rf"resume: iteration {first} from ckpt-\S+, checksum and next batch verified", start)
     assert run_hash("out") == expected
     assert not Path("pwned").exists()
-    if name.startswith("ckpt.pt") and there:  # what another program may have put there is not lost
+    if name.startswith("ckpt.pt") and there:  # another program's file is kept
         assert moved and Path("out/ckpt.pt.foreign").read_bytes() == found
     else:
         assert moved is None and not Path("out/ckpt.pt.foreign").exists()
@@ -457,7 +457,7 @@ def test_what_is_damaged_is_named_and_made_up_for_from_the_newest_good(
 def test_the_hostile_checkpoints_are_hostile(name: str, earlier_run: list[str]) -> None:
     CASES[name][0]()
 
-    with contextlib.suppress(RuntimeError):  # what else is in the file is no checkpoint
+    with contextlib.suppress(RuntimeError):  # the rest of the file is not a checkpoint
         torch.load("out/ckpt.pt", weights_only=False)
     assert Path("pwned").exists()
 
@@ -470,17 +470,17 @@ def test_the_hostile_checkpoints_are_hostile(name: str, earlier_run: list[str]) 
         "a text",
     ],
 )
-def test_an_unreadable_checkpoint_comes_with_advice_that_is_safe(name: str, earlier_run: list[str]) -> None:
+def test_an_unreadable_checkpoint_gives_safe_advice(name: str, earlier_run: list[str]) -> None:
     CASES[name][0]()
 
     with pytest.raises(CheckpointError) as caught:
         train.main([*earlier_run, *RESUME])
 
-    assert "weights_only" not in str(caught.value)  # torch's own advice is to switch the safety off
+    assert "weights_only" not in str(caught.value)  # torch's own advice is unsafe
     assert "init_from=scratch" in str(caught.value)
 
 
-def test_all_mistakes_of_the_options_come_in_one_message(earlier_run: list[str]) -> None:
+def test_all_option_errors_are_in_one_message(earlier_run: list[str]) -> None:
     Path("x.py").write_text("batchsize = 3\nn_layer = 'two'\n")
 
     with pytest.raises(ConfigError) as caught:
@@ -492,7 +492,7 @@ def test_all_mistakes_of_the_options_come_in_one_message(earlier_run: list[str])
         assert word in line
 
 
-def test_mistakes_of_the_options_come_before_any_work(
+def test_option_errors_are_raised_before_any_work(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError):
@@ -502,7 +502,9 @@ def test_mistakes_of_the_options_come_before_any_work(
     assert sorted(path.name for path in run_dir.iterdir()) == ["data"]
 
 
-def test_accumulation_must_be_shared_evenly(earlier_run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accumulation_must_divide_evenly_among_processes(
+    earlier_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = files(Path("out"))
     monkeypatch.setenv("WORLD_SIZE", "3")
 
@@ -511,7 +513,7 @@ def test_accumulation_must_be_shared_evenly(earlier_run: list[str], monkeypatch:
     assert files(Path("out")) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to the superuser")
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write to read-only folders")
 def test_a_read_only_out_dir(earlier_run: list[str]) -> None:
     Path("out").chmod(0o500)
     try:
@@ -521,7 +523,7 @@ def test_a_read_only_out_dir(earlier_run: list[str]) -> None:
         Path("out").chmod(0o700)
 
 
-def test_a_helper_that_its_file_reads_is_no_mistake(earlier_run: list[str]) -> None:
+def test_a_helper_variable_that_its_file_reads_is_no_error(earlier_run: list[str]) -> None:
     Path("x.py").write_text("max_iter = 2\nmax_iters = max_iter\n")
 
     train.main([*earlier_run, "x.py", "--out_dir=fine"])

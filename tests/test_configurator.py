@@ -1,4 +1,4 @@
-"""Options from defaults, config files and the command line: every rule, every message, both doors."""
+"""Options from defaults, config files and the command line: every rule, every message, both entry points."""
 
 import keyword
 import os
@@ -22,13 +22,13 @@ from core.errors import ConfigError
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(Options.model_fields)
 
-# exec(open(...).read()), the idiom of nanoGPT's scripts, leaves the closing of the file to Python
+# exec(open(...).read()), the idiom of nanoGPT's scripts, does not close the file
 idiom = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in an empty folder, so that config files go by short names."""
+    """Run in an empty folder, so that config files have short names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
     return tmp_path
@@ -47,7 +47,7 @@ def from_yaml(text: str, *more: str) -> Options:
     return configure(Options, [write("x.yaml", text), *more])
 
 
-def complaint(*argv: str) -> str:
+def error_of(*argv: str) -> str:
     with pytest.raises(ConfigError) as caught:
         configure(Options, argv)
     return str(caught.value)
@@ -72,7 +72,7 @@ def test_without_arguments_everything_is_default() -> None:
         (["--batch_size=7", "four.yaml", "one_more.py"], 5),
     ],
 )
-def test_the_last_word_wins(argv: list[str], batch_size: int) -> None:
+def test_the_last_value_wins(argv: list[str], batch_size: int) -> None:
     write("three.py", "batch_size = 3")
     write("four.yaml", "batch_size: 4")
     write("one_more.py", "batch_size = batch_size + 1")
@@ -201,31 +201,31 @@ def test_an_empty_yaml_section_changes_nothing() -> None:
         ("- 1\n- 2\n", "x.yaml: wanted options as 'name: value' lines, got list"),
     ],
 )
-def test_what_is_wrong_with_a_yaml_file(text: str, message: str) -> None:
-    assert complaint(write("x.yaml", text)) == message
+def test_errors_of_a_yaml_file(text: str, message: str) -> None:
+    assert error_of(write("x.yaml", text)) == message
 
 
 @pytest.mark.parametrize("text", ["a: [1\n", "!!python/object/apply:os.mkdir ['made']\n", "max_iters: 3: 4\n"])
-def test_a_yaml_file_that_is_none(text: str, folder: Path) -> None:
-    assert complaint(write("x.yaml", text)).startswith("x.yaml is not valid YAML: ")
+def test_a_file_that_is_not_yaml(text: str, folder: Path) -> None:
+    assert error_of(write("x.yaml", text)).startswith("x.yaml is not valid YAML: ")
     assert [path.name for path in folder.iterdir()] == ["x.yaml"]
 
 
 @pytest.mark.parametrize("heading", ["optimizer", "model", "nonsense"])
-def test_a_key_under_another_sections_heading_is_not_taken(heading: str) -> None:
-    """Options of two sections are never confused because they share the last part of their names."""
-    assert f"unknown option '{heading}.batch_size'" in complaint(f"--{heading}.batch_size=3")
-    wrong = complaint(write("x.yaml", f"{heading}:\n  batch_size: 3\n"))
+def test_a_key_under_another_sections_heading_is_refused(heading: str) -> None:
+    """The section is checked, not only the last part of the name."""
+    assert f"unknown option '{heading}.batch_size'" in error_of(f"--{heading}.batch_size=3")
+    wrong = error_of(write("x.yaml", f"{heading}:\n  batch_size: 3\n"))
     assert f"unknown {'section' if heading == 'nonsense' else 'option'} '{heading}" in wrong
 
 
 @pytest.mark.parametrize("heading", ["optimizer", "model", "run"])
 def test_the_right_section_of_a_known_option_is_suggested(heading: str) -> None:
-    assert complaint(f"--{heading}.batch_size=3").endswith("did you mean 'training.batch_size'?")
+    assert error_of(f"--{heading}.batch_size=3").endswith("did you mean 'training.batch_size'?")
 
 
 def test_a_misspelt_section_is_suggested() -> None:
-    assert complaint("--trainig.batch_size=3").endswith("did you mean 'training.batch_size'?")
+    assert error_of("--trainig.batch_size=3").endswith("did you mean 'training.batch_size'?")
 
 
 # flags
@@ -293,16 +293,16 @@ def test_none_where_none_is_allowed() -> None:
         ("--max_iters", "wanted --key=value, did you mean --max_iters=VALUE? (--help lists the options)"),
     ],
 )
-def test_what_is_wrong_with_a_flag(flag: str, message: str) -> None:
-    assert complaint(flag) == f"{flag}: {message}"
+def test_errors_of_a_flag(flag: str, message: str) -> None:
+    assert error_of(flag) == f"{flag}: {message}"
 
 
 def test_flags_without_their_dashes_are_recognised() -> None:
-    assert complaint("max_iters=3").endswith("did you mean --max_iters=3?")
-    assert complaint("-max_iters=3").endswith("did you mean --max_iters=3?")
+    assert error_of("max_iters=3").endswith("did you mean --max_iters=3?")
+    assert error_of("-max_iters=3").endswith("did you mean --max_iters=3?")
 
 
-# other systems' spellings
+# other trainers' spellings
 
 
 def test_aliases_on_the_command_line_in_yaml_and_in_python() -> None:
@@ -319,10 +319,10 @@ def test_aliases_on_the_command_line_in_yaml_and_in_python() -> None:
     assert options.changed(*NAMES) == dict(learning_rate=3e-4, grad_clip=2.0, log_interval=7, wandb_project="p")
 
 
-def test_an_alias_without_meaning_names_the_option() -> None:
+def test_an_alias_with_an_unknown_value_names_the_option() -> None:
     wanted = "cannot read use_rope='maybe'; use the option 'position_encoding' instead"
-    assert complaint("--use_rope=maybe") == f"--use_rope=maybe: {wanted}"
-    assert complaint(write("x.py", "\nuse_rope = 'maybe'")) == f"x.py:1: {wanted}"
+    assert error_of("--use_rope=maybe") == f"--use_rope=maybe: {wanted}"
+    assert error_of(write("x.py", "\nuse_rope = 'maybe'")) == f"x.py:1: {wanted}"
 
 
 def test_every_alias_reaches_its_option() -> None:
@@ -338,7 +338,7 @@ def test_an_alias_of_a_switch_can_turn_it_off(alias: str) -> None:
     assert getattr(configure(Options, [f"--{alias}=false"]), Options.ALIASES[alias][0]) is False
 
 
-def test_an_alias_on_the_command_line_overrules_the_same_alias_in_a_file() -> None:
+def test_an_alias_on_the_command_line_overrides_the_alias_in_a_file() -> None:
     path = write("x.py", "use_rope = True\n")
 
     assert configure(Options, [path]).position_encoding == "rotary"
@@ -348,11 +348,11 @@ def test_an_alias_on_the_command_line_overrules_the_same_alias_in_a_file() -> No
 @pytest.mark.parametrize(
     "line", ["warmup_iters = 0.07 * 100", "max_iters = 1000 / 3", "compile = 0", "wandb_run_name = None"]
 )
-def test_what_nanogpt_takes_in_a_file_is_taken(line: str) -> None:
+def test_values_that_nanogpt_accepts_in_a_file_are_accepted(line: str) -> None:
     configure(Options, [write("x.py", line + "\n")])
 
 
-def test_aliases_are_never_second_options() -> None:
+def test_no_alias_is_also_an_option() -> None:
     assert not set(Options.ALIASES) & set(Options.model_fields)
 
 
@@ -375,29 +375,29 @@ def test_the_echo_is_nanogpts(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_a_yaml_file_is_echoed_alike(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_yaml_file_is_echoed_in_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
     from_yaml("n_layer: 3\n")
 
     assert capsys.readouterr().out == "Overriding config with x.yaml:\nn_layer: 3\n\n"
 
 
-@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False), ("7", False)])
-def test_only_the_first_process_speaks(
-    rank: str, speaks: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("rank", "prints"), [("0", True), ("1", False), ("7", False)])
+def test_only_rank_0_prints(
+    rank: str, prints: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", rank)
 
     assert from_py("n_layer = 3", "--n_head=3").n_layer == 3
-    assert bool(capsys.readouterr().out) is speaks
+    assert bool(capsys.readouterr().out) is prints
 
 
-# slips and helpers in .py files
+# typos and helper variables in .py files
 
 
 def test_a_typo_in_a_file_is_an_error_with_file_line_and_suggestion() -> None:
-    assert complaint(write("x.py", "batch_size = 3\n\nlearing_rate = 1e-3\n")) == (
+    assert error_of(write("x.py", "batch_size = 3\n\nlearing_rate = 1e-3\n")) == (
         "x.py:3: unknown option 'learing_rate', did you mean 'learning_rate'? "
-        "(a variable of the file's own must be used in the file, or have another name)"
+        "(if it is a helper variable, use it in the file or rename it)"
     )
 
 
@@ -412,7 +412,7 @@ def test_a_typo_in_a_file_is_an_error_with_file_line_and_suggestion() -> None:
     ],
 )
 def test_a_typo_is_found_however_it_is_assigned(statement: str) -> None:
-    assert "unknown option 'max_iter', did you mean 'max_iters'?" in complaint(write("x.py", statement))
+    assert "unknown option 'max_iter', did you mean 'max_iters'?" in error_of(write("x.py", statement))
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_a_typo_is_found_however_it_is_assigned(statement: str) -> None:
         "from math import *\n",
     ],
 )
-def test_a_files_own_names_are_left_alone(text: str) -> None:
+def test_a_files_helper_names_are_ignored(text: str) -> None:
     assert set(from_py(text).changed(*NAMES)) <= {"max_iters"}
 
 
@@ -437,21 +437,21 @@ def test_a_flag_overrides_a_helper_of_the_files_before_and_after(capsys: pytest.
 
     assert configure(Options, ["helper.py", "--epochs=7", "uses.py"]).max_iters == 700
     assert "Overriding: epochs = 7\n" in capsys.readouterr().out
-    assert complaint("--epochs=7", "helper.py", "uses.py") == "--epochs=7: unknown option 'epochs'"
+    assert error_of("--epochs=7", "helper.py", "uses.py") == "--epochs=7: unknown option 'epochs'"
 
 
 def test_an_option_that_a_file_deletes() -> None:
-    assert "n_layer" in complaint(write("x.py", "del n_layer\n"))
+    assert "n_layer" in error_of(write("x.py", "del n_layer\n"))
 
 
 # messages
 
 
-def test_all_mistakes_are_reported_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     write("x.py", "batch_sise = 3\nn_layer = 'many'\nbatch_size = 0.5\n")
     write("y.yaml", "eval_itters: 3\nmodel: {n_head: 0}\n")
 
-    lines = complaint(
+    lines = error_of(
         "--bogus=1", "x.py", "y.yaml", "--dtype=int8", "none.py", "--n_embd=100", "--n_head=3"
     ).splitlines()
 
@@ -469,37 +469,37 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 
 def test_a_syntax_error_shows_the_line() -> None:
-    assert complaint(write("x.py", "max_iters = 1\nbatch_size = = 3\n")) == "x.py:2: invalid syntax: batch_size = = 3"
+    assert error_of(write("x.py", "max_iters = 1\nbatch_size = = 3\n")) == "x.py:2: invalid syntax: batch_size = = 3"
 
 
 def test_a_file_that_raises_shows_its_line() -> None:
     raising = write("x.py", "n_layer = 3\nmin_lr = learning_rate / 0\n")
-    assert complaint(raising).startswith("x.py:2: min_lr = learning_rate / 0: ZeroDivisionError: ")
+    assert error_of(raising).startswith("x.py:2: min_lr = learning_rate / 0: ZeroDivisionError: ")
     text = "import json\ndef load():\n    return json.loads('{')\nn_layer = load()\n"
-    assert complaint(write("y.py", text)).startswith("y.py:3: return json.loads('{'): JSONDecodeError: Expecting ")
-    assert "x.py:1: n_layer = layers: NameError: name 'layers'" in complaint(write("x.py", "n_layer = layers"))
+    assert error_of(write("y.py", text)).startswith("y.py:3: return json.loads('{'): JSONDecodeError: Expecting ")
+    assert "x.py:1: n_layer = layers: NameError: name 'layers'" in error_of(write("x.py", "n_layer = layers"))
 
 
 def test_files_that_cannot_be_read() -> None:
     Path("latin.py").write_bytes(b"out_dir = '\xe9'\n")
     Path("folder.py").mkdir()
 
-    assert complaint("none.py") == "cannot read config file none.py: No such file or directory"
-    assert complaint("none.yaml") == "cannot read config file none.yaml: No such file or directory"
-    assert complaint("folder.py") == "cannot read config file folder.py: Is a directory"
-    assert complaint("latin.py").startswith("cannot read config file latin.py: 'utf-8' codec can't decode")
+    assert error_of("none.py") == "cannot read config file none.py: No such file or directory"
+    assert error_of("none.yaml") == "cannot read config file none.yaml: No such file or directory"
+    assert error_of("folder.py") == "cannot read config file folder.py: Is a directory"
+    assert error_of("latin.py").startswith("cannot read config file latin.py: 'utf-8' codec can't decode")
 
 
 def test_rules_between_options_are_checked_last() -> None:
-    assert "n_embd=768 must be divisible by n_head=5" in complaint("--n_head=5")
+    assert "n_embd=768 must be divisible by n_head=5" in error_of("--n_head=5")
     assert configure(Options, ["--n_head=5", "--n_embd=100"]).n_head == 5
 
 
-# the fuzz
+# random typos
 
 
 def typos(count: int, random_seed: int) -> Iterator[tuple[str, str]]:
-    """Yield distinct one-edit typos of option names, usable as Python names, with the name that was meant."""
+    """Yield pairs of a one-edit typo and the option's name; typos are distinct valid Python names."""
     draw, letters, known = random.Random(random_seed), string.ascii_lowercase + "_", {*NAMES, *Options.ALIASES}
     while count:
         name = draw.choice(NAMES)
@@ -521,7 +521,7 @@ def typos(count: int, random_seed: int) -> Iterator[tuple[str, str]]:
 def test_a_thousand_typos_on_the_command_line_find_the_right_option() -> None:
     cases = list(typos(1000, 1337))
 
-    lines = complaint(*(f"--{typo}=1" for typo, _ in cases)).splitlines()
+    lines = error_of(*(f"--{typo}=1" for typo, _ in cases)).splitlines()
 
     assert len(lines) == 1000
     for line, (typo, _) in zip(lines, cases, strict=True):
@@ -534,7 +534,7 @@ def test_a_thousand_typos_in_a_config_file_find_the_right_option() -> None:
     cases = list(typos(1000, 7331))
     write("x.py", "".join(f"{typo} = 1\n" for typo, _ in cases))
 
-    lines = complaint("x.py").splitlines()
+    lines = error_of("x.py").splitlines()
 
     expected = [
         f"x.py:{number}: unknown option '{typo}', did you mean '{name}'?"
@@ -547,7 +547,7 @@ def test_a_thousand_typos_in_a_config_file_find_the_right_option() -> None:
 # --help and --print_config
 
 
-def said(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def printed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as caught:
         configure(Options, argv)
     assert caught.value.code == 0
@@ -556,7 +556,7 @@ def said(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_lists_every_option_with_its_meaning(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = said([flag], capsys)
+    text = printed([flag], capsys)
 
     for name, field in Options.model_fields.items():
         assert f"--{name}=" in text and field.description and field.description in text
@@ -566,26 +566,26 @@ def test_help_lists_every_option_with_its_meaning(flag: str, capsys: pytest.Capt
 
 
 def test_help_of_one_section(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(["--help", "optimizer"], capsys)
+    text = printed(["--help", "optimizer"], capsys)
 
     assert re.findall(r"--(\w+)=", text) == ["learning_rate", "weight_decay", "beta1", "beta2"]
 
 
-def test_help_of_a_section_that_is_not_there() -> None:
-    message = complaint("--help", "transfr")
+def test_help_of_an_unknown_section() -> None:
+    message = error_of("--help", "transfr")
 
-    assert message.startswith("--help transfr: there is no such section, wanted one of run, evaluation, ")
+    assert message.startswith("--help transfr: unknown section, wanted one of run, evaluation, ")
 
 
-def test_help_wins_over_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--batch_size" in said(["--bogus=1", "none.py", "--help"], capsys)
+def test_help_ignores_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--batch_size" in printed(["--bogus=1", "none.py", "--help"], capsys)
 
 
 def test_print_config_shows_values_and_origins(capsys: pytest.CaptureFixture[str]) -> None:
     write("x.py", "# mine\nbatch_size = 3\nmin_lr = learning_rate / 10\n")
     write("y.yaml", "model: {n_layer: 4}\n")
 
-    text = said(["x.py", "y.yaml", "--print_config", "--wandb_run_name=it's", "--training.grad_clip=0"], capsys)
+    text = printed(["x.py", "y.yaml", "--print_config", "--wandb_run_name=it's", "--training.grad_clip=0"], capsys)
 
     assert "batch_size = 3  # x.py:2\n" in text
     assert f"min_lr = {6e-4 / 10}  # x.py:3\n" in text
@@ -595,26 +595,26 @@ def test_print_config_shows_values_and_origins(capsys: pytest.CaptureFixture[str
     assert "n_head = 12  # default\n" in text
 
 
-def test_a_printed_config_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_printed_config_is_a_config_file(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--batch_size=3", "--wandb_run_name=a", "--bias=True"]
-    table = said([*flags, "--print_config"], capsys).split("Overriding: bias = True\n")[1]
+    table = printed([*flags, "--print_config"], capsys).split("Overriding: bias = True\n")[1]
 
     assert from_py(table) == configure(Options, flags)
 
 
-def test_print_config_does_not_hide_mistakes() -> None:
-    assert complaint("--print_config", "--batch_sise=3").startswith("--batch_sise=3: unknown option")
+def test_print_config_does_not_hide_errors() -> None:
+    assert error_of("--print_config", "--batch_sise=3").startswith("--batch_sise=3: unknown option")
 
 
-def test_help_answers_hardly_later_than_torch_is_imported(folder: Path) -> None:
+def test_help_takes_little_longer_than_importing_torch(folder: Path) -> None:
     def seconds(*command: str | Path) -> tuple[float, "subprocess.CompletedProcess[str]"]:
         start = os.times()
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-        end = os.times()  # processor time, so that what else runs here does not count for much
+        end = os.times()  # CPU time depends little on other processes
         return (end.children_user - start.children_user) + (end.children_system - start.children_system), done
 
     later = []
-    while len(later) < 3 and min(later, default=9.0) >= 1:  # a busy machine gets a second and a third chance
+    while len(later) < 3 and min(later, default=9.0) >= 1:  # up to three attempts on a busy machine
         used, done = seconds(ROOT / "train.py", "--help")
         later.append(used - seconds("-c", "import torch")[0])
 
@@ -623,7 +623,7 @@ def test_help_answers_hardly_later_than_torch_is_imported(folder: Path) -> None:
     assert min(later) < 1
 
 
-# the second door: exec(open("configurator.py").read()), as in nanoGPT's scripts
+# exec(open("configurator.py").read()), as in nanoGPT's scripts
 
 FORK = """
 import time
@@ -642,7 +642,7 @@ print([rate, steps, name, quick, compile, top, _hidden])
 
 @pytest.fixture
 def fork(folder: Path) -> Path:
-    """A folder with a script of somebody else's and our files beside it."""
+    """Return a folder with another script and links to our files."""
     for name in ("configurator.py", "core", "config"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "fork.py").write_text(FORK)
@@ -650,7 +650,7 @@ def fork(folder: Path) -> Path:
 
 
 def run_fork(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Do in this process what `python fork.py argv` does."""
+    """Run `python fork.py argv` in this process and return its globals."""
     monkeypatch.setattr(sys, "argv", ["fork.py", *argv])
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(FORK, names)
@@ -658,7 +658,7 @@ def run_fork(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 
 
 @idiom
-def test_the_second_door_overrides_globals(
+def test_exec_overrides_globals(
     fork: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("mine.py", "steps = steps * 2\nhelper = 3\nquick = steps > helper\n")
@@ -676,7 +676,7 @@ def test_the_second_door_overrides_globals(
 
 
 @idiom
-def test_the_second_door_changes_nothing_without_arguments(
+def test_exec_without_arguments_changes_nothing(
     fork: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = run_fork([], monkeypatch)
@@ -698,7 +698,7 @@ def test_the_second_door_changes_nothing_without_arguments(
         (["none.py"], "cannot read config file none.py: No such file or directory"),
     ],
 )
-def test_mistakes_at_the_second_door(
+def test_errors_of_exec(
     argv: list[str],
     message: str,
     fork: Path,
@@ -715,7 +715,7 @@ def test_mistakes_at_the_second_door(
     assert err.startswith(f"error: {message}") and "mine" not in out
 
 
-def test_the_second_door_in_a_process_of_its_own(fork: Path) -> None:
+def test_exec_in_a_separate_process(fork: Path) -> None:
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "fork.py", *argv], cwd=fork, capture_output=True, text=True)
 

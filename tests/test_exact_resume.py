@@ -1,18 +1,24 @@
 """Stopped anywhere and resumed = never stopped: weights, optimizer, random state, counters and metrics, by one hash."""
 
+import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import train
+import wiring
 from benchmark.soak.campaign import ranks
 from core.callback import Callback
+from core.checkpoint.format import load_checkpoint
 from core.checkpoint.manager import CheckpointManager
-from core.errors import PreemptedError
+from core.errors import CheckpointError, PreemptedError
+from core.logger import Logger
 from core.trainer import Trainer
+from tests.comparing import assert_same
 from tools.run_hash import run_hash
 
 LAST = 7  # iter_num after the 7 updates of tiny_argv
@@ -80,9 +86,7 @@ def test_a_finished_run_can_be_made_longer(run_dir: Path, tiny_argv: list[str]) 
     assert run_hash("short") == run_hash("long")
 
 
-def test_evaluation_settings_change_nothing_in_training_when_evaluations_draw_by_themselves(
-    run_dir: Path, tiny_argv: list[str]
-) -> None:
+def test_isolated_evaluations_change_nothing_in_training(run_dir: Path, tiny_argv: list[str]) -> None:
     weights = []
     for number, options in enumerate(
         (["--eval_iters=1"], ["--eval_iters=9", "--eval_interval=2"], ["--eval_interval=100"])
@@ -113,7 +117,7 @@ STRIKES += [(3, "on_checkpoint"), (6, "on_checkpoint")]
 
 
 @pytest.mark.parametrize(("iter_num", "event"), STRIKES)
-def test_a_run_that_was_preempted_goes_on_where_it_was_and_ends_like_the_undisturbed_one(
+def test_a_preempted_run_goes_on_and_ends_like_the_undisturbed_one(
     run_dir: Path, tiny_argv: list[str], iter_num: int, event: str
 ) -> None:
     train.main([*tiny_argv, "--out_dir=plain"])
@@ -161,7 +165,7 @@ def test_an_evaluation_that_a_signal_interrupts_is_abandoned_and_repeated(
     assert run_hash("out") == run_hash("plain")
 
 
-def test_two_ranks_resume_exactly_and_one_goes_on_alone_after_saying_what_is_lost(
+def test_two_ranks_resume_exactly_and_one_alone_says_what_is_lost(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = [*tiny_argv, "--save_interval=1", "--keep_last=99", "--out_dir=whole"]
@@ -185,3 +189,134 @@ def test_two_ranks_resume_exactly_and_one_goes_on_alone_after_saying_what_is_los
     assert torch.equal(seen[0][1], saved["model"]["lm_head.weight"])
     message = "the checkpoint has 2 random states, wanted 1; weights, optimizer and counters are exact"
     assert message in capsys.readouterr().err
+
+
+# within one process, step by step
+
+
+def lines(text: str) -> list[str]:
+    """Return the lines of evaluations and updates, without the times."""
+    return [line.split(", time")[0] for line in text.splitlines() if line.startswith(("step", "iter"))]
+
+
+@pytest.mark.parametrize("stopped_at", [3, 4, 5])
+def test_a_resumed_run_ends_on_the_bits_of_an_uninterrupted_one(
+    run_dir: Path, tiny_argv: list[str], stopped_at: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights, optimizer, random state, waiting batch and losses: with dropout and accumulation, from iteration 3."""
+    train.main([*tiny_argv, "--out_dir=whole"])
+    whole = lines(capsys.readouterr().out)
+    train.main([*tiny_argv, "--out_dir=halves", f"--max_iters={stopped_at}"])
+    first = lines(capsys.readouterr().out)
+    torch.rand(99)  # a new process starts from another state
+    best = train.main([*tiny_argv, "--out_dir=halves", "--init_from=resume"])
+    second = lines(capsys.readouterr().out)
+
+    ours, theirs = (load_checkpoint(CheckpointManager(folder).load().path) for folder in ("halves", "whole"))
+    assert ours["iter_num"] == 7
+    for checkpoint in (ours, theirs):
+        for key in ("config", "run", "loggers"):  # the times in metrics.jsonl are not the same
+            del checkpoint[key]
+    assert_same(ours, theirs)
+    assert first + second == whole
+    assert best == theirs["lowest_val_loss"]
+
+
+def test_on_request_a_resumed_run_reseeds_and_evaluates_again(
+    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """nanoGPT's way: the batches of the beginning once more."""
+    train.main([*tiny_argv, "--max_iters=3"])
+    capsys.readouterr()
+    seen = []
+
+    class FirstBatch(Callback):
+        def on_step_begin(self, trainer: Trainer) -> None:
+            if trainer.step.updates == 0:
+                seen.append(trainer.step.batch)
+
+    train.main([*tiny_argv, "--init_from=resume", "--resume_rng=reseed"], [FirstBatch()])
+
+    assert [line.split(":")[0] for line in lines(capsys.readouterr().out)][:3] == ["iter 4", "iter 5", "step 6"]
+    saved = load_checkpoint("out/ckpt.pt")
+    assert not torch.equal(seen[0][0], saved["ranks"][0]["batch"][0])
+    train.main([*tiny_argv, "--init_from=resume", "--resume_rng=reseed"], [FirstBatch()])
+    assert torch.equal(seen[0][0], seen[1][0])
+
+
+def test_a_checkpoint_of_nanogpts_is_continued_as_nanogpt_does(
+    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*tiny_argv, "--max_iters=3"])
+    checkpoint = torch.load("out/ckpt.pt", weights_only=True)
+    shutil.rmtree("out")
+    os.mkdir("out")
+    nanogpts = ("model", "optimizer", "model_args", "iter_num", "best_val_loss", "config")
+    torch.save({key: checkpoint[key] for key in nanogpts}, "out/ckpt.pt")
+    capsys.readouterr()
+
+    best = train.main([*tiny_argv, "--init_from=resume", "--max_iters=3"])
+
+    out, err = capsys.readouterr()
+    assert lines(out)[0].startswith("step 3: ")
+    assert "resume: the checkpoint has no random state; weights, optimizer and counters are exact, but other" in err
+    assert best <= float(checkpoint["best_val_loss"])
+
+
+def test_a_checkpoint_without_an_optimizer_is_not_resumed(run_dir: Path, tiny_argv: list[str]) -> None:
+    train.main([*tiny_argv, "--max_iters=3"])
+    checkpoint = torch.load("out/ckpt.pt", weights_only=True)
+    del checkpoint["optimizer"]
+    shutil.rmtree("out")
+    os.mkdir("out")
+    torch.save(checkpoint, "out/ckpt.pt")
+
+    with pytest.raises(CheckpointError, match="optimizer"):
+        train.main([*tiny_argv, "--init_from=resume"])
+
+
+def test_loggers_are_closed_when_resuming_fails(
+    run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closing(Logger):
+        open = False
+        log_step = log_eval = lambda self, metrics: None
+
+        def close(self) -> None:
+            self.open = False
+
+    class Picky(Callback):
+        def state_dict(self) -> dict[str, int]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            raise RuntimeError("saved by another version")
+
+    logger = Closing()
+
+    def loggers(*_: Any) -> list[Logger]:
+        logger.open = True
+        return [logger]
+
+    train.main([*tiny_argv, "--max_iters=3"], [Picky()])
+    monkeypatch.setattr(wiring, "loggers", loggers)
+    with pytest.raises(RuntimeError, match="saved by another version"):
+        train.main([*tiny_argv, "--init_from=resume"], [Picky()])
+
+    assert not logger.open
+
+
+def test_attention_that_stays_as_saved_is_not_announced_as_changed(
+    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    types = []
+
+    class Types(Callback):
+        def on_train_begin(self, trainer: Trainer) -> None:
+            types.append(trainer.raw_model.config.attention_type)
+
+    train.main([*tiny_argv, "--max_iters=3", "--attention_type=bidirectional"], [Types()])
+    train.main([*tiny_argv, "--init_from=resume"], [Types()])
+
+    assert types == ["bidirectional", "bidirectional"]
+    assert "attention_type bidirectional -> causal" not in capsys.readouterr().err

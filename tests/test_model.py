@@ -1,4 +1,4 @@
-"""The GPT: shapes, what may see what, backends that agree, surgery, pretrained weights, generation."""
+"""The GPT: shapes, causality, attention backends, cropping, pretrained weights, generation."""
 
 import importlib.util
 import logging
@@ -32,7 +32,7 @@ variants = pytest.mark.parametrize("variant", VARIANTS, ids=joined)
 
 
 def make(**changes: Any) -> GPT:
-    """A tiny model, the same weights each time, large enough that attention matters, in evaluation mode."""
+    """Return a tiny model in evaluation mode, with fixed weights large enough that attention matters."""
     torch.manual_seed(1337)
     model = GPT(replace(TINY, **changes))
     with torch.no_grad():
@@ -70,17 +70,17 @@ def test_the_logits_without_targets_are_those_with_targets(variant: dict[str, st
 
 
 @variants
-def test_who_sees_a_changed_token(variant: dict[str, str]) -> None:
-    """A causal model's past does not know the future; a bidirectional model's does."""
+def test_which_positions_a_changed_token_affects(variant: dict[str, str]) -> None:
+    """Only in a bidirectional model does a token change the logits of earlier positions."""
     model, idx = make(**variant), tokens()
     changed = idx.clone()
     changed[:, 9] = (changed[:, 9] + 1) % 17
 
     before, after = model(idx, idx)[0], model(changed, idx)[0]
 
-    moved = (before - after).abs().amax(dim=(0, 2)) > 1e-4
-    first_moved = 9 if variant["attention_type"] == "causal" else 0
-    assert moved.tolist() == [position >= first_moved for position in range(16)]
+    changed_positions = (before - after).abs().amax(dim=(0, 2)) > 1e-4
+    first_changed = 9 if variant["attention_type"] == "causal" else 0
+    assert changed_positions.tolist() == [position >= first_changed for position in range(16)]
 
 
 def test_the_loss_is_the_mean_over_positions_whose_target_is_not_minus_one() -> None:
@@ -126,7 +126,7 @@ def test_parameter_names_are_nanogpts(bias: bool) -> None:
     expected = ["transformer.wte.weight", "transformer.wpe.weight"]
     expected += [f"transformer.h.{layer}.{name}" for layer in range(2) for name in block]
     expected += ["transformer.ln_f.weight", "lm_head.weight"]
-    if bias:  # everything but the embeddings and the head has one
+    if bias:  # all layers but the embeddings and the head
         with_bias = [name for name in expected if "transformer.h." in name or "ln_f" in name]
         expected += [name.replace("weight", "bias") for name in with_bias]
 
@@ -136,12 +136,12 @@ def test_parameter_names_are_nanogpts(bias: bool) -> None:
     assert all(bool(tensor.any()) is name.endswith("weight") for name, tensor in model.state_dict().items())
 
 
-def test_rotary_positions_have_no_parameters_and_leave_the_checkpoint_alone() -> None:
+def test_rotary_positions_add_nothing_to_the_checkpoint() -> None:
     assert set(make().state_dict()) - set(make(position_encoding="rotary").state_dict()) == {"transformer.wpe.weight"}
 
 
-def test_initial_spread() -> None:
-    """0.02 everywhere, and less by the root of twice the layers for what adds to the residual stream."""
+def test_initial_standard_deviations() -> None:
+    """Standard deviation 0.02; for the residual projections divided by sqrt(2 * n_layer)."""
     state = GPT(replace(TINY, n_embd=128, n_layer=8, bias=True)).state_dict()
 
     for name, tensor in state.items():
@@ -152,7 +152,7 @@ def test_initial_spread() -> None:
             assert torch.equal(tensor, torch.full_like(tensor, float(name.endswith("weight")))), name
 
 
-def test_frozen_parameters_stay_out_of_the_optimizer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_frozen_parameters_are_not_in_the_optimizer(capsys: pytest.CaptureFixture[str]) -> None:
     model = make(bias=True)
     model.transformer["h"].requires_grad_(False)
 
@@ -198,8 +198,8 @@ def test_manual_attention_agrees_with_sdpa(variant: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("attend", [sdpa_attention, manual_attention])
-def test_attention_averages_what_it_may_see(attend: Any) -> None:
-    """With equal scores, every position gets the mean of the values up to it."""
+def test_attention_averages_visible_values(attend: Any) -> None:
+    """With equal scores, each position gets the mean of the values it attends to."""
     q, v = torch.zeros(1, 1, 4, 2), torch.arange(8.0).view(1, 1, 4, 2)
 
     causal, both = attend(q, q, v, True, 0.0), attend(q, q, v, False, 0.0)
@@ -208,7 +208,7 @@ def test_attention_averages_what_it_may_see(attend: Any) -> None:
     torch.testing.assert_close(both[0, 0, :, 0], torch.full((4,), 3.0))
 
 
-def test_manual_attention_drops_out() -> None:
+def test_manual_attention_applies_dropout() -> None:
     q, v = torch.zeros(1, 1, 64, 2), torch.ones(1, 1, 64, 2)
 
     assert torch.equal(manual_attention(q, q, v, False, 0.0).round(decimals=4), v)
@@ -224,21 +224,21 @@ needs_no_flash = pytest.mark.skipif(
 @needs_no_flash
 def test_flash_falls_back_to_sdpa(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "coregpt"):
-        fallen = make(attention="flash")
+        fallback = make(attention="flash")
 
-    assert torch.equal(fallen(tokens(), tokens())[0], make()(tokens(), tokens())[0])
+    assert torch.equal(fallback(tokens(), tokens())[0], make()(tokens(), tokens())[0])
     assert "attention=flash needs a CUDA device and `pip install flash-attn`; using sdpa instead" in caplog.messages
 
 
 @needs_no_flash
-def test_the_fall_back_of_flash_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_fallback_of_flash_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "coregpt"):
         make(attention="flash")
 
     assert len(caplog.messages) == 1
 
 
-def test_rotary_scores_depend_on_distance_alone() -> None:
+def test_rotary_scores_depend_only_on_distance() -> None:
     table = rotary_table(32, 8)
     q, k = torch.randn(8), torch.randn(8)
     queries, keys = (rotate(x.expand(1, 1, 32, 8), table)[0, 0] for x in (q, k))
@@ -253,7 +253,7 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["causal", "bidirectional"])
-def test_a_rotary_model_does_not_know_where_its_window_begins(kind: str) -> None:
+def test_a_rotary_model_is_invariant_to_shifted_positions(kind: str) -> None:
     model, idx = make(position_encoding="rotary", attention_type=kind), tokens()
     before = model(idx, idx)[0]
 
@@ -265,7 +265,7 @@ def test_a_rotary_model_does_not_know_where_its_window_begins(kind: str) -> None
 
 
 def test_rotation_by_hand() -> None:
-    """Position p turns the pair (first half, second half) of the lowest dimension by p radians."""
+    """Position p rotates the pair (first half, second half) of the first dimension by p radians."""
     table = rotary_table(4, 2)
 
     turned = rotate(torch.tensor([1.0, 0.0]).expand(1, 1, 4, 2), table)[0, 0]
@@ -286,7 +286,7 @@ def test_the_order_of_tokens_matters(positions: str) -> None:
 
 
 @variants
-def test_cropping_keeps_what_the_first_positions_compute(variant: dict[str, str]) -> None:
+def test_cropping_keeps_the_logits_of_the_first_positions(variant: dict[str, str]) -> None:
     model, idx = make(**variant), tokens(2, 8)
     before = model(idx, idx)[0]
 
@@ -318,7 +318,7 @@ def test_generation_continues_the_prompt() -> None:
     assert out.min() >= 0 and out.max() < 17
 
 
-def test_generation_looks_at_the_last_block_of_a_long_prompt() -> None:
+def test_generation_uses_the_last_block_of_a_long_prompt() -> None:
     model, prompt = make(), tokens(1, 40)
 
     torch.manual_seed(0)
@@ -329,7 +329,7 @@ def test_generation_looks_at_the_last_block_of_a_long_prompt() -> None:
     assert torch.equal(long[:, -12:], short[:, -12:])
 
 
-def test_the_single_likeliest_token_is_greedy() -> None:
+def test_top_k_1_is_greedy() -> None:
     model, expected = make(), tokens(2, 5)
     out = model.generate(expected, 14, top_k=1)
 
@@ -339,7 +339,7 @@ def test_the_single_likeliest_token_is_greedy() -> None:
     assert torch.equal(out, expected)
 
 
-def test_top_k_leaves_the_unlikely_out() -> None:
+def test_top_k_excludes_unlikely_tokens() -> None:
     model, prompt = make(), tokens(1, 4).repeat(500, 1)
     likely = set(model(prompt[:1])[0][0, -1].topk(3).indices.tolist())
 
@@ -347,7 +347,7 @@ def test_top_k_leaves_the_unlikely_out() -> None:
     assert len(set(model.generate(prompt, 1, temperature=5.0, top_k=1000)[:, -1].tolist())) > 3
 
 
-def test_temperature_sharpens() -> None:
+def test_a_low_temperature_sharpens() -> None:
     model, prompt = make(), tokens(1, 4).repeat(300, 1)
 
     cold, hot = (len(set(model.generate(prompt, 1, temperature=t)[:, -1].tolist())) for t in (1e-3, 10.0))
@@ -363,7 +363,7 @@ def test_compiles_without_graph_breaks(variant: dict[str, str]) -> None:
     expected, expected_loss = model(idx, idx)
     torch._dynamo.reset()
     with warnings.catch_warnings():
-        warnings.simplefilter("default")  # what torch says about itself while it compiles is its own affair
+        warnings.simplefilter("default")  # torch itself may warn while it compiles
         compiled: Any = torch.compile(model, backend="eager", fullgraph=True)
         logits, loss = compiled(idx, idx)
         last, none = compiled(idx)
@@ -383,16 +383,16 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its imports warn of themselves
+        warnings.simplefilter("ignore")  # its imports warn
         return pytest.importorskip("transformers")
 
 
 @pytest.fixture
 def folder(offline: Any, tmp_path: Path) -> tuple[Path, torch.Tensor]:
-    """Save a Hugging Face GPT-2 with weights far from any default; return its folder, and its logits for `tokens`."""
+    """Save a Hugging Face GPT-2 with large random weights; return its folder and its logits for `tokens`."""
     torch.manual_seed(3)
     shape = dict(n_layer=2, n_head=2, n_embd=32, n_positions=16, vocab_size=23, bos_token_id=0, eos_token_id=0)
-    exact = {"activation_function": "gelu"}  # nanoGPT computes GELU exactly; OpenAI took its tanh approximation
+    exact = {"activation_function": "gelu"}  # nanoGPT uses the exact GELU, OpenAI the tanh approximation
     theirs = offline.GPT2LMHeadModel(offline.GPT2Config(**shape, **exact)).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -431,12 +431,12 @@ def test_dropout_and_attention_may_be_overridden(
 
 
 @pytest.mark.parametrize("name", ["no/such-gpt2", "nowhere"])
-def test_pretrained_weights_out_of_reach(offline: Any, name: str) -> None:
+def test_unavailable_pretrained_weights(offline: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"cannot load the weights of '{name}' from the hub or a folder"):
         GPT.from_pretrained(name)
 
 
-def test_without_transformers_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_missing_transformers_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
 
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[hf\]'"):
@@ -452,18 +452,18 @@ def test_the_four_known_sizes() -> None:
         assert sizes["vocab_size"] == 50257 and sizes["block_size"] == 1024 and sizes["bias"]
 
 
-def test_the_mlp_bends_with_the_exact_gelu() -> None:
-    """x times the normal distribution's share below x; the usual approximation by tanh is off by up to 5e-4."""
+def test_the_mlp_uses_the_exact_gelu() -> None:
+    """GELU is x times the normal CDF at x; the tanh approximation differs by up to 5e-4."""
     mlp = MLP(GPTConfig(n_embd=4, bias=False)).double()
     x = torch.linspace(-3, 3, 48, dtype=torch.float64).view(12, 4)
-    inner = x @ mlp.c_fc.weight.T * 8  # spread out to where the approximation is worst
+    inner = x @ mlp.c_fc.weight.T * 8  # includes the values where the approximation is worst
     mlp.c_fc.weight.data *= 8
-    bent = inner * torch.special.ndtr(inner)
+    expected = inner * torch.special.ndtr(inner)
 
-    torch.testing.assert_close(mlp(x), bent @ mlp.c_proj.weight.T, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(mlp(x), expected @ mlp.c_proj.weight.T, rtol=1e-9, atol=1e-9)
 
 
-def test_rotary_frequencies_fall_from_one_by_powers_of_ten_thousand() -> None:
+def test_rotary_frequencies_are_powers_of_ten_thousand() -> None:
     cosines, sines = rotary_table(4, 4)  # each (4 positions, D = 4): two frequencies, 1 and 1/100, twice
 
     assert cosines[3].tolist() == pytest.approx([math.cos(3), math.cos(0.03)] * 2)

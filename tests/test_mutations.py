@@ -1,4 +1,4 @@
-"""The list of mutations fits the code, and the script can tell a mutation that is noticed from one that is not."""
+"""The list of mutations matches the code, and the script distinguishes noticed mutations from survivors."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from tests.mutations import MUTATIONS, ROOT, Mutation, survives
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_every_mutation_finds_what_it_breaks(mutation: Mutation) -> None:
+def test_every_mutation_matches_the_code(mutation: Mutation) -> None:
     assert mutation.old in (ROOT / mutation.path).read_text()
     assert mutation.old != mutation.new
 

@@ -1,4 +1,4 @@
-"""Every objective through train.py: stopped anywhere and resumed = never stopped, by one hash over all it came to."""
+"""Every objective through train.py: a run that is stopped and resumed has the same run hash as an undisturbed run."""
 
 import json
 import os
@@ -44,7 +44,9 @@ MODIFIED: dict[str, Any] = dict(
     target_smoothing_enabled=True, entropy_modifier_enabled=True, mask_ratio_weight_enabled=True,
     judge_weight_modifier_enabled=True, judge_weight_checkpoint="scorer", judge_start_iter=1, judge_max_iter=6,
 )  # fmt: skip
-QUEUED: dict[str, Any] = dict(dataset="queued", training_type="unmasking", keep_last=99)  # none of its files goes
+QUEUED: dict[str, Any] = dict(
+    dataset="queued", training_type="unmasking", keep_last=99
+)  # no file of the queue is removed
 PARTLY: dict[str, Any] = dict(trainable="ln_f.*", unfreeze_at_iteration=4)
 ADAPTIVE: dict[str, Any] = dict(lr_schedule="adaptive", lr_patience=1, learning_rate=0.3, eval_interval=1)
 RUNS = {
@@ -55,13 +57,13 @@ LAST = 8  # iter_num after the updates of a run
 
 
 def argv(out_dir: str, options: dict[str, Any], **changes: Any) -> list[str]:
-    """Return the command line of a run of 8 updates with dropout, evaluated in iterations 0, 3 and 6 if not said."""
+    """Return the command line of a run of 8 updates with dropout, by default evaluated in iterations 0, 3 and 6."""
     run = dict(max_iters=LAST - 1, lr_decay_iters=LAST - 1, eval_interval=3, out_dir=out_dir)
     return tiny_argv(**{**run, **options, **changes})
 
 
 def fill_queue(folder: Path) -> None:
-    """Make six files of four masked batches: a run takes 17."""
+    """Make six files of four masked batches; a run takes 17 batches."""
     words = "".join(LINES) * 60
     write_text(folder / "text", words, CharTokenizer.from_text(words))
     provider = MaskedProvider(CharText(folder / "text"), 4, 16, mask_probability=0.3)
@@ -69,9 +71,9 @@ def fill_queue(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with data/tiny, data/queued, an unmasking run `filler`, and a scorer on top of it, `scorer`."""
-    folder = tmp_path_factory.mktemp("place")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with data/tiny, data/queued, an unmasking run `filler`, and `scorer`, which starts from it."""
+    folder = tmp_path_factory.mktemp("runs")
     write_tiny_data(folder)
     fill_queue(folder / "data" / "queued")
     before = Path.cwd()
@@ -85,9 +87,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Enter the folder; a queue that a test has used up is filled again."""
-    monkeypatch.chdir(place)
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Enter the folder; fill the queue again if a test has consumed it."""
+    monkeypatch.chdir(folder)
     if files("data/queued/queue/train") != list(range(6)):
         shutil.rmtree("data/queued")
         fill_queue(Path("data/queued"))
@@ -103,8 +105,8 @@ def saved(out_dir: str) -> dict[str, Any]:
     return torch.load(CheckpointManager(out_dir).load().path, weights_only=True)
 
 
-def whole(name: str) -> Path:
-    """Return the folder of an undisturbed run that has kept a checkpoint of every iteration; made when first asked."""
+def undisturbed(name: str) -> Path:
+    """Return the folder of an undisturbed run with a checkpoint of every iteration; trained at the first call."""
     if not Path(name).exists():
         train.main(argv(name, RUNS[name], save_interval=1, keep_last=99, log_interval=1))
     return Path(name)
@@ -114,9 +116,9 @@ def whole(name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_resumed_at_an_earlier_iteration_ends_like_the_undisturbed_one(name: str) -> None:
+def test_a_run_resumed_earlier_ends_like_the_undisturbed_one(name: str) -> None:
     for sequence in (2, 4):  # before and after a stage and the unfreezing begin
-        folder = cut(whole(name), sequence, Path(f"{name}-cut{sequence}"))
+        folder = cut(undisturbed(name), sequence, Path(f"{name}-cut{sequence}"))
         train.main(argv(str(folder), RUNS[name], init_from="resume", log_interval=1))
         assert run_hash(folder) == run_hash(name), f"resumed from checkpoint {sequence}"
 
@@ -127,7 +129,7 @@ def test_a_run_resumed_at_an_earlier_iteration_ends_like_the_undisturbed_one(nam
     ("partly", 4, "on_step_end"), ("adaptive", 5, "on_eval_end"),
 ])  # fmt: skip
 def test_a_run_that_was_preempted_ends_like_the_undisturbed_one(name: str, iter_num: int, event: str) -> None:
-    out_dir, expected = f"{name}-{event}", run_hash(whole(name))
+    out_dir, expected = f"{name}-{event}", run_hash(undisturbed(name))
     with pytest.raises(PreemptedError):
         train.main(argv(out_dir, RUNS[name], log_interval=1), [StopAt(iter_num, event)])
 
@@ -137,20 +139,20 @@ def test_a_run_that_was_preempted_ends_like_the_undisturbed_one(name: str, iter_
 
 
 def test_two_ranks_resume_exactly() -> None:
-    whole = argv("two-whole", UNMASKING, save_interval=1, keep_last=99)
-    assert ranks(lambda: train.main(whole) and None) == [0, 0]
-    folder = cut(Path("two-whole"), 4, Path("two-cut"))
+    uninterrupted = argv("two-uninterrupted", UNMASKING, save_interval=1, keep_last=99)
+    assert ranks(lambda: train.main(uninterrupted) and None) == [0, 0]
+    folder = cut(Path("two-uninterrupted"), 4, Path("two-cut"))
     resume = argv(str(folder), UNMASKING, init_from="resume")
     assert ranks(lambda: train.main(resume) and None) == [0, 0]
 
-    assert run_hash(folder) == run_hash("two-whole")
-    first, second = (rank["batch"]["target"] for rank in saved("two-whole")["ranks"])
+    assert run_hash(folder) == run_hash("two-uninterrupted")
+    first, second = (rank["batch"]["target"] for rank in saved("two-uninterrupted")["ranks"])
     assert not torch.equal(first, second)  # each rank has its own rows
-    assert saved("two-whole")["callbacks"]["StageProgress"]["current_stage"] == 2
+    assert saved("two-uninterrupted")["callbacks"]["StageProgress"]["current_stage"] == 2
 
 
 class Spoil(Callback):
-    """Gives the model a weight that is no number, once."""
+    """Sets a weight to NaN, once."""
 
     def __init__(self, iter_num: int) -> None:
         self.iter_num, self.done = iter_num, False
@@ -162,7 +164,7 @@ class Spoil(Callback):
                 next(trainer.raw_model.parameters()).fill_(float("nan"))
 
 
-def test_a_recovery_brings_stages_back_and_goes_on() -> None:
+def test_a_recovery_restores_the_stages() -> None:
     train.main(argv("recovered", UNMASKING, save_interval=5), [Spoil(6)])
 
     assert len(records("recovered", "recovery")) == 1
@@ -171,8 +173,8 @@ def test_a_recovery_brings_stages_back_and_goes_on() -> None:
     assert saved("recovered")["iter_num"] == LAST
 
 
-def test_a_queue_is_used_up_behind_a_run_which_resumes_exactly() -> None:
-    expected = run_hash(whole("queued"))
+def test_a_queue_is_consumed_and_the_run_resumes_exactly() -> None:
+    expected = run_hash(undisturbed("queued"))
     shutil.rmtree("data/queued")
     fill_queue(Path("data/queued"))
     options = {**QUEUED, "keep_last": 1, "save_interval": 1}
@@ -188,12 +190,12 @@ def test_a_queue_is_used_up_behind_a_run_which_resumes_exactly() -> None:
 
 
 def files(queue: str) -> list[int]:
-    """Return the numbers of the files in a queue, taken ones among them."""
+    """Return the numbers of the files in a queue, including those in use."""
     return sorted(int(path.name.split("-")[1]) for path in Path(queue).rglob("*.pt"))
 
 
 class Began(Callback):
-    """Notes in which iteration a run began."""
+    """Records the iteration in which a run began."""
 
     iter_num = -1
 
@@ -202,7 +204,7 @@ class Began(Callback):
 
 
 def test_a_checkpoint_may_be_chosen_by_its_name() -> None:
-    shutil.copytree(whole("classifying"), "named")
+    shutil.copytree(undisturbed("classifying"), "named")
     shutil.copy("named/ckpt-000003.pt", "named/mine.pt")
     named, newest = torch.load("named/mine.pt", weights_only=True)["iter_num"], saved("named")["iter_num"]
     began = Began()
@@ -215,11 +217,11 @@ def test_a_checkpoint_may_be_chosen_by_its_name() -> None:
         train.main(argv("named", CLASSIFYING, init_from="resume", ckpt_filename="none.pt"))
 
 
-# what the runs above did
+# the training of the runs above
 
 
-def test_a_part_trains_from_the_beginning_and_the_rest_from_the_unfreezing_on() -> None:
-    paths = sorted(whole("partly").glob("ckpt-0*.pt"))
+def test_a_part_trains_at_once_and_the_rest_after_the_unfreezing() -> None:
+    paths = sorted(undisturbed("partly").glob("ckpt-0*.pt"))
     models = {found["iter_num"]: found["model"] for found in (torch.load(path, weights_only=True) for path in paths)}
     body = [name for name in models[1] if name.startswith("transformer.h.")]
 
@@ -229,21 +231,21 @@ def test_a_part_trains_from_the_beginning_and_the_rest_from_the_unfreezing_on() 
     assert not torch.equal(models[2]["transformer.ln_f.weight"], models[1]["transformer.ln_f.weight"])
 
 
-def test_the_learning_rate_falls_where_the_validation_loss_does_not() -> None:
-    whole("adaptive")
+def test_the_learning_rate_falls_when_the_validation_loss_does_not() -> None:
+    undisturbed("adaptive")
     rates = {record["iter"]: record["lr"] for record in records("adaptive", "step")}
     losses = [record["val/loss"] for record in records("adaptive", "eval")]
 
     stale = sum(loss >= min(losses[:n]) for n, loss in enumerate(losses[: LAST - 1]) if n)
-    assert stale >= 2  # with a patience of one, each halves it from the next iteration on
+    assert stale >= 2  # with a patience of one, each halves the rate from the next iteration on
     assert rates[LAST - 1] == pytest.approx(max(0.3 / 2**stale, 1e-3))
 
 
 def test_stages_advance_in_the_run() -> None:
-    stages = records(str(whole("unmasking")), "stage")
+    stages = records(str(undisturbed("unmasking")), "stage")
 
     assert [record["stage"] for record in stages] == [1, 2]
-    assert 0 < stages[0]["iter"] < stages[1]["iter"] < LAST - 1  # so that something is trained in each
+    assert 0 < stages[0]["iter"] < stages[1]["iter"] < LAST - 1  # each stage is trained
     evaluation = records("unmasking", "eval")[-1]
     assert {f"val/stage_{n}_samples" for n in range(3)} <= evaluation.keys()
 
@@ -259,8 +261,8 @@ def test_training_data_does_not_depend_on_evaluation() -> None:
 
 
 def test_the_scorer_is_unfrozen_in_the_middle() -> None:
-    start = torch.load("filler/ckpt.pt", weights_only=True)["model"]  # where the scorer's transformer comes from
-    paths = whole("scoring").glob("ckpt-0*.pt")
+    start = torch.load("filler/ckpt.pt", weights_only=True)["model"]  # the scorer's transformer starts from it
+    paths = undisturbed("scoring").glob("ckpt-0*.pt")
     models = {found["iter_num"]: found["model"] for found in (torch.load(path, weights_only=True) for path in paths)}
     body = [name for name in start if name.startswith("transformer.h.")]
 
@@ -270,8 +272,8 @@ def test_the_scorer_is_unfrozen_in_the_middle() -> None:
     assert not torch.equal(models[4]["sequence_head.linear.weight"], models[1]["sequence_head.linear.weight"])
 
 
-def test_metrics_tell_of_every_modifier_and_evaluations_of_none() -> None:
-    last = records(str(whole("modified")), "step")[-1]
+def test_steps_report_every_modifier_and_evaluations_none() -> None:
+    last = records(str(undisturbed("modified")), "step")[-1]
 
     known = {name.split("/")[1].split(".")[0] for name in last if name.startswith("loss_modifiers/")}
     assert known == {
@@ -283,7 +285,7 @@ def test_metrics_tell_of_every_modifier_and_evaluations_of_none() -> None:
     assert not any(name.startswith("loss_modifiers/") for record in records("modified", "eval") for name in record)
 
 
-# what cannot be
+# errors
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -298,7 +300,7 @@ def test_metrics_tell_of_every_modifier_and_evaluations_of_none() -> None:
     ({**UNMASKING, "unmasking_stages": [{"type": "span", "spans_count": 17, "val_loss_stale_count": 1}]},
      r"^unmasking_stages\[0\] \(span, 17 spans\): spans_count is 17, wanted 16 or fewer"),
 ])  # fmt: skip
-def test_one_clear_message_before_training_and_nothing_begun(options: dict[str, Any], message: str) -> None:
+def test_one_clear_message_before_training_begins(options: dict[str, Any], message: str) -> None:
     with pytest.raises(CoreGPTError, match=message) as error:
         train.main(argv("refused", options))
 

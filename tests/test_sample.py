@@ -1,4 +1,4 @@
-"""Writing text with a checkpoint: what is printed, from which prompt, and what can be wrong with either."""
+"""Sampling from a checkpoint: the printed text for each kind of model and prompt, and the errors."""
 
 import os
 import pickle
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import sample
+import wiring.sampling
 from core import CheckpointError, CheckpointManager, ConfigError, DataError
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from model import GPT, GPTConfig
@@ -22,7 +23,7 @@ CPU = ["--device=cpu", "--num_samples=2", "--max_new_tokens=12"]
 
 @pytest.fixture
 def checkpoint(run_dir: Path, tiny_model: GPT) -> dict[str, Any]:
-    """A checkpoint as nanoGPT writes it, in out/, of a model that prefers some characters clearly."""
+    """Save a checkpoint in nanoGPT's format in out/, of a model with clear preferences; return its content."""
     with torch.no_grad():
         for parameter in tiny_model.parameters():
             parameter.mul_(5)
@@ -61,7 +62,7 @@ def generated(
     temperature: float = 0.8,
     top_k: int | None = 200,
 ) -> list[str]:
-    """Return what nanoGPT would print: seeded, then a model made (which draws its weights) before they are loaded."""
+    """Return the texts that nanoGPT prints: it seeds, makes a model (drawing weights) and then loads the weights."""
     chars = "\nabcdefghijklmnop"
     torch.manual_seed(seed)
     GPT(model.config)
@@ -79,7 +80,7 @@ def test_samples_are_those_of_direct_generation(
     assert texts[0] != texts[1] and texts[0].startswith("abc")
 
 
-def test_every_option_reaches_the_generation(
+def test_every_option_affects_the_generation(
     checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--seed=3", "--temperature=2.5", "--top_k=4", "--num_samples=3", "--max_new_tokens=20"]
@@ -93,7 +94,7 @@ def test_every_option_reaches_the_generation(
 FOREIGN = r"out/ckpt\.pt has no manifest \(nanoGPT's, .*\): loaded after a check of its own\n"
 
 
-def test_the_whole_output(checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_complete_output(checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     sample.main([*CPU, "--start=a"])
 
@@ -155,7 +156,7 @@ def test_sampling_writes_nothing(checkpoint: dict[str, Any]) -> None:
 def test_ids_beyond_the_vocabulary_are_shown_as_unknown(
     checkpoint: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model may know more ids than the data set has characters: a padded vocabulary."""
+    """With a padded vocabulary, a model has more ids than the data set has characters."""
     meta = {"vocab_size": 17, "itos": {0: "\n", 1: "a"}, "stoi": {"\n": 0, "a": 1}}
     Path("data/tiny/meta.pkl").write_bytes(pickle.dumps(meta))
 
@@ -166,7 +167,7 @@ def test_ids_beyond_the_vocabulary_are_shown_as_unknown(
 def test_without_meta_the_tokens_are_gpt2s(
     checkpoint: dict[str, Any], known: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their vocabulary may be out of reach, so a stand-in for it answers here."""
+    """GPT-2's vocabulary may have to be downloaded, so the test uses another tokenizer in its place."""
 
     class Numbers:
         def encode(self, text: str) -> list[int]:
@@ -177,7 +178,7 @@ def test_without_meta_the_tokens_are_gpt2s(
 
     checkpoint.pop("config")
     save(checkpoint if known is None else {**checkpoint, "config": known})
-    monkeypatch.setattr(sample, "Gpt2Tokenizer", Numbers)
+    monkeypatch.setattr(wiring.sampling, "Gpt2Tokenizer", Numbers)
     capsys.readouterr()
 
     sample.main([*CPU, "--start=abcd"])
@@ -192,7 +193,7 @@ def test_without_meta_the_tokens_are_gpt2s(
 
 @pytest.fixture
 def models(checkpoint: dict[str, Any], tiny_model: GPT) -> dict[str, GPT]:
-    """Leave a run that was best before its end in out/: `linked`, which is ckpt.pt, and `newest`, which is not."""
+    """Save a run in out/ whose best checkpoint, `linked` as ckpt.pt, is not its `newest`; return both models."""
     Path("out/ckpt.pt").unlink()
     checkpoints = CheckpointManager("out")
     found = {}
@@ -210,9 +211,7 @@ def models(checkpoint: dict[str, Any], tiny_model: GPT) -> dict[str, GPT]:
     return found
 
 
-def test_of_several_checkpoints_the_one_that_is_ckpt_pt_is_sampled_from(
-    models: dict[str, GPT], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_several_checkpoints_ckpt_pt_is_used(models: dict[str, GPT], capsys: pytest.CaptureFixture[str]) -> None:
     texts = printed([*CPU, "--start=abc"], capsys)
 
     assert texts == generated(models["linked"], "abc") != generated(models["newest"], "abc")
@@ -227,7 +226,7 @@ def test_of_several_checkpoints_the_one_that_is_ckpt_pt_is_sampled_from(
         lambda: Path("out/ckpt.pt").unlink() or Path("out/ckpt.pt").symlink_to("ckpt-000002.pt"),
     ],
 )
-def test_a_damaged_ckpt_pt_is_named_and_the_newest_good_one_sampled_from(
+def test_a_damaged_ckpt_pt_is_replaced_by_the_newest_good_checkpoint(
     models: dict[str, GPT], capsys: pytest.CaptureFixture[str], damage: Any
 ) -> None:
     damage()
@@ -239,7 +238,7 @@ def test_a_damaged_ckpt_pt_is_named_and_the_newest_good_one_sampled_from(
     assert re.fullmatch(r"out: .*ckpt\.pt\b.*; ckpt-000002\.pt is used instead\n", err)
 
 
-def test_sampling_from_a_damaged_folder_leaves_it_as_it_is(models: dict[str, GPT]) -> None:
+def test_sampling_does_not_change_a_damaged_folder(models: dict[str, GPT]) -> None:
     os.truncate("out/ckpt.pt", 1000)
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Path().rglob("*")}
 
@@ -248,7 +247,7 @@ def test_sampling_from_a_damaged_folder_leaves_it_as_it_is(models: dict[str, GPT
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Path().rglob("*")} == before
 
 
-def test_nothing_good_to_sample_from(models: dict[str, GPT]) -> None:
+def test_no_good_checkpoint(models: dict[str, GPT]) -> None:
     for path in Path("out").glob("*.pt"):
         os.truncate(path, 1000)
 
@@ -256,7 +255,7 @@ def test_nothing_good_to_sample_from(models: dict[str, GPT]) -> None:
         sample.main(CPU)
 
 
-# what other checkpoints do
+# other kinds of models
 
 TINY = dict(n_layer=1, n_head=2, n_embd=16, block_size=16, bias=False, attention_type="bidirectional")
 MODES = {
@@ -267,12 +266,12 @@ MODES = {
 
 
 def trained(training_type: str, folder: str, size: int = 32, **config: Any) -> GPT:
-    """Leave a model of that kind, which knows the 17 characters and 15 ids more, in a folder of its own."""
+    """Save a model of that kind, with the 17 characters and 15 further ids, in a new folder; return the model."""
     shape = {**TINY, "vocab_size": size, **MODES[training_type]}
     model = GPT(GPTConfig(**shape)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.mul_(1 if name.endswith("slope") else 6)  # opinions, where fresh weights have none
+            parameter.mul_(1 if name.endswith("slope") else 6)  # fresh weights have almost no preferences
     content = {
         "model": model.state_dict(),
         "model_args": {**shape, "dropout": 0.0},
@@ -291,7 +290,7 @@ def encode(text: str) -> list[int]:
 
 
 def unmasked(model: GPT, start: str, count: int, candidates: int = 1, seed: int = 1337, **more: Any) -> list[list[str]]:
-    """Return the candidates of each text that the sampler writes on its own."""
+    """Return the candidates of each text from a sampler with the same seed."""
     shares = more.pop("shares", masked_shares("linear", 50))
     options = {"temperature": 0.8, "top_k": 200, "generator": torch.Generator().manual_seed(seed), **more}
     sampler = UnmaskSampler(model, 17, 17, shares, **options)
@@ -314,7 +313,7 @@ def test_an_unmasking_model_fills_masks(unmasking: GPT, capsys: pytest.CaptureFi
     assert texts[0] != texts[1] and texts[0].startswith("abc")
 
 
-def test_without_a_prompt_all_is_masks(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_prompt_all_tokens_are_masks(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(CPU, capsys) == [text for (text,) in unmasked(unmasking, "_" * 12, 2)] + [""]
 
 
@@ -339,7 +338,7 @@ def test_masks_in_the_prompt(unmasking: GPT, capsys: pytest.CaptureFixture[str])
         (["--schedule_type=custom", "--masking_ratios=[0.9, 0.1, 0.0]"], {"shares": [0.9, 0.1, 0.0]}),
     ],
 )
-def test_every_option_reaches_the_unmasking(
+def test_every_option_affects_the_unmasking(
     unmasking: GPT, capsys: pytest.CaptureFixture[str], flags: list[str], more: dict[str, Any]
 ) -> None:
     expected = [text for (text,) in unmasked(unmasking, "_" * 12, 2, **more)]
@@ -348,7 +347,7 @@ def test_every_option_reaches_the_unmasking(
     assert expected != [text for (text,) in unmasked(unmasking, "_" * 12, 2)]
 
 
-def test_no_more_is_written_than_fits(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_most_block_size_tokens_are_written(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
     for asked, note in (
         ([], ""),
         (["--max_new_tokens=13"], ""),
@@ -373,7 +372,7 @@ def test_the_steps_in_a_file(unmasking: GPT, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("noted", [{"mask_token_id": 20}, {"meta": {"text_vocab_size": 17, "mask_token_id": 20}}])
-def test_the_mask_token_that_the_run_chose(
+def test_the_mask_token_of_the_checkpoint(
     run_dir: Path, capsys: pytest.CaptureFixture[str], noted: dict[str, Any]
 ) -> None:
     model = trained("unmasking", "out", **noted)
@@ -385,7 +384,7 @@ def test_the_mask_token_that_the_run_chose(
 
 
 def test_the_vocabulary_of_a_queue(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its meta.pkl counts the special tokens, and has words for them."""
+    """The meta.pkl of a queue counts the special tokens and has names for them."""
     model = trained("unmasking", "out", size=20)
     stoi = {**{char: i for i, char in enumerate(CHARACTERS)}, "[MASK]": 17, "[PAD]": 18, "[CLS]": 19}
     meta = {"vocab_size": 20, "stoi": stoi, "itos": {i: token for token, i in stoi.items()}}
@@ -404,7 +403,7 @@ def test_the_judge_chooses_the_least_machine_made(unmasking: GPT, capsys: pytest
         least = min(scores)
         listed = ", ".join(f"{score:.4f}" for score in sorted(scores))
         expected += f"{candidates[scores.index(least)]}\njudge: {least:.4f}, of {listed}\n---------------\n"
-        assert max(scores) - least > 1e-3, "nothing to choose from"
+        assert max(scores) - least > 1e-3, "all candidates have the same score"
 
     capsys.readouterr()
     sample.main([*CPU, "--judge=judge", "--judge_candidates=3"])
@@ -412,7 +411,7 @@ def test_the_judge_chooses_the_least_machine_made(unmasking: GPT, capsys: pytest
     assert capsys.readouterr().out.endswith("0.00M\n" + expected)
 
 
-def test_a_judge_that_does_not_see_all_of_a_text_is_refused(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_with_a_short_block_size_is_refused(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
     trained("sequence_scoring", "judge")
     content = torch.load("judge/ckpt.pt", weights_only=True)
     content["model_args"]["block_size"] = 14
@@ -462,7 +461,7 @@ def test_a_scorer_scores_the_prompt_or_each_line(run_dir: Path, capsys: pytest.C
         ("unmasking", ["--judge=none"], CheckpointError, r"none"),
         ("unmasking", ["--judge=out"], CheckpointError, r"is a language_model, wanted a sequence_scorer"),
         ("unmasking", ["--judge=small"], CheckpointError, r"small.* has vocab_size=24 .*wanted 32"),
-        ("unmasking", ["--judge_candidates=3"], ConfigError, r"judge_candidates=3 has no judge to choose: set judge"),
+        ("unmasking", ["--judge_candidates=3"], ConfigError, r"judge_candidates=3 needs a judge: set judge"),
         ("unmasking", ["--masking_ratios=[0.5, 1.5]"], ConfigError, r"masking_ratios=.*each between 0 and 1"),
         ("unmasking", ["--masking_ratios=[]"], ConfigError, r"masking_ratios=.*at least one"),
         ("unmasking", ["--top_p=0"], ConfigError, r"top_p: got '0', wanted float > 0 and <= 1"),
@@ -495,7 +494,7 @@ def test_mistakes_with_other_checkpoints(
     with pytest.raises(error, match=message):
         sample.main([*CPU, *flags])
 
-    assert "---" not in capsys.readouterr().out  # nothing was written before
+    assert "---" not in capsys.readouterr().out  # nothing was printed before
 
 
 def test_options_of_other_kinds_are_refused_by_a_language_model(checkpoint: dict[str, Any]) -> None:
@@ -503,7 +502,7 @@ def test_options_of_other_kinds_are_refused_by_a_language_model(checkpoint: dict
         sample.main([*CPU, "--remask=True", "--top_p=0.9"])
 
 
-def test_an_unmasking_model_without_its_vocabulary(unmasking: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unmasking_model_with_another_vocabulary(unmasking: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = {"vocab_size": 40, "stoi": {chr(i): i for i in range(40)}, "itos": {i: chr(i) for i in range(40)}}
     Path("data/tiny/meta.pkl").write_bytes(pickle.dumps(meta))
 
@@ -511,7 +510,7 @@ def test_an_unmasking_model_without_its_vocabulary(unmasking: GPT, monkeypatch: 
         sample.main(CPU)
 
 
-# what can be wrong
+# errors
 
 
 @pytest.mark.parametrize(
@@ -520,7 +519,7 @@ def test_an_unmasking_model_without_its_vocabulary(unmasking: GPT, monkeypatch: 
         (
             ["--start=abXYZab"],
             DataError,
-            r"17 characters lack 'X', 'Y', 'Z': leave them out .* or prepare the data set",
+            r"17 characters lack 'X', 'Y', 'Z': remove them from the text, or prepare the data set",
         ),
         (["--start=zyxwvutsr"], DataError, r"lack 'r', 's', 't', 'u', 'v' and 4 more: "),
         (["--start="], ConfigError, r"--start is empty: give the model at least one character"),
@@ -567,8 +566,8 @@ def test_a_meta_that_describes_no_tokenizer(checkpoint: dict[str, Any], meta: An
 
 
 def test_a_truncated_checkpoint(checkpoint: dict[str, Any]) -> None:
-    whole = Path("out/ckpt.pt").read_bytes()
-    Path("out/ckpt.pt").write_bytes(whole[: len(whole) // 2])
+    content = Path("out/ckpt.pt").read_bytes()
+    Path("out/ckpt.pt").write_bytes(content[: len(content) // 2])
 
     with pytest.raises(CheckpointError, match=r"cannot read out/ckpt\.pt: it is truncated, damaged"):
         sample.main(CPU)

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import core
-import extras
 import train
+import wiring
 from config.options import Options
 from configurator import configure
 from core import Callback, CheckpointError, PreemptedError, Trainer
@@ -404,7 +404,7 @@ def test_resuming_a_finished_run_makes_no_update(
     assert lowest == min(record["val/loss"] for record in records() if record["event"] == "eval")
 
 
-def test_a_finished_run_that_is_given_more_iterations_ends_as_the_longer_run(run_dir: Path, argv: list[str]) -> None:
+def test_a_finished_run_given_more_iterations_ends_as_the_longer_run(run_dir: Path, argv: list[str]) -> None:
     train.main([*argv, "--max_iters=9", "--out_dir=whole"])
     train.main(argv)
 
@@ -458,7 +458,7 @@ def test_what_another_program_wrote_last_is_what_a_resume_goes_on_from(
     assert manifests()[-1]["iter_num"] == 7 and "ckpt.pt.foreign" in names()
 
 
-def test_a_run_that_began_with_another_programs_checkpoint_gets_on_after_a_signal(
+def test_a_run_begun_with_a_foreign_checkpoint_goes_on_after_a_signal(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where no evaluation has beaten that program's best, so that ckpt.pt is not ours yet."""
@@ -618,6 +618,53 @@ def test_two_runs_are_the_same_run(run_dir: Path, argv: list[str]) -> None:
     assert not torch.equal(one["lm_head.weight"], three["lm_head.weight"])
 
 
+@pytest.mark.parametrize("fails_from", [0, 2])  # the header; the model that a rollback to the start makes anew
+def test_a_console_that_fails_does_not_stop_the_run(
+    fails_from: int, run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_gone = fails_from == 0
+    log_info = core.ConsoleLogger.log_info
+
+    def print_line(logger: core.ConsoleLogger, text: str) -> None:
+        if is_gone:
+            raise BrokenPipeError("stdout is closed")
+        log_info(logger, text)
+
+    class Breaks(Callback):
+        recoveries = -1
+
+        def on_step_begin(self, trainer: Trainer) -> None:
+            nonlocal is_gone
+            if trainer.iter_num == 2 and fails_from == 2 and not is_gone:
+                is_gone = True
+                with torch.no_grad():
+                    next(trainer.raw_model.parameters())[0, 0] = float("nan")
+
+        def on_train_end(self, trainer: Trainer) -> None:
+            self.recoveries = len(trainer.monitor.history)
+
+    monkeypatch.setattr(core.ConsoleLogger, "log_info", print_line)
+    breaks = Breaks()
+    train.main([*argv, "--max_iters=4", "--eval_interval=9"], [breaks])
+
+    assert breaks.recoveries == (fails_from == 2)
+    assert sum("stdout is closed" in message for message in caplog.messages) == 1  # warned of once
+
+
+def test_loggers_end_after_the_last_save(run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    def watch(part: Any) -> None:
+        close = part.close
+        monkeypatch.setattr(part, "close", lambda self: closed.append(part.__name__) or close(self))
+
+    watch(core.Checkpointer)
+    watch(core.CompositeLogger)
+    train.main([*argv, "--max_iters=1"])
+
+    assert closed == ["Checkpointer", "CompositeLogger"]
+
+
 # the wiring
 
 
@@ -631,45 +678,42 @@ def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest
     asked: list[str] = []
 
     def watch(name: str) -> None:
-        real = getattr(extras, name)
-        monkeypatch.setattr(extras, name, lambda *given, **named: asked.append(name) or real(*given, **named))
+        real = getattr(wiring, name)
+        monkeypatch.setattr(wiring, name, lambda *given, **named: asked.append(name) or real(*given, **named))
 
-    seams = (
-        "Task",
-        "adapt",
-        "callbacks",
-        "enter",
-        "eval_rng",
-        "find_start",
-        "loggers",
-        "parallel",
-        "progress",
-        "scheduler",
-    )
+    seams = [
+        "loop_numbers", "open_data", "find_start", "console", "print_header", "make_initializer",
+        "find_transfer_source", "model_maker", "check_task", "make_objective", "enter_folder", "make_parallel",
+        "make_optimizer", "step_settings", "evaluation_settings", "non_cosine_schedule", "make_checkpointer",
+        "make_monitor", "loggers", "callbacks",
+    ]  # fmt: skip
     for name in seams:
         watch(name)
     preemption = core.Preemption()
     with core.Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True) as run:
         trainer = train.build(options, run, preemption)
-        step, evaluator, archive, detector = trainer.step, trainer.evaluator, trainer.archive, trainer.detector
+        step, evaluator, checkpointer, monitor = trainer.step, trainer.evaluator, trainer.checkpointer, trainer.monitor
 
-        assert sorted(asked) == list(seams)
+        assert asked == seams  # in the order in which things happen
+        assert {name for name in wiring.__all__ if name[0].islower()} == set(seams)
         assert step.autocast is evaluator.autocast is run.autocast
         assert step.scaler is run.scaler and step.objective is evaluator.objective
         assert step.get_batch == evaluator.get_batch
         assert (step.grad_clip, evaluator.eval_iters, evaluator.rng) == (0.5, 3, run.isolated_rng)
-        assert trainer.ballot.any_rank == run.any_rank and trainer.runtime is archive.runtime is run
-        assert trainer.raw_model is archive.raw_model and archive.step is step
-        assert trainer.raw_model.config.attention == "manual" and "attention" not in archive.model_args
-        assert trainer.config == archive.config == options.model_dump()
+        assert monitor.flags.any_rank == run.any_rank and trainer.runtime is checkpointer.runtime is run
+        assert trainer.raw_model is checkpointer.raw_model and checkpointer.step is step
+        assert trainer.raw_model.config.attention == "manual" and "attention" not in checkpointer.notes.model_args
+        assert checkpointer.notes.config == options.model_dump()
         # what keeps the run
-        checkpoints = archive.checkpoints
+        checkpoints, schedule = checkpointer.checkpoints, checkpointer.schedule
         assert (str(checkpoints.folder), checkpoints.keep_last, checkpoints.keep_best) == ("out", 4, 3)
-        assert trainer.saves is archive.saves and (trainer.saves.interval, trainer.saves.seconds) == (5, 120)
-        assert archive.snapshot is not None and archive.provenance["data"] == archive.data.fingerprint()
-        recovery = trainer.recovery
+        assert (schedule.interval, schedule.seconds) == (5, 120)
+        fingerprint = checkpointer.data.fingerprint()
+        assert checkpointer.snapshot is not None and checkpointer.notes.provenance["data_fingerprint"] == fingerprint
+        recovery, detector = monitor.recovery, monitor.detector
         assert trainer.preemption is preemption and recovery.on_instability == "skip"
         assert (recovery.max_recoveries, recovery.skip, recovery.lr_factor) == (9, 2, 0.5)
+        assert checkpointer.detector is detector
         assert (detector.spike_threshold, detector.spike_window, detector.warmup_iters) == (7, 20, 2)
 
 

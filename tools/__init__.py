@@ -1,1 +1,1 @@
-"""Programs around training."""
+"""Programs that inspect, convert and compare runs."""

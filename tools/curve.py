@@ -16,18 +16,18 @@ Curve = tuple[list[int], list[float]]
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
-    """Return a run's curves by name (step, train, val): iterations and losses, from its metrics.jsonl."""
+    """Return the iterations and losses that a run logged, by curve: step, train, val. Non-finite losses are skipped."""
     records = read_records(folder)
     curves: dict[str, Curve] = {}
     for name, event, key in (("step", "step", "loss"), ("train", "eval", "train/loss"), ("val", "eval", "val/loss")):
         points = {record["iter"]: record[key] for record in records if record.get("event") == event}
-        known = [(iteration, loss) for iteration, loss in sorted(points.items()) if loss is not None]
-        curves[name] = [iteration for iteration, _ in known], [loss for _, loss in known]
+        finite = [(iteration, loss) for iteration, loss in sorted(points.items()) if loss is not None]
+        curves[name] = [iteration for iteration, _ in finite], [loss for _, loss in finite]
     return curves
 
 
 def draw(folders: Sequence[Path], file: Path) -> None:
-    """Write the picture: faint the loss of each logged step, dashed and solid the evaluations on train and val."""
+    """Draw the losses of runs into a picture file: logged steps (faint), evaluations on train (dashed) and val."""
     plt = load_pyplot()
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for index, folder in enumerate(folders):
@@ -43,10 +43,10 @@ def draw(folders: Sequence[Path], file: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw what the command line names."""
+    """Draw the run folders given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--file", type=Path, default=Path("curves.png"), help="the picture to write")
+    parser.add_argument("--file", type=Path, default=Path("curves.png"), help="picture file to write")
     chosen = parser.parse_args(argv)
     draw(chosen.folders, chosen.file)
     print(f"wrote {chosen.file}")

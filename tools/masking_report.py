@@ -1,11 +1,11 @@
 """
-Show what a config's stages do to text: how much they mask, in what clusters, and examples in colour.
+Show how the stages of a config mask text: masked shares, sizes of masked clusters, and examples in colour.
 
     python -m tools.masking_report config.py
     python -m tools.masking_report config.py --dataset=shakespeare_char --out masking-report
 
-Takes the arguments of train.py as well, and draws the batches that training and evaluations would. Prints a table and
-a text of every stage, and leaves masking.png and masking.html in a folder.
+Accepts the arguments of train.py, too, and draws the batches that training and evaluation would draw. Prints a table
+and one text of every stage, and writes masking.png and masking.html to a folder.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from core import Runtime
 from core.errors import ConfigError, DataError, exit_on_error
 from data.meta import read_meta
 from data.tokenizers import tokenizer_from_meta
-from extras.tasks import Task
 from tools.masking_samples import (
     GIVEN,
     HIDDEN,
@@ -35,24 +34,26 @@ from tools.masking_samples import (
     draw_samples,
     kind_shares,
     masked_ratios,
+    open_all_stages,
 )
 from tools.pyplot import load_pyplot
+from wiring.data import RunData
 
 LABELS = {HIDDEN: "mask token", REPLACED: "random token", KEPT: "the token itself"}
-COLORS = {HIDDEN: "#0072b2", REPLACED: "#d55e00", KEPT: "#009e73"}  # told apart by the colour-blind as well
-CLASSES = {GIVEN: "given", HIDDEN: "hidden", REPLACED: "replaced", KEPT: "kept"}  # in the page
+COLORS = {HIDDEN: "#0072b2", REPLACED: "#d55e00", KEPT: "#009e73"}  # for the colour-blind, too
+CLASSES = {GIVEN: "given", HIDDEN: "hidden", REPLACED: "replaced", KEPT: "kept"}  # CSS classes of the page
 ANSI = {HIDDEN: "\x1b[34m", REPLACED: "\x1b[1;31m", KEPT: "\x1b[1;32m"}
 PLAIN = "\x1b[0m"
-BLOCK = "░"  # what a mask token looks like, for each character it hides
-TERMINAL_TOKENS = 240  # of a text, as far as a terminal shows it
-LINEAR = 40  # cluster sizes up to which each has a bar of its own
+BLOCK = "░"  # shown for each character that a mask token hides
+TERMINAL_TOKENS = 240  # of each text printed on the terminal
+LINEAR = 40  # up to this size of the largest cluster, every size has its own bar
 
 Decode = Callable[[int], str]
-Piece = tuple[int, str, str]  # of a text: what happened to it, what the model sees, what stood there
+Piece = tuple[int, str, str]  # adjacent tokens of one kind: the kind, the text that the model sees, the original text
 
 
 def table(samples: Sequence[Sample]) -> str:
-    """Return the figures of every stage as lines of text: masked ratios of its texts, lengths of its clusters."""
+    """Return a table of every stage's masked ratios and cluster sizes, as text."""
     lines: list[tuple[str, ...]] = [("stage", "target", "mean", "min", "max", "mean cluster", "largest")]
     for sample in samples:
         ratios, clusters = masked_ratios(sample.rows), cluster_sizes(sample.rows.mask)
@@ -70,9 +71,9 @@ def table(samples: Sequence[Sample]) -> str:
     return "\n".join("  ".join([line[0].ljust(widths[0]), *row[1:]]) for line, row in zip(lines, cells, strict=True))
 
 
-def find_decode(task: Task) -> Decode:
-    """Return what turns a token id into text; where the tokenizer is not at hand, an id stands for itself."""
-    path = task.source.meta_path
+def find_decode(data: RunData) -> Decode:
+    """Return a function that decodes one token id; without a tokenizer it returns the id as text."""
+    path = data.source.meta_path
     try:
         meta = read_meta(path) if path.exists() else None
         if meta is not None and not {"stoi", "tokenizer"} & set(meta):
@@ -84,38 +85,38 @@ def find_decode(task: Task) -> Decode:
     return lambda token: tokenizer.decode([token])
 
 
-def pieces(rows: Rows, row: int, decode: Decode, most: int | None = None) -> list[Piece]:
-    """Return the first `most` tokens of a text as stretches to which the same happened."""
+def pieces(rows: Rows, row: int, decode: Decode, max_tokens: int | None = None) -> list[Piece]:
+    """Return the first `max_tokens` tokens of a text, with adjacent tokens of one kind joined; padding is skipped."""
     found: list[Piece] = []
-    columns = (values[row, :most].tolist() for values in (rows.kinds, rows.seen, rows.answer))
+    columns = (values[row, :max_tokens].tolist() for values in (rows.kinds, rows.seen, rows.answer))
     for kind, seen, answer in zip(*columns, strict=True):
         if kind == PADDING:
             continue
-        there = decode(answer)
-        shown = BLOCK * len(there) if kind == HIDDEN else decode(seen)
+        original = decode(answer)
+        shown = BLOCK * len(original) if kind == HIDDEN else decode(seen)
         if kind != GIVEN:
-            shown, there = shown.replace("\n", "↵\n"), there.replace("\n", "↵\n")
+            shown, original = shown.replace("\n", "↵\n"), original.replace("\n", "↵\n")
         if found and found[-1][0] == kind:
-            _, before, beside = found.pop()
-            shown, there = before + shown, beside + there
-        found.append((kind, shown, there))
+            _, shown_before, original_before = found.pop()
+            shown, original = shown_before + shown, original_before + original
+        found.append((kind, shown, original))
     return found
 
 
 def for_terminal(parts: Sequence[Piece], colored: bool) -> str:
-    """Return what the model sees, in the colours of a terminal where it has them."""
+    """Return the text that the model sees, with a terminal's colour codes if `colored`."""
     if not colored:
         return "".join(shown for _, shown, _ in parts)
     return "".join(f"{ANSI[kind]}{shown}{PLAIN}" if kind in ANSI else shown for kind, shown, _ in parts)
 
 
 def page(samples: Sequence[Sample], decode: Decode, examples: int, title: str) -> str:
-    """Return an HTML page with the figures, the picture that lies beside it, and `examples` texts of every stage."""
+    """Return an HTML page with the table, the picture masking.png, and `examples` texts of every stage."""
     body = []
     for sample in samples:
         body.append(f"<h2>{html.escape(sample.title)}</h2>")
         ratios = masked_ratios(sample.rows)[:examples].tolist()
-        body += [_text(pieces(sample.rows, row, decode), ratio) for row, ratio in enumerate(ratios)]
+        body += [_example(pieces(sample.rows, row, decode), ratio) for row, ratio in enumerate(ratios)]
     styles = "\n".join(f".{CLASSES[kind]} {{ background: {color}; color: white }}" for kind, color in COLORS.items())
     legend = ", ".join(f'<span class="{CLASSES[kind]}">&nbsp;{LABELS[kind]}&nbsp;</span>' for kind in MASKED)
     values = {"title": title, "table": table(samples)}
@@ -123,9 +124,10 @@ def page(samples: Sequence[Sample], decode: Decode, examples: int, title: str) -
     return PAGE.format(**escaped, styles=styles, legend=legend, body="\n".join(body))
 
 
-def _text(parts: Sequence[Piece], ratio: float) -> str:
+def _example(parts: Sequence[Piece], ratio: float) -> str:
+    """Return a text as HTML: the model's view next to the original."""
     sides = []
-    for side, heading in ((1, "what the model sees"), (2, "what stood there")):
+    for side, heading in ((1, "what the model sees"), (2, "the original")):
         spans = (f'<span class="{CLASSES[part[0]]}">{html.escape(str(part[side]))}</span>' for part in parts)
         sides.append(f"<div>{heading}<pre>{''.join(spans)}</pre></div>")
     return f"<p>{ratio:.0%} of this text is masked</p><div class=pair>{''.join(sides)}</div>"
@@ -144,17 +146,17 @@ h2 {{ font-size: 1.1em; margin-top: 2em; border-bottom: 1px solid #ccc }}
 {styles}
 </style>
 <h1>{title}</h1>
-<p>The model has to find what stood at the masked positions. There it sees the {legend}. A ratio is the masked share of
-one text; a cluster is a run of masked positions side by side.</p>
+<p>The model predicts the original tokens at the masked positions. Its input there is the {legend}. A ratio is the
+masked share of one text; a cluster is a run of adjacent masked positions.</p>
 <pre>{table}</pre>
-<img src="masking.png" alt="Masked shares, cluster sizes and what the model sees, a row for each stage">
+<img src="masking.png" alt="Masked shares, cluster sizes and kinds of masked tokens, one row for each stage">
 {body}
 </html>
 """
 
 
 def draw(samples: Sequence[Sample], file: Path) -> None:
-    """Write the picture: a row for each stage with its masked ratios, its cluster sizes and what the model sees."""
+    """Draw a row for each stage: its masked ratios, its cluster sizes, and the kinds of its masked tokens."""
     plt = load_pyplot()
     figure, grid = plt.subplots(
         len(samples), 3, figsize=(9.5, 0.8 + 1.3 * len(samples)), squeeze=False, sharex="col", layout="constrained",
@@ -165,12 +167,12 @@ def draw(samples: Sequence[Sample], file: Path) -> None:
     for row, sample, sizes in zip(grid, samples, clusters, strict=True):
         row[0].set_title(f"{sample.title}", loc="left", fontsize=9, fontweight="bold")
         ratios = masked_ratios(sample.rows)
-        _bars(row[0], ratios.tolist(), [edge / 40 for edge in range(41)], "% of texts")
+        _draw_histogram(row[0], ratios.tolist(), [edge / 40 for edge in range(41)], "% of texts")
         row[0].axvline(float(ratios.mean()), color="black", linewidth=1, linestyle="--")
-        _bars(row[1], sizes.tolist(), cluster_edges(longest), "% of clusters")
-        _kinds(row[2], sample)
+        _draw_histogram(row[1], sizes.tolist(), cluster_edges(longest), "% of clusters")
+        _draw_kinds(row[2], sample)
     grid[-1][0].set_xlabel("masked share of a text (dashed: mean)")
-    grid[-1][1].set_xlabel("masked tokens side by side (a cluster)")
+    grid[-1][1].set_xlabel("adjacent masked tokens (a cluster)")
     if longest > LINEAR:
         ticks = [size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if size <= longest]
         grid[-1][1].set_xscale("log")
@@ -182,21 +184,21 @@ def draw(samples: Sequence[Sample], file: Path) -> None:
 
 
 def cluster_edges(longest: int) -> list[float]:
-    """Return the borders of the bars for cluster sizes: each has its own, or where there are many ever wider ones."""
+    """Return the bin edges of the histogram of cluster sizes: one bin per size, or bins that grow with the size."""
     if longest <= LINEAR:
         return [size - 0.5 for size in range(1, longest + 2)]
-    whole = {round(longest ** (step / LINEAR)) for step in range(LINEAR + 1)}
-    return [size - 0.5 for size in sorted(whole | {longest + 1})]
+    sizes = {round(longest ** (step / LINEAR)) for step in range(LINEAR + 1)}
+    return [size - 0.5 for size in sorted(sizes | {longest + 1})]
 
 
-def _bars(axes: Any, values: list[float], edges: list[float], label: str) -> None:
-    """Draw how many percent of the values fall between one border and the next."""
+def _draw_histogram(axes: Any, values: list[float], edges: list[float], label: str) -> None:
+    """Draw the percentage of the values in each bin."""
     axes.hist(values, bins=edges, weights=[100 / max(len(values), 1)] * len(values), color=COLORS[HIDDEN])
     axes.set_ylabel(label, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _kinds(axes: Any, sample: Sample) -> None:
+def _draw_kinds(axes: Any, sample: Sample) -> None:
     shares = kind_shares(sample.rows)
     bars = axes.barh([LABELS[kind] for kind in MASKED], [100 * shares[kind] for kind in MASKED])
     for bar, kind in zip(bars, MASKED, strict=True):
@@ -209,22 +211,22 @@ def _kinds(axes: Any, sample: Sample) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Report on the run that the command line describes."""
+    """Write the report on the options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--out", type=Path, default=Path("masking-report"), help="folder for the page and its picture")
-    parser.add_argument("--sequences", type=int, default=500, help="texts to draw for each stage, at the most")
+    parser.add_argument("--out", type=Path, default=Path("masking-report"), help="folder for the page and the picture")
+    parser.add_argument("--sequences", type=int, default=500, help="maximum number of texts to draw for each stage")
     parser.add_argument("--examples", type=int, default=3, help="texts of each stage to show on the page")
     chosen, rest = parser.parse_known_args(argv)
     if not rest:
-        parser.error("no run to report on: give a config file, or options of train.py as --key=value")
+        parser.error("no options given: give a config file, or options of train.py as --key=value")
     options = configure(Options, rest)
     if chosen.sequences < 1:
         raise ConfigError(f"--sequences={chosen.sequences}: wanted 1 or more")
-    with Runtime(device="cpu", seed=options.seed) as run:
-        task = Task(options, run)
-        samples, decode = draw_samples(task, chosen.sequences), find_decode(task)
+    with Runtime(device="cpu", seed=options.seed) as runtime:
+        data = open_all_stages(options, runtime)
+        samples, decode = draw_samples(options, data, chosen.sequences), find_decode(data)
     print(table(samples))
     colored = sys.stdout.isatty()
     marks = [for_terminal([(kind, LABELS[kind], "")], colored) for kind in MASKED]
@@ -234,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\n--- {sample.title}\n{shown}")
     chosen.out.mkdir(parents=True, exist_ok=True)
     draw(samples, chosen.out / "masking.png")
-    title = f"What the stages of {' '.join(rest)} do to text"
+    title = f"How the stages of {' '.join(rest)} mask text"
     (chosen.out / "masking.html").write_text(page(samples, decode, chosen.examples, title), encoding="utf-8")
     print(f"\nwrote {chosen.out / 'masking.html'} and {chosen.out / 'masking.png'}")
 

@@ -1,26 +1,28 @@
-"""Texts as a config's stages mask them: the batches of training and evaluation, sorted by stage, and their figures."""
+"""Texts as the stages of a config mask them: batches of training and evaluation by stage, and statistics of them."""
 
 from typing import NamedTuple
 
 import torch
 
+from config.options import Options
+from core import Runtime
 from core.errors import ConfigError
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
 from data.masking import corruption_rate
 from data.stages import Stage
-from extras.tasks import Task
+from wiring.data import RunData, open_data
 
-GIVEN, HIDDEN, REPLACED, KEPT, PADDING = range(5)  # what happened to a token
-MASKED = (HIDDEN, REPLACED, KEPT)  # it is to be predicted, and the model sees a mask token, a random one or itself
+GIVEN, HIDDEN, REPLACED, KEPT, PADDING = range(5)  # kinds of tokens
+MASKED = (HIDDEN, REPLACED, KEPT)  # to be predicted; the model sees a mask token, a random token or the token itself
 
 
 class Rows(NamedTuple):
     """Sequences masked by one stage, (N, T) each.
 
-    seen:   token ids as the model gets them
-    answer: the original ids; of a classifier, whose batches do not hold them, the same as `seen`
-    kinds:  what happened to each token: GIVEN, HIDDEN, REPLACED, KEPT or PADDING
+    seen:   token ids of the model's input
+    answer: the original ids; for a classifier, whose batches do not hold them, the same as `seen`
+    kinds:  GIVEN, HIDDEN, REPLACED, KEPT or PADDING for each token
     """
 
     seen: torch.Tensor
@@ -34,7 +36,7 @@ class Rows(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The sequences of one stage of one split; `title` and `target`, the share it aims at, are for people."""
+    """The sequences of one stage of one split. title, target (the intended masked share): text for the reader"""
 
     title: str
     target: str
@@ -48,27 +50,31 @@ def masked_ratios(rows: Rows) -> torch.Tensor:
 
 
 def cluster_sizes(mask: torch.Tensor) -> torch.Tensor:
-    """Return the lengths of all runs of masked positions, row by row, (clusters,) int64. mask: (N, T) bool"""
+    """Return the lengths of all runs of adjacent masked positions, row by row, (clusters,) int64. mask: (N, T) bool"""
     edge = torch.zeros(len(mask), 1, dtype=torch.int8)
     steps = torch.cat([edge, mask.to(torch.int8), edge], dim=1).diff(dim=1)  # 1 where a run begins, -1 after its end
     return (steps == -1).nonzero()[:, 1] - (steps == 1).nonzero()[:, 1]
 
 
 def kind_shares(rows: Rows) -> dict[int, float]:
-    """Return what share of the masked positions is of each kind of MASKED."""
+    """Return the share of each kind in MASKED among the masked positions."""
     total = max(int(rows.mask.sum()), 1)
     return {kind: int((rows.kinds == kind).sum()) / total for kind in MASKED}
 
 
-def draw_samples(task: Task, sequences: int) -> list[Sample]:
-    """Return up to `sequences` rows of every stage: those of training, reached or not, then those of validation.
+def open_all_stages(options: Options, runtime: Runtime) -> RunData:
+    """Return the data of a run, with all its stages in use from the start."""
+    return open_data(options.model_copy(update={"use_all_stages_for_training": True}), runtime)
 
-    They are drawn from the task's own data source, which is not fit for training after that.
+
+def draw_samples(options: Options, data: RunData, sequences: int) -> list[Sample]:
+    """Return up to `sequences` rows of every training stage, then of every validation stage.
+
+    data: as `open_all_stages` returns it; drawing advances its position
     """
-    source = task.data
-    if isinstance(source, MaskedText):
-        source.reached = None
-        kinds = task.vocabulary.mask, task.vocabulary.pad
+    source = data.batches
+    if isinstance(source, MaskedText) and data.vocabulary is not None:
+        kinds = data.vocabulary.mask, data.vocabulary.pad
         batches = -(-(sequences + 1) * len(source.training) // source.batch_size)
         return [
             *_by_stage(source, "train", source.training, batches, sequences, *kinds),
@@ -77,15 +83,15 @@ def draw_samples(task: Task, sequences: int) -> list[Sample]:
     if isinstance(source, CorruptedText):
         return _by_iteration(source, sequences)
     raise ConfigError(
-        f"training_type={task.options.training_type} has no masks to show in {task.options.dataset}: wanted unmasking, "
+        f"training_type={options.training_type} has no masks to show in {options.dataset}: wanted unmasking, "
         "sequence_scoring or token_classification, and data_source=bins"
     )
 
 
-def tell_apart(seen: torch.Tensor, targets: torch.Tensor, mask_id: int, pad_id: int) -> Rows:
-    """Return what happened to each token; a random one that happens to be the original counts as kept.
+def classify_tokens(seen: torch.Tensor, targets: torch.Tensor, mask_id: int, pad_id: int) -> Rows:
+    """Return the rows of a batch with the kind of each token; a random token equal to the original counts as KEPT.
 
-    seen, targets: (N, T) int64 as in a batch, the target -1 where nothing is to be predicted
+    seen, targets: (N, T) int64; the target is -1 where nothing is predicted
     """
     masked = targets >= 0
     answer = targets.where(masked, seen)
@@ -94,7 +100,7 @@ def tell_apart(seen: torch.Tensor, targets: torch.Tensor, mask_id: int, pad_id: 
     kinds[masked & (seen == answer)] = KEPT
     kinds[masked & (seen == mask_id)] = HIDDEN
     kinds[~masked & (seen == pad_id)] = PADDING
-    return Rows(seen.int(), answer.int(), kinds)  # half of the memory
+    return Rows(seen.int(), answer.int(), kinds)  # int32 halves the memory
 
 
 def _by_stage(
@@ -104,24 +110,24 @@ def _by_stage(
     counts = [0] * len(stages)
     for _ in range(batches):
         batch = source.get_batch(split)
-        rows = tell_apart(batch["input"], batch["target"], mask_id, pad_id)
+        rows = classify_tokens(batch["input"], batch["target"], mask_id, pad_id)
         for number in set(batch["stage"].tolist()):
-            mine = (batch["stage"] == number).nonzero()[: sequences - counts[number], 0]
-            drawn[number].append(Rows(*(values[mine] for values in rows)))
-            counts[number] += len(mine)
+            indices = (batch["stage"] == number).nonzero()[: sequences - counts[number], 0]
+            drawn[number].append(Rows(*(values[indices] for values in rows)))
+            counts[number] += len(indices)
     return [
-        Sample(f"{split} {number}: {stage.describe()}", stage.target(), _together(drawn[number]))
+        Sample(f"{split} {number}: {stage.describe()}", stage.target(), _concatenate(drawn[number]))
         for number, stage in enumerate(stages)
-        if counts[number]  # an evaluation shorter than the list of its stages does not reach them all
+        if counts[number]  # an evaluation with fewer texts than stages does not use all stages
     ]
 
 
 def _by_iteration(source: CorruptedText, sequences: int) -> list[Sample]:
-    """Return a classifier's texts from the beginning, the middle and the end of the warm-up on, and in evaluations."""
+    """Return a classifier's texts at the beginning, the middle and the end of the warm-up, and in evaluations."""
     samples, warmup = [], source.warmup_iters
     batches = -(-sequences // source.batch_size)
-    moments = [("train", iter_num, batches) for iter_num in sorted({0, warmup // 2, warmup})]
-    for split, iter_num, count in (*moments, ("val", source.eval_at, source.eval_iters)):
+    training = [("train", iter_num, batches) for iter_num in sorted({0, warmup // 2, warmup})]
+    for split, iter_num, count in (*training, ("val", source.eval_at, source.eval_iters)):
         source.iter_num = iter_num
         drawn = []
         for batch in (source.get_batch(split) for _ in range(min(count, batches))):
@@ -129,10 +135,10 @@ def _by_iteration(source: CorruptedText, sequences: int) -> list[Sample]:
             kinds[batch["target"] == 1], kinds[batch["target"] < 0] = REPLACED, PADDING
             drawn.append(Rows(batch["input"].int(), batch["input"].int(), kinds))
         share = f"{corruption_rate(iter_num, source.unmasked_min, source.unmasked_max, warmup):.3g}"
-        rows = Rows(*(values[:sequences] for values in _together(drawn)))
+        rows = Rows(*(values[:sequences] for values in _concatenate(drawn)))
         samples.append(Sample(f"{split}: replaced as in iteration {iter_num}", share, rows))
     return samples
 
 
-def _together(parts: list[Rows]) -> Rows:
+def _concatenate(parts: list[Rows]) -> Rows:
     return Rows(*(torch.cat(values) for values in zip(*parts, strict=True)))

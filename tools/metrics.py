@@ -1,4 +1,4 @@
-"""Reading what a run has measured."""
+"""Reads the metrics that a run has logged."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,22 @@ from typing import Any
 from core.errors import DataError
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's metrics.jsonl, in the order in which they were written.
+def read_records(folder: Path, size: int | None = None) -> list[dict[str, Any]]:
+    """Return the records of a run's metrics.jsonl in the order they were written.
 
-    The half line that a killed run may leave is passed over. Raises DataError where there is no such file, or no such
-    lines in it.
+    size: read only so many bytes of the file; by default all
+
+    An incomplete line, as a killed run may write, is skipped. Raises DataError if there is no such file, or if it
+    does not hold JSON lines.
     """
     path = folder / "metrics.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        with open(path, "rb") as file:
+            lines = file.read(-1 if size is None else size).splitlines()
+        return [json.loads(line) for line in lines if line.endswith(b"}")]
     except OSError as error:
-        raise DataError(f"no metrics at {path} ({error.strerror}): give the folder of a run, its out_dir") from None
+        raise DataError(
+            f"no metrics at {path} ({error.strerror}): give the out_dir of a run that logged metrics"
+        ) from None
     except ValueError as error:
         raise DataError(f"{path} is not a file of JSON lines ({error})") from None

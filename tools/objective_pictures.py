@@ -1,4 +1,4 @@
-"""Pictures of what a run has learnt: a text filled step by step, scores against the truth, losses stage by stage."""
+"""Pictures of what a model has learnt: a text filled step by step, scores and true values, losses of every stage."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ from tools.pyplot import load_pyplot
 GIVEN, MASKED, NEW, FILLED = "given", "masked", "filled in this step", "filled before"
 RIGHT, WRONG = "the model was right", "the model was wrong"
 BACKGROUNDS = {MASKED: "#0072b2", NEW: "#f0e442", FILLED: "#fbf6c8", RIGHT: "#8fd6bb", WRONG: "#f2a679"}
-CELL, LINE = 0.105, 0.27  # inches that a character is wide and a row of text high
+CHAR_WIDTH, ROW_HEIGHT = 0.105, 0.27  # inches
 DPI = 100
 
 
 class Cell(NamedTuple):
-    """One token of a picture: its text, and what there is to say of it. Of a MASKED one only the width is shown."""
+    """One token of a picture: its text and its kind. Of a MASKED token only the width is drawn."""
 
     text: str
     kind: str
 
 
 class Evaluation(NamedTuple):
-    """The losses of an evaluation; `stages` are those of the validation texts that each stage masked."""
+    """The losses of one evaluation. stages: losses of the validation texts that each stage masked"""
 
     iter_num: int
     train: float
@@ -30,30 +30,33 @@ class Evaluation(NamedTuple):
 
 
 def start_figure(width: float, height: float) -> tuple[Any, Any, Any]:
-    """Return pyplot, a figure of that size in inches, and its axes. Raises ConfigError without matplotlib."""
+    """Return pyplot, a figure of the given size in inches, and its axes. Raises ConfigError without matplotlib."""
     plt = load_pyplot()
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     return plt, figure, axes
 
 
 def save(figure: Any, file: Path) -> None:
-    """Write a figure to a file, and be done with it."""
+    """Write a figure to a file and close it."""
     figure.savefig(file, dpi=DPI)
     load_pyplot().close(figure)
 
 
 def draw_filling(rows: Sequence[tuple[str, Sequence[Cell]]], file: Path) -> None:
-    """Write a picture of a text's states, one below the other. rows: label and cells of each, as many in all of them"""
-    save(filling(rows), file)
+    """Draw the states of a text, one below the other.
+
+    rows: label and cells of each state; the number of cells is the same in all states
+    """
+    save(filling_figure(rows), file)
 
 
-def filling(rows: Sequence[tuple[str, Sequence[Cell]]]) -> Any:
-    """Return what `draw_filling` writes, as a figure."""
+def filling_figure(rows: Sequence[tuple[str, Sequence[Cell]]]) -> Any:
+    """Return the figure that `draw_filling` writes."""
     widths = [max(len(cell.text) for cell in column) for column in zip(*(cells for _, cells in rows), strict=True)]
     total = sum(widths)
-    width = 1.1 + CELL * total
+    width = 1.1 + CHAR_WIDTH * total
     columns = min(max(int(width / 1.7), 1), len(BACKGROUNDS))  # of the legend
-    plt, figure, axes = start_figure(width, LINE * len(rows) + 0.15 + 0.2 * -(-len(BACKGROUNDS) // columns))
+    plt, figure, axes = start_figure(width, ROW_HEIGHT * len(rows) + 0.15 + 0.2 * -(-len(BACKGROUNDS) // columns))
     for number, (label, cells) in enumerate(rows):
         axes.text(-1, number, label, ha="right", va="center", fontsize=9)
         left = 0
@@ -61,8 +64,8 @@ def filling(rows: Sequence[tuple[str, Sequence[Cell]]]) -> Any:
             if color := BACKGROUNDS.get(cell.kind):
                 axes.add_patch(plt.Rectangle((left, number - 0.42), span, 0.84, color=color, linewidth=0))
             ink = "#666" if cell.kind == GIVEN else "black"
-            for place, char in enumerate("" if cell.kind == MASKED else cell.text):
-                axes.text(left + place + 0.5, number, char, ha="center", va="center", color=ink,
+            for position, char in enumerate("" if cell.kind == MASKED else cell.text):
+                axes.text(left + position + 0.5, number, char, ha="center", va="center", color=ink,
                           family="monospace", fontsize=10)  # fmt: skip
             left += span
     axes.set(xlim=(-1, total), ylim=(len(rows) - 0.5, -0.5))
@@ -73,12 +76,12 @@ def filling(rows: Sequence[tuple[str, Sequence[Cell]]]) -> Any:
 
 
 def draw_scatter(targets: Sequence[float], scores: Sequence[float], figures: Mapping[str, float], file: Path) -> None:
-    """Write a picture of a scorer's scores against the truth, one point a text. figures: of `ScoreMeter`"""
-    save(scatter(targets, scores, figures), file)
+    """Draw a scorer's scores against the true scores, one point per text. figures: metrics of `ScoreMeter`"""
+    save(scatter_figure(targets, scores, figures), file)
 
 
-def scatter(targets: Sequence[float], scores: Sequence[float], figures: Mapping[str, float]) -> Any:
-    """Return what `draw_scatter` writes, as a figure."""
+def scatter_figure(targets: Sequence[float], scores: Sequence[float], figures: Mapping[str, float]) -> Any:
+    """Return the figure that `draw_scatter` writes."""
     _, figure, axes = start_figure(5.6, 4.6)
     axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="score = truth")
     mean = sum(targets) / len(targets)
@@ -98,12 +101,16 @@ def scatter(targets: Sequence[float], scores: Sequence[float], figures: Mapping[
 def draw_timeline(
     evaluations: Sequence[Evaluation], changes: Sequence[tuple[int, int]], names: Sequence[str], file: Path
 ) -> None:
-    """Write a picture of the losses, the stages marked. changes: iteration and stage of each; names: of all stages"""
-    save(timeline(evaluations, changes, names), file)
+    """Draw the losses of a run and mark its stages.
+
+    changes: iteration and number of every stage after the first
+    names:   descriptions of all stages
+    """
+    save(timeline_figure(evaluations, changes, names), file)
 
 
-def timeline(evaluations: Sequence[Evaluation], changes: Sequence[tuple[int, int]], names: Sequence[str]) -> Any:
-    """Return what `draw_timeline` writes, as a figure."""
+def timeline_figure(evaluations: Sequence[Evaluation], changes: Sequence[tuple[int, int]], names: Sequence[str]) -> Any:
+    """Return the figure that `draw_timeline` writes."""
     _, figure, axes = start_figure(8, 4.2)
     iterations = [evaluation.iter_num for evaluation in evaluations]
     begins = [(iterations[0], 0), *changes]
@@ -115,9 +122,9 @@ def timeline(evaluations: Sequence[Evaluation], changes: Sequence[tuple[int, int
     for iteration, _ in changes:
         axes.axvline(iteration, color="black", linewidth=0.8, linestyle="--")
     for stage, name in enumerate(names):
-        known = [(one.iter_num, one.stages[stage]) for one in evaluations if stage in one.stages]
-        if known:
-            axes.plot(*zip(*known, strict=True), color=f"C{stage % 10}", linewidth=1.2, label=f"stage {stage}: {name}")
+        points = [(one.iter_num, one.stages[stage]) for one in evaluations if stage in one.stages]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=f"C{stage % 10}", linewidth=1.2, label=f"stage {stage}: {name}")
     axes.plot(iterations, [one.val for one in evaluations], color="black", marker="o", markersize=3, label="all stages")
     axes.plot(iterations, [one.train for one in evaluations], color="gray", linestyle=":",
               label="training texts, of the stages begun")  # fmt: skip

@@ -1,12 +1,12 @@
 """
-Draw what a run has learnt, from its folder.
+Draw pictures of what the model of a run folder has learnt.
 
     python -m tools.objective_report out-unmasking
     python -m tools.objective_report out-scorer --to docs/images
 
-    filling.png   of an unmasking run:       a line of the validation text, its gaps filled step by step
-    scatter.png   of a sequence scorer:      its scores of the validation texts against the truth
-    timeline.png  of a run that went through several stages: the losses, and where each stage began
+    filling.png   unmasking:          a line of the validation text whose masked tokens are filled step by step
+    scatter.png   sequence scoring:   scores of the validation texts and their true scores
+    timeline.png  runs with several stages: the losses, and where each stage began
 """
 
 import argparse
@@ -26,7 +26,6 @@ from data.private_rng import generator
 from data.stages import create_stage_objects
 from extras.objectives.sequence_scoring import ScoreMeter
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
-from extras.tasks import Task
 from model import GPT, GPTConfig
 from tools.masking_report import find_decode
 from tools.metrics import read_records
@@ -43,14 +42,16 @@ from tools.objective_pictures import (
     draw_scatter,
     draw_timeline,
 )
+from wiring.data import open_data
+from wiring.objective import make_objective
 
-SHORTEST, LONGEST = 30, 72  # tokens of a line to be filled
-SHARE, APART, BESIDE = 0.5, 0.2, 0.2  # of its gaps, as `sticky_mask` takes them
+SHORTEST, LONGEST = 30, 72  # tokens of the line to fill
+MASKING = (0.5, 0.2, 0.2)  # masked share, p1 and p2 of `sticky_mask`
 STEPS = 6
 
 
 class Run:
-    """A run's newest good checkpoint, put to work: its options, its task, and its model in evaluation mode."""
+    """The options, the data, and the model in evaluation mode, of a run's newest good checkpoint."""
 
     def __init__(self, out_dir: Path, runtime: core.Runtime) -> None:
         checkpoint = core.load_checkpoint(core.CheckpointManager(out_dir).load(prefer_linked=True).path)
@@ -59,38 +60,40 @@ class Run:
         }
         self.out_dir = out_dir
         self.options = Options.validated({**Options.defaults(), **known})
-        self.task = Task(self.options, runtime)
+        self.data = open_data(self.options, runtime)
+        self.runtime = runtime
         self.initializer = core.ModelInitializer(GPT, GPTConfig, runtime.device, print)
-        self.model = self.initializer.resume_model_from_checkpoint(checkpoint, dict(checkpoint["model_args"])).eval()
+        self.model = self.initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"]).model.eval()
         self.device = runtime.device
 
 
 @torch.no_grad()
 def score(run: Run) -> tuple[list[float], list[float], dict[str, float]]:
-    """Return truth and score of every text that evaluations in training look at, and their figures."""
-    data, objective, meter = run.task.data, run.task.objective(run.initializer), ScoreMeter()
-    draw = getattr(data, "get_eval_batch", data.get_batch)
+    """Return true scores and scores of all texts that the run's evaluations use, and the metrics of these scores."""
+    detector, meter = core.InstabilityDetector(), ScoreMeter()
+    objective = make_objective(run.options, run.runtime, run.data, run.initializer, detector).objective
     for _ in range(run.options.eval_iters):
-        batch = draw("val")
+        batch = run.data.eval_draw("val")
         meter.add(batch, objective(run.model, batch, train=False).details)
     return meter.targets, meter.scores, meter.result()
 
 
 def fill(run: Run, seed: int) -> list[tuple[str, list[Cell]]]:
-    """Return the states of a line of the validation text, its gaps filled step by step, and then the original."""
-    task, data, decode = run.task, run.task.data, find_decode(run.task)
+    """Return the states of a line of the validation text while its masked tokens are filled, then the original."""
+    data, decode, vocabulary = run.data.batches, find_decode(run.data), run.data.vocabulary
+    assert vocabulary is not None
     draw = generator(seed)
     tokens = data.windows["val"].draw(1, draw)[0][0]  # (T,)
     begin, end = find_line(tokens.tolist(), data.newline_id)
     hidden = torch.zeros_like(tokens, dtype=torch.bool)
-    hidden[begin:end] = sticky_mask(tokens[None, begin:end], SHARE, APART, BESIDE, draw)[0]
-    mask_id = task.vocabulary.mask
+    hidden[begin:end] = sticky_mask(tokens[None, begin:end], *MASKING, draw)[0]
+    mask_id = vocabulary.mask
     start = tokens.masked_fill(hidden, mask_id)
-    sampler = UnmaskSampler(run.model, task.vocabulary.text, mask_id, masked_shares("linear", STEPS), top_k=1,
+    sampler = UnmaskSampler(run.model, vocabulary.text, mask_id, masked_shares("linear", STEPS), top_k=1,
                             order="confidence", generator=torch.Generator(run.device).manual_seed(seed))  # fmt: skip
     states = [start, *(state[0].cpu() for state in sampler.states(start.to(run.device)))]
     line = slice(begin, end)
-    return filling(
+    return filling_rows(
         [state[line].tolist() for state in states],
         tokens[line].tolist(),
         mask_id,
@@ -99,8 +102,8 @@ def fill(run: Run, seed: int) -> list[tuple[str, list[Cell]]]:
 
 
 def find_line(tokens: Sequence[int], newline_id: int | None) -> tuple[int, int]:
-    """Return begin and end of the first line of a fit length that is not at an edge; the middle where there is none."""
-    breaks = [place for place, token in enumerate(tokens) if token == newline_id]
+    """Return begin and end of the first complete line of a suitable length; without one, of the middle of the text."""
+    breaks = [position for position, token in enumerate(tokens) if token == newline_id]
     for before, after in pairwise(breaks):
         if SHORTEST <= after - before - 1 <= LONGEST:
             return before + 1, after
@@ -108,28 +111,31 @@ def find_line(tokens: Sequence[int], newline_id: int | None) -> tuple[int, int]:
     return (len(tokens) - length) // 2, (len(tokens) + length) // 2
 
 
-def filling(
+def filling_rows(
     states: Sequence[Sequence[int]], original: Sequence[int], mask_id: int, decode: Callable[[int], str]
 ) -> list[tuple[str, list[Cell]]]:
-    """Return the rows of a picture: every state of the text, what is new in it marked, and the original."""
+    """Return the rows for `draw_filling`: every state of the text, with new tokens marked, and the original."""
     first, rows = states[0], []
     for number, state in enumerate(states):
         cells = []
-        for place, token in enumerate(state):
+        for position, token in enumerate(state):
             if token == mask_id:
-                cells.append(Cell(decode(original[place]), MASKED))
+                cells.append(Cell(decode(original[position]), MASKED))
                 continue
-            old = number == 0 or states[number - 1][place] == token
-            cells.append(Cell(decode(token), GIVEN if first[place] != mask_id else FILLED if old else NEW))
+            is_old = number == 0 or states[number - 1][position] == token
+            cells.append(Cell(decode(token), GIVEN if first[position] != mask_id else FILLED if is_old else NEW))
         rows.append((f"step {number}" if number else "masked", cells))
-    told = zip(first, states[-1], original, strict=True)
-    kinds = [GIVEN if start != mask_id else RIGHT if last == token else WRONG for start, last, token in told]
+    columns = zip(first, states[-1], original, strict=True)
+    kinds = [GIVEN if start != mask_id else RIGHT if last == token else WRONG for start, last, token in columns]
     rows.append(("original", [Cell(decode(token), kind) for token, kind in zip(original, kinds, strict=True)]))
     return rows
 
 
 def read_timeline(out_dir: Path) -> tuple[list[Evaluation], list[tuple[int, int]]]:
-    """Return a run's evaluations, and iteration and number of every stage after the first, from its metrics.jsonl."""
+    """Return the evaluations that a run logged, and iteration and number of every stage after the first.
+
+    Evaluations with a non-finite loss are skipped; of two in the same iteration the later one counts.
+    """
     records = read_records(out_dir)
     evaluations = {
         record["iter"]: Evaluation(record["iter"], record["train/loss"], record["val/loss"], _stage_losses(record))
@@ -142,18 +148,18 @@ def read_timeline(out_dir: Path) -> tuple[list[Evaluation], list[tuple[int, int]
 
 
 def _stage_losses(record: dict[str, Any]) -> dict[int, float]:
-    named = {key.removeprefix("val/stage_").removesuffix("_loss"): value for key, value in record.items()}
-    return {int(name): value for name, value in named.items() if name.isdigit() and value is not None}
+    numbers = {key.removeprefix("val/stage_").removesuffix("_loss"): loss for key, loss in record.items()}
+    return {int(number): loss for number, loss in numbers.items() if number.isdigit() and loss is not None}
 
 
 def report(out_dir: Path, to: Path, device: str, seed: int) -> list[Path]:
-    """Write the pictures that suit the run, and return their files. Raises ConfigError where there are none."""
+    """Draw the pictures for this kind of run and return their files. Raises ConfigError if there are none."""
     written = []
     with core.Runtime(device=device, seed=seed) as runtime:
         run = Run(out_dir, runtime)
         kind, stages = run.options.training_type, create_stage_objects(run.options.unmasking_stages)
         to.mkdir(parents=True, exist_ok=True)
-        if kind == "unmasking" and isinstance(run.task.data, MaskedText):  # a queue has no text of its own
+        if kind == "unmasking" and isinstance(run.data.batches, MaskedText):  # not a queue: it holds no text
             draw_filling(fill(run, seed), to / "filling.png")
             written.append(to / "filling.png")
         if kind == "sequence_scoring":
@@ -164,17 +170,17 @@ def report(out_dir: Path, to: Path, device: str, seed: int) -> list[Path]:
             draw_timeline(evaluations, changes, [stage.describe() for stage in stages], to / "timeline.png")
             written.append(to / "timeline.png")
     if not written:
-        raise ConfigError(f"nothing to draw of {out_dir}: it is a {kind} run that stayed in one stage")
+        raise ConfigError(f"no picture for {out_dir}: it is a {kind} run with one stage")
     return written
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw what the command line names."""
+    """Draw the run folder given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_dir", type=Path, help="run folder")
-    parser.add_argument("--to", type=Path, help="folder for the pictures; by default the run's")
-    parser.add_argument("--device", default="cpu", help="where the model computes")
-    parser.add_argument("--seed", type=int, default=1337, help="another one fills another line")
+    parser.add_argument("--to", type=Path, help="folder for the pictures; default: the run folder")
+    parser.add_argument("--device", default="cpu", help="device of the model")
+    parser.add_argument("--seed", type=int, default=1337, help="chooses the line of filling.png and what is masked")
     chosen = parser.parse_args(argv)
     for file in report(chosen.out_dir, chosen.to or chosen.out_dir, chosen.device, chosen.seed):
         print(f"wrote {file}")

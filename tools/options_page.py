@@ -22,16 +22,16 @@ wins. `python train.py --help SECTION` shows one section, `--print_config` every
 """
 
 STREAMING = """
-What `data/<set>/prepare_streaming.py` reads. It takes a training config as well, and leaves alone what is not here.
+Options of `data/<set>/prepare_streaming.py`. It accepts a training config, too, and ignores options not listed here.
 """
 
 
 def page() -> str:
-    """Return the page's text."""
+    """Return the text of docs/options.md."""
     parts = [INTRODUCTION, "## train.py", _tables(Options), "## sample.py", _tables(SampleOptions)]
     parts += ["## prepare_streaming.py", STREAMING, _tables(StreamOptions)]
     aliases = [f"| `{theirs}` | `{ours}` |" for theirs, (ours, _) in Options.ALIASES.items()]
-    return "\n".join([*parts, "## Spellings of other trainers", "\n| read as | option |\n|---|---|", *aliases, ""])
+    return "\n".join([*parts, "## Option names of other trainers", "\n| name | option |\n|---|---|", *aliases, ""])
 
 
 def _tables(schema: type[Schema]) -> str:

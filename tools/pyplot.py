@@ -1,4 +1,4 @@
-"""matplotlib, where it is installed."""
+"""Imports matplotlib, which is optional."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from core.errors import ConfigError
 
 
 def load_pyplot() -> Any:
-    """Return matplotlib.pyplot, drawing into files alone. Raises ConfigError where matplotlib is not installed."""
+    """Return matplotlib.pyplot with the backend that draws into files. Raises ConfigError without matplotlib."""
     try:
         import matplotlib
 

@@ -1,11 +1,11 @@
 """
-Train the CPU recipe of each objective and compare it with what takes no training.
+Train the CPU recipe of each objective and compare its metrics with baselines that need no training.
 
-    python -m tools.recipes                       all of them, into out-recipe-*
-    python -m tools.recipes --only unmasking      one; sequence_scoring needs unmasking's model
-    python -m tools.recipes --max_iters=50        a sample: the margins are not reached
+    python -m tools.recipes                       all recipes, into out-recipe-*
+    python -m tools.recipes --only unmasking      one recipe; sequence_scoring needs the model of unmasking
+    python -m tools.recipes --max_iters=50        a short trial, which does not reach the margins
 
-Exit status 1 when a margin that a recipe states is missed.
+A recipe states by which margins it must be better than its baselines. Exit status 1 if a margin is missed.
 """
 
 import argparse
@@ -24,44 +24,44 @@ import numpy as np
 import torch
 
 import core
-import extras
 import train
 from config.options import Options
 from configurator import configure
 from core.errors import ConfigError, DataError, exit_on_error
 from tools.metrics import read_records
+from wiring.data import open_data
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 RECIPES = ("unmasking", "token_classification", "sequence_scoring")
 
 
 class Comparison(NamedTuple):
-    """One figure of a recipe beside its baseline, and the margin by which it must be better.
+    """A metric of a recipe, the metric of its baseline, and the margin by which the recipe must be better.
 
-    higher: better figures are higher ones
+    is_higher_better: the metric grows with the quality of the model
     """
 
     name: str
     got: float
     baseline: float
     margin: float
-    higher: bool
+    is_higher_better: bool
 
     @property
-    def holds(self) -> bool:
-        """Whether the margin is reached; a figure that is no number reaches none."""
-        better = self.got - self.baseline if self.higher else self.baseline - self.got
+    def is_reached(self) -> bool:
+        """Whether the recipe is better than its baseline by the margin; False if the metric is NaN."""
+        better = self.got - self.baseline if self.is_higher_better else self.baseline - self.got
         return better >= self.margin
 
     def __str__(self) -> str:
         """Return a line of the table."""
-        sign = "+" if self.higher else "-"
+        sign = "+" if self.is_higher_better else "-"
         wanted = f"{self.baseline:8.4f} {sign} {self.margin:.2f}"
-        return f"{self.name:44} {self.got:8.4f}   {wanted:18} {'reached' if self.holds else 'MISSED'}"
+        return f"{self.name:44} {self.got:8.4f}   {wanted:18} {'reached' if self.is_reached else 'MISSED'}"
 
 
 def run(name: str, overrides: Sequence[str] = (), quiet: bool = True) -> list[Comparison]:
-    """Train one recipe and return how it compares. overrides: `--key=value` of `train.py`, such as `--out_dir=x`"""
+    """Train one recipe and return its comparisons. overrides: `--key=value` for `train.py`, such as `--out_dir=x`"""
     preset = str(CONFIG / f"recipe_{name}.py")
     argv = [preset, *overrides]
     with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
@@ -71,20 +71,24 @@ def run(name: str, overrides: Sequence[str] = (), quiet: bool = True) -> list[Co
 
 
 def margins(preset: str) -> dict[str, float]:
-    """Return what a preset states: its variables that begin with `margin_`."""
+    """Return the margins that a preset states, in variables whose names begin with `margin_`."""
     return {name: value for name, value in runpy.run_path(preset).items() if name.startswith("margin_")}
 
 
 def last_evaluation(out_dir: str) -> dict[str, Any]:
     """Return the last evaluation that a run logged."""
-    found = [record for record in read_records(Path(out_dir)) if record["event"] == "eval"]
-    if not found:
+    evaluations = [record for record in read_records(Path(out_dir)) if record["event"] == "eval"]
+    if not evaluations:
         raise DataError(f"no evaluation in {out_dir}: lower eval_interval")
-    return found[-1]
+    return evaluations[-1]
 
 
 def compare(options: Options, measured: dict[str, Any], wanted: dict[str, float]) -> list[Comparison]:
-    """Return the figures of a trained recipe beside those of its baselines."""
+    """Return the metrics of a trained recipe compared with those of its baselines.
+
+    measured: record of the last evaluation
+    wanted:   the margins
+    """
     if options.training_type == "token_classification":
         f1, majority = measured["val/f1"], measured["val/majority_f1"]
         return [Comparison("F1: the majority class", f1, majority, wanted["margin_f1"], True)]
@@ -102,54 +106,58 @@ def compare(options: Options, measured: dict[str, Any], wanted: dict[str, float]
 
 
 def baselines(options: Options) -> tuple[float, float]:
-    """Return the losses of the text's unigrams and bigrams on the validation batches that the model is evaluated on.
+    """Return the losses of unigram and bigram statistics on the validation batches that the model is evaluated on.
 
-    The bigrams are even told the true left neighbour where it is a gap itself.
+    The bigrams use the true left neighbour even if that token is masked, too.
     """
-    with core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as process:
-        task = extras.Task(options, process)
-        size = task.vocabulary.text
-        batches = [task.data.get_eval_batch("val") for _ in range(options.eval_iters)]
-    unigrams, bigrams = statistics(np.fromfile(task.source.paths["train"], dtype=np.uint16).astype(np.int64), size)
-    losses = [gap_losses(batch["input"].cpu(), batch["target"].cpu(), unigrams, bigrams) for batch in batches]
+    with core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as runtime:
+        data = open_data(options, runtime)
+        assert data.vocabulary is not None
+        size = data.vocabulary.text
+        batches = [data.eval_draw("val") for _ in range(options.eval_iters)]
+    unigrams, bigrams = count_ngrams(np.fromfile(data.source.paths["train"], dtype=np.uint16).astype(np.int64), size)
+    losses = [masked_losses(batch["input"].cpu(), batch["target"].cpu(), unigrams, bigrams) for batch in batches]
     one, two = zip(*losses, strict=True)
     return sum(one) / len(one), sum(two) / len(two)
 
 
-def statistics(tokens: np.ndarray, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log-probabilities (V,) of tokens, and (V, V) of a token after another, one being added to each count."""
+def count_ngrams(tokens: np.ndarray, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probabilities of single tokens (V,) and of a token given its left neighbour (V, V).
+
+    One is added to every count.
+    """
     ones = np.bincount(tokens, minlength=vocab_size) + 1.0
     pairs = np.bincount(tokens[:-1] * vocab_size + tokens[1:], minlength=vocab_size**2).reshape(vocab_size, -1) + 1.0
     return torch.tensor(np.log(ones / ones.sum())), torch.tensor(np.log(pairs / pairs.sum(axis=1, keepdims=True)))
 
 
-def gap_losses(
+def masked_losses(
     inputs: torch.Tensor, targets: torch.Tensor, unigrams: torch.Tensor, bigrams: torch.Tensor
 ) -> tuple[float, float]:
-    """Return the mean loss of each baseline over the gaps, (B, T) with targets of 0 and above."""
-    text = targets.where(targets >= 0, inputs)
+    """Return the mean loss of each baseline over the masked positions, where targets (B, T) are 0 or more."""
+    masked = targets >= 0
+    text = targets.where(masked, inputs)
     after = torch.cat([unigrams[text[:, :1]], bigrams[text[:, :-1], text[:, 1:]]], dim=1)  # the first has no neighbour
-    gaps = targets >= 0
-    return -unigrams[text][gaps].mean().item(), -after[gaps].mean().item()
+    return -unigrams[text][masked].mean().item(), -after[masked].mean().item()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit status."""
+    """Run the recipes of the command line, print the table, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=RECIPES, help="train this one alone")
-    parser.add_argument("--verbose", action="store_true", help="show what the runs print")
+    parser.add_argument("--only", choices=RECIPES, help="train only this recipe")
+    parser.add_argument("--verbose", action="store_true", help="show the output of the runs")
     chosen, overrides = parser.parse_known_args(argv)
     if stray := [argument for argument in overrides if not argument.startswith("--")]:
         raise ConfigError(f"{stray[0]}: wanted --only, --verbose, or options of train.py as --key=value")
     if not os.path.exists("data/python_stdlib/train.bin"):
-        raise DataError("the recipes' text is not there: run `python data/python_stdlib/prepare.py` first")
+        raise DataError("no data/python_stdlib/train.bin: run `python data/python_stdlib/prepare.py` first")
     lines, status = [], 0
     for name in [chosen.only] if chosen.only else RECIPES:
         print(f"training {name} ...", file=sys.stderr, flush=True)
         start = time.monotonic()
         for comparison in run(name, overrides, quiet=not chosen.verbose):
             lines.append(f"{name:22} {comparison} {time.monotonic() - start:6.0f} s")
-            status |= not comparison.holds or not math.isfinite(comparison.got)
+            status |= not comparison.is_reached or not math.isfinite(comparison.got)
     print(f"{'recipe':22} {'figure: baseline':44} {'got':>8}   {'wanted':18}")
     print("\n".join(lines))
     return status

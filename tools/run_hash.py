@@ -1,15 +1,14 @@
 """
-Print one hash over all that a run has come to: equal hashes, equal runs, to the last bit.
+Print one hash of everything that a run has computed: runs that are equal to the bit have equal hashes.
 
     python -m tools.run_hash out-quickstart
 
-Taken from the newest good checkpoint: weights, optimizer, random states, counters, and the logged metrics up to it,
-times left out. Where the run was kept, and how often it was interrupted and resumed, does not show.
+The hash covers the newest good checkpoint (weights, optimizer, RNG states, counters) and the metrics logged up to it,
+without times. It does not depend on the folder of the run, or on how often the run was interrupted and resumed.
 """
 
 import argparse
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,77 +17,79 @@ import torch
 
 from core.checkpoint.format import load_checkpoint
 from core.checkpoint.manager import CheckpointManager
-from core.errors import DataError, exit_on_error
+from core.errors import exit_on_error
+from tools.metrics import read_records
 
-PLACE = {"config", "run", "loggers"}  # where and how a run was started, not what it came to
-MEASURED = {"step", "eval"}  # events that are part of a run's result
+NOT_HASHED = {"config", "run", "loggers"}  # parts of a checkpoint that say where and how the run was started
+EVENTS = {"step", "eval"}  # logged events that are results of a run
 TIMES = {"time_ms", "mfu"}
 
 
 def run_hash(out_dir: str | Path) -> str:
-    """Return the sha256, as hex, of the newest good checkpoint in a run folder and the metrics up to it.
+    """Return the hash of the newest good checkpoint in a run folder and of the metrics up to it.
 
-    Raises CheckpointError where there is none, DataError where the metrics cannot be read.
+    Raises CheckpointError if there is no checkpoint, DataError if the metrics cannot be read.
     """
     found = CheckpointManager(out_dir).load()
-    checkpoint = load_checkpoint(found.path, check=False)  # `load` has done so
-    written = checkpoint.get("loggers", {}).get("JsonlLogger", {}).get("offset", 0)
-    digest = hashlib.sha256()
-    update(digest, {key: value for key, value in checkpoint.items() if key not in PLACE})
-    update(digest, read_metrics(Path(out_dir, "metrics.jsonl"), written))
-    return digest.hexdigest()
+    checkpoint = load_checkpoint(found.path, check=False)  # `load` has compared the checksums
+    size = checkpoint.get("loggers", {}).get("JsonlLogger", {}).get("offset", 0)
+    return checkpoint_hash(checkpoint, read_metrics(Path(out_dir), size))
 
 
-def read_metrics(path: Path, size: int) -> list[dict[str, Any]]:
-    """Return the updates and evaluations in the first `size` bytes of a file of JSON lines, without their times."""
-    if not size:
-        return []
-    try:
-        with open(path, "rb") as file:
-            records = [json.loads(line) for line in file.read(size).splitlines()]
-    except OSError as error:
-        raise DataError(f"no metrics at {path} ({error.strerror}), which the checkpoint says there are") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not a file of JSON lines ({error})") from None
+def checkpoint_hash(checkpoint: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
+    """Return the hash of a checkpoint, without the parts in NOT_HASHED, and of metrics."""
+    return value_hash({key: value for key, value in checkpoint.items() if key not in NOT_HASHED}, metrics)
+
+
+def read_metrics(folder: Path, size: int) -> list[dict[str, Any]]:
+    """Return the updates and evaluations in the first `size` bytes of a run's metrics.jsonl, without times."""
+    records = read_records(folder, size) if size else []
     return [
         {key: value for key, value in record.items() if key not in TIMES}
         for record in records
-        if isinstance(record, dict) and record.get("event") in MEASURED
+        if record.get("event") in EVENTS
     ]
 
 
-def update(digest: Any, value: Any) -> None:
-    """Add a value to a hash, so that different values, or values of different types, never look alike.
+def value_hash(*values: Any) -> str:
+    """Return the sha256, as hex, of values; different values, and equal values of different types, hash differently.
 
-    The order of a dict's keys does not count; neither does whether a sequence is a list or a tuple.
+    The order of a dict's keys, and whether a sequence is a list or a tuple, make no difference.
     """
+    digest = hashlib.sha256()
+    for value in values:
+        _add_value(digest, value)
+    return digest.hexdigest()
+
+
+def _add_value(digest: "hashlib._Hash", value: Any) -> None:
     if isinstance(value, torch.Tensor):
-        _add(digest, "tensor", f"{value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        _add_bytes(digest, "tensor", f"{value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, dict):
-        _add(digest, "dict", str(len(value)).encode())
+        _add_bytes(digest, "dict", str(len(value)).encode())
         for key in sorted(value, key=lambda key: (str(key), type(key).__name__)):
-            update(digest, key)
-            update(digest, value[key])
+            _add_value(digest, key)
+            _add_value(digest, value[key])
     elif isinstance(value, list | tuple):
-        _add(digest, "sequence", str(len(value)).encode())
-        for part in value:
-            update(digest, part)
+        _add_bytes(digest, "sequence", str(len(value)).encode())
+        for item in value:
+            _add_value(digest, item)
     elif isinstance(value, set | frozenset):
-        _add(digest, "set", b"")
-        update(digest, sorted(value, key=lambda part: (str(part), type(part).__name__)))
+        _add_bytes(digest, "set", b"")
+        _add_value(digest, sorted(value, key=lambda item: (str(item), type(item).__name__)))
     elif isinstance(value, bytes | bytearray):
-        _add(digest, "bytes", value)
-    else:  # bool, int, float, str, None, torch.dtype, ...: all with a repr that tells them apart
-        _add(digest, type(value).__name__, repr(value).encode())
+        _add_bytes(digest, "bytes", value)
+    else:  # bool, int, float, str, None, torch.dtype, ...: their repr is unambiguous
+        _add_bytes(digest, type(value).__name__, repr(value).encode())
 
 
-def _add(digest: Any, kind: str, content: bytes | bytearray) -> None:
+def _add_bytes(digest: "hashlib._Hash", kind: str, content: bytes | bytearray) -> None:
     digest.update(f"{kind} {len(content)}:".encode() + content)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the hash of the run folder that the command line names."""
+    """Print the hash of the run folder given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_dir", type=Path, help="run folder")
     print(run_hash(parser.parse_args(argv).out_dir))

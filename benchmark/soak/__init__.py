@@ -1,1 +1,1 @@
-"""Campaigns: thousands of small runs that are killed, stopped, damaged and upset, and must come to the same end."""
+"""Campaigns: small runs are killed, stopped and damaged, and must end in the same state as undisturbed runs."""

@@ -1,10 +1,9 @@
-"""What campaigns share: a tiny run, processes to run it in, and the hash it comes to when nothing happens to it."""
+"""Shared parts of the campaigns: a tiny run, the processes it runs in, and the hash of the undisturbed run."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is imported: a forked process must not need the threads of its parent
-)
+# before torch is imported: a forked process has no threads of its parent
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import functools
 import json
@@ -23,30 +22,32 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
-import torch._dynamo  # what every run loads when it makes its optimizer, a second long: once, here
+import torch._dynamo  # takes a second to load; loaded here, before the runs are forked, not in every run
 
 import train as program
+from benchmark.data_sets import write_data_set
 from core.callback import Callback
 from core.errors import exit_on_error
 from core.trainer import Trainer
-from data.meta import write_meta
 from tools.run_hash import run_hash
 
-torch.set_num_threads(1)  # results are the same to the bit for one thread count only
+torch.set_num_threads(1)  # results are equal to the bit only for equal thread counts
 
-OUT = "out"  # the run folder inside a trial's folder
+OUT = "out"  # the run folder in the folder of a trial
+STARTS = "starts.txt"
 CHARS = "\nabcdefghijklmnop"
-LIMIT_S = 60.0  # a run takes less than a second; one that takes this long hangs
+LIMIT_S = 60.0  # a run takes less than a second
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Campaign(NamedTuple):
-    """Many independent trials of one promise.
+    """Many independent trials of one guarantee.
 
-    trials:  how many make the full campaign
-    trial:   `trial(seed, folder)` tries once, in an empty folder, and returns what is worth recording; it raises
-             AssertionError, saying why, when the promise is broken
-    summary: `summary(records)` returns what to say of all trials that passed together; it may raise as well
+    trials:  number of trials of the full campaign
+    trial:   `trial(seed, folder)` runs one trial in an empty folder and returns details to record; it raises
+             AssertionError with the reason if the guarantee does not hold
+    summary: `summary(records)` returns one line about all passed trials; it raises AssertionError if the trials
+             tested too little
     """
 
     name: str
@@ -59,7 +60,7 @@ class Campaign(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """How a trial's run is started."""
+    """The command line of a run, and its number of processes."""
 
     argv: tuple[str, ...]
     world_size: int
@@ -67,21 +68,18 @@ class Setup(NamedTuple):
 
 def write_tiny_data(folder: Path) -> None:
     """Write folder/data/tiny, a data set of 17 characters: train.bin (4000 tokens), val.bin (800), meta.pkl."""
-    tiny = folder / "data" / "tiny"
-    tiny.mkdir(parents=True, exist_ok=True)
-    draw = np.random.default_rng(0)
-    for split, tokens in (("train", 4000), ("val", 800)):
-        steps = draw.integers(1, 4, tokens)  # a walk round the alphabet: there is something to learn
-        (steps.cumsum() % len(CHARS)).astype(np.uint16).tofile(tiny / f"{split}.bin")
-    itos = dict(enumerate(CHARS))
-    stoi = {char: number for number, char in itos.items()}
-    write_meta(tiny / "meta.pkl", {"vocab_size": len(CHARS), "itos": itos, "stoi": stoi})
+    rng = np.random.default_rng(0)
+    splits = {
+        split: rng.integers(1, 4, size).cumsum() % len(CHARS)  # a pattern that a model can learn
+        for split, size in (("train", 4000), ("val", 800))
+    }
+    write_data_set(folder / "data" / "tiny", splits, CHARS)
 
 
 def tiny_argv(**changes: Any) -> list[str]:
-    """Return the command line of a run on data/tiny, with options changed or added; it writes to OUT.
+    """Return the command line of a run on data/tiny that writes to OUT. changes: options to change or add
 
-    14 updates of 2 micro-batches with dropout, evaluations in iterations 0, 4, 8 and 12.
+    The run makes 14 updates of 2 micro-batches with dropout, and evaluates in iterations 0, 4, 8 and 12.
     """
     values: dict[str, Any] = dict(
         dataset="tiny", device="cpu", compile=False, n_layer=2, n_head=2, n_embd=32, block_size=16, dropout=0.2,
@@ -92,82 +90,75 @@ def tiny_argv(**changes: Any) -> list[str]:
 
 
 def train(argv: Sequence[str], callbacks: Sequence[Any] = ()) -> None:
-    """Run train.py with this command line, in the current folder. Call it in a child."""
+    """Run train.py with this command line in the current folder. To be called in a child process."""
     program.main(list(argv), callbacks)
 
 
-class Undisturbed(NamedTuple):
-    """What a run comes to when nothing happens to it."""
-
-    run_hash: str
-    seconds: float  # of wall clock, from the fork to the end of the process
-
-
 def undisturbed_hash(argv: Sequence[str], world_size: int = 1) -> str:
-    """Return the run_hash of a run that nothing happened to; made once for every command line."""
-    return undisturbed(argv, world_size).run_hash
-
-
-def undisturbed(argv: Sequence[str], world_size: int = 1) -> Undisturbed:
-    """Return the hash of a run that nothing happened to, and how long it took; made once for every command line."""
-    return _undisturbed(tuple(argv), world_size)
+    """Return the run_hash of an undisturbed run. The run is made once for every command line."""
+    return _undisturbed_hash(Setup(tuple(argv), world_size))
 
 
 @functools.cache
-def _undisturbed(argv: tuple[str, ...], world_size: int) -> Undisturbed:
+def _undisturbed_hash(setup: Setup) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tiny_data(folder)
-        started = time.monotonic()
-        ends = (
-            ranks(lambda: train(argv), world_size, folder)
-            if world_size > 1
-            else [in_child(lambda: train(argv), folder)]
-        )
-        seconds = time.monotonic() - started
-        assert not any(ends), f"an undisturbed run ended with {ends}: {last_words(folder)}"
-        return Undisturbed(run_hash(folder / OUT), seconds)
+        run_undisturbed(folder, lambda: start_run(lambda: train(setup.argv), setup.world_size, folder))
+        return run_hash(folder / OUT)
 
 
-# where a start begins
+def run_undisturbed(folder: Path, begin: Callable[[], list[int]]) -> float:
+    """Wait for the processes that `begin()` starts in a folder, and return the seconds they took.
+
+    Raises AssertionError unless all of them end with status 0.
+    """
+    started = time.monotonic()
+    statuses = wait(begin())
+    seconds = time.monotonic() - started
+    assert not any(statuses), f"an undisturbed run ended with {statuses}: {stderr_tail(folder)}"
+    return seconds
 
 
-class Beginning(Callback):
-    """Notes in began.txt at which iteration every start of the run begins."""
+# starts of a run
+
+
+class StartRecorder(Callback):
+    """Appends to starts.txt the iteration at which this start of the run begins."""
 
     def on_train_begin(self, trainer: Trainer) -> None:
         if trainer.runtime.is_master:
-            with open("began.txt", "a") as file:
+            with open(STARTS, "a") as file:
                 file.write(f"{trainer.iter_num}\n")
 
 
 @contextmanager
-def goes_on(folder: Path, saved: int | None = None) -> Iterator[None]:
-    """See that a run with a Beginning, when it is started inside, goes on from where it was saved.
+def expect_resume(folder: Path, saved: int | None = None) -> Iterator[None]:
+    """Check that a run with a StartRecorder, started in this context, resumes from its newest checkpoint.
 
-    saved: iteration; that of the newest checkpoint there is, if it is not given
+    saved: iteration of that checkpoint; by default that of the highest number in the folder
     """
-    former = len(beginnings(folder))
+    previous = len(start_iterations(folder))
     saved = saved_iteration(folder) if saved is None else saved
     yield
-    if begun := beginnings(folder)[former:]:  # it may have ended before
-        assert begun == [saved], f"a start went on from iteration {begun[0]}, though {saved} was saved"
+    if started := start_iterations(folder)[previous:]:  # empty if the process was killed before
+        assert started == [saved], f"a start went on from iteration {started[0]}, though {saved} was saved"
 
 
-def beginnings(folder: Path) -> list[int]:
-    """Return where each start of the run has begun."""
-    path = folder / "began.txt"
+def start_iterations(folder: Path) -> list[int]:
+    """Return the iteration at which each start of the run began."""
+    path = folder / STARTS
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
 def newest_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest with the highest number; None where there is none yet."""
+    """Return the manifest with the highest number; None if there is no checkpoint yet."""
     manifests = [json.loads(path.read_text()) for path in (folder / OUT).glob("ckpt-*.json")]
     return max(manifests, key=lambda manifest: manifest["sequence"], default=None)
 
 
 def saved_iteration(folder: Path) -> int:
-    """Return the iteration of the checkpoint with the highest number; 0 where there is none yet."""
+    """Return the iteration of the checkpoint with the highest number; 0 if there is no checkpoint yet."""
     manifest = newest_manifest(folder)
     return int(manifest["iter_num"]) if manifest else 0
 
@@ -176,12 +167,13 @@ def saved_iteration(folder: Path) -> int:
 
 
 def in_child(work: Callable[[], None], folder: Path | None = None, limit_s: float = LIMIT_S) -> int:
-    """Do `work` in a forked process and return how that ended: its exit status, or minus the signal that killed it.
+    """Run `work()` in a forked process and return its exit status, or minus the signal that killed it.
 
-    A CoreGPTError ends it with its exit status, any other exception with 1, as from a shell.
+    The status is as in a shell: that of a CoreGPTError, and 1 for any other exception.
 
-    folder: the process's current folder, and where its stdout.txt and stderr.txt are continued; None for the current
-    Raises AssertionError where it takes longer than `limit_s`; it is killed then.
+    folder: current folder of the process; its output is appended to stdout.txt and stderr.txt there
+
+    Raises AssertionError if the process takes longer than `limit_s`; the process is killed then.
     """
     return wait([start(work, folder)], limit_s)[0]
 
@@ -189,25 +181,30 @@ def in_child(work: Callable[[], None], folder: Path | None = None, limit_s: floa
 def ranks(
     work: Callable[[], None], world_size: int = 2, folder: Path | None = None, limit_s: float = LIMIT_S
 ) -> list[int]:
-    """Do `work` in as many processes, which are the ranks of one group, and return how each of them ended."""
+    """Run `work()` on all ranks of a process group and return their exit statuses, as `in_child` does."""
     return wait(start_ranks(work, world_size, folder), limit_s)
 
 
+def start_run(work: Callable[[], None], world_size: int, folder: Path) -> list[int]:
+    """Start `work()` in `world_size` processes and return their pids. A single process gets no process group."""
+    return start_ranks(work, world_size, folder) if world_size > 1 else [start(work, folder)]
+
+
 def start(work: Callable[[], None], folder: Path | None = None, environment: dict[str, str] | None = None) -> int:
-    """Begin to do `work` in a forked process; return its number. Every number must be given to `wait` once."""
+    """Start `work()` in a forked process and return its pid. `wait` must be called once for every pid."""
     folder, environment = Path(folder or "."), environment or {}
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads; ours are idle and hold no lock
+        warnings.simplefilter("ignore", DeprecationWarning)  # about forking with threads; ours hold no lock
         pid = os.fork()
     if pid == 0:
-        _be_child(work, folder, environment)
+        _run_and_exit(work, folder, environment)
     return pid
 
 
 def start_ranks(work: Callable[[], None], world_size: int = 2, folder: Path | None = None) -> list[int]:
-    """Begin to do `work` in as many processes, the ranks of one group; return their numbers."""
+    """Start `work()` on all ranks of a process group and return their pids."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -218,39 +215,39 @@ def start_ranks(work: Callable[[], None], world_size: int = 2, folder: Path | No
 
 
 def wait(pids: Sequence[int], limit_s: float = LIMIT_S, grace_s: float | None = None) -> list[int]:
-    """Wait for processes, and return how each ended: its exit status, or minus the signal that killed it.
+    """Wait for processes and return the exit status of each, or minus the signal that killed it.
 
-    limit_s: those that are still there by then are killed, and AssertionError is raised
-    grace_s: once one has ended other than with 0, the rest have so long; then they are killed, which is how they ended
+    limit_s: after this time the remaining processes are killed, and AssertionError is raised
+    grace_s: after this time since a process failed, the remaining processes are killed, without an error
     """
-    ends: dict[int, int] = {}
-    deadline, forlorn = time.monotonic() + limit_s, False
+    statuses: dict[int, int] = {}
+    deadline, has_failed = time.monotonic() + limit_s, False
     try:
-        while len(ends) < len(pids) and time.monotonic() < deadline:
-            for pid in [pid for pid in pids if pid not in ends]:
+        while len(statuses) < len(pids) and time.monotonic() < deadline:
+            for pid in [pid for pid in pids if pid not in statuses]:
                 found, status = os.waitpid(pid, os.WNOHANG)
                 if found:
-                    ends[pid] = os.waitstatus_to_exitcode(status)
-            if grace_s is not None and not forlorn and any(ends.values()):
-                deadline, forlorn = time.monotonic() + grace_s, True
+                    statuses[pid] = os.waitstatus_to_exitcode(status)
+            if grace_s is not None and not has_failed and any(statuses.values()):
+                deadline, has_failed = time.monotonic() + grace_s, True
             time.sleep(0.001)
     finally:
-        late = [pid for pid in pids if pid not in ends]
+        late = [pid for pid in pids if pid not in statuses]
         for pid in late:
             os.kill(pid, signal.SIGKILL)
-            ends[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert forlorn or not late, f"{len(late)} of {len(pids)} processes were still there after {limit_s:g} s"
-    return [ends[pid] for pid in pids]
+            statuses[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert has_failed or not late, f"{len(late)} of {len(pids)} processes were still running after {limit_s:g} s"
+    return [statuses[pid] for pid in pids]
 
 
-def last_words(folder: Path, lines: int = 8) -> str:
-    """Return the end of what the processes in a folder wrote to stderr."""
+def stderr_tail(folder: Path, lines: int = 8) -> str:
+    """Return the last lines that the processes in a folder wrote to stderr."""
     path = folder / "stderr.txt"
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
 
-def _be_child(work: Callable[[], None], folder: Path, environment: dict[str, str]) -> NoReturn:
-    """Do `work` as a program of its own would, and end the process without a step back into the parent's code."""
+def _run_and_exit(work: Callable[[], None], folder: Path, environment: dict[str, str]) -> NoReturn:
+    """Run `work()` as a separate program would, and exit the process without returning to the parent's code."""
     status = 1
     try:
         os.chdir(folder)
@@ -274,7 +271,7 @@ def _be_child(work: Callable[[], None], folder: Path, environment: dict[str, str
 
 
 def _status_of(work: Callable[[], None]) -> int:
-    """Return the exit status with which a program that does `work` ends."""
+    """Return the exit status of a program that runs `work()`."""
     try:
         with exit_on_error():
             work()
@@ -284,7 +281,7 @@ def _status_of(work: Callable[[], None]) -> int:
     except BaseException:
         traceback.print_exc()
         status = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # as an interpreter does: background saves are waited for
+    threading._shutdown()  # type: ignore[attr-defined]  # wait for background saves, as the interpreter does
     sys.stdout.flush()
     sys.stderr.flush()
     return status

@@ -1,12 +1,12 @@
 """
-Saves on a disk that fails, is cut off, and forgets what it was not told to keep: a healthy checkpoint is always there.
+Campaign of saves on a disk that fails and loses power: a healthy checkpoint must always exist.
 
-The real CheckpointManager works in a real folder, while a model of a disk watches its calls and keeps what would be
-there after a power cut, by the least that disks guarantee:
+The real CheckpointManager works in a real folder. A model of a disk watches its calls, and computes what may be left
+after a power cut, by the minimum that disks guarantee:
 
-- a file's content is safe once that file was fsynced; before, it may be empty, cut short or noise
-- names (made, renamed, linked, removed) are safe once their folder was fsynced; before, any first part of what was done
-  to them, in order, may have reached the disk, as in a journal
+- the content of a file is durable once the file was fsynced; before, it may be empty, truncated or random
+- changes of names (make, rename, link, remove) are durable once their folder was fsynced; before, the disk may have
+  made any number of the changes, in order, as with a journal
 """
 
 import errno
@@ -31,104 +31,105 @@ from core.checkpoint.manager import CheckpointFile, CheckpointManager
 from core.errors import CheckpointError
 
 SEQUENCE = slice(5, 11)  # of a name like ckpt-000012.json
-CALLS = 26  # about as many as one save makes
+CALLS = 26  # approximate number of calls of one save
 TRIALS = 1000
-FLOOR = 2000  # so many faults, kills and cuts each must strike in a full campaign
+FLOOR = 2000  # minimum number of faults, of kills and of power cuts in a full campaign
 
 
 class Killed(BaseException):
-    """The process has ended; no handler of its own mends anything any more."""
+    """The process was killed; a BaseException, so that no handler of the process catches it."""
 
 
 class File:
-    """What names are names of."""
+    """The content of a file, which may have several names."""
 
     def __init__(self) -> None:
-        self.seen = b""  # as the process that wrote it reads it
-        self.safe: bytes | None = None  # on the disk for good
+        self.content = b""  # as the process reads it
+        self.durable: bytes | None = None  # as it is after a power cut; None if that is not determined
 
 
 Names = dict[str, File]
 
 
 class Disk:
-    """Stands in for the module `os` in core, for one folder: does as it is told, and knows what is safe.
+    """Replaces the module `os` in core, for one folder. Makes all calls, and tracks what is durable.
 
-    links: it knows second names of files
+    links: the file system has hard links
     """
 
-    def __init__(self, folder: Path, draw: random.Random, links: bool) -> None:
+    def __init__(self, folder: Path, rng: random.Random, links: bool) -> None:
         self.folder = folder
-        self.draw = draw
+        self.rng = rng
         self.links = links
         self.names: Names = {}
-        self.safe_names: Names = {}
-        self.pending: list[Callable[[Names], None]] = []  # done to the names since the folder was fsynced
+        self.durable_names: Names = {}
+        self.pending: list[Callable[[Names], None]] = []  # changes of names since the folder was fsynced
         self.opened: list[str] = []
-        self.quiet()
+        self.clear_faults()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
-    # what is to go wrong
+    # planned faults
 
-    def quiet(self) -> None:
-        """Let nothing go wrong from now on."""
-        self.calls, self.dead, self.failed, self.unflushed = 0, False, False, False
+    def clear_faults(self) -> None:
+        """Make all further calls succeed."""
+        self.calls = 0
+        self.is_killed = self.has_failed = self.has_unreported_failure = False
         self.kill_at = self.fail_at = 0
         self.last_fail = 0
         self.error = errno.EIO
 
-    def fail(self) -> None:
-        """Let a call of the next save fail, sometimes several in a row or all that follow."""
-        self.quiet()
-        self.error = self.draw.choice([errno.ENOSPC, errno.EIO, errno.EROFS])
-        self.fail_at = self.draw.randint(1, CALLS)
-        self.last_fail = self.fail_at + self.draw.choice([0, 0, 1, 3, 1000])
+    def plan_failure(self) -> None:
+        """Make a call of the next save fail, sometimes several calls in a row or all that follow."""
+        self.clear_faults()
+        self.error = self.rng.choice([errno.ENOSPC, errno.EIO, errno.EROFS])
+        self.fail_at = self.rng.randint(1, CALLS)
+        self.last_fail = self.fail_at + self.rng.choice([0, 0, 1, 3, 1000])
 
-    def kill(self) -> None:
-        """Let the process end at a call of the next save."""
-        self.quiet()
-        self.kill_at = self.draw.randint(1, CALLS)
+    def plan_kill(self) -> None:
+        """Kill the process at a call of the next save."""
+        self.clear_faults()
+        self.kill_at = self.rng.randint(1, CALLS)
 
-    def step(self, name: str, action: Callable[[], Any] = lambda: None) -> Any:
-        """Do something under a name, unless this is the call at which it goes wrong."""
+    def call(self, name: str, action: Callable[[], Any] = lambda: None) -> Any:
+        """Do `action` on a name, unless a fault is planned for this call."""
         self.calls += 1
-        if self.dead:
+        if self.is_killed:
             raise Killed
         if self.fail_at and self.fail_at <= self.calls <= self.last_fail:
-            self.failed = True
-            self.unflushed |= not name  # nobody is told
+            self.has_failed = True
+            self.has_unreported_failure |= not name  # a failed flush of the folder raises no error in core
             raise OSError(self.error, os.strerror(self.error), name)
-        self._see()
+        self._observe()
         is_last = self.calls == self.kill_at
-        if is_last and self.draw.random() < 0.5:
-            self._die(name)
+        if is_last and self.rng.random() < 0.5:
+            self._kill_now(name)
         result = action()
         if is_last:
-            self._die(name)
+            self._kill_now(name)
         return result
 
-    def _die(self, name: str) -> None:
-        """End the process; if nobody had made sure of the file yet, that may have been in the midst of writing it."""
-        self.dead = True
+    def _kill_now(self, name: str) -> None:
+        """Kill the process; a file that is not durable yet may be truncated, as if it was being written."""
+        self.is_killed = True
         file, path = self.names.get(name), self.folder / name
-        if file and file.safe is None and path.exists() and self.draw.random() < 0.5:
-            os.truncate(path, self.draw.randint(0, path.stat().st_size))
+        if file and file.durable is None and path.exists() and self.rng.random() < 0.5:
+            os.truncate(path, self.rng.randint(0, path.stat().st_size))
         raise Killed
 
-    # the calls that core makes
+    # calls of core
 
     def listdir(self, path: Path) -> list[str]:
         """Return the names in a folder."""
-        names = sorted(os.listdir(path))  # in any order, but the same for the same seed
-        self.draw.shuffle(names)
+        names = sorted(os.listdir(path))  # then in random order, the same for the same seed
+        self.rng.shuffle(names)
         return names
 
     def open(self, path: Path, flags: int) -> int:
-        """Return a number that stands for a file or folder that is there."""
+        """Return a number that stands for an existing file or folder."""
         name = self._name(path)
-        self.step(name, lambda: os.stat(path))
+        self.call(name, lambda: os.stat(path))
         self.opened.append(name)
         return len(self.opened) - 1
 
@@ -136,19 +137,19 @@ class Disk:
         """Do nothing: nothing was opened."""
 
     def fsync(self, descriptor: int) -> None:
-        """Make a file's content safe, or the names in the folder."""
+        """Make the content of a file durable, or the names in the folder."""
         name = self.opened[descriptor]
-        self.step(name, lambda: self._keep_content(name) if name else self._keep_names())
+        self.call(name, lambda: self._flush_content(name) if name else self._flush_names())
 
     def replace(self, source: Path, target: Path) -> None:
-        """Rename a file, over another one if there is one."""
+        """Rename a file, and replace the target if it exists."""
         old, new = self._name(source), self._name(target)
 
         def rename(names: Names) -> None:
             if old in names:
                 names[new] = names.pop(old)
 
-        self.step(old, lambda: self._change(lambda: os.replace(source, target), rename))
+        self.call(old, lambda: self._change_names(lambda: os.replace(source, target), rename))
 
     rename = replace
 
@@ -162,20 +163,20 @@ class Disk:
         def refuse() -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM), new)
 
-        self.step(new, lambda: self._change(lambda: os.link(source, target), make) if self.links else refuse())
+        self.call(new, lambda: self._change_names(lambda: os.link(source, target), make) if self.links else refuse())
 
     def unlink(self, path: Path) -> None:
         """Remove a name."""
         name = self._name(path)
-        self.step(name, lambda: self._change(lambda: os.unlink(path), lambda names: names.pop(name, None)))
+        self.call(name, lambda: self._change_names(lambda: os.unlink(path), lambda names: names.pop(name, None)))
 
-    # what is safe
+    # durable state
 
     def power_cut(self) -> None:
-        """Leave in the folder one of the states that the disk may be in when the power comes back."""
-        self._see()
-        names = dict(self.safe_names)
-        for change in self.pending[: self.draw.randint(0, len(self.pending))]:
+        """Put the folder into one of the states that are possible after a power cut."""
+        self._observe()
+        names = dict(self.durable_names)
+        for change in self.pending[: self.rng.randint(0, len(self.pending))]:
             change(names)
         for name in os.listdir(self.folder):
             os.unlink(self.folder / name)
@@ -185,90 +186,97 @@ class Disk:
                 os.link(self.folder / first[file], self.folder / name)
             else:
                 first[file] = name
-                (self.folder / name).write_bytes(self._leftover(file) if file.safe is None else file.safe)
+                (self.folder / name).write_bytes(
+                    self._content_after_cut(file) if file.durable is None else file.durable
+                )
         self.names = names
-        self.settle()
+        self.make_durable()
 
     @property
-    def is_settled(self) -> bool:
-        """Whether all that is in the folder is safe: a power cut takes nothing away."""
-        self._see()
-        return not self.pending and all(file.safe is not None for file in self.names.values())
+    def is_durable(self) -> bool:
+        """Whether everything in the folder is durable."""
+        self._observe()
+        return not self.pending and all(file.durable is not None for file in self.names.values())
 
-    def settle(self) -> None:
-        """Have all that is in the folder safe."""
-        self._see()
+    def make_durable(self) -> None:
+        """Make everything in the folder durable."""
+        self._observe()
         for name in list(self.names):
             if (self.folder / name).exists():
-                self._keep_content(name)
+                self._flush_content(name)
             else:
                 del self.names[name]
-        self._keep_names()
+        self._flush_names()
 
-    def _leftover(self, file: File) -> bytes:
-        """Return what may be found of a content that was never fsynced."""
-        noise = self.draw.randbytes(len(file.seen))
-        return self.draw.choice([b"", file.seen[: self.draw.randint(0, len(file.seen))], noise, file.seen])
+    def _content_after_cut(self, file: File) -> bytes:
+        """Return a possible content of a file after a power cut."""
+        if file.durable is not None:
+            return file.durable
+        noise = self.rng.randbytes(len(file.content))
+        return self.rng.choice([b"", file.content[: self.rng.randint(0, len(file.content))], noise, file.content])
 
     def _name(self, path: Path) -> str:
-        """Return a path's name in the folder; that of the folder is empty."""
+        """Return the name of a path in the folder; an empty string for the folder."""
         return "" if Path(path) == self.folder else Path(path).name
 
-    def _see(self) -> None:
-        """Take notice of files that were made, and of what is in those that are not safe."""
+    def _observe(self) -> None:
+        """Record new files, and the contents of files that are not durable."""
         for name in sorted(os.listdir(self.folder)):
             if name not in self.names:
                 file = self.names[name] = File()
                 self.pending.append(lambda names, name=name, file=file: names.update({name: file}))  # type: ignore[misc]
-            if self.names[name].safe is None:
-                self.names[name].seen = (self.folder / name).read_bytes()
+            if self.names[name].durable is None:
+                self.names[name].content = (self.folder / name).read_bytes()
 
-    def _change(self, act: Callable[[], None], change: Callable[[Names], Any]) -> None:
+    def _change_names(self, act: Callable[[], None], change: Callable[[Names], Any]) -> None:
         act()
         change(self.names)
         self.pending.append(change)
 
-    def _keep_content(self, name: str) -> None:
-        self.names[name].safe = (self.folder / name).read_bytes()
+    def _flush_content(self, name: str) -> None:
+        self.names[name].durable = (self.folder / name).read_bytes()
 
-    def _keep_names(self) -> None:
-        self.safe_names, self.pending = dict(self.names), []
+    def _flush_names(self) -> None:
+        self.durable_names, self.pending = dict(self.names), []
 
 
 class Attempt(NamedTuple):
-    """A checkpoint that was handed over to be saved."""
+    """A checkpoint that was given to the manager to save."""
 
     number: int
     content: bytes
     notes: dict[str, Any]
-    half: int  # so much of the content is written first
+    first_bytes: int  # written before the call at which the process may be killed
 
     @property
     def healthy(self) -> bool:
-        """Whether training was sound, as its manifest says."""
+        """Whether its manifest says that training was stable."""
         return bool(self.notes["healthy"])
 
 
 class Schedule:
-    """Makes random things happen to one folder, and sees after each that nothing is lost."""
+    """Makes random events happen to one folder, and checks after each that nothing is lost.
 
-    def __init__(self, draw: random.Random, folder: Path) -> None:
-        self.draw = draw
+    Checkpoints are identified by the number of their attempt, or by the sequence in their names, as the comments say.
+    """
+
+    def __init__(self, rng: random.Random, folder: Path) -> None:
+        self.rng = rng
         self.folder = folder
-        self.disk = Disk(folder, draw, links=draw.random() < 0.8)
-        self.keep_last, self.keep_best = draw.randint(1, 3), draw.randint(0, 2)
+        self.disk = Disk(folder, rng, links=rng.random() < 0.8)
+        self.keep_last, self.keep_best = rng.randint(1, 3), rng.randint(0, 2)
         self.attempts: list[Attempt] = []
-        self.done: set[int] = set()  # reported as saved
-        self.unsure: set[int] = set()  # of these, those whose names the disk failed to make sure of
-        self.known: set[int] = set()  # sequences that the manager has found damaged
-        self.there: set[int] = set()  # reported as saved, and good the last time we looked
-        self.odd: set[int] = set()  # not there, or not of the right size, when the last save began
-        self.story: list[str] = []
-        self.struck: Counter[str] = Counter()  # events that came to pass, by name
+        self.reported: set[int] = set()  # attempts that the manager reported as saved
+        self.uncertain: set[int] = set()  # reported attempts whose names the disk failed to flush
+        self.present: set[int] = set()  # reported attempts that were intact at the last check
+        self.known_damaged: set[int] = set()  # sequences that the manager has found damaged
+        self.wrong_sizes: set[int] = set()  # sequences missing or of the wrong size when the last save began
+        self.history: list[str] = []
+        self.occurred: Counter[str] = Counter()  # events that had an effect, by name
         self.manager = self._new_manager()
 
     def happen(self) -> None:
-        """Let one thing happen, and check."""
+        """Make one random event happen, and check."""
         events = {
             self.save: 4,
             self.fault: 4,
@@ -278,108 +286,109 @@ class Schedule:
             self.setback: 2,
             self.restart: 1,
         }
-        event = self.draw.choices(list(events), weights=list(events.values()))[0]
-        self.story.append(event.__name__)
-        self.struck[event.__name__] += event()
+        event = self.rng.choices(list(events), weights=list(events.values()))[0]
+        self.history.append(event.__name__)
+        self.occurred[event.__name__] += event()
         self.check()
 
-    # events: each tells whether it came to pass
+    # events: each returns whether it had an effect
 
     def save(self) -> bool:
-        """Save with nothing in the way: what is to be kept is kept, and nothing else."""
-        self.disk.quiet()
-        listed, seen = self._listed(), self._passed_over(healthy=True)
-        self.odd = {number for number in listed if not self._has_size(number, listed[number])}
-        path = self._save_each([self.draw.random() < 0.8])
-        assert path is not None, "a save came to nothing for no reason"
+        """Save without faults: the wanted checkpoints are kept, and no others."""
+        self.disk.clear_faults()
+        listed, seen = self._with_manifest(), self._damaged_before_good(healthy=True)
+        self.wrong_sizes = {number for number in listed if not self._has_size(number, listed[number])}
+        path = self._save_each([self.rng.random() < 0.8])
+        assert path is not None, "a save without faults failed"
         self._check_kept({**listed, int(path.name[SEQUENCE]): self.attempts[-1]}, seen)
         return True
 
     def fault(self) -> bool:
         """Save while a call fails."""
-        self.disk.fail()
-        self._save_some()
-        return self.disk.failed
+        self.disk.plan_failure()
+        self._save_once_or_twice()
+        return self.disk.has_failed
 
     def kill(self) -> bool:
         """Kill the process while it saves."""
-        self.disk.kill()
+        self.disk.plan_kill()
         with suppress(Killed):
-            self._save_some()
-        struck = self.disk.dead
+            self._save_once_or_twice()
+        is_killed = self.disk.is_killed
         self.check()
         self.restart()
-        return struck
+        return is_killed
 
     def cut(self) -> bool:
         """Cut the power while the process saves, or afterwards."""
-        if self.draw.random() < 0.8:
-            self.disk.kill()
+        if self.rng.random() < 0.8:
+            self.disk.plan_kill()
             with suppress(Killed):
-                self._save_some()
-        struck = not self.disk.is_settled
+                self._save_once_or_twice()
+        has_effect = not self.disk.is_durable
         self.disk.power_cut()
-        self.there -= self.unsure
-        self.done -= self.unsure
+        self.present -= self.uncertain
+        self.reported -= self.uncertain
         self.check()
         self.restart()
-        return struck
+        return has_effect
 
     def damage(self) -> bool:
-        """Damage any file but those of the newest healthy checkpoint."""
-        good = self._good()
-        newest = max((number for number, attempt in good.items() if attempt.healthy), default=None)
+        """Damage any file except those of the newest healthy checkpoint."""
+        newest = max((number for number, attempt in self._intact().items() if attempt.healthy), default=None)
         spared = [] if newest is None else [self.folder / f"ckpt-{newest:06d}{end}" for end in (".pt", ".json")]
         paths = [path for path in sorted(self.folder.iterdir()) if not any(path.samefile(other) for other in spared)]
         if paths:
-            self._spoil(self.draw.choice(paths))
+            self._damage_file(self.rng.choice(paths))
         return bool(paths)
 
     def setback(self) -> bool:
-        """Damage even the newest healthy one, if there is another; a recovery finds out, and training goes on."""
-        healthy = sorted(number for number, attempt in self._good().items() if attempt.healthy)
+        """Damage the newest healthy checkpoint, if there is another one; recover from that, and save."""
+        healthy = sorted(number for number, attempt in self._intact().items() if attempt.healthy)
         if len(healthy) > 1:
-            self._spoil(self._pt(healthy[-1]))
+            self._damage_file(self._pt(healthy[-1]))
             found = self.manager.load_healthy()
             assert found is not None, "no healthy checkpoint for a recovery"
-            self.known |= self._passed_over(healthy=True)
+            self.known_damaged |= self._damaged_before_good(healthy=True)
             self.save()
         return len(healthy) > 1
 
     def restart(self) -> bool:
-        """Start again, as a program does: find the newest, and give it its second name."""
+        """Restart the program: load the newest checkpoint, and link ckpt.pt to it."""
         self.manager = self._new_manager()
         found = None
-        with self._watched(), suppress(CheckpointError):
+        with self._disk_in_use(), suppress(CheckpointError):
             found = self.manager.load()
-        assert found or not self.there, "nothing to start again from"
+        assert found or not self.present, "no checkpoint to restart from"
         if found is None or found.manifest is not None:
-            self.known |= self._passed_over()
+            self.known_damaged |= self._damaged_before_good()
         if found is None:
             return True
-        self.disk.quiet()
-        if self.draw.random() < 0.2:
-            self.disk.kill()
-        with self._watched(), suppress(Killed):
+        self.disk.clear_faults()
+        if self.rng.random() < 0.2:
+            self.disk.plan_kill()
+        with self._disk_in_use(), suppress(Killed):
             self.manager.relink(found)
-        if self.disk.dead:
+        if self.disk.is_killed:
             self.check()
             self.restart()
         return True
 
-    def _save_some(self) -> None:
-        """Save once, or twice with the first one in the background."""
-        self._save_each(self.draw.choice([[True], [True], [False], [False, True], [False, False]]))
+    def _save_once_or_twice(self) -> None:
+        """Save once, or twice with the first save in the background."""
+        self._save_each(self.rng.choice([[True], [True], [False], [False, True], [False, False]]))
 
     def _save_each(self, waits: list[bool]) -> Path | None:
-        """Save new checkpoints, waiting for each or not; return the path of the last if that was reported as done.
+        """Save a new checkpoint for each of `waits`, and return the path of the last if it was reported as saved.
 
-        Nothing is drawn, and nobody looks, while a thread is at work: the same seed gives the same trial.
+        waits: whether to wait for the save, or to save in the background
+
+        No random numbers are drawn and nothing is checked during a background save: a seed always gives the same trial.
         """
-        made = [(self._new_attempt(), self.draw.random() < 0.5, wait) for wait in waits]
+        saves = [(self._new_attempt(), self.rng.random() < 0.5, wait) for wait in waits]
         path = None
-        with self._watched():
-            for attempt, link, wait in made:
+        with self._disk_in_use():
+            for attempt, link, wait in saves:
                 with suppress(OSError):
                     path = self.manager.save(
                         functools.partial(self._write, attempt), attempt.notes, link=link, wait=wait
@@ -391,40 +400,40 @@ class Schedule:
         return path
 
     def _report(self, path: Path | None) -> None:
-        """Note that a save was reported as done."""
+        """Record that the manager reported a checkpoint as saved."""
         if path is not None:
             attempt = self._attempt_of(path.read_bytes())
-            assert attempt, f"{path.name} was reported as saved, and is not what was to be saved"
-            self.done.add(attempt.number)
-            self.there.add(attempt.number)
-            self.unsure = {*self.unsure, attempt.number} if self.disk.unflushed else set()
+            assert attempt, f"{path.name} was reported as saved, but has another content"
+            self.reported.add(attempt.number)
+            self.present.add(attempt.number)
+            self.uncertain = {*self.uncertain, attempt.number} if self.disk.has_unreported_failure else set()
 
     def _write(self, attempt: Attempt, path: Path) -> None:
-        path.write_bytes(attempt.content[: attempt.half])
-        self.disk.step(path.name)
+        path.write_bytes(attempt.content[: attempt.first_bytes])
+        self.disk.call(path.name)
         path.write_bytes(attempt.content)
 
     def _new_attempt(self) -> Attempt:
         number = len(self.attempts) + 1
         file = io.BytesIO()
         torch.save({"model": {}, "model_args": {}, "run": "model", "iter_num": number}, file)
-        val_loss = self.draw.choice([None, round(self.draw.uniform(1, 5), 1)])
-        notes = {"iter_num": number, "val_loss": val_loss, "healthy": self.draw.random() < 0.6, "run": "model"}
+        val_loss = self.rng.choice([None, round(self.rng.uniform(1, 5), 1)])
+        notes = {"iter_num": number, "val_loss": val_loss, "healthy": self.rng.random() < 0.6, "run": "model"}
         content = file.getvalue()
-        self.attempts.append(Attempt(number, content, notes, self.draw.randint(0, len(content))))
+        self.attempts.append(Attempt(number, content, notes, self.rng.randint(0, len(content))))
         return self.attempts[-1]
 
     def _new_manager(self) -> CheckpointManager:
-        self.known = set()
+        self.known_damaged = set()
         return CheckpointManager(self.folder, keep_last=self.keep_last, keep_best=self.keep_best)
 
-    def _passed_over(self, healthy: bool = False) -> set[int]:
-        """Return the damaged ones that are looked at on the way to the newest good one, or the newest healthy one.
+    def _damaged_before_good(self, healthy: bool = False) -> set[int]:
+        """Return the sequences of damaged checkpoints that the search for the newest good (healthy) one comes across.
 
-        A good copy under the name of ckpt.pt takes the place of a damaged one.
+        The search ends at a damaged checkpoint of which ckpt.pt is an intact copy.
         """
-        found, good = set(), self._good()
-        for number, attempt in sorted(self._listed().items(), reverse=True):
+        found, good = set(), self._intact()
+        for number, attempt in sorted(self._with_manifest().items(), reverse=True):
             if healthy and not attempt.healthy:
                 continue
             if number in good:
@@ -434,33 +443,33 @@ class Schedule:
                 break
         return found
 
-    def _spoil(self, path: Path) -> None:
-        """Damage a file in place, put a damaged one in its place, or take it away."""
-        self.disk.settle()
+    def _damage_file(self, path: Path) -> None:
+        """Damage a file in place, replace it by a damaged one, or remove it."""
+        self.disk.make_durable()
         content = path.read_bytes()
         kinds = ["cut", "noise", "gone", *(["flip"] if path.suffix != ".json" and content else [])]
-        kind = self.draw.choice(kinds)
-        self.story.append(f"{path.name} {kind}")
-        if kind == "gone" or self.draw.random() < 0.3:
+        kind = self.rng.choice(kinds)
+        self.history.append(f"{path.name} {kind}")
+        if kind == "gone" or self.rng.random() < 0.3:
             path.unlink()
             del self.disk.names[path.name]
         if kind == "cut":
-            path.write_bytes(content[: self.draw.randint(0, max(0, len(content) - 2))])
+            path.write_bytes(content[: self.rng.randint(0, max(0, len(content) - 2))])
         if kind == "noise":
-            path.write_bytes(self.draw.randbytes(len(content)))
-        if kind == "flip":  # as long as before
-            place = self.draw.randrange(len(content))
+            path.write_bytes(self.rng.randbytes(len(content)))
+        if kind == "flip":
+            place = self.rng.randrange(len(content))
             path.write_bytes(
-                content[:place] + bytes([content[place] ^ 1 << self.draw.randrange(8)]) + content[place + 1 :]
+                content[:place] + bytes([content[place] ^ 1 << self.rng.randrange(8)]) + content[place + 1 :]
             )
         if path.exists():
-            os.utime(path, ns=(0, len(self.story)))  # another time than before, however fast this goes
-        self.disk.settle()
-        self.there &= {attempt.number for attempt in self._good().values()}
+            os.utime(path, ns=(0, len(self.history)))  # a changed time, however coarse the clock
+        self.disk.make_durable()
+        self.present &= {attempt.number for attempt in self._intact().values()}
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Let the disk stand in for the module `os` in core."""
+    def _disk_in_use(self) -> Iterator[None]:
+        """Replace the module `os` in core by the disk."""
         with ExitStack() as stack:
             for name in ("files", "checkpoint.manager", "checkpoint.search"):
                 stack.enter_context(mock.patch(f"core.{name}.os", self.disk, create=True))
@@ -469,23 +478,23 @@ class Schedule:
     # checks
 
     def check(self) -> None:
-        """See that another process finds what was reported as saved, or newer, and what was healthy."""
+        """Check that another process finds a checkpoint at least as new as the reported ones, and a healthy one."""
         self._check_names()
         other = CheckpointManager(self.folder)
-        with self._watched():
-            if self.there:
-                self._check_found(other.load(), self.there, "newest")
-            if any(self.attempts[number - 1].healthy for number in self.done):
-                healthy = {number for number in self.there if self.attempts[number - 1].healthy}
+        with self._disk_in_use():
+            if self.present:
+                self._check_found(other.load(), self.present, "newest")
+            if any(self.attempts[number - 1].healthy for number in self.reported):
+                healthy = {number for number in self.present if self.attempts[number - 1].healthy}
                 self._check_found(other.load_healthy(), healthy, "newest healthy")
-        self.there &= {attempt.number for attempt in self._good().values()}
+        self.present &= {attempt.number for attempt in self._intact().values()}
 
     def _check_found(self, found: CheckpointFile | None, expected: set[int], what: str) -> None:
         assert found is not None, f"there is no {what} checkpoint"
         attempt = self._attempt_of(found.path.read_bytes())
-        if found.manifest is None:  # a file without a manifest may have harmless damage, as its own checksums show
+        if found.manifest is None:  # the file may be damaged in bytes that hold no values
             attempt = self.attempts[load_checkpoint(found.path)["iter_num"] - 1]
-        assert attempt, f"the {what} checkpoint, {found.path.name}, is none that was saved"
+        assert attempt, f"the {what} checkpoint, {found.path.name}, is not a saved one"
         assert attempt.healthy or what == "newest", f"the {what} checkpoint, {found.path.name}, was saved as unhealthy"
         missing = [number for number in expected if number > attempt.number]
         assert not missing, (
@@ -493,35 +502,35 @@ class Schedule:
         )
 
     def _check_names(self) -> None:
-        """See that what has its own name is whole, and that a manifest has its content, unless they were damaged."""
-        spoilt = {word.split(" ")[0] for word in self.story if " " in word}
+        """Check that all checkpoints and manifests under their final names are intact, unless they were damaged."""
+        damaged = {event.split(" ")[0] for event in self.history if " " in event}
         for path in sorted(self.folder.glob("ckpt-*")):
             pair = {path.with_suffix(".json").name, path.with_suffix(".pt").name, "ckpt.pt"}
-            if path.suffix == ".part" or spoilt & pair:
+            if path.suffix == ".part" or damaged & pair:
                 continue
             if path.suffix == ".pt":
-                assert self._attempt_of(path.read_bytes()), f"{path.name} is not whole"
+                assert self._attempt_of(path.read_bytes()), f"{path.name} is incomplete"
             else:
-                assert int(path.name[SEQUENCE]) in self._good(), f"{path.name} is not whole, or its content is not"
+                assert int(path.name[SEQUENCE]) in self._intact(), f"{path.name} or its checkpoint is incomplete"
 
     def _check_kept(self, candidates: dict[int, Attempt], seen: set[int]) -> None:
-        """See that of these, by sequence, what was promised has been kept, and nothing else.
+        """Check that the manager kept the wanted ones of the candidates, by sequence, and no others.
 
-        What is known as damaged does not count, nor what can be told to be by its size. Neither need those in `seen`,
-        at which the manager may have looked.
+        Checkpoints that are known to be damaged do not count, nor those of the wrong size; nor, perhaps, those in
+        `seen`, which the manager may have found damaged.
         """
-        there = {int(path.name[SEQUENCE]) for path in self.folder.glob("ckpt-*.json")}
-        linked = {number for number in candidates if self._pt(number).exists() and self._is_same(self._pt(number))}
-        right = [self._to_keep(candidates, known) for known in (self.known, self.known | seen)]
-        fits = any(kept <= there <= kept | linked for kept in right)
-        assert fits, f"{sorted(there)} are kept, {sorted(right[0])} should be"
-        strays = {path.name for path in self.folder.glob("ckpt-*") if int(path.name[SEQUENCE]) not in there}
+        kept = {int(path.name[SEQUENCE]) for path in self.folder.glob("ckpt-*.json")}
+        linked = {number for number in candidates if self._pt(number).exists() and self._is_same_file(self._pt(number))}
+        wanted = [self._to_keep(candidates, damaged) for damaged in (self.known_damaged, self.known_damaged | seen)]
+        fits = any(numbers <= kept <= numbers | linked for numbers in wanted)
+        assert fits, f"{sorted(kept)} are kept, wanted {sorted(wanted[0])}"
+        strays = {path.name for path in self.folder.glob("ckpt-*") if int(path.name[SEQUENCE]) not in kept}
         assert not strays, f"{sorted(strays)} are left behind"
 
-    def _to_keep(self, candidates: dict[int, Attempt], known: set[int]) -> set[int]:
-        """Return which of the candidates, by sequence, are to be kept, if those that are known are damaged."""
+    def _to_keep(self, candidates: dict[int, Attempt], damaged: set[int]) -> set[int]:
+        """Return the candidates to keep, by sequence. damaged: sequences known to be damaged"""
         linked = {number for number, attempt in candidates.items() if self._is_linked(attempt)}
-        trusted = {number: candidates[number] for number in candidates if number not in known | self.odd}
+        trusted = {number: candidates[number] for number in candidates if number not in damaged | self.wrong_sizes}
         ranked = sorted(
             (attempt.notes["val_loss"], number)
             for number, attempt in trusted.items()
@@ -532,21 +541,21 @@ class Schedule:
         return {*sorted(trusted)[-self.keep_last :], *best, *healthy[-1:], *linked}
 
     def _is_linked(self, attempt: Attempt) -> bool:
-        """Tell whether ckpt.pt is a checkpoint or a copy of it, by what it holds."""
+        """Return whether ckpt.pt has the content of a checkpoint."""
         linked = self.folder / "ckpt.pt"
         return linked.exists() and linked.read_bytes() == attempt.content
 
-    def _is_same(self, path: Path) -> bool:
+    def _is_same_file(self, path: Path) -> bool:
         linked = self.folder / "ckpt.pt"
         return linked.exists() and linked.samefile(path)
 
-    # what is in the folder, told by its bytes
+    # the folder, by the bytes of its files
 
     def _attempt_of(self, content: bytes) -> Attempt | None:
         return next((attempt for attempt in self.attempts if attempt.content == content), None)
 
-    def _listed(self) -> dict[int, Attempt]:
-        """Return the checkpoints whose manifest is as it was written, by sequence."""
+    def _with_manifest(self) -> dict[int, Attempt]:
+        """Return the checkpoints with an intact manifest, by sequence."""
         found = {}
         for path in self.folder.glob("ckpt-*.json"):
             with suppress(ValueError, KeyError, IndexError, TypeError):
@@ -557,11 +566,11 @@ class Schedule:
                     found[int(path.name[SEQUENCE])] = attempt
         return found
 
-    def _good(self) -> dict[int, Attempt]:
-        """Return the checkpoints whose manifest and content are as they were written, by sequence."""
+    def _intact(self) -> dict[int, Attempt]:
+        """Return the checkpoints with an intact manifest and an intact file, by sequence."""
         return {
             number: attempt
-            for number, attempt in self._listed().items()
+            for number, attempt in self._with_manifest().items()
             if self._pt(number).is_file() and self._pt(number).read_bytes() == attempt.content
         }
 
@@ -574,26 +583,26 @@ class Schedule:
 
 
 def trial(seed: int, folder: Path) -> dict[str, Any]:
-    """Let 10 to 30 random things happen to the checkpoints in a folder."""
-    draw = random.Random(seed)
+    """Make 10 to 30 random events happen to the checkpoints in a folder."""
+    rng = random.Random(seed)
     (folder / "out").mkdir()
-    schedule = Schedule(draw, folder / "out")
-    events = draw.randint(10, 30)
+    schedule = Schedule(rng, folder / "out")
+    events = rng.randint(10, 30)
     try:
         for _ in range(events):
             schedule.happen()
     except (AssertionError, CheckpointError) as error:
-        raise AssertionError(f"{error} (after {', '.join(schedule.story)})") from error
-    return {"events": dict(schedule.struck), "attempts": len(schedule.attempts), "done": len(schedule.done)}
+        raise AssertionError(f"{error} (after {', '.join(schedule.history)})") from error
+    return {"events": dict(schedule.occurred), "attempts": len(schedule.attempts), "done": len(schedule.reported)}
 
 
 def summary(records: list[dict[str, Any]]) -> str:
-    """Return how much has struck in all. Raises AssertionError when that is too little in a full campaign."""
+    """Return the number of events by name. Raises AssertionError if a full campaign has too few."""
     totals: Counter[str] = Counter()
     for record in records:
         totals.update(record["details"]["events"])
     few = [f"{totals[name]} x {name}" for name in ("fault", "kill", "cut") if totals[name] < FLOOR]
-    assert not few or len(records) < TRIALS, f"only {', '.join(few)} struck, wanted {FLOOR}"
+    assert not few or len(records) < TRIALS, f"only {', '.join(few)}, wanted {FLOOR}"
     return ", ".join(f"{count} x {name}" for name, count in sorted(totals.items()))
 
 

@@ -1,6 +1,5 @@
-"""NaN, infinities and spikes are put into losses, gradients and weights: no update, no checkpoint may take them in."""
+"""Campaign of numbers that go wrong: NaN, infinities and spikes must not enter an update or a checkpoint."""
 
-import hashlib
 import json
 import math
 import os
@@ -18,43 +17,44 @@ import torch
 
 from benchmark.soak.campaign import (
     OUT,
-    Beginning,
     Campaign,
-    beginnings,
-    goes_on,
-    in_child,
-    last_words,
-    ranks,
+    StartRecorder,
+    expect_resume,
+    start_iterations,
+    start_run,
+    stderr_tail,
     tiny_argv,
     train,
+    wait,
     write_tiny_data,
 )
 from core import Callback
 from core.batch import fingerprint
 from core.objective import Output
 from model import GPT, GPTConfig
-from tools.run_hash import run_hash, update
+from tools.run_hash import run_hash, value_hash
 
 SPIKE = 1e4
 VALUES = (math.nan, math.inf, -math.inf, SPIKE)
 TARGETS = ("loss", "loss alone", "gradient", "exchanged gradient", "weight", "late weight")
-SPIKING = ("transformer.wte.weight", "transformer.ln_f.weight")  # nothing behind them takes their scale away again
+SPIKING = ("transformer.wte.weight", "transformer.ln_f.weight")  # no later layer normalises their scale
 MODULES = ("transformer.h.0.attn", "transformer.h.0.mlp", "transformer.h.1.ln_1", "transformer.h.1", "transformer.ln_f")
-WINDOW = 8  # updates that spikes are looked for in: from there on
+WINDOW = 8  # spike_window: the first update in which spikes are detected
 LAST = 13  # iteration
 MICRO_STEPS = 2  # per update and rank
 TRIALS = 125
-WANTED = 100  # of these, runs that recover and come to their end
+WANTED = 100  # runs that recover and finish
 
 
 class Injection(NamedTuple):
-    """What goes wrong, on which rank, in which micro-batch of which iteration.
+    """What is corrupted, on which rank, in which micro-batch of which iteration.
 
-    target: loss; loss alone (its gradient stays sound); gradient (of a parameter, on this rank, before it is
-            exchanged); exchanged gradient; weight (before the forward pass); late weight (after the update); output (of
-            a module)
-    value:  what a number of the target becomes; SPIKE multiplies all of it
-    name:   of the parameter, or of the module
+    target:   loss; loss alone (its gradient stays correct); gradient (of a parameter on this rank, before the
+              all-reduce); exchanged gradient (after the all-reduce); weight (before the forward pass); late weight
+              (after the update); output (of a module)
+    value:    new value of one number of the target; SPIKE multiplies all numbers instead
+    name:     of the parameter or module
+    position: of the number in its tensor, from 0 to 1
     """
 
     target: str
@@ -63,14 +63,15 @@ class Injection(NamedTuple):
     iter_num: int
     micro_step: int
     name: str
-    place: float  # of the number in a tensor, from 0 to 1
+    position: float
 
 
 class Plan(NamedTuple):
-    """A run, and all that goes wrong in it.
+    """A run and its injections.
 
-    trigger: once; content (whenever the batch of the first time comes again); always (in every pass of that iteration)
-    fused:   the optimizer leaves updates out by itself, as on a GPU
+    trigger: once; content (whenever the batch of the first time is used again); always (in every pass of that
+             iteration)
+    fused:   the optimizer skips unstable updates on its own, as on a GPU
     """
 
     world_size: int
@@ -81,10 +82,10 @@ class Plan(NamedTuple):
 
 
 class Injector(Callback):
-    """Makes the plan come true in one process, and writes down what came of it.
+    """Carries out a plan in one process, and records the effects.
 
-    known:   fingerprints of the batches that trigger injections, by their number
-    kill_at: updates after which the process kills itself
+    known:   fingerprints of the batches that trigger injections, by number of the injection
+    kill_at: number of updates after which the process kills itself
     """
 
     def __init__(self, plan: Plan, known: Mapping[int, str], kill_at: int | None = None) -> None:
@@ -92,66 +93,68 @@ class Injector(Callback):
         self.known = dict(known)
         self.kill_at = kill_at
         self.changed: list[bool] = []  # by update: whether it changed a weight or a moment
-        self.states: list[str] = []  # by update: what it led to
-        self.fired: list[tuple[int, int]] = []  # number of the injection, updates made before
-        self.noticed: list[tuple[int, dict[str, Any]]] = []  # updates made before, what was done
+        self.states: list[str] = []  # by update: hash of the state after it
+        self.fired: list[tuple[int, int]] = []  # number of the injection, number of updates before it
+        self.recoveries: list[tuple[int, dict[str, Any]]] = []  # number of updates before it, entry of the history
         self.checkpoints = 0
-        self.bad: list[str] = []  # checkpoints with a number that is not finite
+        self.bad: list[str] = []  # checkpoints with a non-finite number
         self.armed: dict[str, Injection | None] = {}
         self.before = ""
         self.micro_step = 0
 
     def on_train_begin(self, trainer: Any) -> None:
-        """Put itself between the step and its parts."""
+        """Wrap the parts of the training step, and add hooks to the model."""
         self.trainer, self.rank, step = trainer, trainer.runtime.rank, trainer.step
         self.parameters = dict(trainer.raw_model.named_parameters())
         self.compute, step.objective = step.objective, self.objective
+        trainer.monitor.diagnose.objective = self.objective
         self.execute, step.execute_step = step.execute_step, self.execute_step
-        step.clip, step.norm = partial(self.measure, step.clip), partial(self.measure, step.norm)
+        parallel = step.parallel
+        parallel.clip, parallel.norm = partial(self.measure, parallel.clip), partial(self.measure, parallel.norm)
         for name, parameter in self.parameters.items():
             parameter.register_hook(partial(self.on_gradient, name))
         for name in MODULES:
             trainer.raw_model.get_submodule(name).register_forward_hook(partial(self.on_output, name))
 
     def on_step_begin(self, trainer: Any) -> None:
-        """Note recoveries made since the last update, and perhaps die."""
-        for entry in trainer.recovery.history[len(self.noticed) :]:
-            self.noticed.append((len(self.changed), entry))
+        """Record recoveries since the last update, and kill the process if planned."""
+        for entry in trainer.monitor.history[len(self.recoveries) :]:
+            self.recoveries.append((len(self.changed), entry))
         if len(self.changed) == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_step_end(self, trainer: Any, result: Any) -> None:
-        """Spoil a weight after the update."""
+        """Corrupt a weight after the update."""
         if injection := self.armed.pop("late weight", None):
-            _spoil(self.parameters[injection.name].data, injection)
+            _corrupt(self.parameters[injection.name].data, injection)
 
     def on_checkpoint(self, trainer: Any, path: Path) -> None:
-        """Read the checkpoint again, and look at every number in it."""
+        """Check that all numbers in the checkpoint are finite."""
         if trainer.runtime.is_master:
             saved = torch.load(path, weights_only=True)
             tensors = [*saved["model"].values(), *_moments(saved["optimizer"]["state"])]
             self.checkpoints += 1
             self.bad += [] if all(bool(torch.isfinite(tensor).all()) for tensor in tensors) else [path.name]
 
-    def execute_step(self, agree: Any = None) -> Any:
-        """Make an update, and note whether it changed anything."""
+    def execute_step(self, inspect: Any = None) -> Any:
+        """Make an update and record whether it changed anything."""
         self.before, self.micro_step = self.state(), 0
-        result = self.execute(agree)
+        result = self.execute(inspect)
         self.states.append(self.state())
         self.changed.append(self.states[-1] != self.before)
         return result
 
     def objective(self, model: Any, batch: Any, train: bool) -> Output:
-        """Return the loss of a micro-batch, spoilt if its turn has come; arm what spoils something else."""
+        """Return the loss of a micro-batch, corrupted if planned. Other planned injections are armed."""
         for number, planned in enumerate(self.plan.injections):
             if self._is_due(number, planned, batch):
                 self.fired.append((number, len(self.changed)))
                 self.armed[planned.target] = planned
         self.micro_step += 1
         if injection := self.armed.pop("weight", None):
-            _spoil(self.parameters[injection.name].data, injection)
+            _corrupt(self.parameters[injection.name].data, injection)
             self.before = self.state()
-        output = self.compute(model, batch, train)
+        output: Output = self.compute(model, batch, train)
         loss = output.loss
         if injection := self.armed.pop("loss", None):
             loss = loss * injection.value
@@ -160,23 +163,23 @@ class Injector(Callback):
         return output._replace(loss=loss)
 
     def measure(self, norm: Callable[..., torch.Tensor], parameters: Any, *limits: float) -> torch.Tensor:
-        """Return the norm of the gradients, clipped or not, after one of them was spoilt."""
+        """Return the norm of the gradients, clipped or not, after corrupting one of them if planned."""
         if injection := self.armed.pop("exchanged gradient", None):
             gradient = self.parameters[injection.name].grad
             assert gradient is not None
-            _spoil(gradient, injection)
+            _corrupt(gradient, injection)
         return norm(parameters, *limits)
 
     def on_gradient(self, name: str, gradient: torch.Tensor) -> torch.Tensor | None:
-        """Return the spoilt gradient of a parameter on this rank."""
+        """Return the corrupted gradient of a parameter on this rank; None leaves it unchanged."""
         injection = self.armed.get("gradient")
         if injection is None or injection.name != name:
             return None
         del self.armed["gradient"]
-        return _spoil(gradient.clone(memory_format=torch.contiguous_format), injection)
+        return _corrupt(gradient.clone(memory_format=torch.contiguous_format), injection)
 
     def on_output(self, name: str, module: Any, args: Any, output: torch.Tensor) -> torch.Tensor | None:
-        """Return the spoilt output of a module."""
+        """Return the corrupted output of a module; None leaves it unchanged."""
         injection = self.armed.get("output")
         if injection is None or injection.name != name:
             return None
@@ -187,54 +190,52 @@ class Injector(Callback):
         if injection.rank != self.rank:
             return False
         in_iteration = self.trainer.iter_num == injection.iter_num
-        here = in_iteration and self.micro_step == injection.micro_step
-        if self.plan.trigger == "always":  # a diagnosis looks at the batch once more: it must find what was there
+        is_planned = in_iteration and self.micro_step == injection.micro_step
+        if self.plan.trigger == "always":  # the diagnosis repeats the passes, and must find the same numbers
             return in_iteration and self.micro_step >= injection.micro_step
         if self.plan.trigger == "once":
-            return here and number not in dict(self.fired)
+            return is_planned and number not in dict(self.fired)
         content = fingerprint(batch)
-        if here:
+        if is_planned:
             self.known.setdefault(number, content)
         return self.known.get(number) == content
 
     def state(self) -> str:
-        """Return a hash of this rank's weights and the optimizer's moments; moments that are all zero count as none."""
-        digest = hashlib.sha256()
-        update(digest, {name: parameter.data for name, parameter in self.parameters.items()})
-        update(digest, [moment for moment in _moments(self.trainer.step.optimizer.state) if moment.any()])
-        return digest.hexdigest()
+        """Return a hash of this rank's weights and the optimizer's moments; moments of zeros only are ignored."""
+        weights = {name: parameter.data for name, parameter in self.parameters.items()}
+        return value_hash(weights, [moment for moment in _moments(self.trainer.step.optimizer.state) if moment.any()])
 
     def write(self) -> None:
-        """Write the record to rank-N.json in the current folder."""
-        names = ("changed", "states", "fired", "noticed", "checkpoints", "bad", "known")
+        """Write the recorded effects to rank-N.json in the current folder."""
+        names = ("changed", "states", "fired", "recoveries", "checkpoints", "bad", "known")
         record = {name: getattr(self, name) for name in names}
-        record |= {"state": self.state(), "history": self.trainer.recovery.history}
+        record |= {"state": self.state(), "history": self.trainer.monitor.history}
         Path(f"rank-{self.rank}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 class Run(NamedTuple):
-    """How the processes of a run ended, what each has written down, and what they wrote to stderr."""
+    """Exit statuses of the processes of a run, the record of each rank, and their stderr."""
 
     folder: Path
-    ends: list[int]
+    statuses: list[int]
     records: list[dict[str, Any]]
-    said: str
+    stderr: str
 
     @property
     def fired(self) -> list[tuple[int, int]]:
-        """What was injected on any rank, in order: number of the injection, updates made before."""
+        """Injections on all ranks, in order: number of the injection, number of updates before it."""
         return sorted((tuple(fired) for record in self.records for fired in record["fired"]), key=lambda pair: pair[1])
 
     @property
     def known(self) -> dict[int, str]:
-        """Fingerprints of the batches that triggered injections."""
+        """Fingerprints of the batches that triggered injections, by number of the injection."""
         return {int(number): content for record in self.records for number, content in record["known"].items()}
 
 
 def run(
     plan: Plan, folder: Path, *, known: Mapping[int, str] | None = None, kill_at: int | None = None, **options: Any
 ) -> Run:
-    """Make a run with the plan's injections in a folder; one that is there goes on if `options` say so."""
+    """Run a plan in a folder and return the result. options: change the plan's, such as init_from=auto to resume"""
 
     def work() -> None:
         if plan.fused:
@@ -242,218 +243,221 @@ def run(
             GPT.configure_optimizers = lambda *args: configure(*args[:-1], "cuda")  # type: ignore[method-assign]
         injector = Injector(plan, known or {}, kill_at)
         try:
-            train(tiny_argv(**{**plan.options, **options}), [Beginning(), injector])
+            train(tiny_argv(**{**plan.options, **options}), [StartRecorder(), injector])
         finally:
             injector.write()
 
     write_tiny_data(folder)
     for path in [*folder.glob("rank-*.json"), *folder.glob("stderr.txt")]:
         path.unlink()
-    with goes_on(folder):
-        ends = ranks(work, plan.world_size, folder) if plan.world_size > 1 else [in_child(work, folder)]
+    with expect_resume(folder):
+        statuses = wait(start_run(work, plan.world_size, folder))
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("rank-*.json"))]
-    return Run(folder, ends, records, (folder / "stderr.txt").read_text(errors="replace"))
+    return Run(folder, statuses, records, (folder / "stderr.txt").read_text(errors="replace"))
 
 
 # trials
 
 
 def trial(seed: int, folder: Path) -> dict[str, Any]:
-    """Let things go wrong in a run, and see that it recovers, twice the same; or gives up, and says why."""
-    turn, draw = seed // 2, random.Random(seed)
+    """Inject numbers into a run, and check that it recovers, stops, or skips the update as its options say."""
+    number, rng = seed // 2, random.Random(seed)
     world_size = 1 + seed % 2
-    if turn % 10 < 8:
-        return _recovers(_recoverable(draw, world_size), draw, folder)
-    if turn % 10 == 8:
-        return _gives_up(_hopeless(draw, world_size), folder)
-    return _skips(draw, world_size, folder) if turn // 10 % 2 else _stops(draw, world_size, folder)
+    if number % 10 < 8:
+        return _try_recovery(_recoverable_plan(rng, world_size), rng, folder)
+    if number % 10 == 8:
+        return _try_divergence(_unrecoverable_plan(rng, world_size), folder)
+    return _try_skip(rng, world_size, folder) if number // 10 % 2 else _try_stop(rng, world_size, folder)
 
 
-def _recovers(plan: Plan, draw: random.Random, folder: Path) -> dict[str, Any]:
-    """See that a run recovers, does so again in the same way, and when it is killed afterwards and resumed."""
+def _try_recovery(plan: Plan, rng: random.Random, folder: Path) -> dict[str, Any]:
+    """Check that a run recovers, that a replay recovers in the same way, and a run that is killed and resumed, too."""
     first = run(plan, folder / "first")
     _check_recovered(plan, first)
     end = run_hash(first.folder / OUT)
     again = run(plan, folder / "again")
-    assert run_hash(again.folder / OUT) == end, f"a replay came to another end: {plan}"
-    assert again.records == first.records, f"a replay went another way: {plan}"
+    assert run_hash(again.folder / OUT) == end, f"a replay ended in another state: {plan}"
+    assert again.records == first.records, f"a replay took other steps: {plan}"
     resumed = 0
     if plan.trigger == "content":
-        kill_at = draw.randint(first.fired[0][1] + 1, len(first.records[0]["changed"]) - 1)
+        kill_at = rng.randint(first.fired[0][1] + 1, len(first.records[0]["changed"]) - 1)
         killed = run(plan, folder / "killed", kill_at=kill_at)
-        assert -signal.SIGKILL in killed.ends, f"not killed before update {kill_at}: {killed.ends}, {plan}"
+        assert -signal.SIGKILL in killed.statuses, f"not killed before update {kill_at}: {killed.statuses}, {plan}"
         finished = run(plan, folder / "killed", known=first.known, init_from="auto")
-        assert finished.ends == [0] * plan.world_size, f"{finished.ends} after a resume: {_words(finished)}, {plan}"
-        assert run_hash(finished.folder / OUT) == end, f"killed before update {kill_at}, resumed, another end: {plan}"
+        assert finished.statuses == [0] * plan.world_size, (
+            f"{finished.statuses} after a resume: {_stderr(finished)}, {plan}"
+        )
+        assert run_hash(finished.folder / OUT) == end, f"another state after a kill before update {kill_at}: {plan}"
         histories = [record["history"] for record in (*finished.records, first.records[0])]
-        assert histories == histories[:1] * len(histories), f"a resume recovered otherwise: {histories}, {plan}"
-        resumed = _resumed(finished)
-    return {**_facts(plan, first), "recovered": 1, "replayed": 1, "resumed": resumed}
+        assert histories == histories[:1] * len(histories), f"other recoveries after a resume: {histories}, {plan}"
+        resumed = _has_resumed(finished)
+    return {**_details(plan, first), "recovered": 1, "replayed": 1, "resumed": resumed}
 
 
-def _check_recovered(plan: Plan, made: Run) -> None:
-    """Raise unless every injection was kept out on all ranks, and followed by one recovery on all of them alike."""
-    _check_finite(plan, made)
-    assert made.ends == [0] * plan.world_size, f"ended with {made.ends}: {_words(made)}, {plan}"
-    _check_alike(plan, made)
-    record = made.records[0]
-    assert [number for number, _ in made.fired] == list(range(len(plan.injections))), f"{made.fired}: {plan}"
-    assert len(record["noticed"]) == len(made.fired), f"{made.fired} led to {record['noticed']}: {plan}"
-    assert [entry for _, entry in record["noticed"]] == record["history"], f"{record['noticed']}: {plan}"
-    unsound: list[int] = []
-    for (number, before), (by, entry) in zip(made.fired, record["noticed"], strict=True):
+def _check_recovered(plan: Plan, result: Run) -> None:
+    """Check that all ranks skipped the update of every injection, and then made the same recovery."""
+    _check_finite(plan, result)
+    assert result.statuses == [0] * plan.world_size, f"ended with {result.statuses}: {_stderr(result)}, {plan}"
+    _check_ranks_agree(plan, result)
+    record = result.records[0]
+    assert [number for number, _ in result.fired] == list(range(len(plan.injections))), f"{result.fired}: {plan}"
+    assert len(record["recoveries"]) == len(result.fired), f"{result.fired} led to {record['recoveries']}: {plan}"
+    assert [entry for _, entry in record["recoveries"]] == record["history"], f"{record['recoveries']}: {plan}"
+    unstable: list[int] = []
+    for (number, before), (by, entry) in zip(result.fired, record["recoveries"], strict=True):
         injection = plan.injections[number]
         late = injection.target == "late weight"
-        unsound += range(before + late, by)
+        unstable += range(before + late, by)
         assert by - (before + 1) <= late, f"{injection} in update {before} was noticed after {by - 1}: {plan}"
-        assert 0 <= entry["iter"] - injection.iter_num <= late, f"{injection} was taken for {entry}: {plan}"
-    _check_suppressed(plan, made, unsound)
+        assert 0 <= entry["iter"] - injection.iter_num <= late, f"{injection} led to {entry}: {plan}"
+    _check_skipped(plan, result, unstable)
 
 
-def _check_alike(plan: Plan, made: Run) -> None:
-    """Raise unless all ranks did the same and have the same weights."""
-    assert len(made.records) == plan.world_size, f"{len(made.records)} ranks left a record: {_words(made)}, {plan}"
-    for key in ("noticed", "history", "changed", "state"):
-        values = [record[key] for record in made.records]
+def _check_ranks_agree(plan: Plan, result: Run) -> None:
+    """Check that all ranks recorded the same, and have the same weights."""
+    count = len(result.records)
+    assert count == plan.world_size, f"{count} ranks wrote a record: {_stderr(result)}, {plan}"
+    for key in ("recoveries", "history", "changed", "state"):
+        values = [record[key] for record in result.records]
         assert values == values[:1] * plan.world_size, f"{key} differs between ranks: {values}, {plan}"
 
 
-def _check_finite(plan: Plan, made: Run) -> None:
-    """Raise if a checkpoint was ever written with a number that is not finite."""
-    bad = [name for record in made.records for name in record["bad"]]
-    assert not bad, f"checkpoints with numbers that are not finite: {bad}, {plan}"
+def _check_finite(plan: Plan, result: Run) -> None:
+    """Check that no checkpoint was saved with a non-finite number."""
+    bad = [name for record in result.records for name in record["bad"]]
+    assert not bad, f"checkpoints with non-finite numbers: {bad}, {plan}"
 
 
-def _check_suppressed(plan: Plan, made: Run, unsound: list[int]) -> None:
-    """Raise unless all updates but the unsound ones changed something, to the same weights on every rank."""
-    for rank, record in enumerate(made.records):
+def _check_skipped(plan: Plan, result: Run, unstable: list[int]) -> None:
+    """Check that the unstable updates changed nothing, and that the others led to equal weights on all ranks."""
+    for rank, record in enumerate(result.records):
         unchanged = [number for number, changed in enumerate(record["changed"]) if not changed]
-        assert unchanged == unsound, f"rank {rank}: updates {unchanged} changed nothing, wanted {unsound}: {plan}"
-        pairs = enumerate(zip(record["states"], made.records[0]["states"], strict=True))
-        differ = [number for number, (own, first) in pairs if own != first and number not in unsound]
-        assert not differ, f"rank {rank} has other weights than rank 0 after updates {differ}: {plan}"
+        assert unchanged == unstable, f"rank {rank}: updates {unchanged} changed nothing, wanted {unstable}: {plan}"
+        pairs = enumerate(zip(record["states"], result.records[0]["states"], strict=True))
+        differ = [number for number, (own, first) in pairs if own != first and number not in unstable]
+        assert not differ, f"rank {rank} differs from rank 0 after updates {differ}: {plan}"
 
 
-def _gives_up(plan: Plan, folder: Path) -> dict[str, Any]:
-    """See that a run whose recoveries are spent ends with status 3, and names the layer."""
-    made = run(plan, folder / "first")
-    _check_finite(plan, made)
-    budget, (injection,) = plan.options["max_recoveries"], plan.injections
-    assert made.ends == [3] * plan.world_size, f"ended with {made.ends}: {_words(made)}, {plan}"
-    assert [len(record["history"]) for record in made.records] == [budget] * plan.world_size, f"{plan}"
-    assert f"all {budget} recoveries are spent" in made.said, f"{_words(made)}: {plan}"
-    _check_named(injection, made)
-    updates = sorted({before for _, before in made.fired} - {len(made.records[0]["changed"])})
-    _check_suppressed(plan, made, updates)
-    return _facts(plan, made)
+def _try_divergence(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Check that a run without recoveries left ends with status 3, and names the layer."""
+    result = run(plan, folder / "first")
+    _check_finite(plan, result)
+    max_recoveries, (injection,) = plan.options["max_recoveries"], plan.injections
+    assert result.statuses == [3] * plan.world_size, f"ended with {result.statuses}: {_stderr(result)}, {plan}"
+    assert [len(record["history"]) for record in result.records] == [max_recoveries] * plan.world_size, f"{plan}"
+    assert f"all {max_recoveries} recoveries are spent" in result.stderr, f"{_stderr(result)}: {plan}"
+    _check_diagnosis(injection, result)
+    updates = sorted({before for _, before in result.fired} - {len(result.records[0]["changed"])})
+    _check_skipped(plan, result, updates)
+    return _details(plan, result)
 
 
-def _stops(draw: random.Random, world_size: int, folder: Path) -> dict[str, Any]:
-    """See that a run with on_instability=stop ends with status 3, and that what it has saved leads to the usual end."""
-    plan = _hopeless(draw, world_size, on_instability="stop")
-    made = run(plan, folder / "first")
-    _check_finite(plan, made)
-    assert made.ends == [3] * world_size, f"ended with {made.ends}: {_words(made)}, {plan}"
-    assert f"iteration {plan.injections[0].iter_num}: " in made.said, f"{_words(made)}: {plan}"
-    _check_named(plan.injections[0], made)
-    _check_suppressed(plan, made, [made.fired[0][1]])
+def _try_stop(rng: random.Random, world_size: int, folder: Path) -> dict[str, Any]:
+    """Check that on_instability=stop ends a run with status 3, and that the run can be resumed as if it had not."""
+    plan = _unrecoverable_plan(rng, world_size, on_instability="stop")
+    result = run(plan, folder / "first")
+    _check_finite(plan, result)
+    assert result.statuses == [3] * world_size, f"ended with {result.statuses}: {_stderr(result)}, {plan}"
+    assert f"iteration {plan.injections[0].iter_num}: " in result.stderr, f"{_stderr(result)}: {plan}"
+    _check_diagnosis(plan.injections[0], result)
+    _check_skipped(plan, result, [result.fired[0][1]])
     resumed = run(plan._replace(injections=[]), folder / "first", init_from="auto")
-    assert resumed.ends == [0] * world_size, f"{resumed.ends} after a resume: {_words(resumed)}, {plan}"
-    usual = run(plan._replace(injections=[]), folder / "usual")
-    assert run_hash(resumed.folder / OUT) == run_hash(usual.folder / OUT), f"not the usual end after a stop: {plan}"
-    return {**_facts(plan, made), "resumed": _resumed(resumed)}
+    assert resumed.statuses == [0] * world_size, f"{resumed.statuses} after a resume: {_stderr(resumed)}, {plan}"
+    undisturbed = run(plan._replace(injections=[]), folder / "undisturbed")
+    assert run_hash(resumed.folder / OUT) == run_hash(undisturbed.folder / OUT), f"another state after a stop: {plan}"
+    return {**_details(plan, result), "resumed": _has_resumed(resumed)}
 
 
-def _check_named(injection: Injection, made: Run) -> None:
-    """Raise unless the diagnosis names what was spoilt."""
+def _check_diagnosis(injection: Injection, result: Run) -> None:
+    """Check that the diagnosis names what was corrupted."""
     wanted = {
-        "weight": f"parameters that are not finite, 1 of {len(_parameters())}: {injection.name} (1 of ",
+        "weight": f"parameters that are not finite, 1 of {len(_parameter_names())}: {injection.name} (1 of ",
         "gradient": f": the backward pass met {injection.name} first",
         "output": f"the first output that is not finite: {injection.name} (",
     }[injection.target]
-    assert made.said.count(wanted) == len(made.ends), f"{injection}, but the diagnosis says {_words(made)}"
+    assert result.stderr.count(wanted) == len(result.statuses), f"{injection}, but the diagnosis says {_stderr(result)}"
 
 
-def _skips(draw: random.Random, world_size: int, folder: Path) -> dict[str, Any]:
-    """See that a run with on_instability=skip leaves out what is unsound, and gives up after too many in a row."""
-    count, first = draw.randint(1, 5), draw.randint(0, 8)
-    choices = [_injection(draw, world_size, TARGETS[:4], VALUES[:3]) for _ in range(count)]
+def _try_skip(rng: random.Random, world_size: int, folder: Path) -> dict[str, Any]:
+    """Check that on_instability=skip skips unstable updates, and ends the run after too many in a row."""
+    count, first = rng.randint(1, 5), rng.randint(0, 8)
+    choices = [_injection(rng, world_size, TARGETS[:4], VALUES[:3]) for _ in range(count)]
     injections = [choice._replace(iter_num=first + number) for number, choice in enumerate(choices)]
-    plan = Plan(world_size, "once", draw.random() < 0.25, _options(draw, world_size, on_instability="skip"), injections)
-    made, again = run(plan, folder / "first"), run(plan, folder / "again")
-    _check_finite(plan, made)
-    end = 0 if count <= 3 else 3
-    assert made.ends == [end] * world_size, f"ended with {made.ends}, wanted {end}: {_words(made)}, {plan}"
-    _check_alike(plan, made)
-    assert made.records == again.records, f"a replay went another way: {plan}"
-    if end == 0:
-        assert run_hash(made.folder / OUT) == run_hash(again.folder / OUT), f"a replay came to another end: {plan}"
-    last = len(made.records[0]["changed"])  # that update was judged, but not finished, if the run gave up
-    _check_suppressed(plan, made, [before for _, before in made.fired if before < last])
-    return {**_facts(plan, made), "replayed": 1}
+    plan = Plan(world_size, "once", rng.random() < 0.25, _options(rng, world_size, on_instability="skip"), injections)
+    result, again = run(plan, folder / "first"), run(plan, folder / "again")
+    _check_finite(plan, result)
+    status = 0 if count <= 3 else 3
+    assert result.statuses == [status] * world_size, f"{result.statuses}, wanted {status}: {_stderr(result)}, {plan}"
+    _check_ranks_agree(plan, result)
+    assert result.records == again.records, f"a replay took other steps: {plan}"
+    if status == 0:
+        assert run_hash(result.folder / OUT) == run_hash(again.folder / OUT), f"a replay ended in another state: {plan}"
+    last = len(result.records[0]["changed"])  # the update that ended the run is not finished
+    _check_skipped(plan, result, [before for _, before in result.fired if before < last])
+    return {**_details(plan, result), "replayed": 1}
 
 
 # plans
 
 
-def _recoverable(draw: random.Random, world_size: int) -> Plan:
-    """Return one to three injections, far enough apart that each needs a recovery of its own."""
-    trigger = draw.choice(("once", "content"))
-    targets = TARGETS if trigger == "once" else TARGETS[:5]  # a late weight is blamed on the batch after
-    iterations = _apart(draw, draw.choice((1, 1, 2, 3)))
-    made = [_injection(draw, world_size, targets, VALUES)._replace(iter_num=number) for number in iterations]
-    # spikes are looked for once the window is full
-    made = [
-        injection._replace(value=draw.choice(VALUES[:3]))
+def _recoverable_plan(rng: random.Random, world_size: int) -> Plan:
+    """Return a plan of one to three injections, each of which needs its own recovery."""
+    trigger = rng.choice(("once", "content"))
+    targets = TARGETS if trigger == "once" else TARGETS[:5]  # a late weight is noticed with the batch after it
+    iterations = _separate_iterations(rng, rng.choice((1, 1, 2, 3)))
+    injections = [_injection(rng, world_size, targets, VALUES)._replace(iter_num=number) for number in iterations]
+    # spikes are detected only with a full window
+    injections = [
+        injection._replace(value=rng.choice(VALUES[:3]))
         if injection.value == SPIKE and injection.iter_num < WINDOW
         else injection
-        for injection in made
+        for injection in injections
     ]
-    looks = any(injection.value == SPIKE for injection in made)
-    spikes = {"spike_threshold": 12, "spike_window": WINDOW} if looks else {}
-    recovery = {"recovery_skip": draw.choice((0, 0, 1)), "recovery_lr_factor": draw.choice((1.0, 0.5))}
-    return Plan(world_size, trigger, draw.random() < 0.25, _options(draw, world_size, **spikes, **recovery), made)
+    has_spikes = any(injection.value == SPIKE for injection in injections)
+    spikes = {"spike_threshold": 12, "spike_window": WINDOW} if has_spikes else {}
+    recovery = {"recovery_skip": rng.choice((0, 0, 1)), "recovery_lr_factor": rng.choice((1.0, 0.5))}
+    return Plan(world_size, trigger, rng.random() < 0.25, _options(rng, world_size, **spikes, **recovery), injections)
 
 
-def _hopeless(draw: random.Random, world_size: int, **options: Any) -> Plan:
-    """Return an injection that comes in every pass of its iteration, into something that a diagnosis can name."""
-    injection = _injection(draw, world_size, ("weight", "gradient", "output"), VALUES[:3])
+def _unrecoverable_plan(rng: random.Random, world_size: int, **options: Any) -> Plan:
+    """Return a plan with an injection in every pass of its iteration, into a target that a diagnosis can name."""
+    injection = _injection(rng, world_size, ("weight", "gradient", "output"), VALUES[:3])
     if injection.target == "output":
-        injection = injection._replace(name=draw.choice(MODULES))
-    options = {"max_recoveries": draw.randint(0, 2), **options}
+        injection = injection._replace(name=rng.choice(MODULES))
+    options = {"max_recoveries": rng.randint(0, 2), **options}
     last = injection._replace(micro_step=MICRO_STEPS - 1)
-    return Plan(world_size, "always", draw.random() < 0.25, _options(draw, world_size, **options), [last])
+    return Plan(world_size, "always", rng.random() < 0.25, _options(rng, world_size, **options), [last])
 
 
-def _injection(draw: random.Random, world_size: int, targets: tuple[str, ...], values: tuple[float, ...]) -> Injection:
-    target, value, rank = draw.choice(targets), draw.choice(values), draw.randrange(world_size)
-    if target == "late weight" and value == SPIKE:  # nobody can tell a large weight by the weight alone
+def _injection(rng: random.Random, world_size: int, targets: tuple[str, ...], values: tuple[float, ...]) -> Injection:
+    target, value, rank = rng.choice(targets), rng.choice(values), rng.randrange(world_size)
+    if target == "late weight" and value == SPIKE:  # a large weight cannot be detected before the forward pass
         value = math.nan
-    micro_step = draw.randrange(MICRO_STEPS)
-    name = draw.choice(SPIKING if target == "weight" and value == SPIKE else _parameters())
-    return Injection(target, value, rank, draw.randint(0, LAST), micro_step, name, draw.random())
+    micro_step = rng.randrange(MICRO_STEPS)
+    name = rng.choice(SPIKING if target == "weight" and value == SPIKE else _parameter_names())
+    return Injection(target, value, rank, rng.randint(0, LAST), micro_step, name, rng.random())
 
 
-def _options(draw: random.Random, world_size: int, **options: Any) -> dict[str, Any]:
+def _options(rng: random.Random, world_size: int, **options: Any) -> dict[str, Any]:
     return {
         "gradient_accumulation_steps": MICRO_STEPS * world_size,
-        "save_interval": draw.choice((0, 1, 2, 3)),
-        "async_save": draw.random() < 0.3,
-        "grad_clip": draw.choice((1.0, 1.0, 0.0)),
+        "save_interval": rng.choice((0, 1, 2, 3)),
+        "async_save": rng.random() < 0.3,
+        "grad_clip": rng.choice((1.0, 1.0, 0.0)),
         **options,
     }
 
 
-def _apart(draw: random.Random, count: int) -> list[int]:
-    """Return iterations in ascending order, no two of them neighbours."""
-    spread = sorted(draw.sample(range(LAST + 2 - count), count))
-    return [number + position for position, number in enumerate(spread)]
+def _separate_iterations(rng: random.Random, count: int) -> list[int]:
+    """Return iterations in ascending order, no two of which are adjacent."""
+    numbers = sorted(rng.sample(range(LAST + 2 - count), count))
+    return [number + position for position, number in enumerate(numbers)]
 
 
 @cache
-def _parameters() -> tuple[str, ...]:
+def _parameter_names() -> tuple[str, ...]:
     """Return the names of the tiny model's parameters."""
-    with redirect_stdout(StringIO()):  # it tells its size
+    with redirect_stdout(StringIO()):  # the model prints its size
         model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=16, vocab_size=17, bias=False))
     return tuple(name for name, _ in model.named_parameters())
 
@@ -461,11 +465,11 @@ def _parameters() -> tuple[str, ...]:
 # numbers
 
 
-def _spoil(tensor: torch.Tensor, injection: Injection) -> torch.Tensor:
-    """Spoil one number of a tensor, or with a spike all of it, in place, and return the tensor."""
+def _corrupt(tensor: torch.Tensor, injection: Injection) -> torch.Tensor:
+    """Corrupt one number of a tensor in place, or for a spike all numbers, and return the tensor."""
     if injection.value == SPIKE:
         return tensor.mul_(SPIKE)
-    tensor.view(-1)[int(injection.place * tensor.numel())] = injection.value
+    tensor.view(-1)[int(injection.position * tensor.numel())] = injection.value
     return tensor
 
 
@@ -473,27 +477,27 @@ def _moments(state: Mapping[Any, dict[str, Any]]) -> list[torch.Tensor]:
     return [value for moments in state.values() for value in moments.values() if torch.is_tensor(value)]
 
 
-def _facts(plan: Plan, made: Run) -> dict[str, Any]:
+def _details(plan: Plan, result: Run) -> dict[str, Any]:
     return {
         "world_size": plan.world_size,
-        "targets": [plan.injections[number].target for number, _ in made.fired],
-        "recoveries": len(made.records[0]["history"]),
-        "checkpoints": sum(record["checkpoints"] for record in made.records),
-        "ends": made.ends,
+        "targets": [plan.injections[number].target for number, _ in result.fired],
+        "recoveries": len(result.records[0]["history"]),
+        "checkpoints": sum(record["checkpoints"] for record in result.records),
+        "statuses": result.statuses,
     }
 
 
-def _resumed(made: Run) -> int:
-    """Return 1 where the last start went on from a checkpoint, 0 where there was none yet."""
-    return int(beginnings(made.folder)[-1] > 0)
+def _has_resumed(result: Run) -> int:
+    """Return 1 if the last start resumed from a checkpoint, 0 if there was none yet."""
+    return int(start_iterations(result.folder)[-1] > 0)
 
 
-def _words(made: Run) -> str:
-    return last_words(made.folder, 12)
+def _stderr(result: Run) -> str:
+    return stderr_tail(result.folder, 12)
 
 
 def _summary(records: list[dict[str, Any]]) -> str:
-    """Count what was injected, and what came of it. Raises AssertionError when a full campaign recovered too seldom."""
+    """Return the counts of injections and effects. Raises AssertionError if a full campaign has too few recoveries."""
     details = [record["details"] for record in records]
     targets = Counter(target for detail in details for target in detail["targets"])
     total = Counter({key: sum(detail.get(key, 0) for detail in details) for key in ("recoveries", "checkpoints")})
@@ -501,8 +505,8 @@ def _summary(records: list[dict[str, Any]]) -> str:
     recovered, replayed, resumed = (
         sum(detail.get(key, 0) for detail in details) for key in ("recovered", "replayed", "resumed")
     )
-    full = len(records) >= TRIALS
-    assert recovered >= WANTED or not full, f"only {recovered} runs recovered, wanted {WANTED}"
+    is_full = len(records) >= TRIALS
+    assert recovered >= WANTED or not is_full, f"only {recovered} runs recovered, wanted {WANTED}"
     return (
         f"injected: {counted}; {total['recoveries']} recoveries, {recovered} runs recovered, {replayed} replayed, "
         f"{resumed} resumed, {total['checkpoints']} checkpoints, none of them bad"

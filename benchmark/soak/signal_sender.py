@@ -1,4 +1,4 @@
-"""A hand inside a training process: it sends a signal at a chosen place, and notes what is done before and after."""
+"""Sends a signal at a chosen place inside a training process, and counts the updates before and after the signal."""
 
 import mmap
 import os
@@ -27,21 +27,30 @@ FOREVER_S = 600.0
 
 
 class Plan(NamedTuple):
-    """Which signal is sent, and where."""
+    """Which signal is sent, and where.
+
+    number:       of the signal
+    place:        one of PLACES; empty if the signal is sent from outside the process
+    at:           on which visit of the place, from 1
+    rank:         whose visits are counted
+    to_all_ranks: send the signal to all ranks, not only to this one
+    """
 
     number: int
-    place: str = ""  # one of PLACES; else it comes from outside
-    at: int = 0  # counted from 1: which time that the process comes by the place
-    rank: int = 0  # of the process that comes by
-    everyone: bool = False  # all ranks get it, not only the one that came by
+    place: str = ""
+    at: int = 0
+    rank: int = 0
+    to_all_ranks: bool = False
 
 
-class Notes:
-    """Whole numbers that one rank shares with the process that started it, by name.
+class Counters:
+    """Integers that one rank shares with the process that started it, by name.
 
-    The name of a place: how often the rank came by it. pid: its process, 0 while it takes no signals. begun: updates
-    that this start of the run began. noticed_at: the same when the signal was noticed, -1 if it was not. iter_num:
-    updates that the run has come to.
+    a place:    visits of the rank
+    pid:        of the rank; 0 while it does not handle signals
+    begun:      updates begun since the start of the process
+    noticed_at: value of `begun` when the signal was noticed; -1 if it was not
+    iter_num:   updates that the run has finished
     """
 
     NAMES = (*PLACES, "pid", "begun", "noticed_at", "iter_num")
@@ -58,81 +67,74 @@ class Notes:
 
 
 class SignalSender(Callback):
-    """Carries out a plan in the process of one rank, and samples from the model now and then, as a user's might.
+    """Carries out a plan in the process of one rank, and samples from the model regularly.
 
-    Signals are held back until the program is ready for them, and again when it has given its handlers up: before and
-    after that they are the business of the shell.
+    Signals are blocked except while the program handles them.
     """
 
-    def __init__(self, plan: Plan, notes: Sequence[Notes]) -> None:
+    def __init__(self, plan: Plan, counters: Sequence[Counters]) -> None:
         self.plan = plan
-        self.of_all = notes
+        self.all_counters = counters
         self.rank = int(os.environ.get("RANK", 0))
-        self.notes = notes[self.rank]
+        self.counters = counters[self.rank]
         self.sampling = False
 
     def install(self) -> None:
-        """Put the plan into this process. Call it in the child, with SIGNALS blocked; it stays so."""
+        """Watch this process. To be called in the child, with SIGNALS blocked; it cannot be undone."""
         SaveWatch(self.on_save).install()
         self._watch_preemption()
         self._watch_steps()
         self._watch_data()
 
-    def come_by(self, place: str) -> bool:
-        """Count it, and tell whether the plan says to send here and now."""
-        self.notes[place] += 1
-        return (place, self.notes[place], self.rank) == (self.plan.place, self.plan.at, self.plan.rank)
+    def visit(self, place: str) -> None:
+        """Count a visit of a place, and send the signal if the plan says so."""
+        if self._is_planned(place):
+            self.send()
 
     def send(self) -> None:
-        """Send the signal: to the others first, if they are meant too."""
-        others = [notes["pid"] for notes in self.of_all if notes is not self.notes]
-        for pid in [*(others if self.plan.everyone else []), self.notes["pid"]]:
+        """Send the signal to this rank, and before that to all others if the plan says so."""
+        others = [counters["pid"] for counters in self.all_counters if counters is not self.counters]
+        for pid in [*(others if self.plan.to_all_ranks else []), self.counters["pid"]]:
             if pid:
                 os.kill(pid, self.plan.number)
 
-    # the places
+    def _is_planned(self, place: str) -> bool:
+        """Count a visit of a place, and return whether the plan sends the signal on this visit."""
+        self.counters[place] += 1
+        return (place, self.counters[place], self.rank) == (self.plan.place, self.plan.at, self.plan.rank)
+
+    # visits
 
     def on_train_begin(self, trainer: Trainer) -> None:
-        """Note where the run begins, and stand at the door of the model."""
-        self.notes["iter_num"] = trainer.iter_num
+        self.counters["iter_num"] = trainer.iter_num
 
-        def at_the_door(*_: Any) -> None:
-            measured = "step" if trainer.raw_model.training else "evaluation"
-            if self.come_by("sampling" if self.sampling else measured):
-                self.send()
+        def visit_forward(*_: Any) -> None:
+            phase = "step" if trainer.raw_model.training else "evaluation"
+            self.visit("sampling" if self.sampling else phase)
 
-        trainer.raw_model.register_forward_pre_hook(at_the_door)
+        trainer.raw_model.register_forward_pre_hook(visit_forward)
 
     def on_step_begin(self, trainer: Trainer) -> None:
-        """Be in a step."""
-        if self.come_by("step"):
-            self.send()
+        self.visit("step")
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
-        """Be in a step still; then sample now and then."""
-        if self.come_by("step"):
-            self.send()
+        self.visit("step")
         if trainer.iter_num % SAMPLE_EVERY == 0:
             self.sample(trainer)
 
     def on_eval_begin(self, trainer: Trainer) -> None:
-        """Be in an evaluation."""
-        if self.come_by("evaluation"):
-            self.send()
+        self.visit("evaluation")
 
     def on_eval_end(self, trainer: Trainer, losses: dict[str, torch.Tensor]) -> None:
-        """Be in an evaluation still; then sample."""
-        if self.come_by("evaluation"):
-            self.send()
+        self.visit("evaluation")
         self.sample(trainer)
 
     def on_save(self, number: int, where: str, path: Path | None) -> None:
-        """Be in a save; in the thread that makes it."""
-        if self.come_by("saving"):
-            self.send()
+        """Visit `saving`, in the thread that saves."""
+        self.visit("saving")
 
     def sample(self, trainer: Trainer) -> None:
-        """Draw a few tokens on the master, and put the random numbers back."""
+        """Sample a few tokens on rank 0, without a change of its RNG state."""
         if not trainer.runtime.is_master:
             return
         before = trainer.runtime.rng_state()
@@ -146,24 +148,24 @@ class SignalSender(Callback):
             self.sampling = False
             trainer.runtime.set_rng_state(before)
 
-    # eyes
+    # watched methods
 
     def _watch_preemption(self) -> None:
         enter, leave, notice = Preemption.__enter__, Preemption.__exit__, Preemption._notice
 
         def watched_enter(preemption: Preemption) -> Preemption:
-            done = enter(preemption)
-            self.notes["pid"] = os.getpid()
+            entered = enter(preemption)
+            self.counters["pid"] = os.getpid()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            return done
+            return entered
 
         def watched_leave(preemption: Preemption, *error: Any) -> None:
-            self.notes["pid"] = 0
+            self.counters["pid"] = 0
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             leave(preemption, *error)
 
         def watched_notice(*args: Any) -> None:
-            self.notes["noticed_at"] = self.notes["begun"]
+            self.counters["noticed_at"] = self.counters["begun"]
             notice(*args)
 
         Preemption.__enter__ = watched_enter  # type: ignore[method-assign]
@@ -174,10 +176,10 @@ class SignalSender(Callback):
         execute = TrainingStep.execute_step
 
         def watched_step(*args: Any, **kwargs: Any) -> StepResult:
-            self.notes["begun"] += 1
-            done = execute(*args, **kwargs)
-            self.notes["iter_num"] += 1
-            return done
+            self.counters["begun"] += 1
+            result = execute(*args, **kwargs)
+            self.counters["iter_num"] += 1
+            return result
 
         TrainingStep.execute_step = watched_step  # type: ignore[method-assign]
 
@@ -185,9 +187,10 @@ class SignalSender(Callback):
         get_batch = TokenBins.get_batch
 
         def watched_batch(data: TokenBins, split: str) -> Any:
-            if self.come_by("data"):
+            if self._is_planned("data"):
                 threading.Timer(0.01, self.send).start()
-                time.sleep(FOREVER_S if len(self.of_all) == 1 else 0.05)  # ranks finish their step together
+                # one of several ranks does not wait forever: they finish their step together
+                time.sleep(FOREVER_S if len(self.all_counters) == 1 else 0.05)
             return get_batch(data, split)
 
         TokenBins.get_batch = watched_batch  # type: ignore[method-assign, assignment]

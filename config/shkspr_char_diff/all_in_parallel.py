@@ -1,4 +1,4 @@
-# optimal, three times as long, on larger batches and at a higher learning rate.
+# optimal with three times as many iterations, larger batches and a higher learning rate.
 from config.shkspr_char_diff.optimal import *
 
 gradient_accumulation_steps = 16

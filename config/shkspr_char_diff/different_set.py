@@ -1,4 +1,4 @@
-# Goes on with the run in out_exp on four other masks.
+# Continues the run in out_exp with four other stages.
 from config.shkspr_char_diff.moderate_first import *
 from config.shkspr_char_diff.stages import *
 

@@ -1,4 +1,4 @@
-# moderate_first, with few masks at the beginning, a higher learning rate and an earlier end.
+# moderate_first with few masks at the start, a higher learning rate and fewer iterations.
 from config.shkspr_char_diff.moderate_first import *
 from config.shkspr_char_diff.stages import *
 

@@ -1,4 +1,4 @@
-# Stage after stage as the validation loss goes stale, from moderate masks to nearly everything masked.
+# Adds stages when the validation loss stops improving, from moderate masks to nearly everything masked.
 from config.base_train_run import *
 from config.shkspr_char_diff.stages import MODERATE_FIRST
 

@@ -1,4 +1,4 @@
-# moderate_first with 64 times as many texts in an update.
+# moderate_first with 64 times as many texts per update.
 from config.shkspr_char_diff.moderate_first import *
 
 batch_size = 128

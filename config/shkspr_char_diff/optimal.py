@@ -1,4 +1,4 @@
-# All stages at once; texts with few gaps count more; concentrated wrong answers cost more from iteration 2500 on.
+# All stages at once, loss weights by masked ratio, entropy penalty from iteration 2500 on.
 from config.base_train_run import *
 from config.shkspr_char_diff.stages import MODERATE_FIRST
 

@@ -1,4 +1,4 @@
-# optimal on larger batches and with more dropout.
+# optimal with larger batches and more dropout.
 from config.shkspr_char_diff.optimal import *
 
 wandb_run_name = 'shkspr_char_refactor_test'

@@ -1,4 +1,4 @@
-# optimal2 with the plain loss.
+# optimal2 without loss modifiers.
 from config.shkspr_char_diff.optimal2 import *
 
 wandb_run_name = 'shkspr_char_diff_moderate_first'

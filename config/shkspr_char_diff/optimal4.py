@@ -1,4 +1,4 @@
-# Eight kinds of masks at once, very large batches, and gradients as they come.
+# Eight stages at once, very large batches, no gradient clipping.
 from config.shkspr_char_diff.optimal import *
 from config.shkspr_char_diff.stages import *
 

@@ -1,8 +1,8 @@
-# optimal4 on smaller batches, with smoothed targets and a learning rate for refining what is already good.
+# optimal4 with smaller batches, label smoothing and a low learning rate for fine-tuning.
 from config.shkspr_char_diff.optimal4 import *
 
 uncertainty_factor = 0.1
-unfreeze_at_iteration = 300 # of no consequence here: nothing is frozen
+unfreeze_at_iteration = 300 # no effect here: nothing is frozen
 
 batch_size = 16
 gradient_accumulation_steps = 16

@@ -1,4 +1,4 @@
-# optimal5 where concentrated wrong answers cost more from iteration 2500 on.
+# optimal5 with the entropy penalty from iteration 2500 on.
 from config.shkspr_char_diff.optimal5 import *
 
 enable_entropy_penalty = True

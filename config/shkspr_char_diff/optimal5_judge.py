@@ -1,4 +1,4 @@
-# optimal5 from scratch, with spans, and with a scorer that says which texts are to count more.
+# optimal5 from scratch, with span stages, and with a judge that weights the texts.
 from config.shkspr_char_diff.optimal5 import *
 from config.shkspr_char_diff.stages import *
 

@@ -1,4 +1,4 @@
-# A scorer on top of optimal5's model, which also fills its gaps; the head alone is trained for 300 iterations.
+# A scorer; optimal5's model initializes it and fills masked positions. Only the head is trained for 300 iterations.
 from config.shkspr_char_diff.optimal5 import *
 
 training_type = 'sequence_scoring'

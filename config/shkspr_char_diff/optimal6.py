@@ -1,4 +1,4 @@
-# optimal4 for longer, on smaller batches, with smoothed targets, and texts that count alike.
+# optimal4 with more iterations, smaller batches and label smoothing; all texts have the same weight.
 from config.shkspr_char_diff.optimal4 import *
 
 wandb_log = False

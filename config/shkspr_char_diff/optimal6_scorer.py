@@ -1,4 +1,4 @@
-# optimal5_scorer with spans, and with texts that are nearly untouched.
+# optimal5_scorer with span stages and with a stage of at most 1 % masked positions.
 from config.shkspr_char_diff.optimal5_scorer import *
 from config.shkspr_char_diff.stages import *
 

@@ -1,4 +1,4 @@
-# optimal6 with less smoothing, where texts with few gaps count more.
+# optimal6 with less label smoothing and with loss weights by masked ratio.
 from config.shkspr_char_diff.optimal6 import *
 
 wandb_log = True

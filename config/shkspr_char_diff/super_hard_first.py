@@ -1,4 +1,4 @@
-# easy_first the other way round: nearly everything is masked at the beginning.
+# easy_first in reverse: nearly everything is masked at the start.
 from config.shkspr_char_diff.easy_first import *
 from config.shkspr_char_diff.stages import *
 

@@ -1,47 +1,65 @@
-"""The run on disk: weights, optimizer, and where every process is, put into checkpoints and taken out again."""
+"""Saves a run in checkpoints, and restores it from them: weights, optimizer, and the position of every rank."""
 
 from __future__ import annotations
 
 import copy
 import io
+import json
 import logging
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from core.batch import fingerprint, to_device
-from core.checkpoint.find import save_checkpoint
-from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
-from core.checkpoint.resume import launch_id, same_batches
+from core.checkpoint.format import CHECKPOINT, arrange
+from core.checkpoint.provenance import differences
+from core.checkpoint.resume import changed_options, launch_id, same_batches
 from core.checkpoint.snapshot import Snapshot
-from core.errors import CheckpointError, ConfigError
-from core.optimizer import load_optimizer_state
+from core.checkpoint.writer import TorchFile
+from core.errors import CheckpointError, ConfigError, SaveError, WarnOnce
+from core.model_initializer import LoadedModel
+from core.optimizer import moments
 
 if TYPE_CHECKING:
-    from core.checkpoint.manager import CheckpointFile, CheckpointManager
+    from core.checkpoint.manager import CheckpointManager
     from core.checkpoint.save_schedule import SaveSchedule
-    from core.parallel import Replicated
+    from core.checkpoint.search import CheckpointFile
     from core.runtime import Runtime
     from core.stability.detector import InstabilityDetector
     from core.training_step import TrainingStep
 
 log = logging.getLogger("coregpt")
 State = dict[str, Any]
+MakeModel = Callable[[], tuple[LoadedModel, State | None]]  # with the checkpoint that the model comes from, if any
+NOT_FINITE = "a weight or a moment of the optimizer is not finite"
 
 
-class Archive:
-    """Writes checkpoints of the run as it is, and brings the model, the optimizer and every process back to one.
+class RunNotes(NamedTuple):
+    """What every checkpoint of a run says about it.
 
-    raw_model:   the model itself, neither compiled nor wrapped; its weights are what is saved
-    data:        where batches come from; saved as well if it has a `state_dict`
-    remake:      `remake() -> (model, checkpoint or None)` makes the model that the run began with once more
-    model_args, config: saved with every checkpoint, as nanoGPT does
-    provenance:  versions, device, data: noted in every manifest
-    in_background: checkpoints are written by a thread, from a copy; at most one at a time
+    model_args, config: as nanoGPT saves them
+    provenance:         versions, device, data set: for manifests, see `core.checkpoint.provenance`
+    """
+
+    model_args: State = {}
+    config: State = {}
+    provenance: State = {}
+
+
+class Checkpointer:
+    """Owns what a checkpoint holds (`core.checkpoint.format`), its schedule, and every restore and rollback.
+
+    A checkpoint is due after evaluations (`Trainer.save_evaluated`), by interval, clock or request (`SaveSchedule`),
+    and at the end (`Trainer.save_final`). All methods are called on every rank alike; rank 0 writes.
+
+    raw_model:  neither compiled nor wrapped; its weights are saved
+    data:       the data source; saved as well if it has a `state_dict`
+    make_model: makes the model that this process started with, for a rollback before its first checkpoint
+    in_background: a thread writes checkpoints from a copy, one at a time
     """
 
     def __init__(
@@ -49,224 +67,280 @@ class Archive:
         raw_model: Any,
         step: TrainingStep,
         runtime: Runtime,
-        parallel: Replicated,
         checkpoints: CheckpointManager,
-        saves: SaveSchedule,
+        schedule: SaveSchedule,
         detector: InstabilityDetector,
         *,
-        data: Any,
-        remake: Callable[[], tuple[Any, State | None]],
-        model_args: State,
-        config: State,
-        provenance: State,
+        make_model: MakeModel,
+        data: Any = None,
+        notes: RunNotes | None = None,
+        writer: TorchFile | None = None,
         in_background: bool = False,
     ) -> None:
         self.raw_model = raw_model
         self.step = step
         self.runtime = runtime
-        self.parallel = parallel
+        self.parallel = step.parallel
         self.checkpoints = checkpoints
-        self.saves = saves
+        self.schedule = schedule
         self.detector = detector
         self.data = data
-        self.remake = remake
-        self.model_args = model_args
-        self.config = config
-        self.provenance = provenance
+        self.make_model = make_model
+        self.notes = notes or RunNotes()
+        self.writer = writer or TorchFile()
         self.snapshot = Snapshot() if in_background else None
-        self.run_id = uuid.uuid4().hex  # stays with the run when it is resumed
-        self.has_saved = False  # this process, this far
-        self.failure: str | None = None  # why the last save failed, if it did
-        self.origin: State = {}
-        self.warned: set[str] = set()
+        self.run_id = uuid.uuid4().hex  # a resume keeps it
+        self.has_saved = False  # by this process
+        self.failure: str | None = None  # why the last save failed; None if it succeeded
+        self._beginning: State = {}
+        self._warn = WarnOnce()
 
-    # where this process is
+    # the position of this rank
 
     def position(self) -> State:
-        """Return where this process is in its random draws and its data: the batch drawn ahead, and its offsets."""
-        states = {name: part.state_dict() for name, part in self._stateful().items()}
+        """Return this rank's random state, the batch drawn ahead, and the states of data source and objective."""
+        states = {name: part.state_dict() for name, part in self._stateful_parts().items()}
         states = {name: state for name, state in states.items() if state}
         return {"rng": self.runtime.rng_state(), "batch": self.step.batch, **states}
 
-    def go_to(self, position: State) -> None:
-        """Go on from where `position` was called, and drop what gradients there are."""
+    def restore_position(self, position: State) -> None:
+        """Go back to what `position` returned, and drop all gradients."""
         self.step.optimizer.zero_grad(set_to_none=True)
         self.step.batch = to_device(position["batch"], self.runtime.device)
         self.runtime.set_rng_state(position["rng"])
-        for name, part in self._stateful().items():
+        for name, part in self._stateful_parts().items():
             if name in position:
                 part.load_state_dict(position[name])
 
-    def _stateful(self) -> State:
-        """Return the parts of this process that are at some place: in their data, in their running means."""
+    def _stateful_parts(self) -> State:
         parts = {"data": self.data, "objective": self.step.objective}
         return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
 
-    def _own_state(self) -> State:
-        """Return what a checkpoint keeps of this process alone."""
-        place = self.position()
-        # other ranks are sent this: a tensor on a device would open the sender's device on all of them
-        for name in {"batch", "objective"} & place.keys():
-            place[name] = to_device(place[name], torch.device("cpu"))
-        return {**place, "detector": self.detector.state_dict()}
+    def _saved_position(self) -> State:
+        """Return this rank's position as a checkpoint keeps it, under the keys of `core.checkpoint.format.POSITION`."""
+        position = self.position()
+        # ranks send this to each other: a tensor on a device would open the sender's device on all of them
+        for name in {"batch", "objective"} & position.keys():
+            position[name] = to_device(position[name], torch.device("cpu"))
+        return {**position, "detector": self.detector.state_dict()}
 
-    # writing
+    # saving
+
+    def request_save(self) -> None:
+        """Ask for a checkpoint at the next place where one may be written."""
+        self.schedule.request()
+        self.schedule.is_agreed |= self.runtime.world_size == 1
 
     def is_finite(self) -> bool:
-        """Tell whether every number of the model and the optimizer is finite, on all ranks."""
-        moments = [value for state in self.step.optimizer.state.values() for value in state.values()]
-        tensors = [*self.raw_model.state_dict().values(), *(value for value in moments if torch.is_tensor(value))]
-        sound = self.detector.check_parameter_stability(tensors)
-        return not self.runtime.any_rank(self.runtime.flag(not sound).clone()).item()
+        """Return whether all weights and moments are finite, on all ranks; if not, note it as a failed save."""
+        tensors = [*self.raw_model.state_dict().values(), *moments(self.step.optimizer)]
+        is_finite = self.detector.check_parameter_stability(tensors)
+        if self.runtime.is_true_on_any_rank(not is_finite):
+            self.failure = NOT_FINITE
+            return False
+        return True
 
     def save(self, state: State, notes: State, *, link: bool, wait: bool) -> Path | None:
-        """Write a checkpoint; call it on every rank alike. Return its path; None if it failed or is still in flight.
+        """Write a checkpoint. Return its path; None if the save failed (see `failure`) or goes on in the background.
 
-        state: what the trainer adds: counters, and the state of its parts
+        state: of the trainer: counters, and the states of its parts
         notes: what the trainer adds to the manifest
-        link:  let nanoGPT's ckpt.pt be this one
-        wait:  do not leave it to the background
+        link:  make nanoGPT's ckpt.pt a second name of it
+        wait:  do not write in the background
         """
-        ranks = self.runtime.gather(self._own_state())
-        path, self.failure = self.runtime.on_master(lambda: self._write(state, notes, ranks, link, wait))
+        positions = self.runtime.gather(self._saved_position())
+        checkpoint = arrange(
+            CHECKPOINT,
+            {
+                **self.parallel.state_dict(self.raw_model, self.step.optimizer),
+                **state,
+                "model_args": self.notes.model_args,
+                "config": self.notes.config,
+                "scaler": self.step.scaler.state_dict(),
+                "ranks": positions,
+                "run": self.run_id,
+            },
+        )
+        manifest = {
+            **notes,
+            "run": self.run_id,
+            "launch": launch_id(),
+            "batch": [fingerprint(position["batch"]) for position in positions],
+            "data_position": [_as_json(position.get("data")) for position in positions],
+            **self.notes.provenance,
+            "saved": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        checkpoint = self.writer.gather(checkpoint)
+        path, self.failure = self.runtime.on_master(lambda: self._write(checkpoint, manifest, link, wait))
         if self.failure:
-            self.saves.failed()
+            self.schedule.failed()
         else:
-            self.saves.saved(state["iter_num"])
+            self.schedule.saved(state["iter_num"])
             self.has_saved = True
         return path
 
     def join(self) -> Path | None:
-        """Wait for the checkpoint in flight, on every rank alike. Return its path if there was one and it is safe."""
+        """Wait for a save in the background. Return its path if there was one and it succeeded."""
         if self.snapshot is None:
             return None
         path, failure = self.runtime.on_master(lambda: self._attempt(self.checkpoints.join))
         if failure:
             self.failure = failure
-            self.saves.failed()
+            self.schedule.failed()
         return path
 
+    def raise_if_failed(self) -> None:
+        """Raise SaveError if the last save failed."""
+        if self.failure:
+            raise SaveError(f"the last checkpoint could not be saved in {self.checkpoints.out_dir}: {self.failure}")
+
     def close(self) -> None:
-        """Wait for a checkpoint in flight when the run has failed: its folder is still ours."""
+        """Wait for a save in the background when the run has failed: it still writes to the run folder."""
         self._attempt(self.checkpoints.join)
 
-    def _write(
-        self, state: State, notes: State, ranks: list[State], link: bool, wait: bool
-    ) -> tuple[Path | None, str | None]:
-        """Put the checkpoint together and on disk; on the master alone."""
-        checkpoint = {
-            **self.parallel.state_dict(self.raw_model, self.step.optimizer),
-            "model_args": self.model_args,
-            "iter_num": state["iter_num"],
-            "best_val_loss": state["best_val_loss"],
-            "config": self.config,
-            **state,
-            "scaler": self.step.scaler.state_dict(),
-            "ranks": ranks,
-            "run": self.run_id,
-        }
-        manifest = {
-            **notes,
-            "run": self.run_id,
-            "launch": launch_id(),
-            "batch": [fingerprint(rank["batch"]) for rank in ranks],
-            **self.provenance,
-            "saved": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+    def _write(self, checkpoint: State, manifest: State, link: bool, wait: bool) -> tuple[Path | None, str | None]:
         if self.snapshot is not None:
-            self._attempt(self.checkpoints.join)  # at most one is in flight, and the copy's memory is used again
+            self._attempt(self.checkpoints.join)  # it reads the snapshot, which is about to be overwritten
             checkpoint = self.snapshot.take(checkpoint)
-        wait = wait or self.snapshot is None
-        return self._attempt(lambda: save_checkpoint(self.checkpoints, checkpoint, manifest, link=link, wait=wait))
+        return self._attempt(
+            lambda: self.checkpoints.save(
+                lambda path: self.writer.write(checkpoint, path),
+                manifest,
+                link=link,
+                wait=wait or self.snapshot is None,
+                suffix=self.writer.suffix,
+            )
+        )
 
     def _attempt(self, save: Callable[[], Path | None]) -> tuple[Path | None, str | None]:
-        """Return what `save` returns, and why it failed, if it did: whatever the disk does, training goes on."""
+        """Return the result of `save`, and why it failed, or None: training goes on after a disk error."""
         try:
             return save(), None
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
-            if cause not in self.warned:
-                log.warning(f"a checkpoint could not be saved, training goes on and tries again ({cause})")
-            self.warned.add(cause)
+            self._warn(f"a checkpoint could not be saved, training goes on and tries again ({cause})", cause)
             return None, cause
 
-    # going back
+    # rolling back
 
     def begin(self, state: State) -> None:
-        """Note the state of the trainer at the beginning of the run, to come back to before there is a checkpoint."""
+        """Keep the state of the trainer at the start of this process, for a rollback before its first checkpoint.
+
+        Raises ConfigError if a callback's or logger's state could not be loaded again.
+        """
         if self.snapshot is not None:  # AdamW keeps two moments of every parameter
             sizes = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.raw_model.parameters()}
             self.snapshot.warm(size for size in sizes.values() for _ in range(3))
-        _require_plain(state)
-        fresh = {"state": {}, "param_groups": copy.deepcopy(self.step.optimizer.state_dict()["param_groups"])}
-        own = {"scaler": self.step.scaler.state_dict(), "own": self._own_state(), "optimizer": fresh}
-        self.origin = {**copy.deepcopy(state), **own}
+        _require_loadable(state)
+        self._beginning = {
+            **copy.deepcopy(state),
+            "scaler": self.step.scaler.state_dict(),
+            "position": self._saved_position(),
+            "optimizer": _without_moments(self.step.optimizer.state_dict()),
+        }
 
-    def go_back(self) -> tuple[State, str]:
-        """Bring weights, optimizer and every process back to the last healthy checkpoint, or to the beginning.
+    def roll_back(self) -> tuple[State, str]:
+        """Restore weights, optimizer and every rank from this process's last healthy checkpoint, or where it started.
 
-        Return what the trainer put into it, and its name.
+        Returns the state of the trainer that belongs to it, and what to call it in a message.
         """
         self.join()
         found = self.runtime.on_master(self._newest_healthy)
         if found is None:
-            fresh, checkpoint = self.remake()
-            model, optimizer = fresh.state_dict(), (checkpoint or {}).get("optimizer")
-            state, name = copy.deepcopy(self.origin), "the beginning"
-            own = state["own"]
+            state, name = copy.deepcopy(self._beginning), "where this process started"
+            (model, _), checkpoint = self.make_model()
+            optimizer = (checkpoint or {}).get("optimizer") or self._beginning["optimizer"]
+            weights, position = model.state_dict(), state["position"]
         else:
-            state = load_checkpoint(found.path, check=False)
-            model, optimizer = state["model"], state["optimizer"]
-            own, name = state["ranks"][self.runtime.rank], found.path.name
-        self.raw_model.load_state_dict(handle_state_dict_prefixes(model, like=self.raw_model.state_dict()))
-        self.parallel.broadcast_parameters(self.raw_model)  # each rank has made its own
-        load_optimizer_state(self.step.optimizer, optimizer or self.origin["optimizer"])
+            state, name = self.writer.read(found.path), found.path.name
+            weights, optimizer, position = state["model"], state["optimizer"], state["ranks"][self.runtime.rank]
+        self.parallel.load_state_dict(self.raw_model, self.step.optimizer, {"model": weights, "optimizer": optimizer})
         if state["scaler"]:
             self.step.scaler.load_state_dict(state["scaler"])
-        self.saves.saved_at = state["iter_num"] if found else None
+        self.schedule.rolled_back(state["iter_num"] if found else None)
         self.failure = None
-        self.detector.load_state_dict(own["detector"])
-        self.go_to(own)
+        self.detector.load_state_dict(position["detector"])
+        self.restore_position(position)
         return state, name
 
     def _newest_healthy(self) -> CheckpointFile | None:
-        """Return the newest healthy checkpoint if this process has made one; on the master alone."""
+        """Return the newest healthy checkpoint if this process has written any; on rank 0 only."""
         found = self.checkpoints.load_healthy() if self.has_saved else None
         return found if found and (found.manifest or {}).get("world_size") == self.runtime.world_size else None
 
-    def resume(self, checkpoint: State, manifest: State | None) -> str | None:
-        """Go on from this process's place in a checkpoint whose weights and optimizer are loaded.
+    # resuming
 
-        Return why that is not possible, if it is not. Raises CheckpointError when the batch that comes next is not the
-        one that the manifest names.
+    def resume(self, checkpoint: State, manifest: State | None, exact: bool) -> bool:
+        """Go on from a checkpoint whose weights and optimizer are loaded. Return whether the same batches follow.
+
+        exact: restore this rank's position. A checkpoint without one is continued as nanoGPT does: with other batches
+
+        Raises CheckpointError if the batch in the checkpoint is not the one that its manifest names.
         """
+        if changes := changed_options(checkpoint.get("config") or {}, self.notes.config):
+            log.info(f"resume: the options differ from the checkpoint's: {changes}")
+        if not exact:
+            return False
+        if obstacle := self._restore_saved_position(checkpoint, manifest):
+            log.info(
+                f"resume: the checkpoint has {obstacle}; weights, optimizer and counters are exact, but other batches "
+                "follow, as with --resume_rng=reseed"
+            )
+            return False
+        if manifest is not None:
+            place = f"iteration {checkpoint['iter_num']} from {manifest['file']}"
+            log.info(f"resume: {place}, checksum and next batch verified")
+            if changes := differences(manifest, self.notes.provenance):
+                log.info(
+                    f"resume: not where it was saved ({changes}): the last bits of the losses may differ from here on"
+                )
+        return True
+
+    def _restore_saved_position(self, checkpoint: State, manifest: State | None) -> str | None:
+        """Restore this rank's position in a checkpoint. Return what the checkpoint has instead of a usable one."""
         self.run_id = checkpoint.get("run", self.run_id)
-        ranks, world = checkpoint.get("ranks", []), self.runtime.world_size
-        if len(ranks) != world:
-            if "objective" in checkpoint:  # a converted one, which has no ranks
+        positions, world_size = checkpoint.get("ranks", []), self.runtime.world_size
+        if len(positions) != world_size:
+            if "objective" in checkpoint:  # a converted checkpoint
                 self.step.objective.load_state_dict(checkpoint["objective"])
-            return f"{len(ranks)} random states, wanted {world}" if ranks else "no random state"
-        own = ranks[self.runtime.rank]
+            return f"{len(positions)} random states, wanted {world_size}" if positions else "no random state"
+        own = positions[self.runtime.rank]
         if "data" in own and hasattr(self.data, "state_dict") and own["data"].keys() != self.data.state_dict().keys():
             return "its place in another kind of data"
-        if not same_batches(checkpoint.get("config") or {}, self.config):
-            own = {**own, "batch": None}  # a fitting one is drawn
+        if not same_batches(checkpoint.get("config") or {}, self.notes.config):
+            own = {**own, "batch": None}  # one of the new shape is drawn
         elif manifest and fingerprint(own["batch"]) != manifest["batch"][self.runtime.rank]:
             raise CheckpointError(
                 f"{manifest['file']}: the batch that waits in it is not the one its manifest names; "
                 "resume from another copy, or with --resume_rng=reseed"
             )
-        if checkpoint["scaler"]:  # empty where the saved run did not scale its loss
+        if checkpoint["scaler"]:  # empty if the saved run did not scale its loss
             self.step.scaler.load_state_dict(checkpoint["scaler"])
         if "detector" in own:
             self.detector.load_state_dict(own["detector"])
-        self.go_to(own)
-        self.saves.saved(checkpoint["iter_num"])
+        self.restore_position(own)
+        self.schedule.saved(checkpoint["iter_num"])
         return None
 
 
-def _require_plain(state: State) -> None:
-    """Raise ConfigError where a checkpoint could not be read again because of what a callback or logger keeps in it."""
+def _without_moments(optimizer: State) -> State:
+    """Return an optimizer's state as it was before the first update."""
+    if "optimizers" in optimizer:
+        return {"optimizers": [_without_moments(part) for part in optimizer["optimizers"]]}
+    return {"state": {}, "param_groups": copy.deepcopy(optimizer["param_groups"])}
+
+
+def _as_json(state: Any) -> Any:
+    """Return a state if JSON can hold it, else None."""
+    try:
+        json.dumps(state)
+    except (TypeError, ValueError):
+        return None
+    return state
+
+
+def _require_loadable(state: State) -> None:
+    """Raise ConfigError if a checkpoint with this state of callbacks and loggers could not be loaded again."""
     for place in ("callbacks", "loggers"):
         for name, kept in state.get(place, {}).items():
             buffer = io.BytesIO()

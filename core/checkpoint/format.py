@@ -1,9 +1,10 @@
-"""The checkpoint that this program reads and writes: one `torch.save` file, a dict with nanoGPT's keys."""
+"""What a checkpoint and its manifest hold, and how a checkpoint file is read."""
 
 from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,73 @@ import torch
 
 from core.errors import CheckpointError
 
-FOREIGN_CLASS = re.compile(r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b")  # pickled with theirs
+FORMAT = 1  # of the manifest and of what it describes
+
+CHECKPOINT = {
+    # nanoGPT's keys
+    "model": "weights by name, of the model that is neither compiled nor wrapped",
+    "optimizer": "the optimizer's state dict",
+    "model_args": "arguments of the model's config class",
+    "iter_num": "the iteration that comes next",
+    "best_val_loss": "validation loss of the last evaluation that saved, better or not",
+    "config": "the options; and `meta`, the special token ids of a run that learns something other than the next token",
+    # what an exact resume needs as well
+    "lowest_val_loss": "the lowest validation loss seen",
+    "evaluated_at": "iteration of the last evaluation, which a resume does not repeat; None before the first",
+    "recovery": "rollbacks made (`history`), their factor on the learning rate, and the batches to skip (`left_out`)",
+    "callbacks": "states of the callbacks that have one, by class name",
+    "loggers": "states of the loggers that have one, by class name",
+    "scaler": "the gradient scaler's state dict; empty without float16",
+    "ranks": "for each rank: its position, as below",
+    "run": "id of the run, the same after every resume",
+    # only in a checkpoint that tools.convert made, which has no ranks
+    "objective": "state of the objective",
+}
+
+POSITION = {
+    "rng": "states of the random generators: torch (cpu, cuda, mps), python, numpy",
+    "batch": "the batch that was drawn for the next update",
+    "data": "state of the data source: where the next batches come from",
+    "objective": "state of the objective: running means of its loss modifiers",
+    "detector": "state of the instability detector: its window of recent losses and gradient norms",
+}
+
+MANIFEST = {
+    # which file it describes
+    "format": "version of this layout",
+    "sequence": "number of the checkpoint; the order of checkpoints is that of their numbers",
+    "file": "name of the checkpoint file, or folder",
+    "sha256": "checksum of its content",
+    "bytes": "its size",
+    # the run at this point
+    "iter_num": "the iteration that comes next",
+    "train_loss": "mean training loss of these weights; null if they were not evaluated",
+    "val_loss": "mean validation loss of these weights; null if they were not evaluated",
+    "lowest_val_loss": "the lowest validation loss seen; null before the first evaluation",
+    "healthy": "nothing was unstable since the checkpoint before: a rollback may go back here",
+    "finished": "the run has made its last update",
+    "run": "id of the run, the same after every resume",
+    "launch": "torchrun's id of this launch; null without",
+    "batch": "for each rank: hash of the batch that was drawn for the next update",
+    "data_position": "for each rank: state of the data source; null if it has none, or none that JSON holds",
+    # where and with what it was made
+    "git": "revision of the program",
+    "python": "version",
+    "torch": "version",
+    "device": "type and model",
+    "threads": "of each process",
+    "world_size": "number of processes",
+    "platform": "operating system and machine",
+    "data_fingerprint": "hash of sizes and samples of the data set's files; called `data` before version 0.2",
+    "saved": "time, UTC",
+    # nanoGPT's file
+    "linked": "ckpt.pt is to be a second name of this file",
+    "beside": "checksum of what was ckpt.pt before this save; null if there was none",
+}
+
+FOREIGN_CLASS = re.compile(
+    r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b"
+)  # classes of legacy programs
 CONVERT = (
     "{path} was saved by the train_run or the core line: convert it with `python -m tools.convert {path}`, and use the "
     "file that it writes"
@@ -19,36 +86,41 @@ CONVERT = (
 WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into a parameter's name
 
 
-def load_checkpoint(path: str | Path, check: bool = True) -> dict[str, Any]:
-    """Read a checkpoint of ours or of nanoGPT's into CPU memory. Code hidden in it is refused, not run.
+def arrange(layout: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `parts` in the order of a layout above, then keys that it does not name. A part may be absent."""
+    return {**{key: parts[key] for key in layout if key in parts}, **parts}
 
-    check: look at the file's own checksums, which torch does not; needless where a manifest's was just compared
+
+def load_checkpoint(path: str | Path, check: bool = True) -> dict[str, Any]:
+    """Read a checkpoint of ours or of nanoGPT's into CPU memory. Code hidden in the file is refused, not run.
+
+    check: compare the file's own checksums, which torch does not; not needed if the manifest's was just compared
     """
     checkpoint = _read(path, check)
-    if _is_to_be_converted(checkpoint):
+    if _needs_conversion(checkpoint):
         raise CheckpointError(CONVERT.format(path=path))
     checkpoint["model"] = handle_state_dict_prefixes(checkpoint["model"])
     return checkpoint
 
 
 def identity(path: Path) -> tuple[str | None, int | None]:
-    """Return of which run, and of which iteration, a checkpoint says it is. Raises CheckpointError if it is none."""
+    """Return run id and iteration of a checkpoint file, None for what it lacks. CheckpointError if it is none."""
     checkpoint = _read(path, check=True, mapped=True)
     run, iter_num = checkpoint.get("run"), checkpoint.get("iter_num")
     return run if isinstance(run, str) else None, iter_num if isinstance(iter_num, int) else None
 
 
 def handle_state_dict_prefixes(state: dict[str, Any], like: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the state under the names a plain model has, or under those of `like`, a wrapped model's state."""
+    """Return the state under the names of the plain model, or of `like`, the state of a wrapped model."""
     names = {_without_prefixes(name): name for name in like or ()}
     plain = {_without_prefixes(name): value for name, value in state.items()}
     return {names.get(name, name): value for name, value in plain.items()}
 
 
 def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]:
-    """Return a checkpoint's dict. Raises CheckpointError with the reason why it is none.
+    """Return a checkpoint's dict. Raises CheckpointError with the reason if the file is no checkpoint.
 
-    mapped: leave the tensors on the disk until somebody looks at them
+    mapped: leave the tensors on the disk until they are used
     """
     try:
         is_zip = zipfile.is_zipfile(path)
@@ -75,8 +147,8 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
     return dict(checkpoint)
 
 
-def _is_to_be_converted(checkpoint: dict[str, Any]) -> bool:
-    """Tell whether a readable file is one of those lines', and more than a causal language model."""
+def _needs_conversion(checkpoint: dict[str, Any]) -> bool:
+    """Return whether a readable file is of a legacy program, and holds more than a causal language model."""
     config = checkpoint.get("config")
     notes = config if isinstance(config, dict) else {}
     theirs = "training_type" not in notes and bool(notes.keys() & {"meta", "model_mode"})
@@ -88,7 +160,7 @@ def _without_prefixes(name: str) -> str:
 
 
 def _check_records(path: str | Path) -> None:
-    """Compare every record of a zip file with the checksum that is stored beside it."""
+    """Compare every record of a zip file with the checksum that is stored in the file."""
     with zipfile.ZipFile(path) as file:
         if record := file.testzip():
             raise ValueError(f"the checksum of {record} is wrong")

@@ -1,4 +1,4 @@
-"""Keeps a run's checkpoints: numbered, verified, rotated, and found again after anything that can happen to them."""
+"""Keeps a run's checkpoints: numbered, verified, rotated, and found again after a crash or damage."""
 
 import logging
 import os
@@ -14,21 +14,21 @@ from core.checkpoint.manifest import Manifest, UnreadableError, describe, name_o
 from core.checkpoint.manifest import write as write_manifest
 from core.checkpoint.retention import to_keep
 from core.checkpoint.search import LINKED, CheckpointFile, CheckpointSearch, Digests
-from core.errors import CheckpointError
+from core.errors import CheckpointError, WarnOnce
 
 log = logging.getLogger("coregpt")
-CONVERTIBLE = re.compile(r"ckpt_.+_\d+\.pt")  # what the train_run and core lines call theirs
+CONVERTIBLE = re.compile(r"ckpt_.+_\d+\.pt")  # checkpoints of the train_run and core lines
 __all__ = ["CheckpointManager", "CheckpointFile"]
 
 
 class CheckpointManager:
-    """Owns the checkpoints of one run folder. It knows no format: whoever saves hands over what writes.
+    """Owns the checkpoints of one run folder, whatever their format: the caller of `save` hands in what writes.
 
-    A checkpoint `ckpt-000007.pt` never changes and counts once its manifest `ckpt-000007.json` is there. Their order is
-    that of their numbers. nanoGPT's `ckpt.pt` is a second name of one of them.
+    A checkpoint `ckpt-000007.pt` never changes, and counts as soon as its manifest `ckpt-000007.json` exists. Their
+    order is that of their numbers. nanoGPT's `ckpt.pt` is a second name of one of them.
 
-    keep_last: newest checkpoints to keep
-    keep_best: checkpoints of the lowest validation loss to keep beside them
+    keep_last: number of newest checkpoints to keep
+    keep_best: number of checkpoints with the lowest validation loss to keep in addition
     """
 
     def __init__(self, out_dir: str | Path, *, keep_last: int = 2, keep_best: int = 1) -> None:
@@ -37,10 +37,10 @@ class CheckpointManager:
         self.path = self.folder / LINKED
         self.keep_last = keep_last
         self.keep_best = keep_best
-        self._last = 0  # the highest number given; the folder may be removed in mid-run
+        self._last = 0  # the highest number given; the folder may be removed during the run
         self._digests: Digests = {}  # of ckpt.pt, so that it is read once
-        self._damaged: set[int] = set()  # numbers that count for nothing when it is decided what to keep
-        self._told: set[str] = set()
+        self._damaged: set[int] = set()  # numbers that do not count in the decision what to keep
+        self._warn = WarnOnce()
         self._in_flight: Future[Path] | None = None
         self._thread: ThreadPoolExecutor | None = None
 
@@ -57,19 +57,19 @@ class CheckpointManager:
     ) -> Path | None:
         """Keep what `write(path)` makes, a file or a folder, as the newest checkpoint, and return its path.
 
-        notes:  iter_num, val_loss (None if not measured on it), healthy, and what else the manifest is to say
-        link:   let `ckpt.pt` be this one, if it is a file
+        notes:  iter_num, val_loss (None if not measured on it), healthy, and further fields of the manifest
+        link:   make `ckpt.pt` a second name of it, if it is a file
         wait:   False leaves the work to a thread and returns None; what `write` reads must not change until `join`
         suffix: "" for a folder
 
-        At most one save is in flight: this waits for it. Raises OSError and whatever `write` raises; all that was saved
-        before is then as it was.
+        At most one save runs in the background: this waits for it. Raises OSError and whatever `write` raises; earlier
+        checkpoints are then unchanged.
         """
         notes = plain(notes)
         try:
             self.join()
-        except Exception as error:  # nobody asked; this one is made all the same
-            log.warning(f"{self.out_dir}: the checkpoint before could not be saved ({type(error).__name__}: {error})")
+        except Exception as error:  # of the save before; this one goes on
+            log.warning(f"{self.out_dir}: the previous checkpoint could not be saved ({type(error).__name__}: {error})")
         if wait:
             return self._save(write, notes, link, suffix)
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -77,51 +77,51 @@ class CheckpointManager:
         return None
 
     def join(self) -> Path | None:
-        """Wait for the save in flight and return its path; None where there is none. Raises what it raised, once."""
-        self._settle()
+        """Wait for a save in the background and return its path; None if there is none. Raises what it raised, once."""
+        self._wait()
         in_flight, self._in_flight = self._in_flight, None
         return None if in_flight is None else in_flight.result()
 
     def relink(self, found: CheckpointFile) -> None:
-        """Let `ckpt.pt` be this checkpoint if it was to be, and the process that saved it was killed before."""
+        """Make `ckpt.pt` a second name of this checkpoint if its process was killed before it did so."""
         if not found.manifest or not found.manifest.get("linked") or found.path == self.path:
             return
         if CheckpointSearch(self.folder, self._digests).linked_digest() != found.manifest["sha256"]:
             try:
                 self._link(found.path, found.manifest)
-            except OSError as error:  # a full disk does not keep anybody from resuming
-                self._tell(f"{self.path.name} cannot be made {found.path.name} ({error.strerror or error})")
+            except OSError as error:  # a resume is possible on a full disk as well
+                self._report(f"{self.path.name} cannot be made {found.path.name} ({error.strerror or error})")
 
-    def _settle(self) -> None:
+    def _wait(self) -> None:
         if self._in_flight is not None:
             wait_for([self._in_flight])
 
     def _save(self, write: Callable[[Path], None], notes: Manifest, link: bool, suffix: str) -> Path:
-        files.make_folder(self.folder)  # somebody may have removed it
+        files.make_folder(self.folder)  # it may have been removed
         before = CheckpointSearch(self.folder, self._digests)
         sequence = self._last = 1 + max(self._last, *before.names, 0)
         path, manifest_path = self.folder / (name_of(sequence) + suffix), self.folder / f"{name_of(sequence)}.json"
         try:
             files.write_atomically(path, write)
             files.flush_folder(self.folder)
-            links = {"linked": link and path.is_file(), "beside": before.linked_digest()}  # beside: ckpt.pt up to now
+            links = {"linked": link and path.is_file(), "beside": before.linked_digest()}
             manifest = describe(path, sequence, {**notes, **links})
             write_manifest(manifest_path, manifest)
         except BaseException:
-            if not os.path.lexists(manifest_path):  # it will never count; the disk may be full
+            if not os.path.lexists(manifest_path):  # the checkpoint will never count, and the disk may be full
                 with suppress(OSError):
                     files.remove(path)
             raise
-        files.flush_folder(self.folder)  # from here on it counts
+        files.flush_folder(self.folder)  # from here on the checkpoint counts
         try:
             if manifest["linked"]:
                 self._link(path, manifest)
-        finally:  # also where links keep failing, else the disk fills
+        finally:  # also if linking keeps failing, else the disk fills up
             self._rotate(sequence)
         return path
 
     def _link(self, path: Path, manifest: Manifest) -> None:
-        """Give a checkpoint its second name; what another program put there is renamed, and not lost."""
+        """Make `ckpt.pt` a second name of a checkpoint; a file of another program there is renamed, not lost."""
         if os.path.lexists(self.path) and not CheckpointSearch(self.folder, self._digests).linked_numbers():
             moved = files.move_away(self.path, ".foreign")
             log.info(f"{self.path} was not written by this program, or is damaged: it is now {moved.name}")
@@ -130,10 +130,10 @@ class CheckpointManager:
         files.flush_folder(self.folder)
 
     def _rotate(self, newest: int) -> None:
-        """Remove what is not to be kept: superseded, damaged, and left behind by a process that was killed."""
+        """Remove checkpoints that are superseded or damaged, and temporary files of a process that was killed."""
         search = CheckpointSearch(self.folder, self._digests)
-        self._damaged.discard(newest)  # an earlier one of this number, that somebody has removed since
-        if not search.manifests[newest]["healthy"]:  # the way back must be read before others are given up for it
+        self._damaged.discard(newest)  # an earlier checkpoint of this number, since removed
+        if not search.manifests[newest]["healthy"]:  # verify the one to roll back to before others are removed
             next(search.numbered(healthy=True), None)
             self._damaged |= search.damaged()
         good = [manifest for manifest in search.manifests.values() if self._is_good(manifest)]
@@ -144,18 +144,18 @@ class CheckpointManager:
         for number, names in search.names.items():
             if number in kept:
                 names = [name for name in names if name.endswith(files.PARTIAL)]
-            # the manifest first: without it the content counts for nothing
+            # the manifest first: without it the content does not count
             self._remove(sorted(names, key=lambda name: not name.endswith(".json")))
 
     def _is_good(self, manifest: Manifest) -> bool:
-        """Tell whether a checkpoint is there, as far as can be told without reading it."""
+        """Return whether a checkpoint is there, as far as that shows without reading its content."""
         if manifest["sequence"] in self._damaged:
             return False
         try:
             require_present(manifest, self.folder)
         except CheckpointError:
             return False
-        except OSError:  # the disk does not say; it may do so another time
+        except OSError:  # the disk may succeed another time
             return True
         return True
 
@@ -164,19 +164,19 @@ class CheckpointManager:
             try:
                 files.remove(self.folder / name)
             except OSError as error:
-                self._tell(f"{name} cannot be removed ({error.strerror or error})")
+                self._report(f"{name} cannot be removed ({error.strerror or error})")
                 return
 
     # loading
 
     def load(self, prefer_linked: bool = False) -> CheckpointFile:
-        """Return the newest good checkpoint; what is damaged is named and passed over.
+        """Return the newest good checkpoint; damaged ones are reported and skipped.
 
-        prefer_linked: rather the one that is `ckpt.pt`, as nanoGPT reads it
+        prefer_linked: the one that is `ckpt.pt`, if it is good: nanoGPT reads that
 
-        Raises CheckpointError where nothing is good, and FutureFormatError where a newer program has been.
+        Raises CheckpointError if none is good, and FutureFormatError if a newer version of this program wrote here.
         """
-        self._settle()
+        self._wait()
         search = CheckpointSearch(self.folder)
         found = search.newest(prefer_linked)
         self._damaged |= search.damaged()
@@ -184,24 +184,24 @@ class CheckpointManager:
         if found is None:
             kind = UnreadableError if search.unsure else CheckpointError
             raise kind(self._nothing_good(list(search.faults.values())))
-        self._tell_faults(search, found)
+        self._report_faults(search, found)
         if found.manifest is None:
             whose = "put there by another program after the last save" if search.manifests else "nanoGPT's, or the like"
             log.info(f"{self.path} has no manifest ({whose}): loaded after a check of its own")
         return found
 
     def load_healthy(self) -> CheckpointFile | None:
-        """Return the newest good checkpoint that was saved while training was sound; None where there is none."""
-        self._settle()
+        """Return the newest good checkpoint that was saved while training was stable; None if there is none."""
+        self._wait()
         search = CheckpointSearch(self.folder)
         found = next(search.numbered(healthy=True), None)
         self._damaged |= search.damaged()
-        self._tell_faults(search, found)
+        self._report_faults(search, found)
         return found
 
-    def _tell_faults(self, search: CheckpointSearch, found: CheckpointFile | None) -> None:
+    def _report_faults(self, search: CheckpointSearch, found: CheckpointFile | None) -> None:
         for fault in search.faults.values():
-            self._tell(f"{fault}; {found.path.name} is used instead" if found else fault)
+            self._report(f"{fault}; {found.path.name} is used instead" if found else fault)
 
     def _nothing_good(self, faults: list[str]) -> str:
         foreign = next(
@@ -217,11 +217,8 @@ class CheckpointManager:
         return (
             f"no good checkpoint in {self.out_dir}: {'; '.join(faults)}. Put a good copy in place; or, to use one as "
             "it is, rename it to ckpt.pt and move what is named ckpt-* away; or start afresh with --init_from=scratch, "
-            f"which moves all of them aside{hint}"
+            f"which moves all of them to a folder previous-N{hint}"
         )
 
-    def _tell(self, text: str) -> None:
-        """Say it once."""
-        if text not in self._told:
-            log.warning(f"{self.out_dir}: {text}")
-        self._told.add(text)
+    def _report(self, text: str) -> None:
+        self._warn(f"{self.out_dir}: {text}")

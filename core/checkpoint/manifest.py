@@ -1,4 +1,4 @@
-"""A checkpoint's manifest: what it is, and the checksum it is trusted by. Once it is there, the checkpoint counts."""
+"""A checkpoint's manifest: what the checkpoint is, and its checksum. A checkpoint without manifest does not count."""
 
 import hashlib
 import json
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from core import files
+from core.checkpoint.format import FORMAT, MANIFEST, arrange
 from core.errors import CheckpointError
 
-FORMAT = 1
-SEAL = "seal"  # the manifest's own checksum, so that damage to it is not taken for what it says
-UNSEALED = ("format", SEAL)  # format: so that whatever a newer version seals, its number is believed
-NOTES = ("iter_num", "val_loss", "healthy")  # fields that whoever saves must give
+SEAL = "seal"  # the manifest's own checksum, so that damage to it is noticed
+UNSEALED = ("format", SEAL)  # a newer format may seal other fields, and its number must still be read
+NOTES = ("iter_num", "val_loss", "healthy")  # fields that the caller of a save must give
 LARGEST_BYTES = 2**26
 Manifest = dict[str, Any]
 FIELDS: dict[str, Any] = {
@@ -23,7 +23,7 @@ FIELDS: dict[str, Any] = {
     "sha256": str,
     "bytes": int,
     "iter_num": int,
-    "val_loss": (int, float, type(None)),  # of these very weights, if it was measured
+    "val_loss": (int, float, type(None)),
     "healthy": bool,
 }
 
@@ -33,7 +33,7 @@ class FutureFormatError(CheckpointError):
 
 
 class UnreadableError(CheckpointError):
-    """The disk did not give what lies there; it may do so another time."""
+    """The disk failed to read; it may succeed another time."""
 
 
 def name_of(sequence: int) -> str:
@@ -42,21 +42,21 @@ def name_of(sequence: int) -> str:
 
 
 def sequence_of(name: str) -> int | None:
-    """Return the number in the name of a checkpoint, of its manifest, or of an unfinished one of either; else None."""
+    """Return the number in the name of a checkpoint, its manifest, or a temporary file of either; else None."""
     found = re.fullmatch(r"(ckpt-([0-9]{6,}))(\.pt|\.json)?(\.part)?", name)
     sequence = int(found[2]) if found else 0
     return sequence if found and found[1] == name_of(sequence) else None
 
 
 def plain(notes: Manifest) -> Manifest:
-    """Return a copy of what a caller notes, as JSON holds it: numbers that are not finite become None."""
+    """Return a copy of the caller's notes as JSON holds them: numbers that are not finite become None."""
     assert all(field in notes for field in NOTES), f"a manifest needs {', '.join(NOTES)}"
     copy: Manifest = json.loads(json.dumps(notes), parse_constant=lambda _: None)
     return copy
 
 
 def describe(path: Path, sequence: int, notes: Manifest) -> Manifest:
-    """Return the manifest of a checkpoint that lies at `path`."""
+    """Return the manifest of the checkpoint at `path`."""
     own = {
         "format": FORMAT,
         "sequence": sequence,
@@ -64,11 +64,11 @@ def describe(path: Path, sequence: int, notes: Manifest) -> Manifest:
         "sha256": files.sha256(path),
         "bytes": files.size(path),
     }
-    return {**own, **notes, **own}
+    return arrange(MANIFEST, {**notes, **own})
 
 
 def read(path: Path) -> Manifest:
-    """Return a manifest. Raises CheckpointError with the reason why it is none, UnreadableError if it is the disk."""
+    """Return a manifest. Raises CheckpointError if the file is damaged, UnreadableError if the disk fails."""
     if path.is_symlink() or not path.is_file():
         raise CheckpointError(f"{path.name} is a link, or no file")
     try:
@@ -85,13 +85,13 @@ def read(path: Path) -> Manifest:
 
 
 def write(path: Path, manifest: Manifest) -> None:
-    """Write a manifest so that it is there whole or not at all."""
+    """Write a manifest, in one step."""
     text = json.dumps({**manifest, SEAL: _seal(manifest)}, indent=1, allow_nan=False) + "\n"
-    files.write_atomically(path, lambda aside: _write_text(aside, text))
+    files.write_atomically(path, lambda part: _write_text(part, text))
 
 
 def verify(manifest: Manifest, folder: Path, sha256: Callable[[Path], str] = files.sha256) -> Path:
-    """Return the path of a manifest's checkpoint. Raises CheckpointError when it is not there as it was saved."""
+    """Return the path of a manifest's checkpoint. Raises CheckpointError unless it is there as it was saved."""
     path: Path = folder / manifest["file"]
     try:
         require_present(manifest, folder)
@@ -103,7 +103,7 @@ def verify(manifest: Manifest, folder: Path, sha256: Callable[[Path], str] = fil
 
 
 def require_present(manifest: Manifest, folder: Path) -> None:
-    """Raise CheckpointError unless a manifest's checkpoint is there with the right size; its content is not read."""
+    """Raise CheckpointError unless a manifest's checkpoint is there with the right size; the content is not read."""
     path = folder / manifest["file"]
     if path.is_symlink():
         raise CheckpointError(f"{path.name} is a symbolic link")
@@ -114,7 +114,7 @@ def require_present(manifest: Manifest, folder: Path) -> None:
 
 
 def _check(manifest: Manifest, path: Path) -> None:
-    """Raise CheckpointError unless a manifest is one of ours, as it was written, and belongs to its name."""
+    """Raise CheckpointError unless a manifest is one of ours, unchanged, and belongs to its file name."""
     for field, kind in FIELDS.items():
         value = manifest.get(field)
         right = field in manifest and isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -132,7 +132,7 @@ def _check(manifest: Manifest, path: Path) -> None:
 
 
 def _is_sealed(manifest: Manifest) -> bool:
-    """Tell whether a manifest of another format is more than one of ours with damaged bits."""
+    """Return whether a manifest of another format is intact, not one of ours with damaged bits."""
     return SEAL not in manifest or manifest[SEAL] == _seal(manifest)
 
 

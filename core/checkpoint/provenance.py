@@ -1,4 +1,4 @@
-"""Where and with what a result was made: noted with every checkpoint, and compared on a resume."""
+"""Where and with what a checkpoint was made: part of every manifest, and compared on a resume."""
 
 import platform
 import subprocess
@@ -9,11 +9,11 @@ import torch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 2
-DECIDE_THE_BITS = ("torch", "device", "threads", "platform", "data")
+DECIDE_THE_BITS = ("torch", "device", "threads", "platform", "data_fingerprint")
 
 
 def describe(device: torch.device, world_size: int) -> dict[str, Any]:
-    """Return versions, device, threads, processes and platform, all of them plain values."""
+    """Return versions, device, threads, processes and platform as plain values."""
     return {
         "git": revision(CHECKOUT),
         "python": platform.python_version(),
@@ -26,17 +26,18 @@ def describe(device: torch.device, world_size: int) -> dict[str, Any]:
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> str:
-    """Name what has changed of that which decides the last bits of a result; "" where nothing has, or none is known."""
+    """Return as a text what has changed of the things that decide the last bits of a result; "" if nothing has."""
+    saved = {"data_fingerprint": saved["data"], **saved} if "data" in saved else saved  # its name before version 0.2
     changed = [key for key in DECIDE_THE_BITS if key in saved and key in now and saved[key] != now[key]]
     return ", ".join(f"{key} {saved[key]} -> {now[key]}" for key in changed)
 
 
 def revision(checkout: Path, patience_s: float = PATIENCE_S) -> str | None:
-    """Return the short git revision of a checkout, with "-dirty" where tracked files were changed.
+    """Return the short git revision of a checkout, with "-dirty" if tracked files were changed.
 
-    None where `checkout` is not the top folder of a repository, or git is absent or slow.
+    None if `checkout` is not the top folder of a repository, or git is absent or slow.
     """
-    # the folders are named so that neither a repository around this one nor a git hook's variables can step in
+    # the folders are explicit, so that neither a repository around this one nor a git hook's variables have an effect
     place = [f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}"]
     command = ["git", "--no-optional-locks", *place, "describe", "--always", "--dirty", "--exclude=*"]
     try:
@@ -49,7 +50,7 @@ def revision(checkout: Path, patience_s: float = PATIENCE_S) -> str | None:
 
 
 def _describe(device: torch.device) -> str:
-    """Return a device's type and model; of a CPU the instruction set that torch chooses its kernels by."""
+    """Return a device's type and model; for a CPU the instruction set that decides torch's kernels."""
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":

@@ -1,7 +1,9 @@
-"""Where a run starts, and what a resume tells its user."""
+"""Where a run starts, and what changes for a run that resumes."""
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import NoneType
 from typing import Any
 
@@ -17,25 +19,26 @@ log = logging.getLogger("coregpt")
 STAY_AS_SAVED = {"n_layer", "n_head", "n_embd", "bias", "attention_type", "position_encoding"}
 STAY_AS_SAVED |= {"weight_decay", "beta1", "beta2"}
 SHAPE_OF_BATCHES = ("dataset", "batch_size", "block_size")  # a batch drawn with others does not fit
-PLACE = ("init_from", "out_dir", "resume_rng")  # how the run was started, not what it does
+# how a run is started, and the special ids of its vocabulary, which have a check of their own
+NOT_COMPARED = ("init_from", "out_dir", "resume_rng", "meta")
 
 
 def launch_id() -> str | None:
-    """Return what torchrun calls this launch, the same after each of its restarts; None where it does not say."""
+    """Return torchrun's id of this launch, the same after each of its restarts; None without one."""
     name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
     return None if name == "none" else name
 
 
 def restarted() -> bool:
-    """Tell whether torchrun has started this group again after one of its processes died."""
+    """Return whether torchrun has restarted this group because one of its processes died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def where_to_start(init_from: str, checkpoints: CheckpointManager) -> tuple[str, CheckpointFile | None]:
-    """Return how a run starts, `resume` with its checkpoint or a fresh `init_from`.
+    """Return how a run starts: `resume` and its checkpoint, or a fresh `init_from` and None.
 
-    `auto` resumes if there is something good to resume, else it starts from scratch. A group that torchrun has started
-    again resumes what the same launch has saved. Raises CheckpointError where `resume` finds nothing good.
+    `auto` resumes if there is a good checkpoint, else it starts from scratch. A group that torchrun has restarted
+    resumes what the same launch has saved. Raises CheckpointError if `resume` finds no good checkpoint.
     """
     if init_from == "resume":
         return "resume", checkpoints.load()
@@ -43,7 +46,7 @@ def where_to_start(init_from: str, checkpoints: CheckpointManager) -> tuple[str,
         try:
             found = checkpoints.load()
         except (FutureFormatError, UnreadableError):
-            raise  # there is something, and it must not be moved aside
+            raise  # there are checkpoints, and a fresh start would move them away
         except CheckpointError as error:
             log.info(f"init_from={init_from}: starting afresh ({error})")
         else:
@@ -54,7 +57,7 @@ def where_to_start(init_from: str, checkpoints: CheckpointManager) -> tuple[str,
 
 
 def require_counters(checkpoint: dict[str, Any]) -> None:
-    """Raise CheckpointError where a checkpoint lacks what every resume needs, nanoGPT's included."""
+    """Raise CheckpointError if a checkpoint lacks what every resume needs, nanoGPT's included."""
     iter_num, loss = checkpoint.get("iter_num"), checkpoint.get("best_val_loss")
     right = {
         "iter_num": isinstance(iter_num, int) and not isinstance(iter_num, bool) and iter_num >= 0,
@@ -66,8 +69,8 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
 
 
 def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
-    """Name the options whose values differ, and which of them a resume takes from the checkpoint; "" for none."""
-    changed = [name for name in given if name not in PLACE and name in saved and saved[name] != given[name]]
+    """Return the options whose values differ as a text, and which of them stay as in the checkpoint; "" for none."""
+    changed = [name for name in given if name not in NOT_COMPARED and name in saved and saved[name] != given[name]]
     return ", ".join(
         f"{name} stays {saved[name]} (not {given[name]})"
         if name in STAY_AS_SAVED
@@ -77,5 +80,17 @@ def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
 
 
 def same_batches(saved: dict[str, Any], given: dict[str, Any]) -> bool:
-    """Tell whether a batch that was drawn under the saved options fits the given ones."""
+    """Return whether a batch that was drawn with the saved options fits the given ones."""
     return all(saved.get(name) == given.get(name) for name in SHAPE_OF_BATCHES)
+
+
+@contextmanager
+def damaged_if_it_fails() -> Iterator[None]:
+    """Turn an error of wrong or missing keys into the message that the checkpoint is damaged."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint's own notes are damaged ({type(error).__name__}: {error}): "
+            "it can be sampled from, but not resumed"
+        ) from None

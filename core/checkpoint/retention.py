@@ -8,11 +8,11 @@ from core.checkpoint.manifest import Manifest
 def to_keep(good: Iterable[Manifest], *, last: int, best: int, linked: int | None = None) -> set[int]:
     """Return the numbers of the checkpoints to keep, of those whose manifests are given.
 
-    last:   so many of the newest
-    best:   so many of the lowest validation loss; of equal ones the older, so that a worse one displaces no better one
-    linked: the number of the one that has a second name
+    last:   how many of the newest to keep
+    best:   how many of those with the lowest validation loss to keep; of equal losses, the older
+    linked: number of the checkpoint that `ckpt.pt` is
 
-    The newest healthy one is always kept.
+    The newest healthy checkpoint is always kept.
     """
     newest_first = sorted(good, key=lambda manifest: manifest["sequence"], reverse=True)
     measured = [manifest for manifest in newest_first if manifest["val_loss"] is not None]

@@ -1,4 +1,4 @@
-"""The folder of one run: made, writable, used by one trainer at a time, and cleared of a former run."""
+"""The folder of one run: made, writable, locked, and cleared of a previous run."""
 
 import errno
 import logging
@@ -21,28 +21,28 @@ LOCK = ".lock"
 CHECKPOINT = re.compile(r"ckpt.*\.(pt|json)(\.part)?|ckpt\.pt\.foreign.*")
 CHECKPOINT_FOLDER = re.compile(r"ckpt-.*")
 REPORTS = ("metrics.jsonl", "wandb")
-ASIDE = re.compile(r"previous-(\d+)")
+PREVIOUS = re.compile(r"previous-(\d+)")
 POLL_S = 0.05
 
 
 class RunFolder:
-    """Claims the folder of a run for one trainer at a time, and clears it of a former run.
+    """Locks the folder of a run, and clears it of a previous run.
 
-    The lock belongs to the process and dies with it. It ends as well when any descriptor of the lock file is closed in
-    this process, and it does not keep two trainers of one process apart: have one RunFolder per folder, and leave its
-    lock file alone.
+    The lock belongs to the process and ends with it. It also ends when any descriptor of the lock file is closed in
+    this process, and it does not separate two trainers of one process: use one RunFolder per folder, and do not open
+    its lock file.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.out_dir = path  # as the user wrote it, for messages
         self.path = Path(path)
-        self._lock: int | None = None  # a bare descriptor: a file object would give the lock up when forgotten
+        self._lock: int | None = None  # a bare descriptor: a file object would release the lock when collected
 
     def claim(self, wait_s: float = 0.0) -> None:
-        """Make the folder, see that it can be written to, and lock it; again, if somebody removed it since.
+        """Make the folder, check that it is writable, and lock it; a second call does so again if it was removed.
 
-        wait_s: keep trying that long while another process has it, as one that is dying may
-        Raises ConfigError when the folder cannot be written to, or is in use.
+        wait_s: keep trying for this long while another process, which may be ending, has the lock
+        Raises ConfigError if the folder cannot be written to, or is in use.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -59,45 +59,45 @@ class RunFolder:
             ) from None
 
     def release(self) -> None:
-        """Give the folder up. The lock file stays: removing it could take away the lock of whoever comes next."""
+        """Release the lock. The lock file stays: removing it could remove the lock of the next process."""
         if self._lock is not None:
             os.close(self._lock)
         self._lock = None
 
-    def set_aside_former_run(self, needed: Iterable[Path] = ()) -> Path | None:
-        """Move checkpoints and reports of a former run into a new folder `previous-N`; return it, or None.
+    def move_previous_run(self, needed: Iterable[Path] = ()) -> Path | None:
+        """Move checkpoints and reports of a previous run into a new folder `previous-N`; return it, or None.
 
-        needed: files that the new run goes on needing where they are; ConfigError if one of them would be moved
+        needed: files that the new run needs where they are; ConfigError if one of them would be moved
 
-        Other files stay. If the move is cut short, what is left has either the former run's newest checkpoint or none
-        that loads, and the next call moves it to a folder of its own.
+        Other files stay. If the move is interrupted, the files left have either the previous run's newest checkpoint or
+        none that loads, and the next call moves them to a folder of their own.
         """
-        names = sorted(_former_run(self.path), key=_turn)
+        names = sorted(_files_of_a_run(self.path), key=_moving_order)
         if not names:
             return None
         moved = {self.path.resolve() / name for name in names}
         for file in needed:
             if moved & {file.parent.resolve() / file.name, file.resolve()}:
                 raise ConfigError(
-                    f"{file} is of out_dir={str(self.out_dir)!r}, which a new run clears: give this run an out_dir of "
+                    f"{file} is in out_dir={str(self.out_dir)!r}, which a new run clears: give this run an out_dir of "
                     "its own"
                 )
-        taken = [int(found[1]) for name in os.listdir(self.path) if (found := ASIDE.fullmatch(name))]
-        aside = self.path / f"previous-{1 + max(taken, default=0)}"
+        taken = [int(found[1]) for name in os.listdir(self.path) if (found := PREVIOUS.fullmatch(name))]
+        target = self.path / f"previous-{1 + max(taken, default=0)}"
         try:
-            aside.mkdir()
+            target.mkdir()
             for name in names:
-                os.rename(self.path / name, aside / name)
+                os.rename(self.path / name, target / name)
         except OSError as error:
             raise ConfigError(
-                f"out_dir={str(self.out_dir)!r} holds a former run that cannot be moved to {aside}: "
+                f"out_dir={str(self.out_dir)!r} holds a previous run that cannot be moved to {target}: "
                 f"{error.strerror or error}; choose another out_dir, or move it yourself"
             ) from None
-        log.info(f"{self.out_dir}: the former run's files are now in {aside}")
-        return aside
+        log.info(f"{self.out_dir}: the previous run's files are now in {target}")
+        return target
 
     def _is_locked(self) -> bool:
-        """Tell whether the lock we hold is on the file that is there now."""
+        """Return whether we hold the lock of the file that is there now."""
         if self._lock is None:
             return False
         try:
@@ -106,13 +106,13 @@ class RunFolder:
             return False
 
     def _take_lock(self, wait_s: float) -> int:
-        """Return the lock file's descriptor, locked, with this process's number and host in the file."""
+        """Return the lock file's descriptor, locked, with this process's number and host written to the file."""
         deadline = time.monotonic() + wait_s
         path = self.path / LOCK
-        # what a link in its place points to must not be written to
+        # a link in its place is not followed
         lock = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
-            while not _locked(lock, path):
+            while not _try_to_lock(lock, path):
                 if time.monotonic() >= deadline:
                     raise ConfigError(
                         f"out_dir={str(self.out_dir)!r} is in use by {_holder(lock)}: "
@@ -127,8 +127,8 @@ class RunFolder:
         return lock
 
 
-def _locked(lock: int, path: Path) -> bool:
-    """Lock a file; False when another process has it. Where files cannot be locked, say so and do without."""
+def _try_to_lock(lock: int, path: Path) -> bool:
+    """Lock a file. Return False if another process has the lock. Warn if files cannot be locked here."""
     reason = "this system has no such locks"
     if fcntl is not None:
         try:
@@ -143,13 +143,13 @@ def _locked(lock: int, path: Path) -> bool:
 
 
 def _holder(lock: int) -> str:
-    """Name the process that has the lock, as far as it has written down who it is."""
+    """Return the process that has the lock, as it has written itself into the file."""
     found = re.fullmatch(r"(\d+) ([\w.-]+)\n", os.read(lock, 300).decode(errors="replace"))
     return f"process {found[1]} on {found[2]}" if found else "another process"
 
 
-def _former_run(folder: Path) -> list[str]:
-    """Return the names in a folder that a run makes."""
+def _files_of_a_run(folder: Path) -> list[str]:
+    """Return the names in a folder that a run has made."""
     with os.scandir(folder) as entries:
         return [
             entry.name
@@ -160,11 +160,11 @@ def _former_run(folder: Path) -> list[str]:
         ]
 
 
-def _turn(name: str) -> tuple[bool, int, bool, str]:
-    """Return when a name's turn to be moved comes.
+def _moving_order(name: str) -> tuple[bool, int, bool, str]:
+    """Return a sort key: the order in which files are moved.
 
-    First those without a number, as `ckpt.pt` may be older than the newest numbered checkpoint; then these, the newest
-    last, each behind its manifest; then the reports, which belong to what is loaded.
+    First files without a number, as `ckpt.pt` may be older than the newest numbered checkpoint; then numbered ones, the
+    newest last, each after its manifest; then the reports, which belong to the checkpoint that is loaded.
     """
     number = re.match(r"ckpt-(\d+)", name)
     return name in REPORTS, int(number[1]) if number else 0, not name.endswith(".json"), name

@@ -1,13 +1,13 @@
-"""When a checkpoint is due, beside the ones that evaluations write."""
+"""When a checkpoint is due, in addition to the ones that evaluations write."""
 
 import time
 
 
 class SaveSchedule:
-    """Counts iterations and minutes since the last save, and remembers to try again after one that failed.
+    """Counts iterations and minutes since the last save, takes requests, and tries again after a failed save.
 
-    interval: iterations from one save to the next; 0 for none
-    minutes:  minutes from one save to the next; 0 for none
+    interval: iterations from one save to the next; 0 disables
+    minutes:  minutes from one save to the next; 0 disables
     """
 
     RETRY_SECONDS = 60.0
@@ -17,21 +17,39 @@ class SaveSchedule:
         self.seconds = minutes * 60
         self.saved_at: int | None = None  # iteration of the last checkpoint, written or restored
         self.retries = False
-        self._since = time.monotonic()  # a clock that nobody sets back
+        self.is_agreed = False  # all ranks know that a save is due
+        self._is_requested = False
+        self._since = time.monotonic()  # not affected by changes of the system's clock
 
-    def falls_on(self, iter_num: int) -> bool:
-        """Tell whether iteration `iter_num` is one to save at, and nothing has saved it yet."""
-        return self.interval > 0 and iter_num > 0 and iter_num % self.interval == 0 and iter_num != self.saved_at
+    def request(self) -> None:
+        """Ask for a save on this rank."""
+        self._is_requested = True
 
-    def is_overdue(self) -> bool:
-        """Tell whether the minutes have passed, or a failed save is to be tried again. Each process has its clock."""
+    def wants_save(self) -> bool:
+        """Return whether this rank asks for a save: by request, by the clock, or to repeat a failed one."""
         wait = self.RETRY_SECONDS if self.retries else self.seconds
-        return wait > 0 and time.monotonic() - self._since >= wait
+        return self._is_requested or (wait > 0 and time.monotonic() - self._since >= wait)
+
+    def is_due(self, iter_num: int) -> bool:
+        """Return whether to save at iteration `iter_num`, the same on all ranks."""
+        on_interval = self.interval > 0 and iter_num > 0 and iter_num % self.interval == 0
+        return self.is_agreed or (on_interval and iter_num != self.saved_at)
 
     def saved(self, iter_num: int) -> None:
-        """Note that the state at `iter_num` is safe."""
-        self.saved_at, self.retries, self._since = iter_num, False, time.monotonic()
+        """Record that the state at `iter_num` is saved."""
+        self.saved_at, self.retries = iter_num, False
+        self._restart()
 
     def failed(self) -> None:
-        """Note that a save came to nothing."""
-        self.saved_at, self.retries, self._since = None, True, time.monotonic()
+        """Record that a save failed."""
+        self.saved_at, self.retries = None, True
+        self._restart()
+
+    def rolled_back(self, saved_at: int | None) -> None:
+        """Record that the run is back at the checkpoint of iteration `saved_at`, or at its beginning (None)."""
+        self.saved_at = saved_at
+        self.is_agreed = self._is_requested = False
+
+    def _restart(self) -> None:
+        self.is_agreed = self._is_requested = False
+        self._since = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder is to be trusted: what lies there, compared with what the manifests say."""
+"""Which checkpoints of a folder are good: the files, compared with their manifests."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ Digests = dict[tuple[int, ...] | None, str]
 
 
 class CheckpointFile(NamedTuple):
-    """A good checkpoint. Without a manifest it is another program's, and was found readable."""
+    """A good checkpoint. Without a manifest it is another program's, and readable."""
 
     path: Path
     manifest: Manifest | None
@@ -24,14 +24,13 @@ class CheckpointFile(NamedTuple):
 class CheckpointSearch:
     """One look at a folder.
 
-    names:     the files of every number, unfinished ones included
-    manifests: by number, those that belong to their name and are as they were written
-    unsure:    numbers that the disk did not give; it may do so another time
-    faults:    by name, what was looked at and cannot be trusted, and why
-    digests:   checksums that are known already, by the stamp of the file; those of this look are added
+    names:     the files of every number, temporary ones included
+    manifests: by number, those that are intact and belong to their file name
+    unsure:    numbers that the disk failed to read; it may succeed another time
+    faults:    by name, the files that were checked and are not good, and why
+    digests:   checksums that are known already, by the stamp of the file; those of this search are added
 
-    Raises FutureFormatError where a newer version of this program has been: what it wrote must neither be passed over
-    nor rotated.
+    Raises FutureFormatError if a newer version of this program wrote here: its files must not be skipped or removed.
     """
 
     def __init__(self, folder: Path, digests: Digests | None = None) -> None:
@@ -42,16 +41,16 @@ class CheckpointSearch:
         self.manifests: dict[int, Manifest] = {}
         self.unsure: set[int] = set()
         self.faults: dict[str, str] = {}
-        self._unmanifested: dict[int, str] = {}  # numbers without a manifest to be trusted, and why
+        self._unmanifested: dict[int, str] = {}  # numbers without an intact manifest, and why
         for name in _names(folder):
             if (sequence := sequence_of(name)) is not None:
                 self.names.setdefault(sequence, []).append(name)
         for sequence, names in self.names.items():
-            if whole := [name for name in names if not name.endswith(files.PARTIAL)]:
-                self._read_manifest(sequence, whole)
+            if complete := [name for name in names if not name.endswith(files.PARTIAL)]:
+                self._read_manifest(sequence, complete)
 
     def newest(self, prefer_linked: bool = False) -> CheckpointFile | None:
-        """Return the newest good checkpoint; with `prefer_linked` rather the one that is `ckpt.pt`. None for none.
+        """Return the newest good checkpoint, or with `prefer_linked` the one that is `ckpt.pt`; None if there is none.
 
         Another program's `ckpt.pt` is the newest, unless it was there when we last saved.
         """
@@ -61,13 +60,13 @@ class CheckpointSearch:
         found = next(self.numbered(), None)
         others = [self.folder / name for name in self.faults if name != LINKED]
         if any(files.same(self.linked_path, path) for path in others):
-            self.faults.pop(LINKED, None)  # told under its number
+            self.faults.pop(LINKED, None)  # it is reported under its number
         if found and linked and linked.manifest is None:
             self.faults[LINKED] = f"{LINKED} is another program's, and older than the last save"
         return found or linked
 
     def numbered(self, healthy: bool = False) -> Iterator[CheckpointFile]:
-        """Yield our good checkpoints, the newest first, as far as anybody asks; or only the healthy ones."""
+        """Yield our good checkpoints, the newest first, or only the healthy ones. Each is verified when it is due."""
         for sequence in sorted({*self.manifests, *self._unmanifested}, reverse=True):
             manifest = self.manifests.get(sequence)
             if healthy and not (manifest and manifest["healthy"]):
@@ -81,11 +80,11 @@ class CheckpointSearch:
                 self.faults[manifest["file"]] = str(error)
                 if isinstance(error, UnreadableError):
                     self.unsure.add(sequence)
-                if self.linked_digest() == manifest["sha256"]:  # a copy, or the file itself, renamed
+                if self.linked_digest() == manifest["sha256"]:  # a copy of it, or the file itself, renamed
                     yield CheckpointFile(self.linked_path, manifest)
 
     def linked_digest(self) -> str | None:
-        """Return the checksum of `ckpt.pt`; None if it is no file, or the disk does not give it."""
+        """Return the checksum of `ckpt.pt`; None if it is no file, or the disk fails."""
         if self.linked_path.is_symlink() or not self.linked_path.is_file():
             return None
         try:
@@ -94,7 +93,7 @@ class CheckpointSearch:
             return None
 
     def linked_numbers(self) -> list[int]:
-        """Return the numbers of our checkpoints that `ckpt.pt` is a copy of, by their manifests; the one it is last."""
+        """Return the numbers of our checkpoints with the content of `ckpt.pt`; one that is the same file comes last."""
         digest = self.linked_digest()
         alike = [number for number, manifest in self.manifests.items() if manifest["sha256"] == digest]
         return sorted(alike, key=lambda number: (self._is_linked(number), number))
@@ -103,14 +102,14 @@ class CheckpointSearch:
         return files.same(self.linked_path, self.folder / self.manifests[number]["file"])
 
     def damaged(self) -> set[int]:
-        """Return the numbers of the checkpoints that were looked at and cannot be trusted."""
+        """Return the numbers of the checkpoints that were checked and are not good."""
         return {number for name in self.faults if (number := sequence_of(name)) is not None}
 
-    def _read_manifest(self, sequence: int, whole: list[str]) -> None:
+    def _read_manifest(self, sequence: int, complete: list[str]) -> None:
         path = self.folder / f"{name_of(sequence)}.json"
-        if path.name not in whole:
+        if path.name not in complete:
             self._unmanifested[sequence] = (
-                f"{whole[0]} has no manifest: its save was cut short, or the manifest is lost"
+                f"{complete[0]} has no manifest: its save was cut short, or the manifest is lost"
             )
             return
         try:
@@ -123,28 +122,28 @@ class CheckpointSearch:
                 self.unsure.add(sequence)
 
     def _linked(self) -> CheckpointFile | None:
-        """Return what `ckpt.pt` is: one of ours, or another program's. None where it is not there, or not good."""
+        """Return `ckpt.pt` as one of ours, or as another program's. None if it is absent or not good."""
         if not os.path.lexists(self.linked_path):
             return None
         if self.linked_path.is_symlink() or not self.linked_path.is_file():
-            return self._pass_over(f"{LINKED} is a link, or no file: put a copy of the file in its place")
+            return self._reject_linked(f"{LINKED} is a link, or no file: put a copy of the file in its place")
         if numbers := self.linked_numbers():
             manifest = self.manifests[numbers[-1]]
             own = self.folder / manifest["file"]
             return CheckpointFile(own if files.same(own, self.linked_path) else self.linked_path, manifest)
-        if twin := self._twin():
-            return self._pass_over(f"{LINKED} is {twin}, which has no manifest that can be trusted")
+        if twin := self._unmanifested_copy():
+            return self._reject_linked(f"{LINKED} is {twin}, which has no manifest that can be trusted")
         try:
             run, iter_num = identity(self.linked_path)
         except CheckpointError as error:
-            return self._pass_over(str(error))
+            return self._reject_linked(str(error))
         for manifest in self.manifests.values():
             if run is not None and (run, iter_num) == (manifest.get("run"), manifest["iter_num"]):
-                return self._pass_over(f"{LINKED} is {manifest['file']}, damaged or changed since it was saved")
+                return self._reject_linked(f"{LINKED} is {manifest['file']}, damaged or changed since it was saved")
         return CheckpointFile(self.linked_path, None)
 
-    def _twin(self) -> str | None:
-        """Name the checkpoint without a good manifest that `ckpt.pt` is, or is a copy of, where there are manifests."""
+    def _unmanifested_copy(self) -> str | None:
+        """Return the name of a checkpoint without an intact manifest that `ckpt.pt` is, or is a copy of."""
         if not any(name.endswith(".json") for names in self.names.values() for name in names):
             return None
         for sequence in self._unmanifested:
@@ -154,7 +153,7 @@ class CheckpointSearch:
         return None
 
     def _is_copy(self, path: Path) -> bool:
-        """Tell whether `ckpt.pt` has the content of another file."""
+        """Return whether `ckpt.pt` has the content of another file."""
         if path.is_symlink() or not path.is_file() or files.size(path) != files.size(self.linked_path):
             return False
         try:
@@ -163,11 +162,11 @@ class CheckpointSearch:
             return False
 
     def _was_there(self) -> bool:
-        """Tell whether `ckpt.pt` was already there, as it is, when we last saved."""
+        """Return whether `ckpt.pt` had this content already when we last saved."""
         newest = self.manifests[max(self.manifests)] if self.manifests else {}
         return newest.get("beside") == self.linked_digest()
 
-    def _pass_over(self, fault: str) -> CheckpointFile | None:
+    def _reject_linked(self, fault: str) -> CheckpointFile | None:
         self.faults[LINKED] = fault
         return None
 

@@ -11,8 +11,8 @@ import torch
 class Snapshot:
     """Copies nested dicts and lists of tensors such that `torch.save` writes the same bytes as for the original.
 
-    Tensors that share memory share it in the copy as well. The memory is used again by the next `take`: touching it for
-    the first time costs more than the copying (400 MB: 0.6 s, then 0.02 s). So one snapshot at a time is valid.
+    Tensors that share memory share it in the copy as well. The next `take` reuses the memory, because touching new
+    memory costs more than the copying (400 MB: 0.6 s, then 0.02 s). So only the last copy is valid.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Snapshot:
         self._warming: Thread | None = None
 
     def warm(self, sizes: Iterable[int]) -> None:
-        """Touch memory for storages of these sizes (bytes) in the background, so that the first `take` is quick too."""
+        """Allocate storages of these sizes (bytes) in the background, so that the first `take` is fast too."""
         self._warming = Thread(target=self._touch, args=(list(sizes),), daemon=True)
         self._warming.start()
 
@@ -31,12 +31,12 @@ class Snapshot:
             self._buffers.append(storage)
 
     def take(self, tree: Any) -> Any:
-        """Return a copy of `tree`; what is no tensor, dict, list or tuple is not copied."""
+        """Return a copy of `tree`; values other than tensors, dicts, lists and tuples are not copied."""
         if self._warming:
             self._warming.join()
         taken: dict[int, torch.UntypedStorage] = {}
         free, self._buffers = self._buffers, []
-        seen: dict[int, Any] = {}  # what stands there twice stands there twice in the copy, and is written once
+        seen: dict[int, Any] = {}  # an object that occurs twice is one object in the copy too, and is written once
 
         def copied(part: Any) -> Any:
             if id(part) not in seen:
@@ -47,22 +47,22 @@ class Snapshot:
             if isinstance(part, torch.Tensor):
                 return _copy_tensor(part, taken, free)
             if isinstance(part, dict):
-                new = copy.copy(part)  # keeps the kind of dict, and what a state_dict has hanging on it
+                new = copy.copy(part)  # keeps the type of dict and its attributes, such as a state_dict's _metadata
                 new.update({key: copied(value) for key, value in part.items()})
                 return new
             if isinstance(part, list) or type(part) is tuple:
                 return type(part)(copied(value) for value in part)
             return part
 
-        whole = copied(tree)
+        result = copied(tree)
         self._buffers = list(taken.values())
-        return whole
+        return result
 
 
 def _copy_tensor(
     tensor: torch.Tensor, taken: dict[int, torch.UntypedStorage], free: list[torch.UntypedStorage]
 ) -> torch.Tensor:
-    """Copy a tensor into memory that is free; those that share a storage share one again."""
+    """Copy a tensor into free memory; tensors that share a storage share one in the copy."""
     source = tensor.untyped_storage()
     if source._cdata not in taken:
         taken[source._cdata] = _buffer(source.nbytes(), free)
@@ -72,7 +72,7 @@ def _copy_tensor(
 
 
 def _buffer(size: int, free: list[torch.UntypedStorage]) -> torch.UntypedStorage:
-    """Take memory of this size from what an older snapshot used, in its order, or ask for new."""
+    """Return a storage of this size, one of the last copy's if there is one, else a new one."""
     for index, storage in enumerate(free):
         if storage.nbytes() == size:
             return free.pop(index)

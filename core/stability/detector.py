@@ -1,4 +1,4 @@
-"""Judges whether training is still sound. It never acts: the trainer does."""
+"""Judges whether an update is stable."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -6,19 +6,19 @@ from typing import Any
 
 import torch
 
-RECENT = 8  # losses kept for whoever wants to know how it came to this
-LASTING_OVERFLOW = 32  # a loss scale halved this often in a row has nothing left to give
+RECENT = 8  # losses kept for a diagnosis
+LASTING_OVERFLOW = 32  # overflows in a row, each of which halves the loss scale
 NORMAL = 1.4826  # a normal distribution's standard deviation, in median absolute deviations
 
 
 class InstabilityDetector:
-    """Looks at every update before it is made. All its flags stay on the device: nothing waits for them.
+    """Inspects every update before it is made. Its flags stay on the device: nothing waits for them.
 
-    loss_scaling:    gradients are scaled float16; one that overflows is left out by the scaler, and unsound only when
-                     that does not end
+    loss_scaling:    gradients are scaled float16; the scaler skips an update that overflows, so overflow is unstable
+                     only if it lasts
     spike_threshold: a loss or gradient norm this many robust standard deviations above the median of the last
-                     `spike_window` sound updates is a spike; 0 looks for none
-    warmup_iters:    updates in which nothing is called a spike, as losses fall and norms jump while training warms up
+                     `spike_window` stable updates is a spike; 0 disables
+    warmup_iters:    updates in which nothing counts as a spike, because losses and norms change fast in warmup
     """
 
     CAUSES = (
@@ -50,29 +50,30 @@ class InstabilityDetector:
     def inspect(
         self, loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Return one flag per cause, each a bool () on the device: this update is unsound.
+        """Return one flag per cause, each a bool () on the device, True if the update is unstable.
 
-        metrics: what the objective reports; its `finite`, if there, is zero where it met a number that is not finite
+        loss:    mean over the update's micro-batches
+        metrics: what the objective reports; its `finite`, if it has one, is zero if it met a non-finite number
         """
-        self._follow(loss.device)
+        self._move_to(loss.device)
         self.recent.append(loss)
-        sound = self.check_loss_stability(loss)
-        sane = self.check_gradient_stability(grad_norm)
+        loss_is_stable = self.check_loss_stability(loss)
+        gradient_is_stable = self.check_gradient_stability(grad_norm)
         reported = ~metrics["finite"].bool().all() if "finite" in metrics else self._no
         spikes = self.check_spikes(loss, grad_norm) if self.spike_threshold else [self._no, self._no]
         self.seen += 1
-        return [~sound, ~sane, reported, *spikes]
+        return [~loss_is_stable, ~gradient_is_stable, reported, *spikes]
 
     def causes(self, flags: Sequence[bool]) -> str | None:
-        """Say in words which flags are set, or None."""
+        """Return the causes whose flags are set as a text, or None."""
         return " and ".join(cause for cause, flag in zip(self.CAUSES, flags, strict=True) if flag) or None
 
     def check_loss_stability(self, loss: torch.Tensor) -> torch.Tensor:
-        """Return a flag on the device: the loss is finite."""
+        """Return a bool () on the device: the loss is finite."""
         return torch.isfinite(loss)
 
     def check_gradient_stability(self, grad_norm: torch.Tensor) -> torch.Tensor:
-        """Return a flag on the device: the gradient is finite, or its overflow is still the scaler's business."""
+        """Return a bool () on the device: the gradient is finite, or overflows in a way that the scaler handles."""
         finite = torch.isfinite(grad_norm)
         if not self.loss_scaling:
             return finite
@@ -80,30 +81,31 @@ class InstabilityDetector:
         return self.overflows < LASTING_OVERFLOW
 
     def check_logits_stability(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return a flag on the device: all logits are finite. For those who have them at hand; a step does not ask."""
+        """Return a bool () on the device: all logits are finite."""
         return torch.isfinite(logits).all()
 
     def check_parameter_stability(self, tensors: Iterable[torch.Tensor]) -> bool:
-        """Tell whether every number in the tensors is finite, before a checkpoint is written; waits for the device."""
+        """Return whether every number in the tensors is finite; waits for the device."""
         numbers = [tensor for tensor in tensors if tensor.is_floating_point()]
-        # a finite sum has finite terms, and is four times as quick; one that is not may just have overflowed
+        # a finite sum has finite terms and is four times as quick to check; a sum that is not may have overflowed
         sums = [torch.isfinite(tensor.sum()) for tensor in numbers]
         return all(
-            sound.item() or bool(torch.isfinite(tensor).all()) for sound, tensor in zip(sums, numbers, strict=True)
+            is_finite.item() or bool(torch.isfinite(tensor).all())
+            for is_finite, tensor in zip(sums, numbers, strict=True)
         )
 
     def check_validation_stability(self, losses: dict[str, torch.Tensor]) -> bool:
-        """Tell whether the mean loss of every split is finite."""
+        """Return whether the mean loss of every split is finite."""
         return all(bool(torch.isfinite(loss)) for loss in losses.values())
 
     def check_spikes(self, loss: torch.Tensor, grad_norm: torch.Tensor) -> list[torch.Tensor]:
-        """Return two flags on the device: the loss, and the gradient norm, stand out from the window of recent ones."""
+        """Return two bools () on the device: the loss, and the gradient norm, spike above those of recent updates."""
         values = torch.stack([loss, grad_norm]).float()
         median = self.window.median(dim=1).values
         deviation = (self.window - median[:, None]).abs().median(dim=1).values * NORMAL
-        # a window of equal values would make a spike of anything
+        # without the second term any change after a window of equal values would be a spike
         high = median + self.spike_threshold * (deviation + 1e-3 * median.abs())
-        finite = torch.isfinite(values)  # what is not has a name of its own
+        finite = torch.isfinite(values)  # non-finite values are another cause
         spiked = finite & (values > high)
         if self.seen < max(self.spike_window, self.warmup_iters):
             spiked = torch.zeros_like(spiked)
@@ -112,11 +114,11 @@ class InstabilityDetector:
         return list(spiked)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the next verdict depends on."""
+        """Return the numbers that the next verdict depends on."""
         return {"seen": self.seen, "window": self.window.cpu().clone(), "overflows": self.overflows.item()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called; a window of another size is filled anew."""
+        """Restore what `state_dict` returned; a window of another size starts empty."""
         self.recent.clear()
         self.overflows.fill_(state["overflows"])
         self.seen = 0
@@ -124,7 +126,7 @@ class InstabilityDetector:
             self.window.copy_(state["window"])
             self.seen = state["seen"]
 
-    def _follow(self, device: torch.device) -> None:
+    def _move_to(self, device: torch.device) -> None:
         if self._no.device != device:
             self._no, self.window, self.overflows = (
                 tensor.to(device) for tensor in (self._no, self.window, self.overflows)

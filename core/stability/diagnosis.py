@@ -1,27 +1,61 @@
-"""Why training blew up: one more forward and backward pass on the offending batch, looked at from close by."""
+"""Explains an unstable update: one more forward and backward pass on its batch, with every module watched."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from core.objective import Batch, Output
+from core.batch import Batch
+from core.objective import Output
 
-NAMED = 3  # parameters named of those that could be
+NAMED = 3  # parameters named in a line, at most
 ADVICE = "what to try: lower learning_rate, more warmup_iters, smaller grad_clip, dtype=float32, a look at the batch"
 Compute = Callable[..., Output]  # an objective: compute(model, batch, train=True)
 Say = Callable[[str], None]
 
 
+class Diagnosis:
+    """Explains an unstable update on every rank, and returns the report of one of them.
+
+    raw_model: neither compiled nor wrapped: a rank can run it without the others
+    gather:    `gather(value)` returns every rank's value, on every rank
+    """
+
+    def __init__(
+        self,
+        raw_model: nn.Module,
+        objective: Compute,
+        autocast: AbstractContextManager[Any],
+        gather: Callable[[str], list[str]],
+    ) -> None:
+        self.raw_model = raw_model
+        self.objective = objective
+        self.autocast = autocast
+        self.gather = gather
+
+    def __call__(self, step: Any, recent_losses: Sequence[float]) -> str:
+        """Return the report of the first rank that found something non-finite; else that of rank 0.
+
+        step: a `RecentStep`, or None if no update was made
+        """
+        with self.autocast:
+            report = diagnose(self.raw_model, self.objective, step.batch if step else None, recent_losses)
+        if step and "data" in step.position:
+            report += f"\nthe data of the update began at: {step.position['data']}"
+        reports = self.gather(report)
+        return next((report for report in reports if "not finite" in report), reports[0])
+
+
 def diagnose(model: nn.Module, objective: Compute, batch: Batch | None, recent_losses: Sequence[float] = ()) -> str:
-    """Return what can be found out about an unsound update, in a few lines for a terminal.
+    """Return a report on an unstable update, a few lines for a terminal.
 
     Runs `objective` once more on the batch, in train mode and in the precision of the caller. Gradients are dropped;
-    weights, buffers, modes and torch's random state stay as they are. Raises nothing: what fails is told in a line.
+    weights, buffers, modes and torch's random state stay as they are. Raises nothing: an examination that fails is
+    reported as such.
 
-    batch: None where no update was made
+    batch: None if no update was made
     """
     lines: list[str] = []
     say = lines.append
@@ -46,13 +80,13 @@ def _look_at_parameters(model: nn.Module, say: Say) -> None:
     if bad:
         sizes = {name: value.numel() for name, value in model.named_parameters()}
         named = ", ".join(f"{name} ({bad[name]:,} of {sizes[name]:,} numbers)" for name in list(bad)[:NAMED])
-        say(f"parameters that are not finite, {len(bad)} of {len(counts)}: {named}{_more(bad)}")
+        say(f"parameters that are not finite, {len(bad)} of {len(counts)}: {named}{_ellipsis(bad)}")
 
 
 def _look_at_update(model: nn.Module, objective: Compute, batch: Batch | None, say: Say) -> None:
     if batch is None:
         return
-    with _left_as_it_was(model), torch.enable_grad():
+    with _restored(model), torch.enable_grad():
         with _watched(model, say):
             loss = objective(model, batch, train=True).loss
         say(f"the loss: {loss.item():.6g}")
@@ -88,13 +122,13 @@ def _look_at_losses(recent_losses: Sequence[float], say: Say) -> None:
 
 @contextmanager
 def _watched(model: nn.Module, say: Say) -> Iterator[None]:
-    """Inside, the first module whose output is not finite is told, and of the model's logits whether they are."""
-    told: list[str] = []
+    """Inside, report the first module whose output is not finite, and the range of the model's logits."""
+    found: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
         def look(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if not told and not all(_is_finite(tensor) for tensor in _tensors(output)):
-                told.append(name)
+            if not found and not all(_is_finite(tensor) for tensor in _tensors(output)):
+                found.append(name)
                 before = "finite" if all(_is_finite(tensor) for tensor in _tensors([args, kwargs])) else "not finite"
                 place = f"{name or 'the model itself'} ({type(module).__name__})"
                 say(f"the first output that is not finite: {place}, its input is {before}")
@@ -116,8 +150,8 @@ def _watched(model: nn.Module, say: Say) -> Iterator[None]:
 
 
 @contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Inside, the model trains without a gradient from before; afterwards there is no trace of it."""
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in train mode without gradients; afterwards modes, buffers and random state are restored."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = {value.device for value in model.parameters() if value.device.type == "cuda"}
@@ -137,7 +171,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def _logits(output: Any) -> torch.Tensor | None:
-    """Return a model's logits: its output, the first part of it, or the one of that name."""
+    """Return a model's logits: its output, the first part of that, or its `logits`."""
     if isinstance(output, dict):
         output = output.get("logits")
     elif isinstance(output, list | tuple):
@@ -146,7 +180,7 @@ def _logits(output: Any) -> torch.Tensor | None:
 
 
 def _describe(tensor: torch.Tensor) -> str:
-    """Return a tensor's shape, type and range, or how much of it is not finite."""
+    """Return a tensor's shape, type and range, or how many of its numbers are not finite."""
     shape = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
     if not tensor.numel() or tensor.is_complex():
         return shape
@@ -158,7 +192,7 @@ def _describe(tensor: torch.Tensor) -> str:
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
-    """Return the tensors in any nest of dicts, lists and tuples."""
+    """Return the tensors in nested dicts, lists and tuples."""
     if isinstance(tree, torch.Tensor):
         return [tree]
     parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
@@ -169,5 +203,5 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _more(names: dict[str, int]) -> str:
+def _ellipsis(names: dict[str, int]) -> str:
     return ", ..." if len(names) > NAMED else ""

@@ -1,23 +1,40 @@
-"""What is done about an update that was not sound, and what follows from it for the rest of the run."""
+"""What to do about an unstable update, and what a rollback means for the rest of the run."""
 
 import logging
-from collections.abc import Callable
-from typing import Any
-
-from core.errors import DivergedError
+from typing import Any, NamedTuple
 
 log = logging.getLogger("coregpt")
+GO_ON, SKIP, ROLL_BACK, STOP = "go on", "skip", "roll back", "stop"
+
+
+class Decision(NamedTuple):
+    """What to do about the update of `iter_num`.
+
+    action: GO_ON; SKIP (the update was not made); ROLL_BACK to the last healthy checkpoint; STOP the run
+    cause:  why the update is unstable; "" if it is stable
+    reason: why the run stops
+    """
+
+    action: str
+    iter_num: int
+    cause: str = ""
+    reason: str = ""
+
+    @property
+    def message(self) -> str:
+        """What to tell the user about a run that stops."""
+        return f"iteration {self.iter_num}: {self.cause}; {self.reason}, the last checkpoint is untouched"
 
 
 class Recovery:
-    """Decides whether to go back to a checkpoint, keeps the budget, and knows which batches to leave out afterwards.
+    """Decides about unstable updates, counts rollbacks, and keeps which batches to skip after them.
 
-    Plain numbers, so that all ranks decide alike.
+    Its state is plain numbers, so that all ranks decide alike.
 
-    on_instability: recover, stop, skip (leave the update out) or warn (train on regardless)
-    max_recoveries: budget of the whole run, resumed or not; with skip, of updates left out in a row
-    recovery_skip:  updates before and after the offending one whose batches are left out as well
-    recovery_lr_factor: every recovery multiplies the learning rate by this, for the rest of the run
+    on_instability: recover (roll back), stop, skip (do not make the update) or warn (train on)
+    max_recoveries: budget of the run, resumed or not; with skip, of skipped updates in a row
+    recovery_skip:  updates before and after the unstable one whose batches are skipped as well
+    recovery_lr_factor: every rollback multiplies the learning rate by this, for the rest of the run
     """
 
     def __init__(
@@ -31,56 +48,51 @@ class Recovery:
         self.max_recoveries = max_recoveries
         self.skip = recovery_skip
         self.lr_factor = recovery_lr_factor
-        self.history: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []  # one record per rollback
         self.lr_scale = 1.0
-        self.dropped = 0  # updates in a row
-        self.healthy = True  # nothing was unsound since the last checkpoint
-        self._left_out: dict[int, int] = {}
+        self.skipped_in_a_row = 0
+        self._batches_to_skip: dict[int, int] = {}  # by iteration, in updates
 
     @property
-    def leaves_out(self) -> bool:
-        """Whether an unsound update is not made."""
+    def suppresses_updates(self) -> bool:
+        """Whether an unstable update is not made."""
         return self.on_instability != "warn"
 
-    def decide(self, cause: str, iter_num: int, diagnose: Callable[[], str]) -> bool:
-        """Return whether to go back to a checkpoint because the update of `iter_num` was unsound.
-
-        Raises DivergedError, with a diagnosis, when the run is to stop or nothing is left to try.
-        """
-        self.healthy = False
+    def decide(self, cause: str, iter_num: int) -> Decision:
+        """Return what to do about the unstable update of `iter_num`; log a warning if the run just goes on."""
         message = f"iteration {iter_num}: {cause}"
         if self.on_instability == "recover" and len(self.history) < self.max_recoveries:
-            return True
-        if self.on_instability == "skip" and self.dropped < self.max_recoveries:
-            self.dropped += 1
-            log.warning(f"{message}; this update is left out")
-            return False
+            return Decision(ROLL_BACK, iter_num, cause)
+        if self.on_instability == "skip" and self.skipped_in_a_row < self.max_recoveries:
+            self.skipped_in_a_row += 1
+            log.warning(f"{message}; this update is skipped")
+            return Decision(SKIP, iter_num, cause)
         if self.on_instability == "warn":
             log.warning(message)
-            return False
-        why = {
+            return Decision(GO_ON, iter_num, cause)
+        reasons = {
             "recover": f"all {self.max_recoveries} recoveries are spent",
-            "skip": f"{self.dropped} updates in a row were left out before it",
-        }.get(self.on_instability, "stopped")
-        raise DivergedError(f"{message}; {why}, the last checkpoint is untouched\n{diagnose()}")
+            "skip": f"{self.skipped_in_a_row} updates in a row were skipped before it",
+        }
+        return Decision(STOP, iter_num, cause, reasons.get(self.on_instability, "stopped"))
 
-    def record(self, cause: str, iter_num: int, back_to: int) -> None:
-        """Note that the update of `iter_num` was unsound, and that the run is back at iteration `back_to`."""
+    def record_rollback(self, cause: str, iter_num: int, back_to: int) -> None:
+        """Record that the unstable update of `iter_num` led to a rollback to iteration `back_to`."""
         first = max(iter_num - self.skip, back_to)
-        self._left_out[first] = self._left_out.get(first, 0) + iter_num + self.skip - first + 1
+        self._batches_to_skip[first] = self._batches_to_skip.get(first, 0) + iter_num + self.skip - first + 1
         self.lr_scale *= self.lr_factor
         self.history.append({"iter": iter_num, "cause": cause, "back_to": back_to})
 
-    def left_out(self, iter_num: int) -> int:
-        """Return how many updates' worth of batches to leave out before the update of `iter_num`."""
-        return self._left_out.get(iter_num, 0)
+    def batches_to_skip(self, iter_num: int) -> int:
+        """Return how many updates' batches to skip before the update of `iter_num`."""
+        return self._batches_to_skip.get(iter_num, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the budget spent and the batches to leave out."""
-        return {"history": list(self.history), "lr_scale": self.lr_scale, "left_out": dict(self._left_out)}
+        """Return the rollbacks made, their factor on the learning rate, and the batches to skip."""
+        return {"history": list(self.history), "lr_scale": self.lr_scale, "left_out": dict(self._batches_to_skip)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called."""
+        """Restore what `state_dict` returned."""
         self.history = list(state["history"])
         self.lr_scale = state["lr_scale"]
-        self._left_out = dict(state["left_out"])
+        self._batches_to_skip = dict(state["left_out"])

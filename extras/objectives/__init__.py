@@ -1,4 +1,4 @@
-"""What a model can learn beside the next token: to fill gaps, to label tokens, to score sequences."""
+"""Training objectives besides the next token: unmasking, token classification, sequence scoring."""
 
 from extras.objectives.sequence_scoring import SequenceScoring
 from extras.objectives.token_classification import TokenClassification

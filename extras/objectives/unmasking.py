@@ -1,48 +1,62 @@
-"""Filling gaps: the training task of masked language models and of discrete diffusion."""
+"""Unmasking: predict masked tokens, as masked language models and discrete diffusion do."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from core.losses import cross_entropy, mean_loss, per_sequence
-from core.objective import Batch, Meter, Modifiers, Objective, Output, report
+from core.batch import Batch
+from core.losses import all_finite, cross_entropy, mean_loss, per_sequence
+from core.objective import Meter, Modifiers, Objective, Output, report
 
-RATIO_LIMIT = 100.0  # where a signal-to-noise ratio is cut off
+RATIO_LIMIT = 100.0  # maximum signal-to-noise ratio of a position
 
 
 class Unmasking(Objective):
-    """Cross-entropy of the original tokens at the positions that were masked.
+    """Mean cross-entropy of the original tokens at the masked positions.
 
-    A batch is a dict of `input` (B, T), what the model sees; `target` (B, T), the original token where one is to be
-    predicted and a negative number elsewhere; and, in an evaluation by stages, `stage` (B,), each sequence's stage.
+    A batch is a dict of `input` (B, T), the masked text; `target` (B, T), the original token at masked positions and a
+    negative number elsewhere; and, in an evaluation by stages, `stage` (B,), the stage of each sequence.
 
-    mean:      tokens: over all masked positions of the batch; sequences: over each sequence's own mean
-    modifiers: change the loss that training minimises
+    mean:         tokens: over all masked positions of the batch; sequences: over the means of the sequences
+    modifiers:    change the training loss
+    check_logits: `check_logits(logits) -> flag`, a bool scalar on the device, reported as `finite` in training
     """
 
-    def __init__(self, mean: str = "tokens", modifiers: Modifiers | None = None) -> None:
+    def __init__(
+        self,
+        mean: str = "tokens",
+        modifiers: Modifiers | None = None,
+        check_logits: Callable[[torch.Tensor], torch.Tensor] = all_finite,
+    ) -> None:
         self.mean = mean
         self.modifiers = modifiers
+        self.check_logits = check_logits
 
     def __call__(self, model: nn.Module, batch: Batch, train: bool) -> Output:
-        """Return the loss, and how many positions of a sequence are masked."""
+        """Return the loss; in training also statistics of the number of masked positions per sequence."""
         inputs, targets = batch["input"], batch["target"]
         mask = targets >= 0
         targets = targets.where(mask, -1)
         logits, loss = model(inputs, targets)
         modifiers = self.modifiers if train else None
         if modifiers is not None or self.mean == "sequences":
-            loss = self._own_loss(inputs, logits, targets, mask, modifiers)
+            loss = self._masked_loss(inputs, logits, targets, mask, modifiers)
         if not train:
             return Output(loss, {}, (logits, targets))
-        return Output(loss, {**_mask_counts(mask), **(report(modifiers) if modifiers else {})})
+        metrics = {**_mask_counts(mask), "finite": self.check_logits(logits.detach())}
+        return Output(loss, {**metrics, **(report(modifiers) if modifiers else {})})
 
-    def _own_loss(
-        self, inputs: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor,
+    def _masked_loss(
+        self,
+        inputs: torch.Tensor,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        mask: torch.Tensor,
         modifiers: Modifiers | None,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         loss = cross_entropy(logits, targets)
         if modifiers is not None:
             modifiers.inputs = inputs
@@ -50,28 +64,29 @@ class Unmasking(Objective):
         return mean_loss(per_sequence(loss, mask) if self.mean == "sequences" else loss, mask)
 
     def meter(self, split: str) -> Meter:
-        """Return what measures how much better than chance the gaps are filled."""
-        return GapMeter(split)
+        """Return an `UnmaskingMeter` for the split."""
+        return UnmaskingMeter(split)
 
 
-class GapMeter(Meter):
-    """Measures predictions of masked positions; the names are those of the train_run line's records.
+class UnmaskingMeter(Meter):
+    """Measures the predictions at masked positions; the metrics have the names of the train_run line.
 
-    Of the validation data: the probability of the correct token (mean; times V: how much better than chance), its ratio
-    to the likeliest wrong token's (signal to noise: mean of the ratios cut off at 100, and median), how often it is the
-    likeliest (percent), and the loss of every stage. Of the training data: the share of masked positions.
+    Validation data: the mean probability of the correct token, and this probability times V (how much better than
+    random); the ratio of this probability to that of the likeliest wrong token, limited to 100 (signal to noise: mean
+    and median); how often the correct token is the likeliest (percent); the mean loss of every stage.
+    Training data: the share of masked positions (mean, minimum, maximum over sequences).
     """
 
     def __init__(self, split: str) -> None:
         self.split = split
         self.vocab_size = 1
         self.ratios: list[torch.Tensor] = []  # masked share of each sequence
-        self.correct: list[torch.Tensor] = []  # at each masked position: probability of the correct token
-        self.wrong: list[torch.Tensor] = []  # and of the likeliest wrong one
-        self.stages: dict[int, list[float]] = {}  # losses of its sequences
+        self.correct: list[torch.Tensor] = []  # probability of the correct token at each masked position
+        self.wrong: list[torch.Tensor] = []  # probability of the likeliest wrong token there
+        self.stages: dict[int, list[float]] = {}  # losses of the sequences of each stage
 
     def add(self, batch: Batch, details: Any) -> None:
-        """Look at one batch. details: logits (B, T, V), and targets (B, T), -1 where nothing is masked"""
+        """Add one batch. details: logits (B, T, V), and targets (B, T), -1 at positions that are not masked"""
         logits, targets = details
         mask = targets >= 0
         self.ratios.append(mask.float().mean(dim=1).cpu())
@@ -88,7 +103,7 @@ class GapMeter(Meter):
                     self.stages.setdefault(stage, []).append(loss)
 
     def result(self) -> dict[str, float]:
-        """Return what was measured."""
+        """Return the metrics of the split."""
         ratios = torch.cat(self.ratios)
         if self.split == "train":
             return {
@@ -109,15 +124,15 @@ class GapMeter(Meter):
         }
 
     def _by_stage(self) -> dict[str, float]:
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for stage, losses in sorted(self.stages.items()):
-            found[f"val/stage_{stage}_loss"] = sum(losses) / len(losses)
-            found[f"val/stage_{stage}_samples"] = len(losses)
-        return found
+            metrics[f"val/stage_{stage}_loss"] = sum(losses) / len(losses)
+            metrics[f"val/stage_{stage}_samples"] = len(losses)
+        return metrics
 
 
 def _mask_counts(mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return mean, variance, least and most of the masked positions per sequence, on the device."""
+    """Return mean, variance, minimum and maximum of the number of masked positions per sequence, on the device."""
     counts = mask.sum(dim=1).float()
     spread = counts.var(correction=1) if len(counts) > 1 else torch.zeros_like(counts[0])
     return {

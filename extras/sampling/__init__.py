@@ -1,1 +1,1 @@
-"""What `sample.py` does with models that do not write from left to right: filling masks step by step, labelling."""
+"""The ways in which sample.py answers: continue text, fill masks, label tokens, score texts."""

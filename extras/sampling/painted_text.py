@@ -1,4 +1,4 @@
-"""Text in colours, for terminals."""
+"""Coloured text for terminals."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -9,16 +9,16 @@ Decode = Callable[[list[int]], str]
 
 
 def paint(text: str, colour: str) -> str:
-    """Return the text in a colour: a code such as 32, green, or an empty string. Line ends stay outside of it."""
+    """Return the text in a colour: a code such as 32 for green, or an empty string. Line ends are not coloured."""
     if not colour:
         return text
     return "\n".join(f"\x1b[{colour}m{line}\x1b[0m" if line else "" for line in text.split("\n"))
 
 
 def pieces(ids: Sequence[int], kinds: Sequence[str], decode: Decode) -> list[tuple[str, str]]:
-    """Return the text cut where the kind changes (a colour, or any word): (text, kind) of every piece.
+    """Return the text cut where the kind (such as a colour) of its tokens changes: (text, kind) of every piece.
 
-    The tokens of a piece are decoded together, as a character may take several.
+    The tokens of a piece are decoded together, because a character may take several tokens.
     """
-    together = groupby(zip(ids, kinds, strict=True), key=lambda pair: pair[1])
-    return [(decode([token for token, _ in pairs]), kind) for kind, pairs in together]
+    runs = groupby(zip(ids, kinds, strict=True), key=lambda pair: pair[1])
+    return [(decode([token for token, _ in pairs]), kind) for kind, pairs in runs]

@@ -1,4 +1,4 @@
-"""Turning what a user gives as text into token ids that a model can take, or into one clear message."""
+"""Encoding of a user's text into token ids that a model accepts."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ class PromptEncoder:
         self.vocab_size = vocab_size
         self.block_size = block_size
 
-    def encode(self, text: str, what: str = "--start", beside: int = 0) -> list[int]:
-        """Return the token ids of a whole text, which has to be 1 token at least and to fit the model.
+    def encode(self, text: str, name: str = "--start", reserved: int = 0) -> list[int]:
+        """Return the token ids of a text. Raises ConfigError if the text is empty or does not fit the model.
 
-        what: the text's name in messages; beside: tokens that go into the model with it
+        name: of the text, in error messages; reserved: positions that other tokens take, such as CLS
         """
-        ids = self._ids(text, what)
-        room = self.block_size - beside
+        ids = self._encode(text, name)
+        room = self.block_size - reserved
         if not ids:
-            raise ConfigError(f"{what} is empty: give a text, such as --start='To be', or --start=FILE:page.txt")
+            raise ConfigError(f"{name} is empty: give a text, such as --start='To be', or --start=FILE:page.txt")
         if len(ids) > room:
-            raise ConfigError(f"{what} has {len(ids)} tokens, and the model takes {room} at most: shorten it")
-        self._check_known(max(ids))
+            raise ConfigError(f"{name} has {len(ids)} tokens, and the model takes {room} at most: shorten it")
+        self._require_in_vocabulary(max(ids))
         return ids
 
     def with_masks(self, text: str, mask_token_id: int, mask_char: str | None, new: int) -> list[int]:
-        """Return the token ids with masks to be filled: where the text has `mask_char`, else up to `new` after it.
+        """Return the token ids of a text with masks: one for each `mask_char`, or else masks after the text.
 
-        The masks after it are as many as the model has room for.
+        new: number of masks after the text; fewer if the model's block_size has no room for them
         """
         if mask_char and mask_char not in text:
             raise ConfigError(f"--start has no {mask_char!r} (mask_char): put one where a mask is to be filled")
         first, *others = text.split(mask_char) if mask_char else [text]
-        ids = self._ids(first)
+        ids = self._encode(first)
         for part in others:
-            ids += [mask_token_id, *self._ids(part)]
-        self._check_known(max([mask_token_id, *ids]))
+            ids += [mask_token_id, *self._encode(part)]
+        self._require_in_vocabulary(max([mask_token_id, *ids]))
         room = self.block_size - len(ids)
         if room < (0 if others else 1):
             raise ConfigError(
@@ -54,16 +54,15 @@ class PromptEncoder:
             return ids
         return ids + [mask_token_id] * min(new, room)
 
-    def _ids(self, text: str, what: str = "--start") -> list[int]:
+    def _encode(self, text: str, name: str = "--start") -> list[int]:
         try:
             return self.tokenizer.encode(text)
         except DataError as error:  # characters that the data set does not have
-            raise DataError(f"{what}: {error}") from None
+            raise DataError(f"{name}: {error}") from None
 
-    def _check_known(self, token: int) -> None:
-        """Raise DataError for a token id that the model does not know."""
+    def _require_in_vocabulary(self, token: int) -> None:
         if token >= self.vocab_size:
             raise DataError(
                 f"token {token} is none of the model's {self.vocab_size}: the data set under data/ has another "
-                "vocabulary than the one the model was trained on, or lacks its meta.pkl; bring the right one"
+                "vocabulary than the model was trained on, or its meta.pkl is missing; provide the right data set"
             )

@@ -1,4 +1,4 @@
-"""Showing how a text is filled, step by step."""
+"""Display of a text while its masks are filled, step by step."""
 
 import os
 import shutil
@@ -13,12 +13,13 @@ UNPRINTABLE = "\ufffd"
 
 
 class StepDisplay:
-    """Shows a text whose masks are being filled: masks as blocks, new tokens in green where the stream is a terminal.
+    """Shows the steps in which the masks of a text are filled; masks are shown as block characters.
 
-    On a terminal every step is drawn over the one before, and `clear` takes the drawing away. `blocks` writes the steps
-    one below the other instead, anywhere. A stream that is no terminal gets nothing without it.
+    On a terminal each step is drawn over the previous step, new tokens in green, and `clear` erases the drawing. On any
+    other stream nothing is written. With `blocks` the steps are written one below the other, on every stream.
 
-    decode: token ids to text; mask_token_id: the mask's, which it is not asked to decode; size: of the terminal
+    decode: token ids to text; never called with `mask_token_id`
+    size:   returns the size of the terminal
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class StepDisplay:
         self.blocks = blocks
         self.size = size
         self.is_terminal = stream.isatty()
-        self.steps = 0  # shown so far, of this text
-        self.before: list[int] = []
-        self.height = 0  # rows on the screen
+        self.steps = 0  # steps of this text shown so far
+        self.previous_ids: list[int] = []
+        self.height = 0  # rows drawn on the terminal
 
     def show(self, ids: Sequence[int]) -> None:
-        """Show the text as it is now; the first call of a text, before anything is filled, is step 0."""
+        """Show the current ids of the text; the first call, with all masks, is step 0."""
         ids = list(ids)
         if self.blocks:
             masks = ids.count(self.mask_token_id)
@@ -49,29 +50,33 @@ class StepDisplay:
             self._write(f"step {self.steps}, {masks} masked\n{text}\n")
         elif self.is_terminal:
             columns, lines = self.size()
-            rows = _rows(self._pieces(ids), max(columns - 1, 2))[: max(lines - 1, 1)]  # what has scrolled off stays
-            self._write(self._back() + "\x1b[K\n".join(rows) + "\x1b[J")
+            rows = _rows(self._pieces(ids), max(columns - 1, 2))
+            rows = rows[: max(lines - 1, 1)]  # rows that scroll off the terminal could not be erased
+            self._write(self._cursor_to_start() + "\x1b[K\n".join(rows) + "\x1b[J")
             self.height = len(rows)
-        self.steps, self.before = self.steps + 1, ids
+        self.steps, self.previous_ids = self.steps + 1, ids
 
     def clear(self) -> None:
-        """Take the drawing away, and be ready for another text."""
+        """Erase the drawing; the next call of `show` begins another text."""
         if self.height:
-            self._write(self._back() + "\x1b[J")
-        self.steps, self.before, self.height = 0, [], 0
+            self._write(self._cursor_to_start() + "\x1b[J")
+        self.steps, self.previous_ids, self.height = 0, [], 0
 
     def _pieces(self, ids: list[int]) -> list[tuple[str, str]]:
-        told = zip(self.before or ids, ids, strict=True)
-        mask = self.mask_token_id
-        kinds = ["mask" if token == mask else "old" if token == before else "new" for before, token in told]
+        """Return (text, colour) of the pieces of a text."""
+        mask, previous_ids = self.mask_token_id, self.previous_ids or ids
+        kinds = [
+            "mask" if token == mask else "old" if token == previous else "new"
+            for previous, token in zip(previous_ids, ids, strict=True)
+        ]
         colours = {"new": GREEN} if self.is_terminal else {}
         return [(text, colours.get(kind, "")) for text, kind in pieces(ids, kinds, self._decode)]
 
     def _decode(self, ids: list[int]) -> str:
         return BLOCK * len(ids) if ids[0] == self.mask_token_id else self.decode(ids)
 
-    def _back(self) -> str:
-        """Return what moves the cursor to the drawing's upper left corner."""
+    def _cursor_to_start(self) -> str:
+        """Return the escape code that moves the cursor to the upper left corner of the drawing."""
         up = f"\x1b[{self.height - 1}A" if self.height > 1 else ""
         return up + "\r" if self.height else ""
 
@@ -81,7 +86,7 @@ class StepDisplay:
 
 
 def _rows(painted: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Break a text into rows of a terminal, so that their number is known."""
+    """Return a text as rows of at most `width` columns, so that the number of rows is known."""
     rows, column = [""], 0
     for text, colour in painted:
         for char in text:

@@ -1,4 +1,4 @@
-"""What a token classifier says of a text: every token's class, for reading and against the truth."""
+"""The classes that a token classifier predicts for a text, as coloured text, as a table, and as an accuracy."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from extras.sampling.painted_text import BACKGROUNDS, Decode, paint, pieces
 
 
 class TokenLabels:
-    """The classes of a text's tokens.
+    """The predicted classes of a text's tokens.
 
     ids:           (T,) token ids
     probabilities: (T, classes)
@@ -25,47 +25,60 @@ class TokenLabels:
 
     @classmethod
     @torch.no_grad()
-    def by(cls, model: nn.Module, ids: Tensor, decode: Decode) -> "TokenLabels":
-        """Ask a model, called as `model(ids (1, T)) -> (logits (1, T, classes), _)`. ids: (T,)"""
+    def predict(cls, model: nn.Module, ids: Tensor, decode: Decode) -> "TokenLabels":
+        """Return a model's predictions. model: `model(ids (1, T)) -> (logits (1, T, classes), _)`; ids: (T,)"""
         return cls(ids.tolist(), model(ids[None])[0][0].float().softmax(dim=-1).cpu(), decode)
 
+    def report(self, original: Sequence[int] | None, with_probabilities: bool, *, coloured: bool) -> str:
+        """Return the text in colours with a legend or the table of its tokens, and the accuracy.
+
+        original: token ids of the original text; None for no accuracy
+        coloured: colours instead of the table, which then needs `with_probabilities`
+        """
+        lines = [self.painted(), self.legend()] if coloured else []
+        if with_probabilities or not coloured:
+            lines.append(self.table(with_probabilities))
+        if original is not None:
+            lines.append(self.accuracy(original))
+        return "\n".join(lines)
+
     def painted(self) -> str:
-        """Return the text, each class on a background of its own; class 0 on none."""
+        """Return the text, each class on its own background colour; class 0 on none."""
         colours = [self._background(number) for number in self.classes]
         return "".join(paint(text, colour) for text, colour in pieces(self.ids, colours, self.decode))
 
     def legend(self) -> str:
-        """Return how many tokens each class has, in its colour."""
+        """Return the number of tokens of each class, in the colour of the class."""
         numbers = range(self.probabilities.size(-1))
         return ", ".join(paint(f"class {n}", self._background(n)) + f": {self.classes.count(n)}" for n in numbers)
 
     def table(self, with_probabilities: bool = False) -> str:
-        """Return a line per token: its class, its text as Python writes it, and perhaps each class's probability."""
+        """Return a line per token: its class, its text as a Python literal, and optionally all probabilities."""
         lines = []
-        for token, number, shares in zip(self.ids, self.classes, self.probabilities.tolist(), strict=True):
+        for token, number, probabilities in zip(self.ids, self.classes, self.probabilities.tolist(), strict=True):
             line = f"{number}  {self.decode([token])!r}"
             if with_probabilities:
-                line = "  ".join([f"{line:<12}", *(f"{share:.4f}" for share in shares)])
+                line = "  ".join([f"{line:<12}", *(f"{probability:.4f}" for probability in probabilities)])
             lines.append(line)
         return "\n".join(lines)
 
     def accuracy(self, original: Sequence[int]) -> str:
-        """Return how well the labels tell the tokens that differ from the original text: those are class 1.
+        """Return how well class 1 marks the tokens that differ from the original text.
 
-        Raises ConfigError for a text of another length, and for a classifier of more than two classes.
+        Raises ConfigError if the original has another length, or if there are more than two classes.
         """
         if len(original) != len(self.ids):
             raise ConfigError(f"the original has {len(original)} tokens and the text {len(self.ids)}: wanted as many")
         if self.probabilities.size(-1) != 2:
             raise ConfigError(
-                f"the checkpoint knows {self.probabilities.size(-1)} classes: only one of two, which tells replaced "
-                "tokens from others, can be held against an original text"
+                f"the checkpoint has {self.probabilities.size(-1)} classes: only a classifier of two classes, replaced "
+                "tokens and others, can be compared with an original text; remove original"
             )
-        truth = [token != old for token, old in zip(self.ids, original, strict=True)]
-        pairs = list(zip(truth, map(bool, self.classes), strict=True))
-        right, found = sum(told == true for true, told in pairs), pairs.count((True, True))
+        replaced = [token != old for token, old in zip(self.ids, original, strict=True)]
+        pairs = list(zip(replaced, map(bool, self.classes), strict=True))
+        right, found = sum(predicted == actual for actual, predicted in pairs), pairs.count((True, True))
         return (
-            f"accuracy {right / max(len(pairs), 1):.4f}: {found} of {sum(truth)} replaced tokens found, "
+            f"accuracy {right / max(len(pairs), 1):.4f}: {found} of {sum(replaced)} replaced tokens found, "
             f"{pairs.count((False, True))} others taken for replaced"
         )
 

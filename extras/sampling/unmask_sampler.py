@@ -1,4 +1,4 @@
-"""Writing text by filling masks, some in each step: what an unmasking model does in place of nanoGPT's `generate`."""
+"""Writing text with an unmasking model: fill masks, some in each step. The counterpart of nanoGPT's `generate`."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,27 +10,27 @@ from extras.token_draw import draw_tokens
 
 
 def masked_shares(schedule: str, steps: int) -> list[float]:
-    """Return the share of the masks that is left after each step, beginning below 1 and ending at 0.
+    """Return the share of the masks that is left after each step; the last is 0.
 
-    schedule: linear: each step fills as many; cosine: few at first, while little is known, and more later
+    schedule: linear: every step fills the same number; cosine: fewer in the first steps, more in the last
     """
-    done = [step / steps for step in range(1, steps + 1)]
-    return [math.cos(math.pi / 2 * share) if schedule == "cosine" else 1 - share for share in done]
+    progress = [step / steps for step in range(1, steps + 1)]
+    return [math.cos(math.pi / 2 * done) if schedule == "cosine" else 1 - done for done in progress]
 
 
 class UnmaskSampler:
     """Fills the masks of a text in several steps.
 
-    In every step the model says of all masks at once how likely each token is there. A token is drawn for every mask,
-    the surest are kept, and the others become masks again: they are drawn anew in the next step, when the model can
-    see what was kept. The last step keeps all. After MaskGIT (Chang et al. 2022), https://arxiv.org/abs/2202.04200
+    In every step the model predicts all masks at once, and a token is drawn for each. Some of the tokens are kept, the
+    others become masks again and are drawn anew in the next step, in which the model sees the kept tokens. The last
+    step keeps all. After MaskGIT (Chang et al. 2022), https://arxiv.org/abs/2202.04200
 
-    model:           called as `model(ids (B, T)) -> (logits (B, T, V), _)`, in evaluation mode
-    text_vocab_size: tokens below it are text; no other is ever drawn
+    model:           `model(ids (B, T)) -> (logits (B, T, V), _)`, in evaluation mode
+    text_vocab_size: only ids below it are drawn
     shares:          share of the masks that is left after each step, such as `masked_shares`; the last counts as 0
-    order:           confidence: keep the tokens that the model, at temperature 1, finds likeliest; random: keep any
-    remask:          let tokens of earlier steps become masks again as well, where the model has come to doubt them
-    generator:       of the draws, on the model's device; they follow temperature, top_k and top_p: see `draw_tokens`
+    order:           confidence: keep the tokens with the highest probability at temperature 1; random: keep any
+    remask:          tokens of earlier steps may become masks again, if their probability has become low
+    generator:       for the draws, on the model's device; see `draw_tokens` for temperature, top_k and top_p
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class UnmaskSampler:
 
     @torch.no_grad()
     def states(self, start: Tensor, count: int = 1) -> Iterator[Tensor]:
-        """Yield `count` texts (count, T) after every step that changes them.
+        """Yield the ids (count, T) of `count` texts after every step; steps that change no text are skipped.
 
-        start: (T,) token ids, of which those that are the mask token are filled and the others stay
+        start: (T,) token ids; the mask tokens are filled, the others stay
         """
         ids = start.repeat(count, 1)
-        free = ids == self.mask_token_id  # (B, T); as many in each row
-        total = left = int(free[0].sum())
+        to_fill = ids == self.mask_token_id  # (B, T), the same number in each row
+        total = left = int(to_fill[0].sum())
         for share in self.shares:
             wanted = round(share * total)
             if wanted >= left and not self.remask:
@@ -75,15 +75,15 @@ class UnmaskSampler:
             logits = self.model(ids)[0][..., : self.text_vocab_size].float()  # (B, T, text)
             drawn = draw_tokens(logits[masked], self.generator, self.temperature, self.top_k, self.top_p)
             ids = ids.masked_scatter(masked, drawn)
-            ids = self._masked_again(ids, logits, free if self.remask else masked, wanted)
+            ids = self._with_masks(ids, logits, to_fill if self.remask else masked, wanted)
             left = wanted
             yield ids
 
-    def _masked_again(self, ids: Tensor, logits: Tensor, candidates: Tensor, count: int) -> Tensor:
-        """Return the ids (B, T) with masks at the `count` candidates of each row that are to be kept last."""
+    def _with_masks(self, ids: Tensor, logits: Tensor, candidates: Tensor, count: int) -> Tensor:
+        """Return the ids (B, T) with masks at the `count` candidates of each row that come last in `order`."""
         if self.order == "random":
-            sureness = torch.rand(ids.shape, generator=self.generator, device=ids.device)
+            confidence = torch.rand(ids.shape, generator=self.generator, device=ids.device)
         else:
-            sureness = logits.softmax(dim=-1).gather(-1, ids[..., None])[..., 0]  # (B, T)
-        sureness = sureness.masked_fill(~candidates, float("inf"))
-        return ids.scatter(1, sureness.topk(count, largest=False).indices, self.mask_token_id)
+            confidence = logits.softmax(dim=-1).gather(-1, ids[..., None])[..., 0]  # (B, T)
+        confidence = confidence.masked_fill(~candidates, float("inf"))
+        return ids.scatter(1, confidence.topk(count, largest=False).indices, self.mask_token_id)

@@ -1,4 +1,4 @@
-"""What campaigns share: children that end as programs do, a run that comes to one hash, a record that is continued."""
+"""Shared parts of the campaigns: child processes, the hash of the undisturbed run, the record of trials."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from benchmark.soak.__main__ import main, run
 from benchmark.soak.campaign import (
     Campaign,
     in_child,
-    last_words,
     ranks,
     start_ranks,
+    stderr_tail,
     tiny_argv,
     train,
     undisturbed_hash,
@@ -36,32 +36,32 @@ def kill_rank_1() -> None:
     time.sleep(30)
 
 
-def test_child_ends_as_a_program_does(tmp_path: Path) -> None:
+def test_a_child_ends_as_a_program_does(tmp_path: Path) -> None:
     assert in_child(lambda: print("done"), tmp_path) == 0
     assert (tmp_path / "stdout.txt").read_text() == "done\n"
     assert in_child(fail, tmp_path) == 3
-    assert last_words(tmp_path) == "error: it was too much"
+    assert stderr_tail(tmp_path) == "error: it was too much"
     assert in_child(lambda: sys.exit(7), tmp_path) == 7
     assert in_child(lambda: print(1 / 0), tmp_path) == 1
-    assert "ZeroDivisionError" in last_words(tmp_path)
+    assert "ZeroDivisionError" in stderr_tail(tmp_path)
     assert in_child(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path) == -signal.SIGKILL
 
 
-def test_child_that_hangs_is_killed(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=r"1 of 1 processes were still there after 0\.05 s"):
+def test_a_child_that_hangs_is_killed(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"1 of 1 processes were still running after 0\.05 s"):
         in_child(lambda: time.sleep(30), tmp_path, limit_s=0.05)
 
 
-def test_ranks_left_by_a_killed_one_are_killed_after_the_grace(tmp_path: Path) -> None:
+def test_ranks_of_a_killed_rank_are_killed_after_the_grace_time(tmp_path: Path) -> None:
     assert wait(start_ranks(kill_rank_1, 2, tmp_path), grace_s=0.05) == [-signal.SIGKILL] * 2
 
 
-def test_ranks_are_told_their_numbers(tmp_path: Path) -> None:
+def test_ranks_get_their_numbers(tmp_path: Path) -> None:
     assert ranks(lambda: sys.exit(10 + int(os.environ["RANK"])), 2, tmp_path) == [10, 11]
     assert "RANK" not in os.environ
 
 
-def test_undisturbed_run_comes_to_one_hash_for_each_command_line(tmp_path: Path) -> None:
+def test_each_command_line_has_one_hash_of_its_undisturbed_run(tmp_path: Path) -> None:
     write_tiny_data(tmp_path)
     argv = tiny_argv(max_iters=2)
     assert in_child(lambda: train(argv), tmp_path) == 0
@@ -70,7 +70,7 @@ def test_undisturbed_run_comes_to_one_hash_for_each_command_line(tmp_path: Path)
     assert undisturbed_hash(argv) != undisturbed_hash(tiny_argv(max_iters=2, seed=1))
 
 
-def test_record_is_continued_and_a_failed_trial_is_kept_and_named(
+def test_the_record_is_continued_and_a_failed_trial_is_kept_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -87,7 +87,7 @@ def test_record_is_continued_and_a_failed_trial_is_kept_and_named(
     campaign = Campaign("doubles", 3, trial, lambda records: f"{len(records)} doubled")
     assert run(campaign, 1, 0, out)
     with open(out, "a") as file:
-        file.write('{"campaign": "doub')  # killed while it wrote
+        file.write('{"campaign": "doub')  # an incomplete line, as a kill leaves it
     assert not run(campaign, 3, 0, out)
     assert not run(campaign, 3, 0, out)
 
@@ -100,7 +100,7 @@ def test_record_is_continued_and_a_failed_trial_is_kept_and_named(
     assert capsys.readouterr().out.splitlines()[-1] == f"doubles: 2 of 3, 0 s; 2 doubled; failed: 1 ({kept})"
 
 
-def test_unknown_campaign_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_campaign_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["kils"])
 

@@ -1,4 +1,4 @@
-"""The campaign of damaged checkpoints: a sample of it, and that it notices what is broken."""
+"""A few trials of the campaign of damaged checkpoints, and that it notices broken code."""
 
 import random
 from collections.abc import Callable
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-import core
 from benchmark.soak.campaign import OUT
 from benchmark.soak.damages import (
     KINDS,
@@ -30,7 +29,7 @@ from core.runtime import Runtime
 def test_every_kind_of_damage_is_done_and_noticed(kind: Callable[[Victim], None], links: bool, tmp_path: Path) -> None:
     stopped = stopped_run(STOPS[links])
     stopped.write(tmp_path / OUT, links)
-    assert stopped.is_whole(tmp_path / OUT, stopped.newest)
+    assert stopped.is_intact(tmp_path / OUT, stopped.newest)
     names = damage(random.Random(0), kind, tmp_path / OUT, stopped)
 
     assert names[0] == kind.__name__
@@ -38,7 +37,7 @@ def test_every_kind_of_damage_is_done_and_noticed(kind: Callable[[Victim], None]
 
 
 @pytest.mark.parametrize("seed", [0, 2, len(KINDS) - 1])
-def test_a_damaged_run_comes_to_the_same_end(seed: int, tmp_path: Path) -> None:
+def test_a_damaged_run_ends_in_the_same_state(seed: int, tmp_path: Path) -> None:
     details = trial(seed, tmp_path)
 
     assert details["kinds"][0] == KINDS[seed].__name__
@@ -55,24 +54,24 @@ def test_a_resume_that_is_not_exact_is_noticed(monkeypatch: pytest.MonkeyPatch, 
     stopped_run(STOPS[0]), stopped_run(STOPS[1])  # made before the code is broken
     monkeypatch.setattr(Runtime, "set_rng_state", lambda runtime, state: None)
 
-    with pytest.raises(AssertionError, match="another end"):
+    with pytest.raises(AssertionError, match="another state"):
         trial(KINDS.index(flipped), tmp_path)
 
 
 def test_a_checkpoint_that_is_not_found_again_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+    monkeypatch.setattr("wiring.start.where_to_start", lambda *_: ("scratch", None))
 
     with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
         trial(KINDS.index(flipped), tmp_path)
 
 
-def test_code_that_is_run_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_code_that_a_checkpoint_runs_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     load = torch.load
 
     def trusting(*arguments: Any, **options: Any) -> Any:
         return load(*arguments, **{**options, "weights_only": False})
 
-    stopped = stopped_run(STOPS[0])  # its newest checkpoint is ckpt.pt as well, at which other programs' are looked for
+    stopped = stopped_run(STOPS[0])  # ckpt.pt is linked to its newest checkpoint, and is read first
     stopped.write(tmp_path / OUT, links=True)
     damage(random.Random(0), hostile_in_place, tmp_path / OUT, stopped)
     monkeypatch.setattr("core.checkpoint.format.torch.load", trusting)

@@ -1,4 +1,4 @@
-"""The campaign on the model of a disk: a sample, what the model takes for safe, and that what is broken is noticed."""
+"""A few trials on the model of a disk, what the model takes for durable, and that broken code is noticed."""
 
 import os
 import random
@@ -21,27 +21,27 @@ flush, rotate = files._flush, CheckpointManager._rotate
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_healthy_checkpoint_is_always_there(seed: int, tmp_path: Path) -> None:
+def test_a_healthy_checkpoint_always_exists(seed: int, tmp_path: Path) -> None:
     details = trial(seed, tmp_path)
 
     assert details["done"] > 0
     assert sum(details["events"].values()) > 0
 
 
-def test_only_what_struck_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_model, "CALLS", 10**6)  # no save makes so many: what is armed hardly ever goes off
+def test_only_events_with_an_effect_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_model, "CALLS", 10**6)  # more calls than a save makes: planned faults hardly ever happen
     events = trial(0, tmp_path)["events"]
 
     assert events["save"] > 0 and events["fault"] == events["kill"] == 0
 
 
-def test_a_full_campaign_in_which_too_little_strikes_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_campaign_with_too_few_events_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_model, "TRIALS", 2)
     monkeypatch.setattr(disk_model, "FLOOR", 4)
     records = [{"details": {"events": {"fault": 2, "kill": 2, "cut": 2}}}] * 2
 
     assert disk_model.summary(records) == "4 x cut, 4 x fault, 4 x kill"
-    with pytest.raises(AssertionError, match="only 3 x kill struck, wanted 4"):
+    with pytest.raises(AssertionError, match="only 3 x kill, wanted 4"):
         disk_model.summary([records[0], {"details": {"events": {"fault": 2, "kill": 1, "cut": 2}}}])
 
 
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_schedule(tmp_path: Path) -> None:
 
 
 def states(folder: Path, act: Callable[[Disk], None]) -> set[tuple[tuple[str, bytes], ...]]:
-    """Return what can be found in a folder where something was done before the power was cut."""
+    """Return the possible states of a folder after `act` and a power cut."""
     found = set()
     for seed in range(40):
         for path in folder.iterdir():
@@ -68,25 +68,25 @@ def states(folder: Path, act: Callable[[Disk], None]) -> set[tuple[tuple[str, by
 
 
 def write_and_rename(disk: Disk, with_file: bool, with_folder: bool) -> None:
-    aside, path = disk.folder / "a.part", disk.folder / "a"
-    aside.write_bytes(b"1234")
+    part, path = disk.folder / "a.part", disk.folder / "a"
+    part.write_bytes(b"1234")
     if with_file:
-        disk.fsync(disk.open(aside, os.O_RDONLY))
-    disk.replace(aside, path)
+        disk.fsync(disk.open(part, os.O_RDONLY))
+    disk.replace(part, path)
     if with_folder:
         disk.fsync(disk.open(disk.folder, os.O_RDONLY))
 
 
-def test_only_what_was_flushed_is_safe(tmp_path: Path) -> None:
-    whole = (("a", b"1234"),)
+def test_only_flushed_content_and_names_are_durable(tmp_path: Path) -> None:
+    complete = (("a", b"1234"),)
 
-    assert states(tmp_path, lambda disk: write_and_rename(disk, True, True)) == {whole}
-    assert states(tmp_path, lambda disk: write_and_rename(disk, True, False)) == {(), (("a.part", b"1234"),), whole}
+    assert states(tmp_path, lambda disk: write_and_rename(disk, True, True)) == {complete}
+    assert states(tmp_path, lambda disk: write_and_rename(disk, True, False)) == {(), (("a.part", b"1234"),), complete}
     broken = states(tmp_path, lambda disk: write_and_rename(disk, False, True))
-    assert {(("a", b""),), whole} < broken and all(len(state) == 1 for state in broken)
+    assert {(("a", b""),), complete} < broken and all(len(state) == 1 for state in broken)
 
 
-# what is broken is noticed
+# broken code is noticed
 
 
 def without_file_fsync(path: Path) -> None:
@@ -100,9 +100,9 @@ def without_folder_fsync(path: Path) -> None:
 
 
 def renamed_before_fsync(path: Path, write: Callable[[Path], None]) -> None:
-    aside = path.with_name(path.name + files.PARTIAL)
-    write(aside)
-    files.os.replace(aside, path)
+    part = path.with_name(path.name + files.PARTIAL)
+    write(part)
+    files.os.replace(part, path)
     files._flush(path)
 
 
@@ -116,49 +116,49 @@ def manifest_first(
     write(draft)
     write_manifest(path.with_suffix(".json"), describe(draft, sequence, {**notes, "linked": False}))
     files.flush_folder(manager.folder)
-    files.write_atomically(path, lambda aside: aside.write_bytes(draft.read_bytes()) and None)
+    files.write_atomically(path, lambda part: part.write_bytes(draft.read_bytes()) and None)
     files.flush_folder(manager.folder)
     rotate(manager, sequence)
     return path
 
 
-MUTATIONS: dict[str, tuple[str, Any, str]] = {  # what is broken, by what, and how that shows
+MUTATIONS: dict[str, tuple[str, Any, str]] = {  # what is broken: the target, its replacement, and the expected message
     "a file's fsync is dropped": (
-        "core.files._flush", without_file_fsync, r"\.json is not whole, or its content is not"
+        "core.files._flush", without_file_fsync, r"\.json or its checkpoint is incomplete"
     ),
     "a folder's fsync is dropped": (
         "core.files._flush", without_folder_fsync, r"the newest checkpoint is \d+ .*, after \d+ was saved"
     ),
-    "renamed before fsync": ("core.files.write_atomically", renamed_before_fsync, r"ckpt-\d+\.pt is not whole"),
+    "renamed before fsync": ("core.files.write_atomically", renamed_before_fsync, r"ckpt-\d+\.pt is incomplete"),
     "the manifest comes before the content": (
-        "core.checkpoint.manager.CheckpointManager._save", manifest_first, r"\.json is not whole, or its content is not"
+        "core.checkpoint.manager.CheckpointManager._save", manifest_first, r"\.json or its checkpoint is incomplete"
     ),
     "damaged ones are counted": (
         "core.checkpoint.manager.CheckpointManager._damaged",
         property(lambda manager: set(), lambda manager, found: None),
-        r"\] are kept, \[.*\] should be",
+        r"\] are kept, wanted \[",
     ),
     "a checkpoint is not verified": (
         "core.checkpoint.search.verify",
         lambda manifest, folder, _: folder / manifest["file"],
-        r"the newest( healthy)? checkpoint, .*, is none that was saved",
+        r"the newest( healthy)? checkpoint, .*, is not a saved one",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_promise_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_broken_code_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     target, broken, message = MUTATIONS[name]
     monkeypatch.setattr(target, broken, raising=False)
 
-    said: list[str] = []
-    for seed in SEEDS:  # in which the sound program comes through
+    messages: list[str] = []
+    for seed in SEEDS:  # the trials that pass without broken code
         folder = tmp_path / str(seed)
         folder.mkdir()
         try:
             trial(seed, folder)
         except AssertionError as error:
-            said.append(str(error))
-            if re.search(message, said[-1]):
+            messages.append(str(error))
+            if re.search(message, messages[-1]):
                 return
-    pytest.fail(f"not noticed as {message!r}, but: {said}")
+    pytest.fail(f"not noticed as {message!r}, but: {messages}")

@@ -1,4 +1,4 @@
-"""A sample of the campaign of sound runs, and that it notices an alarm."""
+"""A few trials of the campaign of stable runs, and that it notices an alarm."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_sound_runs_raise_no_alarm(seed: int, tmp_path: Path) -> None:
+def test_stable_runs_raise_no_alarm(seed: int, tmp_path: Path) -> None:
     details = trial(seed, tmp_path)
     assert details["loss"] < false_alarms.OUT_OF_REACH and 0 < details["grad_norm"] < false_alarms.OUT_OF_REACH
 
 
-def test_an_alarm_in_a_sound_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alarm_in_a_stable_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(false_alarms, "OUT_OF_REACH", 0.1)
     with pytest.raises(AssertionError, match="false alarms|ended with"):
         trial(1, tmp_path)

@@ -1,11 +1,10 @@
-"""A sample of the campaign that kills runs, and what it says when something is lost."""
+"""A few trials of the campaign that kills runs, and that it notices a loss."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import core
 from benchmark.soak import kills
 from core.checkpoint.manager import CheckpointManager
 from core.runtime import Runtime
@@ -14,38 +13,38 @@ KILLED_IN_A_SAVE, KILLED_TWICE = 4, 14
 
 
 @pytest.mark.parametrize("seed", [KILLED_IN_A_SAVE, KILLED_TWICE])
-def test_killed_run_comes_to_the_same_end(seed: int, tmp_path: Path) -> None:
+def test_a_killed_run_ends_in_the_same_state(seed: int, tmp_path: Path) -> None:
     kills_made = kills.trial(seed, tmp_path)["kills"]
 
     assert kills_made[0]["inside"]
 
 
-def test_two_ranks_come_to_the_same_end(tmp_path: Path) -> None:
+def test_two_ranks_end_in_the_same_state(tmp_path: Path) -> None:
     assert kills.trial(8, tmp_path)["world_size"] == 2
 
 
-def test_random_state_that_is_not_restored_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_rng_state_that_is_not_restored_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Runtime, "set_rng_state", lambda self, state: None)
 
-    with pytest.raises(AssertionError, match="another end"):
+    with pytest.raises(AssertionError, match="another state"):
         kills.trial(KILLED_IN_A_SAVE, tmp_path)
 
 
-def test_checkpoint_that_is_not_found_again_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+def test_a_checkpoint_that_is_not_found_again_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wiring.start.where_to_start", lambda *_: ("scratch", None))
 
     with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
         kills.trial(KILLED_IN_A_SAVE, tmp_path)
 
 
-def test_retention_that_keeps_all_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_that_keeps_everything_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CheckpointManager, "_rotate", lambda self, newest: None)
 
-    with pytest.raises(AssertionError, match="more kept than asked for"):
+    with pytest.raises(AssertionError, match="more checkpoints kept than wanted"):
         kills.trial(KILLED_IN_A_SAVE, tmp_path)
 
 
-def test_kills_that_hardly_ever_fall_inside_a_save_prove_nothing() -> None:
+def test_too_few_kills_inside_a_save_are_refused() -> None:
     records: list[dict[str, Any]] = [{"details": {"kills": [{"inside": number == 0}]}} for number in range(4)]
 
     assert kills.summary(records) == "1 of 4 kills inside a save"

@@ -1,11 +1,10 @@
-"""A sample of the campaign that asks runs to stop, and what it says when they do not, or lose something."""
+"""A few trials of the campaign that stops runs, and that it notices runs that do not stop, or lose something."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import core
 from benchmark.soak import preemptions
 from core.preemption import Preemption
 from core.runtime import Runtime
@@ -15,71 +14,66 @@ IN_A_STEP, IN_A_WAIT_FOR_DATA, TWO_RANKS = 30, 9, 4
 
 
 @pytest.mark.parametrize("seed", [IN_A_STEP, IN_A_WAIT_FOR_DATA, TWO_RANKS])
-def test_run_that_is_asked_to_stop_comes_to_the_same_end(seed: int, tmp_path: Path) -> None:
+def test_a_stopped_run_ends_in_the_same_state(seed: int, tmp_path: Path) -> None:
     done = preemptions.trial(seed, tmp_path)
 
     assert done["stops"]
     assert done["world_size"] == (2 if seed == TWO_RANKS else 1)
 
 
-def test_request_that_is_ignored_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ignored_request_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Preemption, "_notice", lambda *_: None)
 
-    with pytest.raises(AssertionError, match=r"\d+\] updates were begun after it was asked to stop"):
+    with pytest.raises(AssertionError, match=r"\d+\] updates were begun after the request to stop"):
         preemptions.trial(IN_A_STEP, tmp_path)
 
 
-def test_checkpoint_that_is_not_found_again_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "where_to_start", lambda *_: ("scratch", None))
+def test_a_checkpoint_that_is_not_found_again_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wiring.start.where_to_start", lambda *_: ("scratch", None))
 
     with pytest.raises(AssertionError, match=r"went on from iteration 0, though \d+ was saved"):
         preemptions.trial(IN_A_STEP, tmp_path)
 
 
 def records(stops: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Return what is left of trials with one stop each."""
+    """Return the records of trials with one stop each."""
     return [{"details": {"stops": [{"signal": name, "place": place}]}} for name, place in stops]
 
 
-def test_a_full_campaign_with_too_few_stops_by_sigterm_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_campaign_with_too_few_stops_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preemptions, "WANTED", 7)
     monkeypatch.setattr(preemptions, "TRIALS", 8)
     places = [*preemptions.PLACES, preemptions.ANY_TIME]
     stops = [("SIGTERM", "step"), *(("SIGTERM", place) for place in places), ("clock", preemptions.TIME_LIMIT)]
 
-    said = preemptions.summary(records(stops))
-    assert said.startswith("7 SIGTERM: 1 any time, 1 data, ") and said.endswith(", 2 step; 1 clock: 1 time limit")
+    text = preemptions.summary(records(stops))
+    assert text.startswith("7 SIGTERM: 1 any time, 1 data, ") and text.endswith(", 2 step; 1 clock: 1 time limit")
     with pytest.raises(AssertionError, match="only 6 SIGTERM, wanted 7"):
         preemptions.summary(records([("SIGINT", "step"), *stops[1:]]))
-    with pytest.raises(AssertionError, match=r"no SIGTERM came in: data \("):
+    with pytest.raises(AssertionError, match=r"no SIGTERM in: data \("):
         preemptions.summary(records([("SIGTERM", "step") if stop[1] == "data" else stop for stop in stops]))
-    with pytest.raises(AssertionError, match="the clock stopped nothing"):
+    with pytest.raises(AssertionError, match="no stop by the time limit"):
         preemptions.summary(records([*stops[:-1], stops[0]]))
     assert preemptions.summary(records(stops[:1])) == "1 SIGTERM: 1 step"
 
 
-def test_wait_for_data_that_is_not_abandoned_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_for_data_that_is_not_abandoned_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Preemption, "guard", lambda self, work: work)
     monkeypatch.setattr(preemptions, "LIMIT_S", 1.0)
 
-    with pytest.raises(AssertionError, match="still there after 1 s"):
+    with pytest.raises(AssertionError, match="still running after 1 s"):
         preemptions.trial(IN_A_WAIT_FOR_DATA, tmp_path)
 
 
-def test_stop_without_a_save_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = Trainer.save
-
-    def save_nothing_at_the_end(trainer: Trainer, *args: Any, **kwargs: Any) -> bool:
-        return kwargs.get("wait", False) or save(trainer, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "save", save_nothing_at_the_end)
+def test_a_stop_without_a_save_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "save_final", lambda trainer: None)
 
     with pytest.raises(AssertionError, match=r"stopped after \d+ updates, with \d+ saved"):
         preemptions.trial(IN_A_STEP, tmp_path)
 
 
-def test_random_state_that_is_not_restored_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_rng_state_that_is_not_restored_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Runtime, "set_rng_state", lambda self, state: None)
 
-    with pytest.raises(AssertionError, match="another end"):
+    with pytest.raises(AssertionError, match="another state"):
         preemptions.trial(IN_A_STEP, tmp_path)

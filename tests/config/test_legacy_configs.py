@@ -1,4 +1,4 @@
-"""The presets and bases of the train_run line and the core line: their values, and files of users that lean on them."""
+"""Presets and base files of the train_run and core lines: their values, and user files that depend on them."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ CORE_LINE = (
     "sequence_scorer_simple", "sequence_scorer_config", "token_classifier_config",
 )  # fmt: skip
 
-# what one file of the train_run line has and others have not; batch is sequences x micro-batches
+# values specific to each file of the train_run line; batch is (sequences, micro-batches)
 TRAIN_RUN_VALUES: dict[str, dict[str, Any]] = {
     "all_in_parallel": dict(batch=(16, 16), max_iters=15000, learning_rate=5e-4, min_lr=1e-4, stages=14),
     "different_set": dict(batch=(64, 4), init_from="resume", weight_decay=1e-5, dropout=0.0, decay_lr=True, stages=4),
@@ -63,7 +63,7 @@ TRAIN_RUN_VALUES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enter the folder that the commands are given in."""
+    """Run in the repository root."""
     monkeypatch.chdir(ROOT)
 
 
@@ -78,7 +78,7 @@ def has(options: Options, **expected: Any) -> None:
     assert {name: found[name] for name in expected} == expected
 
 
-# the bases
+# base files
 
 
 def test_the_train_run_lines_defaults() -> None:
@@ -94,7 +94,7 @@ def test_the_train_run_lines_defaults() -> None:
     )  # fmt: skip
 
 
-def test_the_core_lines_defaults_differ_from_nanogpts_in_little() -> None:
+def test_few_core_line_defaults_differ_from_nanogpts() -> None:
     options = load("config/base_core_line.py")
 
     assert options.changed(*Options.model_fields) == {
@@ -102,7 +102,7 @@ def test_the_core_lines_defaults_differ_from_nanogpts_in_little() -> None:
     }  # fmt: skip
 
 
-def test_the_newest_core_line_fills_gaps() -> None:
+def test_the_newest_core_line_fills_masked_positions() -> None:
     has(
         load("config/base_core_line_newest.py"), training_type="unmasking", attention_type="bidirectional",
         position_encoding="rotary", enable_line_aligned_sequences=True, batch=(1, 1), n_layer=12, learning_rate=6e-4,
@@ -110,7 +110,7 @@ def test_the_newest_core_line_fills_gaps() -> None:
 
 
 @pytest.mark.parametrize(("kind", "frozen"), [("unmasking", False), ("sequence_scoring", True)])
-def test_after_the_train_run_base_a_scorer_alone_begins_frozen(tmp_path: Path, kind: str, frozen: bool) -> None:
+def test_after_the_train_run_base_only_a_scorer_starts_frozen(tmp_path: Path, kind: str, frozen: bool) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text(f"training_type = '{kind}'\nunmasking_model_checkpoint = 'filler'\n")
 
@@ -118,17 +118,17 @@ def test_after_the_train_run_base_a_scorer_alone_begins_frozen(tmp_path: Path, k
     assert not load("config/base_train_run.py", mine, "--unfreeze_at_iteration=None").freezes
 
 
-def test_a_base_gives_way_to_the_file_after_it(tmp_path: Path) -> None:
+def test_a_file_overrides_the_base_before_it(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("learning_rate = 5e-4\nuse_rope = False\nunmasking_stages = [{'type': 'span', 'spans_count': 3}]\n")
 
     has(load("config/base_train_run.py", mine), learning_rate=5e-4, position_encoding="absolute", stages=1, n_embd=384)
 
 
-# the presets
+# presets
 
 
-def test_every_config_of_the_train_run_line_is_there() -> None:
+def test_every_config_of_the_train_run_line_exists() -> None:
     assert set(TRAIN_RUN) == set(TRAIN_RUN_VALUES)
 
 
@@ -137,7 +137,7 @@ def test_configs_of_the_train_run_line(name: str) -> None:
     options = load(f"config/shkspr_char_diff/{name}.py")
 
     has(options, **TRAIN_RUN_VALUES[name])
-    has(options, n_layer=6, n_embd=384, block_size=1024, position_encoding="rotary", beta2=0.99)  # of the base
+    has(options, n_layer=6, n_embd=384, block_size=1024, position_encoding="rotary", beta2=0.99)  # from the base
     assert options.is_bidirectional and len(options.validation_stages or []) == 14
 
 
@@ -149,7 +149,7 @@ def test_stages_of_every_preset_fit_its_texts(name: str) -> None:
         check_stages(create_stage_objects(getattr(options, where), where), options.block_size - 1)
 
 
-def test_the_order_of_stages_is_what_two_configs_differ_in() -> None:
+def test_two_configs_differ_in_the_order_of_stages() -> None:
     easy, hard = (load(f"config/shkspr_char_diff/{name}_first.py") for name in ("easy", "super_hard"))
 
     ratios = [
@@ -254,27 +254,27 @@ def test_a_missing_composition_is_an_error_with_file_and_line(tmp_path: Path) ->
         load(mine)
 
 
-# what is not there
+# unsupported options
 
 
-def test_a_switch_of_something_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unsupported_switch_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("add_critic_head = True\ncritic_alpha = 0.5\n")
 
-    with pytest.raises(ConfigError, match="^add_critic_head=True is not supported, as there is no critic, .*False$"):
+    with pytest.raises(ConfigError, match="^add_critic_head=True is not supported: coreGPT has no critic .*False$"):
         load(tmp_path / "mine.py")
     with pytest.raises(ConfigError, match="^use_guidance=True is not supported"):
         load("--use_guidance=True")
 
 
 @pytest.mark.parametrize("off", ["False", "0", "None", "''"])
-def test_a_switch_that_is_off_and_details_of_one_are_let_be(tmp_path: Path, off: str) -> None:
+def test_unsupported_switches_that_are_off_and_settings_are_ignored(tmp_path: Path, off: str) -> None:
     lines = [f"{name} = {off}" for name in NOT_SUPPORTED] + [f"{name} = 1" for name in DETAILS]
     (tmp_path / "mine.py").write_text("\n".join(lines))
 
     assert load(tmp_path / "mine.py", "--critic_alpha=0.3", "--start_iter_num=5") == Options()
 
 
-def test_details_of_what_is_not_there_name_their_switch() -> None:
+def test_settings_of_unsupported_features_name_their_switch() -> None:
     assert set(DETAILS.values()) <= set(NOT_SUPPORTED)
     assert not (set(DETAILS) | set(NOT_SUPPORTED)) & set(Options.model_fields)
 
@@ -284,12 +284,12 @@ def test_stages_without_a_training_type_are_refused_with_advice(tmp_path: Path) 
         "unmasking_stages = [{'type': 'span', 'spans_count': 2, 'val_loss_stale_count': 1}]"
     )
 
-    with pytest.raises(ConfigError, match="set training_type=unmasking; .* wants config/base_train_run.py before it"):
+    with pytest.raises(ConfigError, match="set training_type=unmasking; put config/base_train_run.py before"):
         load(tmp_path / "mine.py")
     assert load("config/base_train_run.py", tmp_path / "mine.py").training_type == "unmasking"
 
 
-def test_the_head_of_the_core_line_sets_the_training_type_where_it_says_more_than_a_language_model() -> None:
+def test_model_mode_sets_the_training_type_of_classifiers_and_scorers() -> None:
     assert load("--training_type=MLM", "--model_mode=language_model").training_type == "unmasking"
     assert load("--model_mode=token_classifier").training_type == "token_classification"
     with pytest.raises(ConfigError, match="model_mode=token_classifier and training_type=sequence_scoring contradict"):
@@ -299,7 +299,7 @@ def test_the_head_of_the_core_line_sets_the_training_type_where_it_says_more_tha
 
 
 @pytest.mark.parametrize("base", ["base_core_line", "base_core_line_newest"])
-def test_a_file_that_names_a_head_alone_goes_behind_either_base(tmp_path: Path, base: str) -> None:
+def test_a_file_with_only_model_mode_works_after_either_base(tmp_path: Path, base: str) -> None:
     (tmp_path / "mine.py").write_text("model_mode = 'sequence_scorer'")
     options = load(f"config/{base}.py", tmp_path / "mine.py")
 

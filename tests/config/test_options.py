@@ -1,4 +1,4 @@
-"""The options as a promise to users: nanoGPT's names and defaults, and no option lost by accident."""
+"""The options that users rely on: nanoGPT's names and defaults, and the complete list of names."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from config.schema import Schema
 from configurator import configure
 from core.errors import ConfigError
 
-# nanoGPT's 33 options and their defaults; dtype is worked out
+# nanoGPT's 33 options and their defaults; dtype depends on the machine
 NANOGPT = dict(
     out_dir="out", eval_interval=2000, log_interval=1, eval_iters=200, eval_only=False, always_save_checkpoint=True,
     init_from="scratch", wandb_log=False, wandb_project="owt", wandb_run_name="gpt2", dataset="openwebtext",
@@ -23,7 +23,7 @@ NANOGPT = dict(
 NANOGPT_SAMPLE = dict(init_from="resume", out_dir="out", start="\n", num_samples=10, max_new_tokens=500,
                       temperature=0.8, top_k=200, seed=1337, device="cuda", compile=False)  # fmt: skip
 
-# every name that a config file of a user's may hold: removing or renaming one breaks it, adding one is noted here
+# every name that a user's config file may set; removing or renaming one breaks that file
 SURFACE = {
     Options: {
         "run": "out_dir init_from resume_rng eval_only training_type model_mode ckpt_filename seed",
@@ -40,7 +40,7 @@ SURFACE = {
         "modifiers": "loss_modifiers_enabled target_smoothing_enabled target_smoothing_factor "
         "target_smoothing_special_tokens target_smoothing_exclude_padding "
         "target_smoothing_padding_token entropy_modifier_enabled entropy_modifier_weight "
-        "entropy_modifier_threshold entropy_modifier_eps entropy_modifier_verbose "
+        "entropy_modifier_threshold entropy_modifier_eps "
         "mask_ratio_weight_enabled mask_ratio_weight_power mask_ratio_weight_min "
         "mask_ratio_weight_max mask_ratio_weight_eps judge_weight_modifier_enabled "
         "judge_weight_checkpoint judge_weight_exponent judge_start_iter judge_max_iter "
@@ -52,7 +52,8 @@ SURFACE = {
         "entropy_penalty_start_iter enable_judge_model judge_model_checkpoint",
         "transfer": "init_from_checkpoint freeze_transformer trainable unfreeze_at_iteration unfreeze_lr_multiplier",
         "training": "batch_size gradient_accumulation_steps max_iters grad_clip",
-        "stability": "on_instability max_recoveries recovery_skip recovery_lr_factor spike_threshold spike_window",
+        "stability": "on_instability check_every_step max_recoveries recovery_skip recovery_lr_factor "
+        "spike_threshold spike_window",
         "optimizer": "learning_rate weight_decay beta1 beta2",
         "schedule": "lr_schedule wsd_decay_iters head_lr_multiplier lr_patience lr_factor decay_lr "
         "warmup_iters lr_decay_iters min_lr",
@@ -78,7 +79,7 @@ def test_nanogpts_names_and_defaults(schema: type[Schema], facts: dict[str, Any]
 
 
 @both
-def test_the_default_precision_is_nanogpts(schema: type[Schema]) -> None:
+def test_the_default_dtype_is_nanogpts(schema: type[Schema]) -> None:
     able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
     assert schema.defaults()["dtype"] == ("bfloat16" if able else "float16")
@@ -98,7 +99,7 @@ def test_every_option_has_a_meaning_and_a_section(schema: type[Schema]) -> None:
 
 @both
 def test_no_option_is_named_like_a_section(schema: type[Schema]) -> None:
-    """In YAML `model:` is a heading, and could not be an option as well."""
+    """In YAML `model:` is a heading, so it cannot be an option too."""
     assert not set(schema.sections()) & set(schema.model_fields)
 
 
@@ -142,56 +143,56 @@ def test_flags_of_choice_options_are_their_choices() -> None:
         (["--init_from=gpt2", "--attention_type=bidirectional"], r"remove attention_type=bidirectional"),
     ],
 )
-def test_options_that_do_not_go_together(flags: list[str], message: str) -> None:
+def test_conflicting_shapes_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         configure(Options, flags)
 
 
 UNFROZEN_LATE = ["--unfreeze_at_iteration=11", "--max_iters=10"]
 STAGES = "--unmasking_stages=[{'type': 'span', 'spans_count': 1, 'val_loss_stale_count': 1}]"
-LEARNING = [  # flags that do not go together in what a run learns, what is said, and what mends it
+CONFLICTS = [  # conflicting flags, the error message, and flags that resolve the conflict
     (["--training_type=token_classification", "--attention_type=causal"], r"remove attention_type=causal",
      ["--attention_type=auto"]),
-    (["--training_type=sequence_scoring", "--attention_type=causal"], r"training_type=sequence_scoring has to see what",
+    (["--training_type=sequence_scoring", "--attention_type=causal"], r"training_type=sequence_scoring needs bi",
      ["--attention_type=bidirectional"]),
-    ([STAGES], r"^unmasking_stages are for texts with gaps.* set training_type=unmasking",
+    ([STAGES], r"^unmasking_stages are for masked texts.* set training_type=unmasking",
      ["--training_type=unmasking"]),
-    ([STAGES.replace("unmasking", "validation")], r"^validation_stages are for texts with gaps",
+    ([STAGES.replace("unmasking", "validation")], r"^validation_stages are for masked texts",
      ["--training_type=unmasking"]),
     (["--composition_config=nothing_like_it"], r"there is no data/char_diffusion/config/nothing_like_it\.py",
      ["--composition_config=complex"]),
     (["--guaranteed_unmasked_min=0.7", "--guaranteed_unmasked_max=0.6"],
-     r"guaranteed_unmasked_min=0.7 is more than guaranteed_unmasked_max=0.6", ["--guaranteed_unmasked_max=0.7"]),
-    ([*UNFROZEN_LATE, "--freeze_transformer=True"], r"unfreeze_at_iteration=11 is beyond max_iters=10",
+     r"guaranteed_unmasked_min=0.7 is greater than guaranteed_unmasked_max=0.6", ["--guaranteed_unmasked_max=0.7"]),
+    ([*UNFROZEN_LATE, "--freeze_transformer=True"], r"unfreeze_at_iteration=11 is greater than max_iters=10",
      ["--max_iters=11"]),
-    ([*UNFROZEN_LATE, "--trainable=ln_f"], r"unfreeze_at_iteration=11 is beyond max_iters=10", ["--trainable="]),
+    ([*UNFROZEN_LATE, "--trainable=ln_f"], r"unfreeze_at_iteration=11 is greater than max_iters=10", ["--trainable="]),
     ([*UNFROZEN_LATE, "--training_type=sequence_scoring", "--freeze_transformer=None"],
-     r"unfreeze_at_iteration=11 is beyond max_iters=10", ["--freeze_transformer=False"]),
-    (["--lr_schedule=transfer"], r"lr_schedule=transfer is for a frozen",
+     r"unfreeze_at_iteration=11 is greater than max_iters=10", ["--freeze_transformer=False"]),
+    (["--lr_schedule=transfer"], r"lr_schedule=transfer needs a frozen",
      ["--freeze_transformer=True", "--unfreeze_at_iteration=5"]),
     (["--lr_schedule=transfer", "--freeze_transformer=True"], r"set freeze_transformer=True and unfreeze_at_iteration",
      ["--unfreeze_at_iteration=5"]),
     (["--lr_schedule=transfer", "--unfreeze_at_iteration=5"], r"set freeze_transformer=True and unfreeze_at_iteration",
      ["--trainable=ln_f"]),
     (["--judge_weight_modifier_enabled=True", "--judge_start_iter=5", "--judge_max_iter=4"],
-     r"judge_max_iter=4 comes before judge_start_iter=5: raise it", ["--judge_max_iter=5"]),
-    (["--decay_lr=False", "--lr_schedule=linear"], r"decay_lr=False has no meaning for lr_schedule=linear",
+     r"judge_max_iter=4 is less than judge_start_iter=5: raise it", ["--judge_max_iter=5"]),
+    (["--decay_lr=False", "--lr_schedule=linear"], r"decay_lr=False does not apply to lr_schedule=linear",
      ["--decay_lr=True"]),
     (["--init_from=gpt2", "--init_from_checkpoint=x"], r"init_from=gpt2 and init_from_checkpoint=x: remove one of them",
      ["--init_from=scratch"]),
     (["--training_type=sequence_scoring", "--unmasking_model_checkpoint=x", "--block_size=1"],
-     r"block_size=1 has no room for a text beside the CLS token", ["--block_size=2"]),
-    *[([f"--{low}=5", f"--{high}=2"], rf"{low}=5.0 is more than {high}=2.0: exchange them", [f"--{high}=5"])
+     r"block_size=1 has no room for text after the CLS token", ["--block_size=2"]),
+    *[([f"--{low}=5", f"--{high}=2"], rf"{low}=5.0 is greater than {high}=2.0: swap the two values", [f"--{high}=5"])
       for low, high in (("mask_ratio_weight_min", "mask_ratio_weight_max"),
                         ("judge_weight_min_factor", "judge_weight_max_factor"))],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("flags", "message", "remedy"), LEARNING)
-def test_what_a_run_learns_goes_together(
+@pytest.mark.parametrize(("flags", "message", "remedy"), CONFLICTS)
+def test_conflicts_are_refused_and_the_advice_resolves_them(
     flags: list[str], message: str, remedy: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])  # composition_config names a file in there
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])  # composition_config names a file there
     with pytest.raises(ConfigError, match=message):
         configure(Options, flags)
     configure(Options, [*flags, *remedy])
@@ -201,7 +202,7 @@ def test_what_a_run_learns_goes_together(
     ("token_classifier", "token_classification"), ("sequence_scorer", "sequence_scoring"),
     ("language_model", "language_model"),
 ])  # fmt: skip
-def test_a_head_says_what_is_learnt(head: str, training_type: str) -> None:
+def test_model_mode_sets_the_training_type(head: str, training_type: str) -> None:
     assert configure(Options, [f"--model_mode={head}"]).training_type == training_type
     assert Options(model_mode=head).training_type == training_type
 
@@ -216,8 +217,21 @@ def test_a_head_says_what_is_learnt(head: str, training_type: str) -> None:
         ["--init_from=resume", "--position_encoding=rotary", "--attention_type=bidirectional"],
     ],
 )
-def test_options_that_go_together(flags: list[str]) -> None:
+def test_shapes_without_conflict_are_accepted(flags: list[str]) -> None:
     configure(Options, flags)
+
+
+def test_a_core_line_file_may_set_entropy_modifier_verbose(tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text("entropy_modifier_verbose = True\n")
+
+    assert configure(Options, [str(tmp_path / "x.py"), "--entropy_modifier_verbose=False"]) == Options()
+    assert "entropy_modifier_verbose" not in Options.model_fields
+
+
+def test_checks_that_wait_for_the_device_are_off_by_default() -> None:
+    assert Options().check_every_step is False
+    assert configure(Options, ["--check_every_step=True"]).check_every_step is True
+    assert "waits for the device" in Options.help(["stability"])
 
 
 def test_model_args_are_nanogpts_seven_and_others_only_when_changed() -> None:

@@ -1,4 +1,4 @@
-"""The presets: nanoGPT's seven with nanoGPT's values, and the three ways to write a configuration."""
+"""The presets: nanoGPT's seven with nanoGPT's values, and the three forms of a configuration."""
 
 import ast
 from pathlib import Path
@@ -18,7 +18,7 @@ EVALUATION = dict(batch_size=8, eval_iters=500, eval_only=True)
 NANOGPT = {
     "train_gpt2": dict(
         wandb_log=True, wandb_run_name="gpt2-124M", eval_interval=1000, log_interval=10,
-    ),  # the rest of what the file sets is default
+    ),  # its other values are defaults
     "train_shakespeare_char": dict(
         out_dir="out-shakespeare-char", eval_interval=250, log_interval=10, always_save_checkpoint=False,
         wandb_project="shakespeare-char", wandb_run_name="mini-gpt", dataset="shakespeare_char",
@@ -35,7 +35,7 @@ NANOGPT = {
     "eval_gpt2_large": dict(EVALUATION, init_from="gpt2-large"),
     "eval_gpt2_xl": dict(EVALUATION, init_from="gpt2-xl"),
 }  # fmt: skip
-# what a preset writes down although it is the default: later changes of a default must not reach it
+# values that a preset sets although they are defaults: a changed default must not change the preset
 WRITTEN_OUT = {
     "train_gpt2": "wandb_log wandb_project wandb_run_name batch_size block_size gradient_accumulation_steps max_iters "
     "lr_decay_iters eval_interval eval_iters log_interval weight_decay",
@@ -64,12 +64,12 @@ def test_nanogpts_presets_have_its_values(name: str) -> None:
 
     if name == "finetune_shakespeare":
         kind, _, seconds = changed.pop("wandb_run_name").partition("-")
-        assert kind == "ft" and float(seconds) > 1e9  # the time of the start
+        assert kind == "ft" and float(seconds) > 1e9  # start time
     assert changed == NANOGPT[name]
 
 
 @pytest.mark.parametrize("name", WRITTEN_OUT)
-def test_presets_write_out_what_nanogpts_write_out(name: str) -> None:
+def test_presets_set_the_same_names_as_nanogpts(name: str) -> None:
     tree = ast.parse(preset(name).read_text())
     assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
@@ -77,16 +77,16 @@ def test_presets_write_out_what_nanogpts_write_out(name: str) -> None:
     assert assigned - set(WRITTEN_OUT[name].split()) - {"wandb_run_name"} <= set(NANOGPT[name])
 
 
-def test_the_quick_start_needs_neither_gpu_nor_compiler() -> None:
+def test_the_quickstart_needs_neither_gpu_nor_compiler() -> None:
     options = configure(Options, [str(preset("quickstart"))])
 
     assert options.device == "cpu" and not options.compile and not options.wandb_log
     assert options.dataset == "python_stdlib" and options.init_from == "scratch"
-    assert options.max_iters % options.eval_interval == 0  # so that the last iteration is evaluated and saved
+    assert options.max_iters % options.eval_interval == 0  # the last iteration is evaluated and saved
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Compare nested values to the bit."""
+    """Return True if nested values are equal bit for bit."""
     if isinstance(ours, torch.Tensor):
         return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
     if isinstance(ours, dict):
@@ -96,7 +96,7 @@ def same(ours: Any, theirs: Any) -> bool:
     return bool(ours == theirs)
 
 
-def test_python_yaml_and_flags_end_on_the_same_bits(run_dir: Path, tiny_argv: list[str]) -> None:
+def test_python_yaml_and_flags_give_the_same_bits(run_dir: Path, tiny_argv: list[str]) -> None:
     pairs = [argument.removeprefix("--").split("=") for argument in tiny_argv]
     pairs = [(key, {"max_iters": "3"}.get(key, value)) for key, value in pairs]
     quoted = {"dataset", "device"}
@@ -114,9 +114,9 @@ def test_python_yaml_and_flags_end_on_the_same_bits(run_dir: Path, tiny_argv: li
         train.main([*argv, f"--out_dir={way}"])
         checkpoint = torch.load(f"{way}/ckpt.pt", weights_only=True)
         assert checkpoint["config"].pop("out_dir") == way and checkpoint["iter_num"] == 3
-        assert checkpoint.pop("run") and checkpoint.pop("loggers")  # a name of its own; bytes, some of them of times
+        assert checkpoint.pop("run") and checkpoint.pop("loggers")  # the run's name; byte counts that depend on times
         saved.append(checkpoint)
 
     assert same(saved[0], saved[1]) and same(saved[0], saved[2])
     saved[1]["optimizer"]["state"][0]["exp_avg"][0, 0] += 1e-9
-    assert not same(saved[0], saved[1])  # the comparison itself sees the last bit
+    assert not same(saved[0], saved[1])  # the comparison detects the last bit

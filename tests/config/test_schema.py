@@ -1,4 +1,4 @@
-"""How options are declared, and what follows from one declaration."""
+"""Declaration of options, and everything that follows from one declaration."""
 
 from typing import Any, ClassVar, Literal
 
@@ -11,17 +11,17 @@ from config.schema import Schema, default_text, literal, section, wanted
 
 
 class Kitchen(Schema):
-    """Options of every type there is."""
+    """Options of every supported type."""
 
     opt = section("oven")
     heat: float = opt(180.0, "degrees", gt=0, le=300)
     minutes: int = opt(40, "time in the oven", ge=1)
     grill: bool = opt(False, "from above")
     opt = section("dish")
-    name: str = opt("cake", "what it is")
+    name: str = opt("cake", "what is baked")
     kind: Literal["sweet", "salty"] = opt("sweet", "taste")
     guests: int | None = opt(None, "how many eat", ge=1)
-    baked_at: str = opt(lambda: "noon", "worked out when asked")
+    baked_at: str = opt(lambda: "noon", "computed on demand")
     del opt
 
     ALIASES: ClassVar[Any] = {"temperature": ("heat", float)}
@@ -66,7 +66,7 @@ def test_defaults_and_sections_keep_the_order_of_declaration() -> None:
         ("guests", "3", 3),
     ],
 )
-def test_a_value_is_fitted_to_its_option(name: str, given: Any, expected: Any) -> None:
+def test_a_value_is_converted_to_its_options_type(name: str, given: Any, expected: Any) -> None:
     fitted = Kitchen.fit(name, given)
 
     assert fitted == expected and type(fitted) is type(expected)
@@ -92,7 +92,7 @@ def test_a_value_is_fitted_to_its_option(name: str, given: Any, expected: Any) -
         ("guests", 0, "int or None >= 1"),
     ],
 )
-def test_a_value_that_does_not_fit(name: str, given: Any, message: str) -> None:
+def test_a_value_that_cannot_be_converted(name: str, given: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         Kitchen.fit(name, given)
 
@@ -116,12 +116,12 @@ def test_a_list_of_dicts(given: Any) -> None:
     [
         ("layers", "{'of': 'dough'}", "list of dicts or None"),
         ("layers", ["dough"], "list of dicts or None"),
-        ("layers", "[{'of': ", "list of dicts or None (this is no whole Python or JSON literal; a shell needs quotes"),
+        ("layers", "[{'of': ", "list of dicts or None (not a complete Python or JSON literal; put quotes"),
         ("sign", "**", "one character or None"),
         ("sign", "", "one character or None"),
     ],
 )
-def test_what_a_list_or_a_character_is_not(name: str, given: Any, message: str) -> None:
+def test_lists_and_characters_of_the_wrong_form_are_refused(name: str, given: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         Cake.fit(name, given)
 
@@ -135,7 +135,7 @@ def test_an_array_is_not_a_number(given: Any) -> None:
         Kitchen.fit("minutes", given)
 
 
-def test_rules_between_options_speak_their_own_words() -> None:
+def test_rules_between_options_keep_their_messages() -> None:
     values = Kitchen.defaults() | {"heat": 300.0, "minutes": 100}
 
     with pytest.raises(ValueError) as caught:
@@ -145,7 +145,7 @@ def test_rules_between_options_speak_their_own_words() -> None:
     assert Kitchen.validated(values | {"minutes": 10, "helper": 3}).minutes == 10
 
 
-def test_options_cannot_change_afterwards_or_grow() -> None:
+def test_options_are_immutable_and_reject_unknown_names() -> None:
     with pytest.raises(ValidationError):
         Kitchen().heat = 3.0  # type: ignore[misc]
     with pytest.raises(ValidationError):
@@ -162,10 +162,10 @@ def test_pick_and_changed() -> None:
 def test_help() -> None:
     assert Kitchen.help(["dish"]) == (
         "dish:\n"
-        "  --name=cake  [str]\n      what it is\n"
+        "  --name=cake  [str]\n      what is baked\n"
         "  --kind=sweet  ['sweet' or 'salty']\n      taste\n"
         "  --guests=None  [int or None >= 1]\n      how many eat\n"
-        "  --baked_at=auto  [str]\n      worked out when asked"
+        "  --baked_at=auto  [str]\n      computed on demand"
     )
     assert Kitchen.help().startswith("oven:\n  --heat=180.0  [float > 0 and <= 300]\n      degrees\n")
     assert default_text(Kitchen.model_fields["baked_at"]) == "auto"
@@ -186,5 +186,5 @@ def test_a_table_runs_as_a_config_file() -> None:
     [("3", 3), ("'3'", "3"), ("[1, 2]", [1, 2]), ("true", True), ("null", None), ("None", None), ("1_0", 10),
      ("os.getcwd()", "os.getcwd()"), ("", ""), ("(" * 300, "(" * 300), ("two words", "two words")],
 )  # fmt: skip
-def test_literals_are_read_and_other_text_stays(text: str, value: Any) -> None:
+def test_literals_are_evaluated_and_other_text_is_kept(text: str, value: Any) -> None:
     assert literal(text) == value and type(literal(text)) is type(value)

@@ -1,4 +1,4 @@
-"""config/stream_options.py: what the streaming programs can be told."""
+"""The options of the prepare_streaming.py scripts."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from config.stream_options import StreamOptions, read_options
 from configurator import Overrides
 from core.errors import ConfigError
 
-LEGACY = [  # what training configs of the core line set beside options of the same name here
+LEGACY = [  # options in training configs of the core line that StreamOptions does not have
     "out_dir", "eval_interval", "eval_iters", "wandb_log", "wandb_project", "n_layer", "n_embd", "dropout", "beta2",
     "composition_config", "mask_token_id", "model_mode", "training_type", "vocab_size", "position_encoding",
     "freeze_transformer", "init_from_checkpoint", "unfreeze_at_iteration", "num_token_classes", "use_guidance",
@@ -19,7 +19,7 @@ LEGACY = [  # what training configs of the core line set beside options of the s
 
 
 @pytest.mark.parametrize("name", sorted({*LEGACY, *Options.model_fields} - set(StreamOptions.model_fields)))
-def test_no_training_option_is_taken_for_a_slip_of_the_finger(name: str) -> None:
+def test_no_training_option_counts_as_a_typo(name: str) -> None:
     assert Overrides(StreamOptions.defaults(), StreamOptions).misspelt(name) is None
 
 
@@ -49,7 +49,7 @@ def test_stages_and_ranges_come_from_files_and_flags(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["(0.5, 0.1)", "(0.5,)", "[-1, 0.5]", "[0.5, 2]"])
-def test_a_range_that_is_none_is_told(text: str) -> None:
+def test_an_invalid_range_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="mask_probability_range"):
         read_options([f"--mask_probability_range={text}"])
 
@@ -62,7 +62,7 @@ def test_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"--{name}=" in shown for name in StreamOptions.model_fields)
 
 
-def test_the_text_is_the_data_sets_own_or_else_char_diffusions(tmp_path: Path) -> None:
+def test_the_text_folder_is_the_data_sets_or_char_diffusion(tmp_path: Path) -> None:
     own = tmp_path / "set"
     own.mkdir()
     assert read_options([]).source(own) == tmp_path / "char_diffusion"
@@ -73,12 +73,12 @@ def test_the_text_is_the_data_sets_own_or_else_char_diffusions(tmp_path: Path) -
     assert read_options([]).source(own) == own
 
 
-def test_a_quiet_producer_is_not_told_to_print() -> None:
+def test_a_quiet_producer_gets_no_print_function() -> None:
     assert read_options([]).producer()["say"] is print
     assert "say" not in read_options(["--data_stream_verbose=False"]).producer()
 
 
-def test_names_that_training_configs_use() -> None:
+def test_option_names_of_training_configs() -> None:
     options = read_options(["--unmasking_model_checkpoint=out-u", "--score_transform=True"])
 
     assert options.mlm_checkpoint_path == "out-u" and options.score_transform

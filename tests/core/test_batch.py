@@ -1,6 +1,6 @@
 """Batches of any shape, moved and told apart."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -54,3 +54,37 @@ def test_strides_do_not_matter() -> None:
     batch = torch.arange(6).view(2, 3)
 
     assert fingerprint(batch.t().contiguous().t()) == fingerprint(batch)
+
+
+def test_lists_stay_lists_and_named_tuples_become_tuples() -> None:
+    class Pair(NamedTuple):
+        first: torch.Tensor
+        second: list[torch.Tensor]
+
+    moved = to_device({"pair": Pair(torch.ones(2), [torch.ones(3)])}, torch.device("meta"))
+
+    assert type(moved["pair"]) is tuple and type(moved["pair"][1]) is list
+    assert moved["pair"][1][0].device.type == "meta"
+
+
+def test_a_scalar_stays_on_the_cpu() -> None:
+    moved = to_device({"seed": torch.tensor(7), "ids": torch.ones(2)}, torch.device("meta"))
+
+    assert (moved["seed"].device.type, moved["ids"].device.type) == ("cpu", "meta")
+
+
+def test_a_copy_to_a_gpu_is_pinned_and_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    class OnCpu(torch.Tensor):
+        def pin_memory(self, *_: Any) -> "OnCpu":
+            calls.append("pinned")
+            return self
+
+        def to(self, *args: Any, **options: Any) -> "OnCpu":
+            calls.append((args[0].type, options))
+            return self
+
+    to_device([torch.ones(2).as_subclass(OnCpu)], torch.device("cuda"))
+
+    assert calls == ["pinned", ("cuda", {"non_blocking": True})]

@@ -10,6 +10,7 @@ from torch import nn
 
 from core.evaluator import Evaluator
 from core.objective import LanguageModeling, Meter, Objective, Output
+from core.preemption import Interrupted
 from core.runtime import Runtime
 from model import GPT
 from tests.modifying import Modifying
@@ -180,3 +181,44 @@ def test_what_an_objective_measures_comes_beside_the_losses(tiny_model: GPT) -> 
     assert {name: value.item() for name, value in found.items()} == {
         "train": 3.0, "train/largest": 5.0, "val": 3.5, "val/largest": 4.0,
     }  # fmt: skip
+
+
+def test_validation_is_the_default_split(tiny_model: GPT) -> None:
+    assert evaluator(tiny_model, Scripted([2.0, 4.0, 6.0])).evaluate() == 4.0
+
+
+def test_a_function_may_measure_more_of_each_split(tiny_model: GPT) -> None:
+    """As of text that the model generates: in evaluation mode, without gradients, after the losses."""
+    seen = []
+
+    def lengths(model: nn.Module, split: str) -> dict[str, float]:
+        seen.append((split, model.training, torch.is_grad_enabled()))
+        return {f"{split}/length": 7.0}
+
+    plain = evaluator(tiny_model, Scripted([1.0, 3.0, 5.0, 2.0, 4.0, 6.0])).evaluate_splits()
+    found = evaluator(tiny_model, Scripted([1.0, 3.0, 5.0, 2.0, 4.0, 6.0]), measure=lengths).evaluate_splits()
+
+    assert seen == [("train", False, False), ("val", False, False)]
+    assert {name: value.item() for name, value in found.items()} == {
+        "train": 3.0, "train/length": 7.0, "val": 4.0, "val/length": 7.0
+    }  # fmt: skip
+    assert plain == {"train": 3.0, "val": 4.0}
+    assert tiny_model.training
+
+
+def test_an_evaluation_may_run_on_other_ranks(tiny_model: GPT) -> None:
+    """On rank 0 alone, or on all of them: what `on_ranks` returns is the result."""
+    calls = []
+
+    def elsewhere(evaluation: Any) -> Any:
+        calls.append(evaluation())
+        return {"train": torch.tensor(1.0), "val": torch.tensor(2.0)}
+
+    made = evaluator(tiny_model, Scripted([9.0] * 6), on_ranks=elsewhere).evaluate_splits()
+
+    assert made == {"train": 1.0, "val": 2.0} and calls == [{"train": 9.0, "val": 9.0}]
+
+
+def test_an_evaluation_that_a_signal_ended_raises_on_every_rank(tiny_model: GPT) -> None:
+    with pytest.raises(Interrupted):
+        evaluator(tiny_model, on_ranks=lambda evaluation: None).evaluate_splits()

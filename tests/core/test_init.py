@@ -8,14 +8,23 @@ import core
 
 # what the parts hand to each other: nobody outside makes one, or has to name it
 BETWEEN_PARTS = {
-    "Answers",
+    "AgreedFlags",
     "CallbackList",
-    "CheckpointSearch",
     "CheckpointFile",
+    "CheckpointSearch",
+    "Decision",
     "FutureFormatError",
     "Modifiers",
+    "RecentStep",
+    "Requests",
+    "RunState",
     "Snapshot",
+    "StepReport",
+    "StepVerdict",
+    "StopRequest",
+    "TorchFile",
     "UnreadableError",
+    "WarnOnce",
 }
 ROOT = Path(core.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.stem != "__init__")

@@ -2,10 +2,11 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 
-from core.losses import mean_loss, per_sequence
+from core.losses import all_finite, mean_loss, per_sequence
 from tests.loss_modifiers.batches import Tokens, quick, row_means, same, token_batches
 
 
@@ -48,3 +49,12 @@ def test_a_mean_leaves_out_what_has_nothing_valid_in_it() -> None:
     nothing = mean_loss(positions, torch.zeros_like(mask))
     nothing.backward()
     assert nothing == 0.0 and positions.grad is not None and positions.grad.eq(0).all()
+
+
+@pytest.mark.parametrize(("number", "finite"), [(1e38, True), (math.nan, False), (math.inf, False), (-math.inf, False)])
+def test_one_number_that_is_not_finite_is_found(number: float, finite: bool) -> None:
+    values = torch.full((2, 3), 1e38, requires_grad=True)  # their sum overflows
+    found = all_finite(values.where(torch.arange(3) != 1, number))
+
+    assert found.dtype == torch.bool and found.shape == () and not found.requires_grad
+    assert found.item() is finite

@@ -1,6 +1,7 @@
 """Where models come from, and what they must not bring along."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from core.checkpoint.format import load_checkpoint
 from core.errors import CheckpointError, ConfigError
-from core.model_initializer import ModelInitializer
+from core.model_initializer import LoadedModel, ModelInitializer, ModelSource
 from model import GPT, GPTConfig
 
 CPU = torch.device("cpu")
@@ -43,6 +44,10 @@ def equal(model: nn.Module, state: dict[str, torch.Tensor]) -> bool:
     return list(own) == list(state) and all(torch.equal(own[name], state[name]) for name in own)
 
 
+def resuming(initializer: ModelInitializer, path: Path) -> ModelSource:
+    return partial(initializer.resume_model_from_checkpoint, load_checkpoint(path))
+
+
 # from scratch
 
 
@@ -50,25 +55,24 @@ def test_a_model_from_scratch_is_the_classs_own_draw_for_draw(initializer: Model
     torch.manual_seed(5)
     expected = GPT(GPTConfig(**TINY)).state_dict()  # type: ignore[arg-type]
     torch.manual_seed(5)
-    model = initializer.initialize("scratch", dict(TINY))
+    model, model_args = initializer.initialize(initializer.create_model_from_scratch, TINY)
 
     assert equal(model, expected)
-    assert lines == ["Initializing a new model from scratch"]
+    assert (model_args, lines) == (TINY, [])
 
 
 def test_without_a_vocabulary_the_model_gets_gpt2s(initializer: ModelInitializer, lines: list[str]) -> None:
-    model_args = TINY | {"vocab_size": None}
-    model = initializer.initialize("scratch", model_args)
+    given = TINY | {"vocab_size": None}
+    model, model_args = initializer.initialize(initializer.create_model_from_scratch, given)
 
     assert model.config.vocab_size == model_args["vocab_size"] == 50304
-    assert lines[1:] == ["defaulting to vocab_size of GPT-2 to 50304 (50257 rounded up for efficiency)"]
+    assert given["vocab_size"] is None
+    assert lines == ["defaulting to vocab_size of GPT-2 to 50304 (50257 rounded up for efficiency)"]
 
 
 def test_unsaved_arguments_reach_the_model_and_not_the_checkpoint() -> None:
-    model_args = dict(TINY)
-    model = ModelInitializer(GPT, GPTConfig, CPU, unsaved_args={"attention": "manual"}).create_model_from_scratch(
-        model_args
-    )
+    initializer = ModelInitializer(GPT, GPTConfig, CPU, unsaved_args={"attention": "manual"})
+    model, model_args = initializer.create_model_from_scratch(TINY)
 
     assert model.config.attention == "manual"
     assert model_args == TINY
@@ -84,7 +88,7 @@ def test_any_class_of_nanogpts_shape_will_do() -> None:
             super().__init__()
             self.config = config
 
-    model = ModelInitializer(Fork, Config, CPU).create_model_from_scratch(TINY | {"window": 4})
+    model, _ = ModelInitializer(Fork, Config, CPU).create_model_from_scratch(TINY | {"window": 4})
 
     assert isinstance(model, Fork) and model.config.model_args == TINY | {"window": 4}
 
@@ -92,16 +96,17 @@ def test_any_class_of_nanogpts_shape_will_do() -> None:
 # resumed
 
 
-def test_resuming_takes_shape_and_weights_from_the_checkpoint_and_dropout_from_the_options(
+def test_a_resume_takes_all_but_dropout_from_the_checkpoint(
     initializer: ModelInitializer, path: Path, tiny_model: GPT, lines: list[str]
 ) -> None:
     state = save(path, tiny_model)
     given = dict(n_layer=5, n_head=1, n_embd=8, block_size=TINY["block_size"], bias=True, dropout=0.3, vocab_size=None)
 
-    model = initializer.initialize("resume", given, load_checkpoint(path))
+    model, model_args = initializer.initialize(resuming(initializer, path), given)
 
     assert equal(model, state)
-    assert given == TINY | {"dropout": 0.3}
+    assert model_args == TINY | {"dropout": 0.3}
+    assert given["n_layer"] == 5  # what the options asked for is not changed
     assert (model.config.dropout, model.transformer["drop"].p) == (0.3, 0.3)
     assert lines == []  # nanoGPT's line is the program's, which knows the folder
 
@@ -109,9 +114,8 @@ def test_resuming_takes_shape_and_weights_from_the_checkpoint_and_dropout_from_t
 def test_arguments_that_only_the_checkpoint_knows_are_kept(initializer: ModelInitializer, path: Path) -> None:
     rotary = GPT(GPTConfig(**TINY, position_encoding="rotary"))  # type: ignore[arg-type]
     state = save(path, rotary, position_encoding="rotary")
-    model_args = dict(TINY)
 
-    model = initializer.initialize("resume", model_args, load_checkpoint(path))
+    model, model_args = initializer.initialize(resuming(initializer, path), TINY)
 
     assert equal(model, state)
     assert model_args == TINY | {"position_encoding": "rotary"}
@@ -121,9 +125,8 @@ def test_a_smaller_block_size_crops_the_resumed_model(
     initializer: ModelInitializer, path: Path, tiny_model: GPT
 ) -> None:
     state = save(path, tiny_model)
-    model_args = TINY | {"block_size": 6}
 
-    model = initializer.initialize("resume", model_args, load_checkpoint(path))
+    model, model_args = initializer.initialize(resuming(initializer, path), TINY | {"block_size": 6})
 
     state["transformer.wpe.weight"] = state["transformer.wpe.weight"][:6]
     assert equal(model, state)
@@ -138,7 +141,7 @@ def test_weights_of_a_compiled_or_wrapped_model_are_resumed(
     state = tiny_model.state_dict()
     checkpoint = {"model": {prefix + name: value for name, value in state.items()}, "model_args": TINY}
 
-    assert equal(initializer.resume_model_from_checkpoint(checkpoint, dict(TINY)), state)
+    assert equal(initializer.resume_model_from_checkpoint(checkpoint, TINY).model, state)
 
 
 def test_weights_that_do_not_fit_are_named(initializer: ModelInitializer, tiny_model: GPT) -> None:
@@ -171,9 +174,9 @@ def test_a_model_with_a_part_called_module_is_resumed() -> None:
             self.head = nn.ModuleDict({"module": nn.Linear(2, 2)})
 
     initializer = ModelInitializer(Fork, GPTConfig, CPU)
-    state = initializer.create_model_from_scratch(dict(TINY)).state_dict()
+    state = initializer.create_model_from_scratch(TINY).model.state_dict()
 
-    assert equal(initializer.resume_model_from_checkpoint({"model": state, "model_args": TINY}, dict(TINY)), state)
+    assert equal(initializer.resume_model_from_checkpoint({"model": state, "model_args": TINY}, TINY).model, state)
 
 
 # pretrained
@@ -182,7 +185,7 @@ def test_a_model_with_a_part_called_module_is_resumed() -> None:
 @pytest.mark.parametrize("name", ["scartch", "gpt3", "no/such/folder", ""])
 def test_an_unknown_origin_is_refused(initializer: ModelInitializer, name: str) -> None:
     with pytest.raises(ConfigError) as error:
-        initializer.initialize(name, dict(TINY))
+        initializer.load_pretrained(name, TINY)
 
     assert str(error.value) == (
         f"init_from={name!r} is not known: wanted scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
@@ -200,25 +203,26 @@ def test_pretrained_weights_bring_their_shape_and_are_cropped(lines: list[str]) 
             calls.append((model_type, override_args))
             return GPT(GPTConfig(**TINY | {"bias": True} | override_args))  # type: ignore[arg-type, operator]
 
-    model_args = dict(n_layer=12, n_head=12, n_embd=768, block_size=6, bias=False, dropout=0.1, vocab_size=None)
+    given = dict(n_layer=12, n_head=12, n_embd=768, block_size=6, bias=False, dropout=0.1, vocab_size=None)
     initializer = ModelInitializer(Pretrained, GPTConfig, CPU, lines.append, {"attention": "manual"})
 
-    model = initializer.initialize("gpt2", model_args)
+    model, model_args = initializer.initialize(partial(initializer.load_pretrained, "gpt2"), given)
 
     assert calls == [("gpt2", {"dropout": 0.1, "attention": "manual"})]
     assert model_args == TINY | {"bias": True, "dropout": 0.1, "block_size": 6}
     assert model.config.block_size == 6
-    assert lines == ["Initializing from OpenAI GPT-2 weights: gpt2"]
+    assert lines == []  # sample.py prints none
 
 
 @pytest.mark.parametrize(("block_size", "kept"), [(4, 4), (16, 16), (99, 16)])
 def test_only_a_smaller_block_size_crops(
     initializer: ModelInitializer, tiny_model: GPT, block_size: int, kept: int
 ) -> None:
-    positions, model_args = tiny_model.transformer["wpe"].weight, dict(TINY)
+    positions = tiny_model.transformer["wpe"].weight
 
-    initializer.crop_block_size(tiny_model, block_size, model_args)
+    model, model_args = initializer.crop_block_size(LoadedModel(tiny_model, TINY), block_size)
 
+    assert model is tiny_model and TINY["block_size"] == 16
     assert tiny_model.config.block_size == model_args["block_size"] == kept
     assert torch.equal(tiny_model.transformer["wpe"].weight, positions[:kept])
     assert (kept == 16) == (tiny_model.transformer["wpe"].weight is positions)
@@ -305,7 +309,7 @@ def test_transfer_names_what_it_leaves_out_and_what_stays_fresh(
     assert skipped == [*(name for name in tiny_model.state_dict() if ".h.1." in name), "lm_head.weight"]
     (note,) = caplog.messages
     assert note == (
-        f"transfer: 9 tensors from {path}; left out: {', '.join(skipped[:5])} and 2 more; fresh: "
+        f"transfer: 9 tensors from {path}; not copied: {', '.join(skipped[:5])} and 2 more; new: "
         "transformer.h.0.ln_1.bias, transformer.h.0.attn.c_attn.bias, transformer.h.0.attn.c_proj.bias, "
         "transformer.h.0.ln_2.bias, transformer.h.0.mlp.c_fc.bias and 4 more"
     )
@@ -321,7 +325,7 @@ def test_a_tied_head_comes_with_the_token_embedding(
 
     assert target.lm_head.weight is target.transformer["wte"].weight
     assert torch.equal(target.lm_head.weight[:17], source)
-    assert caplog.messages[0].endswith("left out: lm_head.weight; fresh: nothing")
+    assert caplog.messages[0].endswith("not copied: lm_head.weight; new: nothing")
 
 
 def test_transfer_sees_through_the_names_of_wrapped_models(
@@ -366,7 +370,9 @@ def test_transfer_to_other_positions_is_told(
     initializer.setup_transfer_learning(GPT(replace(tiny_model.config, position_encoding="rotary")), path)
     assert caplog.messages == []
     initializer.setup_transfer_learning(tiny_model, path)
-    assert caplog.messages == [f"transfer: {path} has rotary positions, the model absolute: much has to be learnt anew"]
+    assert caplog.messages == [
+        f"transfer: {path} has rotary positions, the model absolute: much has to be learnt again"
+    ]
 
 
 def test_transfer_from_nothing_is_refused(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:

@@ -299,7 +299,7 @@ def test_time_limit_is_a_request_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert preemption.attempt(lambda: pytest.fail("was run")) is None
 
 
-def test_time_limit_lets_work_under_way_finish_but_a_signal_still_cuts_it_short() -> None:
+def test_a_time_limit_lets_work_finish_and_a_signal_still_ends_it() -> None:
     def work() -> str:
         while preemption.requested is None:
             time.sleep(0.001)
@@ -357,10 +357,10 @@ def test_forked_child_dies_when_it_is_told_to(preemption: Preemption) -> None:
     assert preemption.requested is None
 
 
-def test_what_precedes_training_is_done_or_the_run_ends() -> None:
+def test_work_before_training_is_done_or_the_run_ends() -> None:
     done = []
     with Preemption() as preemption:
-        preemption.precede(lambda: done.append(1))
+        preemption.run_before_training(lambda: done.append(1))
         with pytest.raises(PreemptedError, match="^stopped by SIGTERM before the first update$") as ended:
-            preemption.precede(lambda: (signal.raise_signal(signal.SIGTERM), done.append(2)))
+            preemption.run_before_training(lambda: (signal.raise_signal(signal.SIGTERM), done.append(2)))
     assert done == [1] and ended.value.exit_status == 75

@@ -187,7 +187,7 @@ def test_micro_batches_are_shared_evenly(
 ) -> None:
     launched(monkeypatch, 0, world_size)
 
-    assert Runtime(device="cpu").share(steps) == share
+    assert Runtime(device="cpu").micro_steps_per_rank(steps) == share
 
 
 @pytest.mark.parametrize(("world_size", "steps"), [(4, 6), (8, 4)])
@@ -198,7 +198,7 @@ def test_micro_batches_that_do_not_divide_are_refused(
 
     message = f"gradient_accumulation_steps={steps} cannot be divided evenly among {world_size} processes: choose a "
     with pytest.raises(ConfigError, match=f"^{message}multiple of {world_size}$"):
-        Runtime(device="cpu").share(steps)
+        Runtime(device="cpu").micro_steps_per_rank(steps)
 
 
 def check_collectives(run: Runtime) -> None:
@@ -329,12 +329,23 @@ def test_draws_in_isolation_start_from_the_seed_and_leave_no_trace() -> None:
 # flags and errors on all ranks
 
 
-def test_flags_are_made_once_and_never_changed() -> None:
-    run = Runtime(device="cpu")
+@pytest.mark.parametrize("value", [True, False])
+def test_a_single_process_agrees_with_itself(value: bool) -> None:
+    assert Runtime(device="cpu").is_true_on_any_rank(value) is value
 
-    assert (run.flag(True).item(), run.flag(False).item()) == (1, 0)
-    assert run.flag(True) is run.flag(True)
-    assert run.flag(True).dtype == torch.int32
+
+def test_what_every_rank_computes_is_rank_0s_result_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broadcast(box: list[Any], src: int) -> None:
+        box[:] = ["rank 0's", None]
+
+    monkeypatch.setattr(dist, "broadcast_object_list", broadcast)
+    launched(monkeypatch, rank=1, world_size=2)
+    calls = []
+
+    assert Runtime(device="cpu").on_every_rank(lambda: calls.append(1)) == "rank 0's"
+    assert calls == [1]
+    monkeypatch.delenv("RANK")
+    assert Runtime(device="cpu").on_every_rank(lambda: 7) == 7
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from core.objective import LanguageModeling, Objective, Output
+from core.parallel import Replicated
 from core.training_step import TrainingStep
 
 LR = 0.5
@@ -39,17 +40,19 @@ class Batches:
         return self.drawn[-1]
 
 
+class Watched(Replicated):
+    """One process, with a `grad_sync` of its own."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__()
+        self.context = context
+
+    def grad_sync(self, model: nn.Module) -> Any:
+        return self.context
+
+
 def training_step(model: nn.Module, objective: Objective | None = None, **changes: Any) -> TrainingStep:
-    settings: dict[str, Any] = dict(
-        get_batch=Batches(),
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-        autocast=nullcontext(),
-        grad_sync=lambda last: nullcontext(),
-        clip=nn.utils.clip_grad_norm_,
-        norm=lambda parameters: nn.utils.get_total_norm([parameter.grad for parameter in parameters]),
-        gradient_accumulation_steps=3,
-        grad_clip=0.0,
-    )
+    settings: dict[str, Any] = dict(get_batch=Batches(), gradient_accumulation_steps=3, grad_clip=0.0)
     optimizer = changes.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=LR)
     return TrainingStep(model, objective or LanguageModeling(), optimizer, **settings | changes)
 
@@ -110,11 +113,14 @@ def test_gradients_are_clipped_to_their_joint_norm(max_norm: float) -> None:
         torch.testing.assert_close(parameter.detach(), old - LR * scale * gradient)
 
 
-def test_without_clipping_no_norm_is_computed() -> None:
+def test_without_clipping_no_norm_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def clip(*_: Any) -> torch.Tensor:
         raise AssertionError("called although grad_clip is 0")
 
-    assert training_step(Line(), clip=clip, grad_clip=0.0).execute_step().grad_norm is None
+    monkeypatch.setattr(Replicated, "clip", clip)
+    monkeypatch.setattr(Replicated, "norm", clip)
+
+    assert training_step(Line(), grad_clip=0.0).execute_step().grad_norm is None
 
 
 class Spelled(Objective):
@@ -147,7 +153,7 @@ def test_next_batch_is_drawn_between_forward_and_backward() -> None:
         events.append("synced")
 
     result = training_step(
-        Line(), Spelled(events), get_batch=get_batch, grad_sync=grad_sync, gradient_accumulation_steps=2
+        Line(), Spelled(events), get_batch=get_batch, parallel=Watched(grad_sync), gradient_accumulation_steps=2
     ).execute_step()
 
     first = ["batch", "last=False", "forward", "batch", "backward", "synced"]
@@ -359,7 +365,7 @@ def test_batches_are_left_out_by_whole_updates(updates: int, drawn: int) -> None
     step = training_step(Line(), get_batch=batches, gradient_accumulation_steps=3)
     step.prefetch()
 
-    step.leave_out(updates)
+    step.skip_batches(updates)
 
     assert len(batches.drawn) == drawn
     assert step.batch is batches.drawn[-1]
@@ -370,7 +376,7 @@ def test_the_last_batch_that_was_used_is_at_hand() -> None:
     step = training_step(Line(), get_batch=batches, gradient_accumulation_steps=3)
     step.execute_step()
 
-    assert step.used is batches.drawn[2]
+    assert step.used_batch is batches.drawn[2]
 
 
 class Doubtful(LanguageModeling):

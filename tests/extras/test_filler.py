@@ -1,4 +1,4 @@
-"""Filling gaps with a frozen model: what is known stays, and the likeliest or a drawn token goes into the gaps."""
+"""Filling masked positions with a frozen model, with the likeliest or with drawn tokens; others do not change."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TEXT, MASK = 4, 4
 
 
 class Likely(nn.Module):
-    """An unmasking model with the same chances at every position; the mask token is the likeliest of all."""
+    """An unmasking model with the same probabilities at every position; the mask token is the likeliest."""
 
     def __init__(self, chances: list[float]) -> None:
         super().__init__()
@@ -22,18 +22,18 @@ class Likely(nn.Module):
 
 
 IDS = torch.tensor([[0, MASK, 2], [MASK, MASK, 1]])
-GAPS = IDS == MASK
+MASKED = IDS == MASK
 
 
-def test_the_likeliest_token_of_the_text_fills_a_gap() -> None:
-    filled = Filler(Likely([0.1, 0.2, 0.1, 0.6]), TEXT).fill(IDS, GAPS, seed=0)
+def test_the_likeliest_text_token_fills_a_mask() -> None:
+    filled = Filler(Likely([0.1, 0.2, 0.1, 0.6]), TEXT).fill(IDS, MASKED, seed=0)
 
     assert filled.tolist() == [[0, 3, 2], [3, 3, 1]]
-    assert IDS[0, 1] == MASK  # what was handed in is as it was
+    assert IDS[0, 1] == MASK  # the input is not changed
 
 
-def test_what_is_masked_counts_and_not_what_stands_there() -> None:
-    ids = torch.tensor([[0, 1, 2]])  # 80/10/10 corruption leaves some masked positions as they are
+def test_the_mask_decides_and_not_the_token_id() -> None:
+    ids = torch.tensor([[0, 1, 2]])  # 80/10/10 corruption keeps the token at some masked positions
 
     filled = Filler(Likely([0.1, 0.2, 0.1, 0.6]), TEXT).fill(ids, torch.tensor([[False, True, False]]), seed=0)
 
@@ -41,13 +41,13 @@ def test_what_is_masked_counts_and_not_what_stands_there() -> None:
 
 
 @pytest.mark.parametrize("sample", [False, True])
-def test_without_a_gap_nothing_changes(sample: bool) -> None:
+def test_without_masks_nothing_changes(sample: bool) -> None:
     ids = torch.tensor([[0, 1, 2]])
 
     assert torch.equal(Filler(Likely([0.25] * 4), TEXT, sample).fill(ids, torch.zeros(1, 3, dtype=torch.bool), 0), ids)
 
 
-def test_draws_follow_the_chances_and_the_seed_alone() -> None:
+def test_draws_follow_the_probabilities_and_the_seed() -> None:
     chances = [0.1, 0.2, 0.3, 0.4]
     filler = Filler(Likely(chances), TEXT, sample=True, top_k=None)
     ids = torch.full((40, 100), MASK)
@@ -56,14 +56,14 @@ def test_draws_follow_the_chances_and_the_seed_alone() -> None:
     filled, again, other = (filler.fill(ids, ids == MASK, seed) for seed in (3, 3, 4))
 
     assert torch.equal(filled, again) and not torch.equal(filled, other)
-    assert torch.equal(torch.get_rng_state(), before)  # training's own draws stay as they are
+    assert torch.equal(torch.get_rng_state(), before)  # the global generator is not used
     for token, chance in enumerate(chances):
         sigma = (chance * (1 - chance) / ids.numel()) ** 0.5
         assert (filled == token).float().mean().item() == pytest.approx(chance, abs=4 * sigma)
     assert filled.max() < TEXT
 
 
-def test_temperature_sharpens_and_top_k_leaves_the_rest_out() -> None:
+def test_temperature_and_top_k() -> None:
     ids = torch.full((20, 100), MASK)
     cold = Filler(Likely([0.1, 0.2, 0.3, 0.4]), TEXT, sample=True, temperature=0.01).fill(ids, ids == MASK, 0)
     best = Filler(Likely([0.1, 0.2, 0.3, 0.4]), TEXT, sample=True, top_k=2).fill(ids, ids == MASK, 0)
@@ -76,20 +76,20 @@ def test_temperature_sharpens_and_top_k_leaves_the_rest_out() -> None:
     assert set(all_of_them.flatten().tolist()) == {0, 1, 2, 3}
 
 
-def test_each_draw_goes_to_its_own_gap() -> None:
-    """Chances that differ from place to place, each of them certain."""
+def test_each_position_gets_its_own_draw() -> None:
+    """Every position has another certain token."""
 
-    class ByPlace(nn.Module):
+    class ByPosition(nn.Module):
         def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, None]:
             wanted = torch.arange(ids.numel()).view_as(ids) % TEXT
             return 100.0 * nn.functional.one_hot(wanted, TEXT + 1), None
 
     for sample in (False, True):
-        filled = Filler(ByPlace(), TEXT, sample).fill(IDS, GAPS, seed=0)
+        filled = Filler(ByPosition(), TEXT, sample).fill(IDS, MASKED, seed=0)
         assert filled.tolist() == [[0, 1, 2], [3, 0, 1]]
 
 
-def test_the_model_is_frozen_and_evaluates() -> None:
+def test_the_model_is_frozen_and_in_evaluation_mode() -> None:
     model = GPT(GPTConfig(1, 1, 8, 4, vocab_size=TEXT + 1, dropout=0.5, attention_type="bidirectional")).train()
     ids = torch.full((2, 4), MASK)
     filler = Filler(model, TEXT)
@@ -98,13 +98,13 @@ def test_the_model_is_frozen_and_evaluates() -> None:
     assert torch.equal(filler.fill(ids, ids == MASK, 0), filler.fill(ids, ids == MASK, 0))
 
 
-def test_the_model_sees_its_own_ids() -> None:
-    class Listening(Likely):
+def test_the_model_gets_its_own_ids() -> None:
+    class Recording(Likely):
         def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, None]:
             self.seen = ids
             return super().forward(ids)
 
-    model = Listening([0.1, 0.2, 0.1, 0.6])
-    filled = Filler(model, TEXT, renamed={MASK: 9}).fill(IDS, GAPS, seed=0)
+    model = Recording([0.1, 0.2, 0.1, 0.6])
+    filled = Filler(model, TEXT, renamed={MASK: 9}).fill(IDS, MASKED, seed=0)
 
     assert model.seen.tolist() == [[0, 9, 2], [9, 9, 1]] and filled.tolist() == [[0, 3, 2], [3, 3, 1]]

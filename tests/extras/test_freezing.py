@@ -1,4 +1,4 @@
-"""Frozen parts of a model, and the optimizer that takes them in when they thaw."""
+"""Freezing of parameters, and the optimizer groups of unfrozen parameters and of heads."""
 
 import copy
 from dataclasses import replace
@@ -24,7 +24,7 @@ BETAS = (0.8, 0.9)
 
 @pytest.fixture
 def classifier(tiny_model: GPT) -> GPT:
-    """Return a model whose head shares nothing with its transformer."""
+    """Return a model whose head shares no parameter with its transformer."""
     return GPT(replace(tiny_model.config, mode="token_classifier", num_token_classes=3))
 
 
@@ -39,7 +39,7 @@ def names_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[st
 
 
 def update(model: GPT, optimizer: torch.optim.Optimizer, seed: int = 5) -> None:
-    """Make an update on tokens that depend on the seed alone."""
+    """Make an update on tokens drawn from the seed."""
     draw = torch.Generator().manual_seed(seed)
     tokens = torch.randint(17, (2, 16), generator=draw)
     loss = model(tokens, tokens % model.lm_head.out_features)[1]
@@ -52,7 +52,7 @@ def update(model: GPT, optimizer: torch.optim.Optimizer, seed: int = 5) -> None:
 # which parameters train
 
 
-def test_a_frozen_transformer_leaves_the_head_and_costs_no_weight_gradients(classifier: GPT) -> None:
+def test_a_frozen_transformer_costs_no_weight_gradients(classifier: GPT) -> None:
     freeze_transformer(classifier)
     assert training(classifier) == ["lm_head.weight"] and is_frozen(classifier)
 
@@ -64,7 +64,7 @@ def test_a_frozen_transformer_leaves_the_head_and_costs_no_weight_gradients(clas
     assert [name for name, p in classifier.named_parameters() if p.grad is not None] == ["lm_head.weight"]
 
 
-def test_thawed_everything_trains(classifier: GPT) -> None:
+def test_after_unfreezing_everything_trains(classifier: GPT) -> None:
     everything = training(classifier)
     freeze_transformer(classifier)
     unfreeze_transformer(classifier)
@@ -72,14 +72,14 @@ def test_thawed_everything_trains(classifier: GPT) -> None:
     assert training(classifier) == everything and not is_frozen(classifier)
 
 
-def test_a_matrix_that_the_head_shares_goes_on_training(tiny_model: GPT) -> None:
+def test_a_matrix_that_the_head_shares_continues_to_train(tiny_model: GPT) -> None:
     freeze_transformer(tiny_model)
 
     assert training(tiny_model) == ["transformer.wte.weight"]
     assert is_frozen(tiny_model)
 
 
-def test_the_cls_embedding_is_no_part_of_the_transformer(tiny_model: GPT) -> None:
+def test_the_cls_embedding_is_not_part_of_the_transformer(tiny_model: GPT) -> None:
     scorer = GPT(replace(tiny_model.config, mode="sequence_scorer", cls_token_id=0))
     freeze_transformer(scorer)
 
@@ -99,14 +99,14 @@ def test_the_cls_embedding_is_no_part_of_the_transformer(tiny_model: GPT) -> Non
         ("", []),
     ],
 )
-def test_patterns_say_what_of_the_transformer_trains(classifier: GPT, patterns: str, expected: list[str]) -> None:
+def test_patterns_choose_the_parameters_that_train(classifier: GPT, patterns: str, expected: list[str]) -> None:
     trainable(classifier, patterns)
 
     assert training(classifier) == [*expected, "lm_head.weight"]
     assert is_frozen(classifier)
 
 
-def test_patterns_can_train_all_of_it(classifier: GPT) -> None:
+def test_a_pattern_can_unfreeze_everything(classifier: GPT) -> None:
     freeze_transformer(classifier)
     trainable(classifier, "*")
 
@@ -114,7 +114,7 @@ def test_patterns_can_train_all_of_it(classifier: GPT) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["h.[8-9].*", "H.0", "transformer.h.1.ln", "ln_f.weight.*"])
-def test_a_pattern_that_matches_nothing_is_refused_before_anything_is_frozen(classifier: GPT, pattern: str) -> None:
+def test_a_pattern_that_matches_nothing_is_refused_and_freezes_nothing(classifier: GPT, pattern: str) -> None:
     with pytest.raises(ConfigError) as error:
         trainable(classifier, f"wte,{pattern}")
 
@@ -133,7 +133,7 @@ def test_a_model_without_a_transformer_is_refused(act: object) -> None:
 # the optimizer
 
 
-def test_thawed_parameters_join_the_optimizer_in_two_groups(tiny_model: GPT) -> None:
+def test_unfrozen_parameters_join_the_optimizer_in_two_groups(tiny_model: GPT) -> None:
     classifier = GPT(replace(tiny_model.config, mode="token_classifier", bias=True))
     freeze_transformer(classifier)
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
@@ -153,7 +153,7 @@ def test_thawed_parameters_join_the_optimizer_in_two_groups(tiny_model: GPT) -> 
     assert len(optimizer.param_groups) == 4
 
 
-def test_only_groups_with_something_in_them_are_added(classifier: GPT) -> None:
+def test_empty_groups_are_not_added(classifier: GPT) -> None:
     trainable(classifier, "h,wte,wpe")
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     unfreeze_transformer(classifier)
@@ -163,14 +163,14 @@ def test_only_groups_with_something_in_them_are_added(classifier: GPT) -> None:
     assert optimizer.param_groups[2]["weight_decay"] == 0.0
 
 
-def test_what_has_trained_goes_on_to_the_bit(classifier: GPT) -> None:
-    """Extending changes no moment, and the next update of the head is the one it would have been."""
+def test_extending_does_not_change_the_updates_of_the_head(classifier: GPT) -> None:
+    """Extending changes no moment, and the next update of the head equals that of a frozen run to the bit."""
     freeze_transformer(classifier)
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     for seed in range(3):
         update(classifier, optimizer, seed)
-    twin = copy.deepcopy(classifier)
-    frozen = twin.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
+    copied = copy.deepcopy(classifier)
+    frozen = copied.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     load_optimizer_state(frozen, copy.deepcopy(optimizer.state_dict()))
     moments = copy.deepcopy(optimizer.state_dict()["state"])
 
@@ -181,17 +181,17 @@ def test_what_has_trained_goes_on_to_the_bit(classifier: GPT) -> None:
     assert all(torch.equal(optimizer.state_dict()["state"][0][name], value) for name, value in moments[0].items())
     body = classifier.transformer["ln_f"].weight.detach().clone()
     update(classifier, optimizer)
-    update(twin, frozen)
-    assert torch.equal(classifier.lm_head.weight, twin.lm_head.weight)
-    for name, value in frozen.state[twin.lm_head.weight].items():
+    update(copied, frozen)
+    assert torch.equal(classifier.lm_head.weight, copied.lm_head.weight)
+    for name, value in frozen.state[copied.lm_head.weight].items():
         assert torch.equal(optimizer.state[classifier.lm_head.weight][name], value)
     assert not torch.equal(classifier.transformer["ln_f"].weight, body)
 
 
-def test_heads_get_groups_of_their_own(tiny_model: GPT) -> None:
+def test_heads_get_their_own_groups(tiny_model: GPT) -> None:
     scorer = GPT(replace(tiny_model.config, mode="sequence_scorer", cls_token_id=0))
     optimizer = scorer.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
-    whole = {name for group in names_of(optimizer, scorer) for name in group}
+    all_names = {name for group in names_of(optimizer, scorer) for name in group}
 
     mark_heads(optimizer, scorer)
 
@@ -201,10 +201,10 @@ def test_heads_get_groups_of_their_own(tiny_model: GPT) -> None:
     assert names[1] == ["sequence_head.linear.weight"]
     assert names[3] == ["cls_embedding", "sequence_head.slope", "sequence_head.offset"]
     assert all(name.startswith("transformer.") for name in names[0] + names[2])
-    assert {name for group in names for name in group} == whole
+    assert {name for group in names for name in group} == all_names
 
 
-def test_of_a_frozen_model_only_heads_are_marked_and_the_rest_joins_unmarked(classifier: GPT) -> None:
+def test_of_a_frozen_model_only_heads_are_marked(classifier: GPT) -> None:
     freeze_transformer(classifier)
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     mark_heads(optimizer, classifier)

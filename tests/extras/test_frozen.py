@@ -1,4 +1,4 @@
-"""Other runs' models: loaded if they fit, refused in one line if not."""
+"""Other runs' models: loaded if they fit, refused with a one-line message if not."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ import core
 from core import CheckpointError
 from data.vocabulary import Vocabulary
 from extras.frozen import load_filler, load_judge
-from tests.extras.tiny_task import SCORING, TEXT, keep_model, task
+from tests.wiring.tiny_task import SCORING, TEXT, keep_model, task
 
 WORDS = Vocabulary.beyond(TEXT)
 
 
 @pytest.mark.parametrize("default", [False, True])
-def test_a_judge_is_what_its_checkpoint_says(
+def test_a_judge_has_the_settings_of_its_checkpoint(
     run: core.Runtime, initializer: core.ModelInitializer, default: bool
 ) -> None:
     keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5, block_size=33)
@@ -30,7 +30,7 @@ def test_a_judge_is_what_its_checkpoint_says(
         assert load_judge(initializer, Path("told.pt"), WORDS, 20, transformed=default).transformed == scale
 
 
-def test_a_filler_is_what_the_options_make_of_it(run: core.Runtime, initializer: core.ModelInitializer) -> None:
+def test_a_filler_has_the_settings_of_the_options(run: core.Runtime, initializer: core.ModelInitializer) -> None:
     keep_model("filler.pt")
     scoring = task(run, **SCORING, fill="sample", fill_temperature=0.5, fill_top_k=7)
     objective: Any = scoring.objective(initializer)
@@ -40,9 +40,7 @@ def test_a_filler_is_what_the_options_make_of_it(run: core.Runtime, initializer:
     assert not filler.model.training
 
 
-def test_padding_and_mask_have_the_ids_that_the_model_learnt(
-    run: core.Runtime, initializer: core.ModelInitializer
-) -> None:
+def test_padding_and_mask_get_the_ids_of_the_model(run: core.Runtime, initializer: core.ModelInitializer) -> None:
     pad = WORDS.pad
     keep_model("judge.pt", mode="sequence_scorer", cls_token_id=pad, meta={"pad_token_id": 18, "cls_token_id": pad})
     keep_model("filler.pt", meta={"mask_token_id": 19, "pad_token_id": None})
@@ -80,7 +78,7 @@ SCORER = {"mode": "sequence_scorer", "cls_token_id": TEXT + 5}
         (JUDGING, {**SCORER, "vocab_size": 40}, "^other.pt has vocab_size=40 and block_size=16, wanted 32"),
     ],
 )
-def test_another_runs_model_that_cannot_serve(
+def test_another_runs_model_that_does_not_fit(
     run: core.Runtime,
     initializer: core.ModelInitializer,
     options: dict[str, Any],
@@ -95,7 +93,7 @@ def test_another_runs_model_that_cannot_serve(
 
 
 @pytest.mark.parametrize("options", [FILLING, JUDGING], ids=["filler", "judge"])
-def test_another_runs_model_that_is_not_there(
+def test_another_runs_model_that_is_missing(
     run: core.Runtime, initializer: core.ModelInitializer, options: dict[str, Any]
 ) -> None:
     with pytest.raises(CheckpointError, match=r"other\.pt"):

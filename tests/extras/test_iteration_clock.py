@@ -1,4 +1,4 @@
-"""Schedules of loss modifiers follow the run's iteration."""
+"""Schedules of loss modifiers follow the iteration of the run."""
 
 from types import SimpleNamespace
 
@@ -6,19 +6,19 @@ from extras.iteration_clock import IterationClock
 from loss_modifiers import EntropyPenaltyModifier, LossModifierPipeline
 
 
-def test_every_modifier_knows_the_iteration_before_its_update() -> None:
+def test_every_modifier_has_the_iteration_before_its_update() -> None:
     modifier = EntropyPenaltyModifier(1.0, start_iter=0, max_iters=10)
     pipeline = LossModifierPipeline([modifier])
     clock = IterationClock([pipeline])
-    known = []
-    for iter_num in (0, 5, 6, 2):  # a recovery goes back
+    seen = []
+    for iter_num in (0, 5, 6, 2):  # a recovery rolls back
         clock.on_step_begin(SimpleNamespace(iter_num=iter_num))  # type: ignore[arg-type]
-        known.append((pipeline.iter_num, modifier.get_penalty(modifier.iter_num)))
+        seen.append((pipeline.iter_num, modifier.get_penalty(modifier.iter_num)))
 
-    assert known == [(0, 0.0), (5, 0.5), (6, 0.6), (2, 0.2)]
+    assert seen == [(0, 0.0), (5, 0.5), (6, 0.6), (2, 0.2)]
 
 
-def test_there_is_nothing_to_keep() -> None:
+def test_the_clock_has_no_state() -> None:
     clock = IterationClock([LossModifierPipeline()])
 
     assert not hasattr(clock, "state_dict") or not clock.state_dict()

@@ -1,4 +1,4 @@
-"""The lines below nanoGPT's: each of them printed when its feature is on, and never otherwise."""
+"""The lines below nanoGPT's: each is printed only if its metrics are reported."""
 
 import pytest
 
@@ -12,8 +12,8 @@ def lines() -> ObjectiveLines:
     return ObjectiveLines("unmasking", max_entropy_penalty=0.5)
 
 
-def test_nothing_is_said_of_a_plain_run(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
-    lines.log_step({"iter": 3, "loss": 2.0, "time_ms": 1.0, "mfu": 0.0})
+def test_a_plain_run_prints_nothing(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
+    lines.log_step({"iter": 3, "loss": 2.0, "time_ms": 1.0, "mfu": 0.0, "finite": 1.0})
     lines.log_eval({"iter": 3, "train/loss": 2.0, "val/loss": 2.5, "lr": 1e-3})
 
     assert capsys.readouterr().out == ""
@@ -29,7 +29,7 @@ def test_mask_counts(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) 
     )
 
 
-def test_the_entropy_penalty_from_where_it_begins(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_entropy_penalty_once_it_is_positive(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
     lines.log_step({f"{PENALTY}entropy_penalty": 0.0, f"{PENALTY}multiplier_ema": 1.0})
     assert capsys.readouterr().out == ""
 
@@ -38,7 +38,7 @@ def test_the_entropy_penalty_from_where_it_begins(lines: ObjectiveLines, capsys:
     assert capsys.readouterr().out == 2 * "  entropy_penalty: 0.2500, multiplier_ema: 1.0625 (max: 0.5)\n"
 
 
-def test_how_far_scores_are_off(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_mean_error_of_scores(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
     lines.log_step({"ratio": 0.1256})
 
     assert capsys.readouterr().out == "  ratio 0.126\n"

@@ -1,4 +1,4 @@
-"""The progress bar, on a stream and a clock of its own."""
+"""The progress bar, on a test stream and a test clock."""
 
 import io
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ ERASE = "\r\x1b[K"
 
 
 class Clock:
-    """Stands still until it is moved on."""
+    """A clock that only the test moves."""
 
     now = 1000.0
 
@@ -23,7 +23,7 @@ class Clock:
 
 
 class Stream(io.StringIO):
-    """Keeps what was flushed apart from what was written."""
+    """Keeps the flushed text separately."""
 
     flushed = ""
 
@@ -31,7 +31,7 @@ class Stream(io.StringIO):
         self.flushed = self.getvalue()
 
     def take(self) -> str:
-        """Return what has reached the terminal since the last time."""
+        """Return the text flushed since the last call."""
         text, self.flushed = self.flushed, ""
         self.seek(0)
         self.truncate()
@@ -39,14 +39,14 @@ class Stream(io.StringIO):
 
 
 class Terminal:
-    """A progress bar and what is around it."""
+    """A progress bar with its clock and stream."""
 
     def __init__(self, max_iters: int) -> None:
         self.clock, self.stream = Clock(), Stream()
         self.bar = ProgressBar(self.stream, max_iters, self.clock)
 
     def step(self, iter_num: int, seconds: float = 1.0) -> str:
-        """Make an update that took so many seconds, and return what appears."""
+        """Make an update that takes so many seconds; return the text that is drawn."""
         self.clock.now += seconds
         self.bar.on_step_end(SimpleNamespace(iter_num=iter_num), None)
         return self.stream.take()
@@ -59,7 +59,7 @@ class Terminal:
         (100, 50, f"{ERASE}[{'#' * 12}{' ' * 12}]  50% "),
         (100, 99, f"{ERASE}[{'#' * 24}]  99% "),
         (100, 100, f"{ERASE}[{'#' * 24}] 100% "),
-        (100, 130, f"{ERASE}[{'#' * 24}] 100% "),  # max_iters was lowered since
+        (100, 130, f"{ERASE}[{'#' * 24}] 100% "),  # max_iters was lowered by a resume
         (0, 0, f"{ERASE}[{' ' * 24}]   0% "),
     ],
 )
@@ -79,7 +79,7 @@ def test_time_left_follows_from_the_pace_so_far(seconds_each: float, left: str) 
     assert terminal.step(2, seconds=seconds_each) == f"{ERASE}[{' ' * 24}]   2% {left}"
 
 
-def test_pace_of_a_resumed_run_is_its_own() -> None:
+def test_a_resumed_run_measures_its_own_pace() -> None:
     terminal = Terminal(max_iters=1000)
     terminal.step(900)
 
@@ -87,7 +87,7 @@ def test_pace_of_a_resumed_run_is_its_own() -> None:
     assert terminal.step(1001, seconds=4.0).endswith(" 100% 0:00:00 left")
 
 
-def test_bar_is_redrawn_five_times_a_second_at_most() -> None:
+def test_bar_is_drawn_at_most_five_times_a_second() -> None:
     terminal = Terminal(max_iters=1000)
     redrawn = [iter_num for iter_num in range(100) if terminal.step(iter_num, seconds=0.0625)]
 
@@ -98,7 +98,7 @@ def test_bar_is_redrawn_five_times_a_second_at_most() -> None:
     ("method", "argument"),
     [("log_step", {"iter": 1}), ("log_eval", {"iter": 1}), ("log_info", "hello"), ("log_checkpoint", "saving")],
 )
-def test_bar_gives_way_to_every_line(method: str, argument: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bar_is_erased_before_every_line(method: str, argument: Any, capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal(max_iters=10)
     terminal.step(0)
 
@@ -108,7 +108,7 @@ def test_bar_gives_way_to_every_line(method: str, argument: Any, capsys: pytest.
     assert capsys.readouterr() == ("", "")
 
 
-def test_bar_is_gone_after_the_run() -> None:
+def test_bar_is_erased_after_the_run() -> None:
     terminal = Terminal(max_iters=10)
     terminal.step(0)
     terminal.bar.on_train_end(None)
@@ -116,8 +116,8 @@ def test_bar_is_gone_after_the_run() -> None:
     assert terminal.stream.take() == ERASE
 
 
-def test_bar_hears_of_lines_before_they_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """As the first of the loggers: first the bar is erased, then the line is written."""
+def test_bar_is_erased_before_other_loggers_print(capsys: pytest.CaptureFixture[str]) -> None:
+    """The bar is the first of the loggers."""
     order: list[str] = []
 
     class Printing(Logger):
@@ -133,9 +133,9 @@ def test_bar_hears_of_lines_before_they_are_printed(capsys: pytest.CaptureFixtur
     assert order == [ERASE, "line"]
 
 
-def test_bar_is_gone_after_a_run_that_failed() -> None:
+def test_bar_is_erased_after_a_failed_run() -> None:
     terminal = Terminal(max_iters=10)
     terminal.step(0)
-    core.CompositeLogger([terminal.bar]).close()  # what train.main does whatever happens
+    core.CompositeLogger([terminal.bar]).close()  # train.main does this also after an error
 
     assert terminal.stream.take() == ERASE

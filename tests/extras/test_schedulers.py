@@ -1,4 +1,4 @@
-"""Schedules for training on, against their formulas written once more."""
+"""Schedules for fine-tuning, compared with independent formulas."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ ITERATIONS = [-5, -1, 0, 1, 49, 50, 51, 99, 100, 101, 150, 199, 200, 201, 1200, 
 
 @pytest.mark.parametrize("iter_num", ITERATIONS)
 @pytest.mark.parametrize(("hold_iters", "held"), [(None, 50), (100, 100), (0, 0)])
-def test_warmup_only_holds_then_fades(iter_num: int, hold_iters: int | None, held: int) -> None:
+def test_warmup_only_holds_then_decays(iter_num: int, hold_iters: int | None, held: int) -> None:
     late = iter_num - 50 - held
     if iter_num < 50:
         expected = 2e-3 * (max(iter_num, 0) + 1) / 51
@@ -29,7 +29,7 @@ def test_warmup_only_holds_then_fades(iter_num: int, hold_iters: int | None, hel
 
 @pytest.mark.parametrize("iter_num", ITERATIONS)
 @pytest.mark.parametrize("decay_lr", [True, False])
-def test_transfer_has_a_rate_for_the_transformer_and_one_for_the_head(iter_num: int, decay_lr: bool) -> None:
+def test_transfer_rates_of_the_transformer_and_the_head(iter_num: int, decay_lr: bool) -> None:
     if iter_num < 200:
         transformer, head = 0.0, 1e-3 * 4 * (min(max(iter_num, 0), 50) + 1) / 51
     else:
@@ -47,7 +47,7 @@ def test_transfer_has_a_rate_for_the_transformer_and_one_for_the_head(iter_num: 
     ("iter_num", "transformer", "head"),
     [(0, 0, 5e-4 / 501), (500, 0, 5e-4), (1999, 0, 5e-4), (2000, 5e-6, 1e-5), (3000, 2.75e-6, 5.5e-6)],
 )
-def test_transfers_own_values_in_numbers(iter_num: int, transformer: float, head: float) -> None:
+def test_the_default_values_of_transfer(iter_num: int, transformer: float, head: float) -> None:
     groups: list[dict[str, Any]] = [{}, {"is_head": True}, {"is_head": True, "lr_factor": 0.1}]
 
     assert TransferLearningScheduler().set_lr(groups, iter_num) == pytest.approx(transformer)
@@ -61,13 +61,13 @@ def test_transfer_without_a_warmup_starts_at_the_peak() -> None:
 # adaptive
 
 
-def test_adaptive_warms_up_then_stays() -> None:
+def test_adaptive_warms_up_then_is_constant() -> None:
     scheduler = AdaptiveScheduler(0.5, warmup_iters=4)
 
     assert [scheduler.get_lr(n) for n in (-5, 0, 3, 4, 10**9)] == pytest.approx([0.1, 0.1, 0.4, 0.5, 0.5])
 
 
-def test_adaptive_is_lowered_after_patience_evaluations_without_progress() -> None:
+def test_adaptive_is_reduced_after_patience_evaluations() -> None:
     scheduler = AdaptiveScheduler(1.0, patience=2, factor=0.5, min_lr=0.3, warmup_iters=0)
     lowered, rates = [], []
     for loss in (3.0, 3.0, 2.9, 2.9, math.nan, 5.0, 2.9, 2.8, 2.8, 2.8):
@@ -79,7 +79,7 @@ def test_adaptive_is_lowered_after_patience_evaluations_without_progress() -> No
     assert (scheduler.lowest_loss, scheduler.reductions) == (2.8, 3)
 
 
-def test_adaptive_is_never_raised() -> None:
+def test_adaptive_never_increases() -> None:
     scheduler = AdaptiveScheduler(1e-8, patience=1, warmup_iters=0)
 
     assert not any(scheduler.step(loss) for loss in (1.0, 1.0, 1.0))
@@ -87,7 +87,7 @@ def test_adaptive_is_never_raised() -> None:
 
 
 class AtIteration:
-    """As much of a trainer as the callback looks at."""
+    """The attributes of a trainer that the callback uses."""
 
     def __init__(self, iter_num: int) -> None:
         self.iter_num = iter_num
@@ -97,8 +97,8 @@ def evaluate(scheduler: AdaptiveScheduler, iter_num: int, loss: float) -> None:
     scheduler.on_eval_end(AtIteration(iter_num), {"val": torch.tensor(loss)})  # type: ignore[arg-type]
 
 
-def test_a_rate_holds_from_the_iteration_after_the_evaluation() -> None:
-    """The one at hand has its rate already, and a resume in it, which does not evaluate again, must agree."""
+def test_a_reduced_rate_applies_from_the_next_iteration() -> None:
+    """The current iteration has its rate already; a resume, which does not evaluate again, must compute the same."""
     scheduler = AdaptiveScheduler(1.0, patience=1, warmup_iters=0)
     evaluate(scheduler, 0, 3.0)
     before = scheduler.get_lr(10)
@@ -109,7 +109,7 @@ def test_a_rate_holds_from_the_iteration_after_the_evaluation() -> None:
 
 
 @pytest.mark.parametrize("stop", range(6))
-def test_adaptive_resumed_anywhere_gives_the_rates_of_one_never_stopped(stop: int) -> None:
+def test_adaptive_resumed_anywhere_equals_an_uninterrupted_run(stop: int) -> None:
     losses = [3.0, 3.1, 2.0, 2.0, 2.5, 2.5]
 
     def rates(scheduler: AdaptiveScheduler, first: int, last: int) -> list[float]:
@@ -119,13 +119,13 @@ def test_adaptive_resumed_anywhere_gives_the_rates_of_one_never_stopped(stop: in
             evaluate(scheduler, iter_num, losses[iter_num])
         return found
 
-    whole = rates(AdaptiveScheduler(1.0, patience=1, warmup_iters=0), 0, 6)
+    uninterrupted = rates(AdaptiveScheduler(1.0, patience=1, warmup_iters=0), 0, 6)
     scheduler = AdaptiveScheduler(1.0, patience=1, warmup_iters=0)
     begun = rates(scheduler, 0, stop)
-    evaluate(scheduler, stop, losses[stop])  # the resumed run, which begins at its iteration, does not repeat it
+    evaluate(scheduler, stop, losses[stop])  # the resumed run begins in this iteration and skips the evaluation
     resumed = AdaptiveScheduler(9.0, patience=1, warmup_iters=0)
     resumed.load_state_dict(copy.deepcopy(scheduler.state_dict()))
-    here = [resumed.get_lr(stop)]
+    current = [resumed.get_lr(stop)]
 
-    assert whole == [1.0, 1.0, 0.5, 0.5, 0.25, 0.125]
-    assert begun + here + rates(resumed, stop + 1, 6) == whole
+    assert uninterrupted == [1.0, 1.0, 0.5, 0.5, 0.25, 0.125]
+    assert begun + current + rates(resumed, stop + 1, 6) == uninterrupted

@@ -1,4 +1,4 @@
-"""One draw: how often each token comes, and which never do."""
+"""Drawing tokens: the frequency of each token, and the tokens that are never drawn."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ ROWS = torch.tensor(SHARES).log().repeat(4000, 1)
 
 
 def drawn(**more: Any) -> list[float]:
-    """Return how often each token is drawn, of 4000."""
+    """Return the share of each token in 4000 draws."""
     tokens = draw_tokens(ROWS, torch.Generator().manual_seed(0), **more)
     return (tokens.bincount(minlength=4) / len(tokens)).tolist()
 
@@ -24,17 +24,17 @@ def drawn(**more: Any) -> list[float]:
     ("more", "allowed"),
     [
         ({}, 4),
-        ({"top_p": 0.4}, 1),  # the likeliest is always allowed
-        ({"top_p": 0.6}, 2),  # and the one that crosses the line as well
+        ({"top_p": 0.4}, 1),  # the likeliest token is always allowed
+        ({"top_p": 0.6}, 2),  # and the token that reaches the probability
         ({"top_p": 0.9}, 3),
         ({"top_p": 0.97}, 4),
         ({"top_k": 1}, 1),
         ({"top_k": 3}, 3),
         ({"top_k": 9}, 4),
-        ({"top_k": 3, "top_p": 0.8}, 2),  # of the three that top_k leaves two have 0.84
+        ({"top_k": 3, "top_p": 0.8}, 2),  # two of the three tokens that top_k allows have 0.84 together
     ],
 )
-def test_the_tokens_left_are_drawn_in_proportion(more: dict[str, Any], allowed: int) -> None:
+def test_allowed_tokens_are_drawn_in_proportion(more: dict[str, Any], allowed: int) -> None:
     total = sum(SHARES[:allowed])
 
     for share, found in zip(SHARES, drawn(**more), strict=True):
@@ -53,14 +53,14 @@ def test_temperature(temperature: float) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    eighths=st.lists(st.integers(-32, 32), min_size=2, max_size=7, unique=True),  # far enough apart to rank
+    eighths=st.lists(
+        st.integers(-32, 32), min_size=2, max_size=7, unique=True
+    ),  # the differences are large enough to rank
     top_k=st.none() | st.integers(1, 8),
     top_p=st.floats(0.05, 1.0),
     temperature=st.floats(0.3, 3.0),
 )
-def test_only_what_a_plain_cut_allows_is_drawn(
-    eighths: list[int], top_k: int | None, top_p: float, temperature: float
-) -> None:
+def test_only_allowed_tokens_are_drawn(eighths: list[int], top_k: int | None, top_p: float, temperature: float) -> None:
     logits = [number / 8 for number in eighths]
     ranked = sorted(range(len(logits)), key=lambda token: -logits[token])[:top_k]
     weights = [math.exp(logits[token] / temperature) for token in ranked]
@@ -73,7 +73,7 @@ def test_only_what_a_plain_cut_allows_is_drawn(
     assert set(found.tolist()) <= allowed
 
 
-def test_rows_of_any_shape_are_drawn_each_for_itself_and_none_is_fine() -> None:
+def test_rows_of_any_shape_are_drawn_independently() -> None:
     answers = torch.tensor([[1, 0, 2], [2, 2, 1]])
     sure = torch.zeros(2, 3, 3).scatter(2, answers[..., None], 100.0)
 

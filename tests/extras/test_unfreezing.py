@@ -4,7 +4,6 @@ import copy
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,6 @@ from core.objective import LanguageModeling
 from core.optimizer import load_optimizer_state
 from core.parallel import Replicated
 from core.scheduler import CosineLRScheduler
-from core.stability.recovery import Recovery
 from core.training_step import TrainingStep
 from extras.freezing import freeze_transformer, is_frozen, trainable
 from extras.unfreezing import Unfreezing, replay
@@ -46,7 +44,7 @@ class Batches:
 
 
 class Run:
-    """A run as train.py wires it, with as much of a trainer as the callback looks at.
+    """A run as train.py wires it, with as much of a trainer as the callback reads.
 
     patterns: what of the transformer trains from the beginning
     share:    of the gradient's micro-batches, how many this process makes
@@ -70,13 +68,11 @@ class Run:
         called: nn.Module = torch.compile(self.model, backend="aot_eager") if compiled else self.model  # type: ignore[assignment]
         wrapped = parallel.wrap(called)
         self.step = TrainingStep(
-            wrapped, LanguageModeling(), optimizer, self.draw, scaler=torch.amp.GradScaler(enabled=False),
-            autocast=nullcontext(), grad_sync=parallel.grad_sync(wrapped), clip=parallel.clip, norm=parallel.norm,
-            grad_clip=1.0, gradient_accumulation_steps=share,
-        )  # fmt: skip
+            wrapped, LanguageModeling(), optimizer, self.draw, parallel, gradient_accumulation_steps=share
+        )
         self.trainer: Any = SimpleNamespace(
             iter_num=0, step=self.step, raw_model=self.model, scheduler=CosineLRScheduler(1e-2, 2, 8, 1e-3),
-            recovery=Recovery(), archive=SimpleNamespace(parallel=parallel), logger=self,
+            monitor=SimpleNamespace(lr_scale=1.0), logger=self,
         )  # fmt: skip
         self.events: list[State] = []
         self.lrs: list[list[float]] = []

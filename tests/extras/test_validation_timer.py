@@ -1,4 +1,4 @@
-"""The time of an evaluation, its data's part of it, and nothing of the evaluation before."""
+"""The duration of an evaluation and of its data loading, without that of the previous evaluation."""
 
 import re
 import time
@@ -8,7 +8,7 @@ from typing import Any
 from extras.validation_timer import ValidationTimer
 
 
-def test_data_and_the_rest_are_told_apart() -> None:
+def test_data_loading_and_forward_are_timed_separately() -> None:
     timer, lines = ValidationTimer(), []
     trainer: Any = SimpleNamespace(logger=SimpleNamespace(log_info=lines.append))
 
@@ -26,6 +26,6 @@ def test_data_and_the_rest_are_told_apart() -> None:
     for line in lines:
         found = re.fullmatch(r"  validation: ([0-9.]+)ms \(data: ([0-9.]+)ms, forward: ([0-9.]+)ms\)", line)
         assert found
-        whole, data, forward = map(float, found.groups())
-        assert data >= 40 and forward >= 30 and abs(whole - data - forward) < 0.02
-        assert data < 80  # twice that, had the first evaluation's been kept
+        total, data, forward = map(float, found.groups())
+        assert data >= 40 and forward >= 30 and abs(total - data - forward) < 0.02
+        assert data < 80  # 80 if the first evaluation were added

@@ -1,4 +1,4 @@
-"""Loss curves, from metrics.jsonl to a picture."""
+"""Loss curves, read from metrics.jsonl and drawn into a picture."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_curves_leave_out_what_was_not_finite_and_keep_the_later_of_two(run: Path) -> None:
+def test_curves_skip_non_finite_losses_and_keep_the_later_of_two_records(run: Path) -> None:
     assert read_curves(run) == {
         "step": ([0, 2], [4.05, 3.0]),
         "train": ([0, 2], [4.0, 2.9]),

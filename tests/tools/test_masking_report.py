@@ -1,4 +1,4 @@
-"""The masking report: its table, its texts in colour, its page and its picture."""
+"""The masking report: its table, its coloured texts, its page and its picture."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def decode(token: int) -> str:
 
 @pytest.fixture
 def sample() -> Sample:
-    """Return two texts of `a<\\ncd`, one with all that can happen to a token, one untouched and half padding."""
+    """Return two texts of `a<\\ncd`, one with every kind of token, one with nothing masked and half padding."""
     answer = torch.tensor([[0, 1, 2, 3, 4], [0, 1, 5, 5, 5]])
     seen = torch.tensor([[0, 5, 2, 0, 4], [0, 1, 5, 5, 5]])
     kinds = torch.tensor([[GIVEN, HIDDEN, KEPT, REPLACED, GIVEN], [GIVEN, GIVEN, PADDING, PADDING, PADDING]])
@@ -43,12 +43,12 @@ def test_a_stage_without_masks_has_no_clusters(sample: Sample) -> None:
     assert table([untouched]).split()[-3:] == ["0.000", "-", "-"]
 
 
-def test_a_text_is_cut_where_the_kind_changes(sample: Sample) -> None:
+def test_a_text_is_split_where_the_kind_changes(sample: Sample) -> None:
     assert pieces(sample.rows, 0, decode) == [
         (GIVEN, "a", "a"), (HIDDEN, BLOCK, "<"), (KEPT, "↵\n", "↵\n"), (REPLACED, "a", "c"), (GIVEN, "d", "d"),
     ]  # fmt: skip
-    assert pieces(sample.rows, 1, decode) == [(GIVEN, "a<", "a<")]  # padding is left out
-    assert pieces(sample.rows, 0, decode, most=2) == [(GIVEN, "a", "a"), (HIDDEN, BLOCK, "<")]
+    assert pieces(sample.rows, 1, decode) == [(GIVEN, "a<", "a<")]  # padding is skipped
+    assert pieces(sample.rows, 0, decode, max_tokens=2) == [(GIVEN, "a", "a"), (HIDDEN, BLOCK, "<")]
 
 
 def test_a_terminal_gets_colours_and_a_file_none(sample: Sample) -> None:
@@ -101,10 +101,10 @@ def test_without_a_tokenizer_texts_are_ids(
     assert len(text.split()) == 16 and all(token.isdigit() for token in text.split())
 
 
-def test_without_a_run_it_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_options_it_prints_its_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([])
-    assert ended.value.code == 2 and "no run to report on: give a config file" in capsys.readouterr().err
+    assert ended.value.code == 2 and "no options given: give a config file" in capsys.readouterr().err
 
 
 def test_a_wrong_count_is_refused(run_dir: Path, tiny_argv: list[str]) -> None:

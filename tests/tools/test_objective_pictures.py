@@ -1,4 +1,4 @@
-"""Pictures of what a run has learnt: each is drawn from plain values, whatever is missing among them."""
+"""Pictures of what a model has learnt, drawn from plain values, some of which may be missing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +19,9 @@ from tools.objective_pictures import (
     draw_filling,
     draw_scatter,
     draw_timeline,
-    filling,
-    scatter,
-    timeline,
+    filling_figure,
+    scatter_figure,
+    timeline_figure,
 )
 
 ROWS = [
@@ -62,19 +62,19 @@ def test_a_scatter_is_drawn_with_untouched_texts_and_without(targets: list[float
     assert size(tmp_path / "x.png") == (560, 460)
 
 
-def test_a_timeline_is_drawn_where_not_every_evaluation_knows_every_stage(tmp_path: Path) -> None:
+def test_a_timeline_is_drawn_when_evaluations_lack_some_stages(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     draw_timeline(EVALUATIONS, [(50, 1)], ["random", "span", "line"], tmp_path / "x.png")
 
     assert size(tmp_path / "x.png") == (800, 420)
 
 
-# what is in them
+# the content of the figures
 
 
 @pytest.fixture
 def pyplot() -> Iterator[Any]:
-    """Return pyplot, whose figures nobody else closes."""
+    """Return pyplot; its figures are closed after the test."""
     pytest.importorskip("matplotlib").use("Agg")
     from matplotlib import pyplot
 
@@ -87,7 +87,7 @@ def points(drawn: Any) -> list[tuple[float, float]]:
 
 
 def test_a_filling_shows_every_character_but_the_masked_ones(pyplot: Any) -> None:
-    (axes,) = filling(ROWS).axes
+    (axes,) = filling_figure(ROWS).axes
 
     found = {(text.get_position()[1], text.get_text(), text.get_position()[0]) for text in axes.texts}
 
@@ -97,10 +97,10 @@ def test_a_filling_shows_every_character_but_the_masked_ones(pyplot: Any) -> Non
     assert found == labels | {(0, "a", 0.5)} | second | third
 
 
-def test_a_filling_colours_what_is_not_given(pyplot: Any) -> None:
+def test_a_filling_colours_all_tokens_but_the_given_ones(pyplot: Any) -> None:
     from matplotlib.colors import to_hex
 
-    (axes,) = filling(ROWS).axes
+    (axes,) = filling_figure(ROWS).axes
 
     found = {(round(patch.get_y() + 0.42), patch.get_x(), patch.get_width(), to_hex(patch.get_facecolor()))
              for patch in axes.patches}  # fmt: skip
@@ -111,7 +111,7 @@ def test_a_filling_colours_what_is_not_given(pyplot: Any) -> None:
 
 
 def test_a_scatter_tells_untouched_texts_from_filled_ones(pyplot: Any) -> None:
-    (axes,) = scatter([0.0, 0.5, 0.9], [0.2, 0.4, 0.8], FIGURES).axes
+    (axes,) = scatter_figure([0.0, 0.5, 0.9], [0.2, 0.4, 0.8], FIGURES).axes
 
     found = {drawn.get_label(): points(drawn.get_offsets()) for drawn in axes.collections}
     assert found == {"filled texts": [(0.5, 0.4), (0.9, 0.8)], "untouched texts": [(0.0, 0.2)]}
@@ -121,7 +121,7 @@ def test_a_scatter_tells_untouched_texts_from_filled_ones(pyplot: Any) -> None:
 
 
 def test_a_timeline_has_a_line_for_every_stage_that_was_evaluated(pyplot: Any) -> None:
-    (axes,) = timeline(EVALUATIONS, [(50, 1)], ["random", "span", "line"]).axes
+    (axes,) = timeline_figure(EVALUATIONS, [(50, 1)], ["random", "span", "line"]).axes
 
     lines = {line.get_label(): points(zip(*line.get_data(), strict=True)) for line in axes.lines}
     assert {label: drawn for label, drawn in lines.items() if not label.startswith("_")} == {

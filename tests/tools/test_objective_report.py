@@ -1,4 +1,4 @@
-"""The pictures of a run, from its folder: what is measured, filled and read for them."""
+"""The pictures of a run, and the values drawn in them."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ import train
 from core import Runtime
 from core.errors import CheckpointError, ConfigError
 from tools.objective_pictures import FILLED, GIVEN, MASKED, NEW, RIGHT, WRONG, Evaluation
-from tools.objective_report import STEPS, Run, fill, filling, find_line, main, read_timeline, score
+from tools.objective_report import STEPS, Run, fill, filling_rows, find_line, main, read_timeline, score
+from wiring.model import model_args
 
 RANDOM = {"type": "random", "max_masked_ratio": 0.5, "val_loss_stale_count": 0}
 STAGES = [RANDOM, {"type": "span", "spans_count": 3, "val_loss_stale_count": 0}]
@@ -24,7 +25,7 @@ def unmasking(run_dir: Path, tiny_argv: list[str]) -> Path:
 
 def test_an_unmasking_run_gets_a_filling_and_a_timeline(unmasking: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    # a short run whose loss only falls stays in its first stage: a stage event of its kind goes into its metrics
+    # in so short a run the loss only falls, and the run stays in its first stage: add an event of a second stage
     with open(unmasking / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"event": "stage", "iter": 3, "stage": 1}) + "\n")
     capsys.readouterr()
@@ -34,7 +35,7 @@ def test_an_unmasking_run_gets_a_filling_and_a_timeline(unmasking: Path, capsys:
     assert all(Path("pictures", name).read_bytes().startswith(b"\x89PNG") for name in ("filling.png", "timeline.png"))
 
 
-def test_a_line_is_filled_to_the_end_and_its_neighbours_stay(unmasking: Path) -> None:
+def test_all_masked_tokens_of_a_line_are_filled_and_given_tokens_stay(unmasking: Path) -> None:
     with Runtime(device="cpu") as runtime:
         rows = fill(Run(unmasking, runtime), seed=7)
     kinds = [[cell.kind for cell in cells] for _, cells in rows]
@@ -55,7 +56,8 @@ def test_a_scorers_scatter_shows_what_its_evaluations_measured(
     with Runtime(device="cpu") as runtime:
         run = Run(Path("out-s"), runtime)
         runtime.seed_all()
-        run.model = run.initializer.create_model_from_scratch(run.task.model_args()).eval()  # as when it was evaluated
+        # the model as it was when it was evaluated
+        run.model = run.initializer.create_model_from_scratch(model_args(run.options, run.data)).model.eval()
         targets, scores, figures = score(run)
     logged = json.loads(Path("out-s/metrics.jsonl").read_text().splitlines()[0])
     main(["out-s"])
@@ -68,12 +70,12 @@ def test_a_scorers_scatter_shows_what_its_evaluations_measured(
 def test_a_run_without_pictures_is_refused(run_dir: Path, tiny_argv: list[str]) -> None:
     train.main([*tiny_argv, "--out_dir=out-lm", "--max_iters=1"])
 
-    with pytest.raises(ConfigError, match="nothing to draw of out-lm: it is a language_model run"):
+    with pytest.raises(ConfigError, match="no picture for out-lm: it is a language_model run"):
         main(["out-lm"])
 
 
-def test_the_states_say_what_is_new_and_the_original_what_was_right() -> None:
-    rows = filling([[1, 9, 9], [1, 2, 9], [1, 2, 3]], [1, 2, 4], mask_id=9, decode=str)
+def test_states_mark_new_tokens_and_the_original_marks_correct_ones() -> None:
+    rows = filling_rows([[1, 9, 9], [1, 2, 9], [1, 2, 3]], [1, 2, 4], mask_id=9, decode=str)
 
     assert [label for label, _ in rows] == ["masked", "step 1", "step 2", "original"]
     assert [[cell.kind for cell in cells] for _, cells in rows] == [
@@ -91,7 +93,7 @@ def test_a_line_lies_between_two_newlines_and_is_neither_short_nor_long() -> Non
     assert find_line([1, 2, 3], 1) == (0, 3)
 
 
-def test_a_timeline_reads_the_later_of_two_and_leaves_out_what_was_not_finite(tmp_path: Path) -> None:
+def test_a_timeline_keeps_the_later_of_two_and_skips_non_finite_losses(tmp_path: Path) -> None:
     records = [
         {"event": "eval", "iter": 0, "train/loss": 4.0, "val/loss": 4.1,
          "val/stage_0_loss": 4.2, "val/stage_0_samples": 8},

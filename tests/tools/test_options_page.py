@@ -1,4 +1,4 @@
-"""docs/options.md says what config/options.py declares."""
+"""docs/options.md shows the options that config/options.py declares."""
 
 from config.options import Options, SampleOptions
 from tools.options_page import PATH, page
@@ -15,8 +15,8 @@ def test_every_option_is_on_the_page() -> None:
         assert f"| `{name}` |" in text
 
 
-def test_every_foreign_spelling_is_on_the_page() -> None:
+def test_every_option_name_of_other_trainers_is_on_the_page() -> None:
     text = page()
 
-    for spelling, (option, _) in Options.ALIASES.items():
-        assert f"| `{spelling}` | `{option}` |" in text
+    for name, (option, _) in Options.ALIASES.items():
+        assert f"| `{name}` | `{option}` |" in text

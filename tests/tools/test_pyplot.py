@@ -1,4 +1,4 @@
-"""matplotlib there, and matplotlib missing."""
+"""matplotlib installed, and matplotlib missing."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The CPU recipes: their baselines by hand, their margins, and a short sample of each training."""
+"""The CPU recipes: their baselines, their margins, and a short training of each."""
 
 import math
 import runpy
@@ -19,15 +19,15 @@ from tools.recipes import (
     Comparison,
     baselines,
     compare,
-    gap_losses,
+    count_ngrams,
     last_evaluation,
     main,
     margins,
-    statistics,
+    masked_losses,
 )
 
 ROOT = Path(__file__).parents[2]
-SAMPLE = (
+SHORT = (
     "--n_layer=1", "--n_head=2", "--n_embd=32", "--block_size=32", "--batch_size=8", "--max_iters=20",
     "--eval_interval=10", "--eval_iters=3", "--warmup_iters=2",
 )  # fmt: skip
@@ -35,7 +35,7 @@ SAMPLE = (
 
 @pytest.fixture
 def python_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Enter tmp_path, where data/python_stdlib lies: a small part of what the recipes train on."""
+    """Enter tmp_path, with a small data/python_stdlib, on which the recipes train."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("objective", "scheduler", "trainer"):
@@ -51,11 +51,11 @@ def python_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # baselines
 
 
-def test_statistics_add_one_to_every_count() -> None:
+def test_ngrams_add_one_to_every_count() -> None:
     tokens = [0, 1, 1, 2, 0, 1]
     ones, pairs = Counter(tokens), Counter(pairwise(tokens))
 
-    unigrams, bigrams = statistics(np.array(tokens), vocab_size=4)
+    unigrams, bigrams = count_ngrams(np.array(tokens), vocab_size=4)
 
     for b in range(4):
         assert unigrams[b].item() == pytest.approx(math.log((ones[b] + 1) / (len(tokens) + 4)))
@@ -65,24 +65,24 @@ def test_statistics_add_one_to_every_count() -> None:
     assert bigrams.exp().sum(dim=1).tolist() == pytest.approx([1.0] * 4)
 
 
-def test_bigrams_know_the_true_left_neighbour_and_the_first_gap_has_none() -> None:
-    unigrams, bigrams = statistics(np.array([0, 1, 2, 0, 1, 2, 2]), vocab_size=3)
+def test_bigrams_use_the_true_left_neighbour_and_the_first_token_has_none() -> None:
+    unigrams, bigrams = count_ngrams(np.array([0, 1, 2, 0, 1, 2, 2]), vocab_size=3)
     inputs, targets = torch.tensor([[9, 1, 9, 9]]), torch.tensor([[0, -1, 2, 1]])  # 9 stands for the mask token
 
-    one, two = gap_losses(inputs, targets, unigrams, bigrams)
+    one, two = masked_losses(inputs, targets, unigrams, bigrams)
 
     assert one == pytest.approx(-(unigrams[0] + unigrams[2] + unigrams[1]).item() / 3)
     assert two == pytest.approx(-(unigrams[0] + bigrams[1, 2] + bigrams[2, 1]).item() / 3)
 
 
 def test_baselines_are_taken_on_the_batches_that_the_model_is_evaluated_on(python_source: Path) -> None:
-    options = configure(Options, [str(CONFIG / "recipe_unmasking.py"), *SAMPLE])
+    options = configure(Options, [str(CONFIG / "recipe_unmasking.py"), *SHORT])
 
     unigram, bigram = baselines(options)
 
     assert 0 < bigram < unigram < math.log(100)
     assert baselines(options) == (unigram, bigram)
-    other = configure(Options, [str(CONFIG / "recipe_unmasking.py"), *SAMPLE, "--seed=1"])
+    other = configure(Options, [str(CONFIG / "recipe_unmasking.py"), *SHORT, "--seed=1"])
     assert baselines(other) != (unigram, bigram)
 
 
@@ -90,14 +90,14 @@ def test_baselines_are_taken_on_the_batches_that_the_model_is_evaluated_on(pytho
 
 
 @pytest.mark.parametrize(
-    ("got", "higher", "holds"),
+    ("got", "higher", "reached"),
     [(2.0, True, True), (1.49, True, False), (0.5, False, True), (0.51, False, False), (math.nan, True, False)],
 )
-def test_a_margin_is_reached_or_missed(got: float, higher: bool, holds: bool) -> None:
-    comparison = Comparison("loss", got, baseline=1.0, margin=0.5, higher=higher)
+def test_a_margin_is_reached_or_missed(got: float, higher: bool, reached: bool) -> None:
+    comparison = Comparison("loss", got, baseline=1.0, margin=0.5, is_higher_better=higher)
 
-    assert comparison.holds is holds
-    assert ("reached" in str(comparison)) is holds and ("MISSED" in str(comparison)) is not holds
+    assert comparison.is_reached is reached
+    assert ("reached" in str(comparison)) is reached and ("MISSED" in str(comparison)) is not reached
 
 
 def test_every_recipe_states_its_margins() -> None:
@@ -109,15 +109,15 @@ def test_every_recipe_states_its_margins() -> None:
     assert all(margin > 0 for wanted in stated.values() for margin in wanted.values())
 
 
-def test_a_scorer_must_halve_the_error_and_go_along_with_the_targets() -> None:
+def test_a_scorer_must_halve_the_error_and_correlate_with_the_targets() -> None:
     options = configure(Options, [str(CONFIG / "recipe_sequence_scoring.py")])
     wanted = margins(str(CONFIG / "recipe_sequence_scoring.py"))
 
     good = compare(options, {"val/mse_ratio": 0.5, "val/correlation": 0.7}, wanted)
     bad = compare(options, {"val/mse_ratio": 0.51, "val/correlation": 0.69}, wanted)
 
-    assert [comparison.holds for comparison in good] == [True, True]
-    assert [comparison.holds for comparison in bad] == [False, False]
+    assert [comparison.is_reached for comparison in good] == [True, True]
+    assert [comparison.is_reached for comparison in bad] == [False, False]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -129,17 +129,15 @@ def test_recipes_need_neither_gpu_nor_compiler_and_end_on_an_evaluation(name: st
     assert options.gradient_accumulation_steps == 1
 
 
-# samples
+# short trainings
 
 
-def test_a_sample_of_each_recipe_trains_and_is_compared(
-    python_source: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status = main(SAMPLE)
+def test_each_recipe_trains_and_is_compared(python_source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(SHORT)
 
     lines = capsys.readouterr().out.splitlines()
     table = [line for line in lines if line.startswith(RECIPES)]
-    assert status == 1 and any("MISSED" in line for line in table)  # so short a training reaches no margin
+    assert status == 1 and any("MISSED" in line for line in table)  # the training is too short to reach a margin
     assert len(lines) == 1 + len(table) and [line.split()[0] for line in table] == [
         "unmasking", "unmasking", "token_classification", "sequence_scoring", "sequence_scoring",
     ]  # fmt: skip
@@ -150,19 +148,19 @@ def test_a_sample_of_each_recipe_trains_and_is_compared(
     assert f"{unmasking['val/loss']:.4f}" in table[0] and unmasking["val/loss"] < math.log(100)
 
 
-def test_without_the_text_it_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_text_the_error_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(DataError, match=r"python data/python_stdlib/prepare\.py"):
         main([])
 
 
-def test_what_is_no_option_is_refused(python_source: Path) -> None:
+def test_a_stray_argument_is_refused(python_source: Path) -> None:
     with pytest.raises(ConfigError, match="unmasking: wanted --only"):
         main(["unmasking"])
 
 
-def test_a_run_that_was_never_evaluated_is_no_comparison(tmp_path: Path) -> None:
+def test_a_run_without_evaluation_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"event": "step", "iter": 0, "loss": 4.0}\n')
 
     with pytest.raises(DataError, match="no evaluation"):

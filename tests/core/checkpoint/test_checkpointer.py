@@ -1,9 +1,8 @@
-"""The run on disk: what a checkpoint holds, failing saves, and the way back."""
+"""Saving and restoring a run: what a checkpoint holds, failing saves, rollbacks, resumes."""
 
 import copy
 import errno
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,24 @@ import pytest
 import torch
 from torch import nn
 
-from core.checkpoint.checkpointer import Archive
+from core.checkpoint.checkpointer import Checkpointer, RunNotes
 from core.checkpoint.format import load_checkpoint
 from core.checkpoint.manager import CheckpointManager
 from core.checkpoint.save_schedule import SaveSchedule
+from core.checkpoint.writer import TorchFile
 from core.errors import CheckpointError, ConfigError
+from core.model_initializer import LoadedModel
 from core.objective import LanguageModeling, Output
 from core.parallel import Replicated
 from core.runtime import Runtime
 from core.stability.detector import InstabilityDetector
 from core.training_step import TrainingStep
+from tests.comparing import assert_same
+from tests.core.tiny_run import Line
 
 CONFIG = {"dataset": "tiny", "batch_size": 4, "block_size": 3}
 STATE: dict[str, Any] = {"iter_num": 5, "best_val_loss": 2.5, "mine": "kept"}
 NOTES = {"iter_num": 5, "val_loss": None, "healthy": True}
-
-
-class Line(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(3, 2)
-
-    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        outputs = self.linear(inputs)
-        return outputs, (outputs - targets).square().mean()
 
 
 class Data:
@@ -56,41 +49,29 @@ class Data:
 
 
 class Run:
-    """An archive of real parts, and the parts."""
+    """A checkpointer of real parts, and the parts."""
 
-    def __init__(self, folder: Path, config: dict[str, Any] = CONFIG, in_background: bool = False) -> None:
-        self.model, self.data, self.runtime = Line(), Data(), Runtime(device="cpu")
+    def __init__(
+        self, folder: Path, config: dict[str, Any] = CONFIG, in_background: bool = False, **changes: Any
+    ) -> None:
+        self.model, self.data, self.runtime = Line(3, 2), Data(), Runtime(device="cpu")
         fresh = copy.deepcopy(self.model)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
-        parallel = Replicated(False, torch.device("cpu"))
-        self.step = TrainingStep(
-            self.model,
-            LanguageModeling(),
-            optimizer,
-            self.data.get_batch,
-            scaler=self.runtime.scaler,
-            autocast=nullcontext(),
-            grad_sync=parallel.grad_sync(self.model),
-            clip=parallel.clip,
-            norm=parallel.norm,
-            gradient_accumulation_steps=1,
-            grad_clip=1.0,
-        )
-        self.checkpoints, self.saves = CheckpointManager(folder), SaveSchedule()
-        self.archive = Archive(
+        parallel = changes.pop("parallel", None)
+        self.step = TrainingStep(self.model, LanguageModeling(), optimizer, self.data.get_batch, parallel)
+        self.checkpoints, self.schedule = CheckpointManager(folder), SaveSchedule()
+        self.checkpointer = Checkpointer(
             self.model,
             self.step,
             self.runtime,
-            parallel,
             self.checkpoints,
-            self.saves,
+            self.schedule,
             InstabilityDetector(),
             data=self.data,
-            remake=lambda: (copy.deepcopy(fresh), None),
-            model_args={"n": 1},
-            config=config,
-            provenance={"world_size": 1, "torch": "2"},
+            make_model=lambda: (LoadedModel(copy.deepcopy(fresh), {}), None),
+            notes=RunNotes({"n": 1}, config, {"world_size": 1, "torch": "2"}),
             in_background=in_background,
+            **changes,
         )
         self.step.prefetch()
 
@@ -99,7 +80,7 @@ class Run:
             self.step.execute_step()
 
     def save(self, **changes: Any) -> Path | None:
-        return self.archive.save(STATE | changes, NOTES | changes, link=False, wait=True)
+        return self.checkpointer.save(STATE | changes, NOTES | changes, link=False, wait=True)
 
     def weights(self) -> list[torch.Tensor]:
         moments = [value for state in self.step.optimizer.state.values() for value in state.values()]
@@ -110,7 +91,7 @@ def same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
     return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_a_checkpoint_holds_nanogpts_keys_first_and_then_what_an_exact_resume_needs(tmp_path: Path) -> None:
+def test_a_checkpoint_has_nanogpts_keys_and_what_a_resume_needs(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.train(2)
 
@@ -119,25 +100,25 @@ def test_a_checkpoint_holds_nanogpts_keys_first_and_then_what_an_exact_resume_ne
     assert path is not None
     checkpoint = load_checkpoint(path)
     nanogpts = ["model", "optimizer", "model_args", "iter_num", "best_val_loss", "config"]
-    assert list(checkpoint) == [*nanogpts, "mine", "scaler", "ranks", "run"]
+    assert list(checkpoint) == [*nanogpts, "scaler", "ranks", "run", "mine"]
     assert list(checkpoint["ranks"][0]) == ["rng", "batch", "data", "detector"]
     assert checkpoint["ranks"][0]["data"] == {"drawn": 3}
     manifest = run.checkpoints.load().manifest or {}
-    assert manifest["run"] == checkpoint["run"] == run.archive.run_id
+    assert manifest["run"] == checkpoint["run"] == run.checkpointer.run_id
     assert (manifest["torch"], manifest["iter_num"], len(manifest["batch"])) == ("2", 5, 1)
 
 
 def test_the_run_goes_on_from_its_position_to_the_bit(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.train(2)
-    position = run.archive.position()
+    position = run.checkpointer.position()
     weights = copy.deepcopy(run.model.state_dict()), copy.deepcopy(run.step.optimizer.state_dict())
     run.train(3)
     first, drawn = run.weights(), run.data.drawn
 
     run.model.load_state_dict(weights[0])
     run.step.optimizer.load_state_dict(weights[1])
-    run.archive.go_to(position)
+    run.checkpointer.restore_position(position)
     run.train(3)
 
     assert same(run.weights(), first)
@@ -164,11 +145,11 @@ def test_an_objective_that_has_a_state_is_at_its_place_as_well(tmp_path: Path) -
     run = Run(tmp_path)
     run.step.objective = objective = Counting()
     run.train(2)
-    position = run.archive.position()
+    position = run.checkpointer.position()
     path = run.save()
     run.train(3)
 
-    run.archive.go_to(position)
+    run.checkpointer.restore_position(position)
 
     assert objective.calls == 2
     assert path is not None and load_checkpoint(path)["ranks"][0]["objective"] == {"calls": 2}
@@ -178,9 +159,9 @@ def test_the_state_of_an_objective_in_a_converted_checkpoint_is_taken_over(tmp_p
     run = Run(tmp_path)
     run.step.objective = objective = Counting()
 
-    reason = run.archive.resume({"iter_num": 5, "objective": {"calls": 7}}, None)
+    converted = {"iter_num": 5, "config": {}, "objective": {"calls": 7}}
 
-    assert reason == "no random state"
+    assert not run.checkpointer.resume(converted, None, exact=True)
     assert objective.calls == 7
 
 
@@ -200,16 +181,16 @@ def test_a_save_that_fails_is_told_once_per_cause_and_tried_again(
     monkeypatch.setattr(os, "replace", full)
     for _ in range(3):
         assert run.save() is None
-        assert run.archive.failure is not None and run.saves.retries and run.saves.saved_at is None
+        assert run.checkpointer.failure is not None and run.schedule.retries and run.schedule.saved_at is None
     assert [message.split("(")[1].split("]")[0] for message in caplog.messages] == [
         f"OSError: [Errno {errno.ENOSPC}",
         f"OSError: [Errno {errno.EROFS}",
     ]
-    assert not run.archive.has_saved
+    assert not run.checkpointer.has_saved
 
     monkeypatch.setattr(os, "replace", replace)
     assert run.save() is not None
-    assert (run.archive.failure, run.saves.retries, run.saves.saved_at) == (None, False, 5)
+    assert (run.checkpointer.failure, run.schedule.retries, run.schedule.saved_at) == (None, False, 5)
 
 
 def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
@@ -226,16 +207,16 @@ def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
 def test_a_save_in_the_background_writes_what_was_there_when_it_began(tmp_path: Path) -> None:
     run = Run(tmp_path / "a", in_background=True)
     run.train(2)
-    run.archive.run_id = "1"
-    assert run.archive.save(STATE, NOTES, link=False, wait=False) is None
+    run.checkpointer.run_id = "1"
+    assert run.checkpointer.save(STATE, NOTES, link=False, wait=False) is None
     at_once = run.weights()
     run.train(5)
-    path = run.archive.join()
+    path = run.checkpointer.join()
 
-    assert path is not None and run.archive.join() is None
+    assert path is not None and run.checkpointer.join() is None
     checkpoint = load_checkpoint(path)
-    assert torch.equal(checkpoint["model"]["linear.weight"], at_once[0])
-    assert not torch.equal(checkpoint["model"]["linear.weight"], run.model.linear.weight)
+    assert torch.equal(checkpoint["model"]["weight"], at_once[0])
+    assert not torch.equal(checkpoint["model"]["weight"], run.model.weight)
 
 
 def test_a_save_in_the_background_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -244,9 +225,9 @@ def test_a_save_in_the_background_writes_the_same_bytes(tmp_path: Path) -> None:
         torch.manual_seed(0)
         run = Run(tmp_path / name, in_background=in_background)
         run.train(2)
-        run.archive.run_id = "1"
-        run.archive.save(STATE, NOTES, link=False, wait=not in_background)
-        run.archive.join()
+        run.checkpointer.run_id = "1"
+        run.checkpointer.save(STATE, NOTES, link=False, wait=not in_background)
+        run.checkpointer.join()
         contents.append((tmp_path / name / "ckpt-000001.pt").read_bytes())
 
     assert contents[0] == contents[1]
@@ -260,10 +241,10 @@ def test_a_failure_in_the_background_shows_when_it_is_joined(tmp_path: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        run.archive.save(STATE, NOTES, link=False, wait=False)
-        assert run.archive.join() is None
-    assert "No space left" in str(run.archive.failure)
-    assert run.saves.retries
+        run.checkpointer.save(STATE, NOTES, link=False, wait=False)
+        assert run.checkpointer.join() is None
+    assert "No space left" in str(run.checkpointer.failure)
+    assert run.schedule.retries
 
 
 @pytest.mark.parametrize("where", ["weight", "moment", "nowhere"])
@@ -272,27 +253,27 @@ def test_every_number_is_looked_at_before_it_is_saved(tmp_path: Path, where: str
     run.train(1)
     if where == "weight":
         with torch.no_grad():
-            run.model.linear.bias[1] = float("inf")
+            run.model.bias[1] = float("inf")
     if where == "moment":
-        run.step.optimizer.state[run.model.linear.weight]["exp_avg_sq"][1, 2] = float("nan")
+        run.step.optimizer.state[run.model.weight]["exp_avg_sq"][1, 2] = float("nan")
 
-    assert run.archive.is_finite() is (where == "nowhere")
+    assert run.checkpointer.is_finite() is (where == "nowhere")
 
 
 # going back
 
 
-def test_without_a_checkpoint_of_this_process_the_way_back_is_the_beginning(tmp_path: Path) -> None:
+def test_without_an_own_checkpoint_a_rollback_is_to_the_beginning(tmp_path: Path) -> None:
     run = Run(tmp_path)
     Run(tmp_path).save()  # another process's
-    run.archive.begin({"counter": 7, "iter_num": 0})
+    run.checkpointer.begin({"counter": 7, "iter_num": 0})
     start, drawn = run.weights(), run.data.drawn
     run.train(3)
     first = run.weights()
 
-    state, name = run.archive.go_back()
+    state, name = run.checkpointer.roll_back()
 
-    assert (state["counter"], name) == (7, "the beginning")
+    assert (state["counter"], name) == (7, "where this process started")
     assert same(run.weights(), start) and run.data.drawn == drawn
     run.train(3)
     assert same(run.weights(), first)
@@ -301,17 +282,17 @@ def test_without_a_checkpoint_of_this_process_the_way_back_is_the_beginning(tmp_
 def test_a_model_that_is_made_again_is_the_masters(tmp_path: Path) -> None:
     """Each rank makes one from a seed of its own, and nobody wraps it, which would send it round."""
     run = Run(tmp_path)
-    run.archive.begin({"counter": 7, "iter_num": 0})
-    run.archive.parallel.broadcast_parameters = lambda model: model.linear.weight.data.fill_(7)  # type: ignore[method-assign]
+    run.checkpointer.begin({"counter": 7, "iter_num": 0})
+    run.checkpointer.parallel.broadcast_parameters = lambda model: model.weight.data.fill_(7)  # type: ignore[method-assign]
 
-    run.archive.go_back()
+    run.checkpointer.roll_back()
 
-    assert run.model.linear.weight.eq(7).all()
+    assert run.model.weight.eq(7).all()
 
 
 def test_the_way_back_is_the_newest_healthy_checkpoint_of_this_process(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.archive.begin({"iter_num": 0})
+    run.checkpointer.begin({"iter_num": 0})
     run.train(2)
     run.save(healthy=True)
     there = run.weights()
@@ -319,48 +300,48 @@ def test_the_way_back_is_the_newest_healthy_checkpoint_of_this_process(tmp_path:
     first = run.weights()
     run.save(healthy=False, iter_num=8)
 
-    state, name = run.archive.go_back()
+    state, name = run.checkpointer.roll_back()
 
     assert (state["mine"], name) == ("kept", "ckpt-000001.pt")
-    assert run.saves.saved_at == 5  # not that of the unhealthy one
+    assert run.schedule.saved_at == 5  # not that of the unhealthy one
     assert same(run.weights(), there)
     run.train(3)
     assert same(run.weights(), first)
 
 
-def test_what_callbacks_keep_in_lists_is_as_it_was_at_the_beginning_however_often_the_run_goes_back(
+def test_a_list_in_a_callbacks_state_survives_every_rollback(
     tmp_path: Path,
 ) -> None:
     run, seen = Run(tmp_path), [0]
-    run.archive.begin({"iter_num": 0, "callbacks": {"Seen": {"seen": seen}}})
+    run.checkpointer.begin({"iter_num": 0, "callbacks": {"Seen": {"seen": seen}}})
     for _ in range(2):
         seen.append(1)
-        state, _ = run.archive.go_back()
+        state, _ = run.checkpointer.roll_back()
         assert state["callbacks"] == {"Seen": {"seen": [0]}}
         seen = state["callbacks"]["Seen"]["seen"]
 
 
-def test_a_callback_whose_state_could_not_be_loaded_again_is_refused_at_the_beginning(tmp_path: Path) -> None:
+def test_a_callback_with_a_state_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^Best\.state_dict\(\) holds more than tensors and plain Python values"):
-        Run(tmp_path).archive.begin({"callbacks": {"Fine": {"a": 1}, "Best": {"best": np.float64(1.0)}}})
+        Run(tmp_path).checkpointer.begin({"callbacks": {"Fine": {"a": 1}, "Best": {"best": np.float64(1.0)}}})
 
 
 def test_a_run_that_is_back_has_not_failed_to_save(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.archive.begin({"iter_num": 0})
-    run.archive.failure = "a weight is not finite"
+    run.checkpointer.begin({"iter_num": 0})
+    run.checkpointer.failure = "a weight is not finite"
 
-    run.archive.go_back()
+    run.checkpointer.roll_back()
 
-    assert run.archive.failure is None
+    assert run.checkpointer.failure is None
 
 
 def test_gradients_of_an_update_that_is_undone_are_dropped(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.archive.begin({"iter_num": 0})
+    run.checkpointer.begin({"iter_num": 0})
     run.model(*run.step.batch)[1].backward()
 
-    run.archive.go_back()
+    run.checkpointer.roll_back()
 
     assert all(parameter.grad is None for parameter in run.model.parameters())
 
@@ -381,11 +362,11 @@ def test_a_resume_takes_over_the_place_and_the_name_of_the_run(tmp_path: Path) -
     run, checkpoint, manifest = saved(tmp_path)
     resumed = Run(tmp_path)
 
-    assert resumed.archive.resume(checkpoint, manifest) is None
+    assert resumed.checkpointer.resume(checkpoint, manifest, exact=True)
 
     assert torch.equal(resumed.step.batch[0], run.step.batch[0])  # type: ignore[index]
-    assert resumed.archive.run_id == run.archive.run_id
-    assert resumed.saves.saved_at == 5  # nothing new to save
+    assert resumed.checkpointer.run_id == run.checkpointer.run_id
+    assert resumed.schedule.saved_at == 5  # nothing new to save
     assert torch.equal(torch.rand(3), _next_draw(checkpoint))
 
 
@@ -400,7 +381,7 @@ def test_the_first_batch_is_compared_with_the_manifests_hash(tmp_path: Path) -> 
     checkpoint["ranks"][0]["batch"][0][1, 2] += 1
 
     with pytest.raises(CheckpointError, match="^ckpt-000001.pt: the batch that waits in it is not the one"):
-        Run(tmp_path).archive.resume(checkpoint, manifest)
+        Run(tmp_path).checkpointer.resume(checkpoint, manifest, exact=True)
 
 
 @pytest.mark.parametrize("name", ["dataset", "batch_size", "block_size"])
@@ -408,14 +389,16 @@ def test_a_batch_that_does_not_fit_any_more_is_drawn_anew(tmp_path: Path, name: 
     _, checkpoint, manifest = saved(tmp_path)
     resumed = Run(tmp_path, config=CONFIG | {name: "other"})
 
-    assert resumed.archive.resume(checkpoint, manifest) is None
+    assert resumed.checkpointer.resume(checkpoint, manifest, exact=True)
     assert resumed.step.batch is None
 
 
 @pytest.mark.parametrize(
     ("count", "reason"), [(None, "no random state"), (0, "no random state"), (4, "4 random states, wanted 1")]
 )
-def test_what_keeps_a_resume_from_being_exact_is_told(tmp_path: Path, count: int | None, reason: str) -> None:
+def test_what_keeps_a_resume_from_being_exact_is_reported(
+    tmp_path: Path, count: int | None, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     _, checkpoint, manifest = saved(tmp_path)
     ranks = checkpoint.pop("ranks")
     if count is not None:
@@ -423,7 +406,13 @@ def test_what_keeps_a_resume_from_being_exact_is_told(tmp_path: Path, count: int
     resumed = Run(tmp_path)
     before = torch.get_rng_state()
 
-    assert resumed.archive.resume(checkpoint, manifest) == reason
+    with caplog.at_level("INFO", logger="coregpt"):
+        assert not resumed.checkpointer.resume(checkpoint, manifest, exact=True)
+    (note,) = caplog.messages
+    assert note == (
+        f"resume: the checkpoint has {reason}; weights, optimizer and counters are exact, but other batches follow, as "
+        "with --resume_rng=reseed"
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -433,5 +422,131 @@ def test_a_place_in_another_kind_of_data_is_not_taken(tmp_path: Path) -> None:
     checkpoint["ranks"][0]["data"] = {"file": 3, "offset": 2}
     resumed = Run(tmp_path)
 
-    assert resumed.archive.resume(checkpoint, manifest) == "its place in another kind of data"
+    assert not resumed.checkpointer.resume(checkpoint, manifest, exact=True)
     assert resumed.data.drawn == 1
+
+
+def test_nanogpts_way_restores_no_position(tmp_path: Path) -> None:
+    _, checkpoint, manifest = saved(tmp_path)
+    resumed = Run(tmp_path)
+    batch = resumed.step.batch
+
+    assert not resumed.checkpointer.resume(checkpoint, manifest, exact=False)
+    assert resumed.step.batch is batch and resumed.data.drawn == 1
+
+
+# what the manifest says of each rank
+
+
+def test_a_manifest_has_each_ranks_position_in_the_data(tmp_path: Path) -> None:
+    _, _, manifest = saved(tmp_path)
+
+    assert manifest["data_position"] == [{"drawn": 3}]
+
+
+def test_a_position_that_json_cannot_hold_is_left_to_the_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.data.state_dict = lambda: {"drawn": torch.tensor(3)}  # type: ignore[assignment, method-assign]
+
+    path = run.save()
+
+    assert path is not None and load_checkpoint(path)["ranks"][0]["data"] == {"drawn": 3}
+    assert (run.checkpoints.load().manifest or {})["data_position"] == [None]
+
+
+# batches of any structure
+
+
+def nested() -> Any:
+    """Return a batch as a data source may make it."""
+    inputs = {"text": torch.arange(6).view(2, 3), "image": (torch.rand(2, 4), None)}
+    return {"inputs": inputs, "lengths": [3, 2], "seed": torch.tensor(7), "name": "first"}
+
+
+def test_a_batch_of_any_structure_is_fingerprinted_saved_and_resumed(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.step.batch = batch = nested()
+    run.save()
+    found = run.checkpoints.load()
+    resumed = Run(tmp_path)
+
+    assert resumed.checkpointer.resume(load_checkpoint(found.path), found.manifest, exact=True)
+    assert_same(resumed.step.batch, batch)
+
+
+# other formats and strategies
+
+
+class Folder(TorchFile):
+    """Writes a folder with a file for the weights and one for the rest, and a part of every rank."""
+
+    suffix = ""
+
+    def __init__(self) -> None:
+        self.gathered = 0
+
+    def gather(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        self.gathered += 1
+        return {**checkpoint, "parts": self.gathered}
+
+    def write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        path.mkdir()
+        torch.save(checkpoint.pop("model"), path / "model.pt")
+        torch.save(checkpoint, path / "rest.pt")
+
+    def read(self, path: Path) -> dict[str, Any]:
+        parts = [torch.load(path / name, weights_only=True) for name in ("model.pt", "rest.pt")]
+        return {"model": parts[0], **parts[1]}
+
+
+def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:
+    run = Run(tmp_path, writer=Folder())
+    run.checkpointer.begin({"iter_num": 0})
+    run.train(2)
+    run.save()
+    there = run.weights()
+    run.train(3)
+    after = run.weights()
+
+    state, name = run.checkpointer.roll_back()
+
+    assert (name, state["iter_num"], state["parts"]) == ("ckpt-000001", 5, 1)
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["model.pt", "rest.pt"]
+    assert same(run.weights(), there)
+    run.train(3)
+    assert same(run.weights(), after)
+
+
+class Halved(Replicated):
+    """A strategy that keeps half of every tensor on each of two ranks; here one stands for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def state_dict(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        self.calls.append("state_dict")
+        return super().state_dict(model, optimizer)
+
+    def load_state_dict(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        self.calls.append("load_state_dict")
+        super().load_state_dict(model, optimizer, state)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_strategy_gives_and_takes_the_weights_on_every_rank(
+    tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, writer = Halved(), Folder()
+    run = Run(tmp_path, parallel=strategy, writer=writer)
+    run.checkpointer.begin({"iter_num": 0})
+    if rank == 1:  # only rank 0 computes what is broadcast
+        answers = iter([(tmp_path / "ckpt-000001", None), None])
+        monkeypatch.setattr(run.runtime, "on_master", lambda compute: next(answers))
+
+    run.save()
+    run.checkpointer.roll_back()
+
+    assert strategy.calls == ["state_dict", "load_state_dict"]
+    assert writer.gathered == 1
+    assert (tmp_path / "ckpt-000001").exists() is (rank == 0)

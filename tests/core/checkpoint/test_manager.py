@@ -106,7 +106,7 @@ def test_a_manager_touches_nothing_before_it_saves(tmp_path: Path) -> None:
     assert names(tmp_path) == [] and manager.load_healthy() is None and manager.join() is None
 
 
-def test_content_its_name_the_manifest_and_the_second_name_reach_the_disk_in_this_order(
+def test_content_name_manifest_and_link_reach_the_disk_in_this_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
@@ -342,7 +342,7 @@ def test_a_save_is_made_although_the_one_before_failed_unheard(
     manager.save(text("x"), notes(), wait=wait)
 
     assert manager.load().path.read_text() == "x"
-    assert "the checkpoint before could not be saved (OSError: disk gone)" in caplog.text
+    assert "the previous checkpoint could not be saved (OSError: disk gone)" in caplog.text
 
 
 def test_the_end_of_the_program_waits_for_a_save_in_flight(tmp_path: Path) -> None:

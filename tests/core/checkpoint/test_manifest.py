@@ -56,7 +56,7 @@ def test_notes_are_copied_and_numbers_that_are_not_finite_become_null() -> None:
 
 
 @pytest.mark.parametrize("name", ["iter_num", "val_loss", "healthy"])
-def test_notes_that_a_manifest_needs_are_asked_for_before_anything_is_written(name: str) -> None:
+def test_notes_that_a_manifest_needs_are_checked_before_a_write(name: str) -> None:
     with pytest.raises(AssertionError, match=name):
         manifest.plain({key: value for key, value in NOTES.items() if key != name})
 

@@ -114,7 +114,7 @@ def test_a_group_that_was_started_again_goes_on_with_its_own_checkpoint(
     assert where_to_start(init_from, good)[0] == start
 
 
-def test_a_group_started_again_before_its_first_checkpoint_starts_as_it_was_asked_to(
+def test_a_group_restarted_before_its_first_checkpoint_starts_as_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -135,6 +135,10 @@ def test_a_group_started_again_before_its_first_checkpoint_starts_as_it_was_aske
 )
 def test_options_that_differ_are_named(given: dict[str, Any], text: str) -> None:
     assert changed_options(SAVED, SAVED | given) == text
+
+
+def test_special_ids_are_no_option() -> None:
+    assert changed_options(SAVED | {"meta": {"cls_token_id": 19}}, SAVED | {"meta": {"cls_token_id": 25}}) == ""
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ STAY = [".lock", "ckpt-notes.txt", "config.yaml", "metrics.jsonl.bak", "my-ckpt.
 
 
 def make_run(folder: Path, mark: str) -> None:
-    """Put a former run into a folder, in an order of its own; every file holds its name and the mark."""
+    """Put a previous run into a folder, in an order of its own; every file holds its name and the mark."""
     folder.mkdir(exist_ok=True)
     for name in random.Random(1).sample(FORMER_RUN, len(FORMER_RUN)):
         if name in FOLDERS:
@@ -264,35 +264,35 @@ def whole_run(mark: str) -> dict[str, str]:
     return {name: f"{name} {mark}" for name in FORMER_RUN}
 
 
-def test_former_run_moves_and_the_rest_stays(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_previous_run_moves_and_the_rest_stays(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     make_run(folder.path, "a")
     for name in STAY:
         (folder.path / name).write_text("stays")
 
     with caplog.at_level(logging.INFO, logger="coregpt"):
-        aside = folder.set_aside_former_run()
+        aside = folder.move_previous_run()
 
     assert aside == folder.path / "previous-1"
     assert contents(aside) == whole_run("a")
     assert contents(folder.path) == {name: "stays" for name in STAY}
-    assert caplog.messages == [f"{folder.path}: the former run's files are now in {aside}"]
+    assert caplog.messages == [f"{folder.path}: the previous run's files are now in {aside}"]
 
 
-def test_every_former_run_gets_a_folder_of_its_own(folder: RunFolder) -> None:
+def test_every_previous_run_gets_a_folder_of_its_own(folder: RunFolder) -> None:
     for number, mark in enumerate("abc", start=1):
         make_run(folder.path, mark)
-        assert folder.set_aside_former_run() == folder.path / f"previous-{number}"
+        assert folder.move_previous_run() == folder.path / f"previous-{number}"
     (folder.path / "previous-2").rename(folder.path / "kept")
     make_run(folder.path, "d")
 
-    assert folder.set_aside_former_run() == folder.path / "previous-4"
+    assert folder.move_previous_run() == folder.path / "previous-4"
     assert contents(folder.path / "previous-3") == whole_run("c")
 
 
-def test_without_a_former_run_nothing_is_made(folder: RunFolder) -> None:
+def test_without_a_previous_run_nothing_is_made(folder: RunFolder) -> None:
     folder.claim()
 
-    assert folder.set_aside_former_run() is None
+    assert folder.move_previous_run() is None
     assert os.listdir(folder.path) == [".lock"]
 
 
@@ -304,25 +304,25 @@ def test_what_the_new_run_needs_is_not_moved_from_under_it(
     (folder.path / "mine.pt").touch()
 
     with pytest.raises(
-        ConfigError, match=rf"{name} is of out_dir=.*, which a new run clears: give this run an out_dir"
+        ConfigError, match=rf"{name} is in out_dir=.*, which a new run clears: give this run an out_dir"
     ):
-        folder.set_aside_former_run([folder.path / "mine.pt", folder.path / name])
+        folder.move_previous_run([folder.path / "mine.pt", folder.path / name])
     monkeypatch.chdir(folder.path.parent)
     with pytest.raises(ConfigError, match=r"which a new run clears"):
-        folder.set_aside_former_run([Path(folder.path.name, name)])
+        folder.move_previous_run([Path(folder.path.name, name)])
     (tmp_path / "link.pt").symlink_to(folder.path / name)
-    with pytest.raises(ConfigError, match=r"link.pt is of out_dir="):
-        folder.set_aside_former_run([tmp_path / "link.pt"])
+    with pytest.raises(ConfigError, match=r"link.pt is in out_dir="):
+        folder.move_previous_run([tmp_path / "link.pt"])
     assert contents(folder.path) == {**whole_run("a"), "mine.pt": ""}
     os.link(folder.path / name, tmp_path / "kept.pt")  # another name of the same content stays where it is
-    folder.set_aside_former_run([tmp_path / "kept.pt", tmp_path / "gone.pt"])
+    folder.move_previous_run([tmp_path / "kept.pt", tmp_path / "gone.pt"])
     assert (folder.path / "previous-1" / name).exists() and (folder.path / "mine.pt").exists()
 
 
 def test_lock_outlasts_the_move(folder: RunFolder) -> None:
     folder.claim()
     make_run(folder.path, "a")
-    folder.set_aside_former_run()
+    folder.move_previous_run()
 
     assert asked_by_another(folder.path) == "refused"
 
@@ -343,11 +343,11 @@ def test_interrupted_move_loses_nothing(
 
     with monkeypatch.context() as patched, pytest.raises((ConfigError, KeyboardInterrupt)) as failed:
         patched.setattr(os, "rename", failing)
-        folder.set_aside_former_run()
+        folder.move_previous_run()
     assert isinstance(failed.value, KeyboardInterrupt) or "cannot be moved to" in str(failed.value)
     assert set(contents(folder.path / "previous-1")) == set(FORMER_RUN[:moved])
     (folder.path / "previous-1" / FORMER_RUN[-1]).mkdir()  # in the way of whoever uses this folder again
 
-    assert folder.set_aside_former_run() == folder.path / "previous-2"
+    assert folder.move_previous_run() == folder.path / "previous-2"
     assert contents(folder.path / "previous-1") | contents(folder.path / "previous-2") == whole_run("a")
     assert contents(folder.path) == {}

@@ -22,30 +22,30 @@ class Clock:
 def test_every_nth_iteration_but_not_the_first(interval: int, expected: list[int]) -> None:
     saves = SaveSchedule(interval)
 
-    assert [n for n in range(7) if saves.falls_on(n)] == expected
+    assert [n for n in range(7) if saves.is_due(n)] == expected
 
 
 def test_what_an_evaluation_saved_or_a_resume_restored_is_not_saved_again() -> None:
     saves = SaveSchedule(2)
     saves.saved(4)
 
-    assert not saves.falls_on(4)
-    assert saves.falls_on(6)
+    assert not saves.is_due(4)
+    assert saves.is_due(6)
 
 
 def test_minutes_count_from_the_last_save(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     saves = SaveSchedule(minutes=2)
     clock.now += 119
-    assert not saves.is_overdue()
+    assert not saves.wants_save()
     clock.now += 1
-    assert saves.is_overdue()
+    assert saves.wants_save()
 
     saves.saved(5)
 
-    assert not saves.is_overdue()
+    assert not saves.wants_save()
     clock.now += 120
-    assert saves.is_overdue()
+    assert saves.wants_save()
 
 
 def test_without_minutes_the_clock_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_without_minutes_the_clock_is_not_looked_at(monkeypatch: pytest.MonkeyPa
     saves = SaveSchedule()
     clock.now += 1e9
 
-    assert not saves.is_overdue()
+    assert not saves.wants_save()
 
 
 @pytest.mark.parametrize("minutes", [0.0, 600.0])
@@ -61,11 +61,35 @@ def test_a_save_that_failed_is_tried_again_after_a_minute(monkeypatch: pytest.Mo
     clock = Clock(monkeypatch)
     saves = SaveSchedule(minutes=minutes)
     saves.failed()
-    assert not saves.is_overdue()
+    assert not saves.wants_save()
     clock.now += 60
-    assert saves.is_overdue()
+    assert saves.wants_save()
 
     saves.saved(9)
     clock.now += 60
 
-    assert not saves.is_overdue()
+    assert not saves.wants_save()
+
+
+def test_a_request_is_made_on_one_rank_and_honoured_when_all_know() -> None:
+    saves = SaveSchedule()
+    saves.request()
+    assert saves.wants_save() and not saves.is_due(3)
+
+    saves.is_agreed = True
+    assert saves.is_due(3)
+
+    saves.saved(3)
+    assert not saves.wants_save() and not saves.is_due(4)
+
+
+def test_a_rollback_drops_requests_and_goes_back_to_the_last_save() -> None:
+    saves = SaveSchedule(2)
+    saves.saved(6)
+    saves.request()
+    saves.is_agreed = True
+
+    saves.rolled_back(4)
+
+    assert (saves.saved_at, saves.wants_save(), saves.is_due(5)) == (4, False, False)
+    assert saves.is_due(6)

@@ -135,7 +135,7 @@ def test_lost_or_exchanged_content_is_found_under_its_other_name(
 
 
 @pytest.mark.parametrize("kind", DAMAGE_TO_MANIFEST)
-def test_without_a_manifest_to_be_trusted_a_checkpoint_is_passed_over_also_as_ckpt_pt(
+def test_a_checkpoint_without_intact_manifest_is_skipped_as_ckpt_pt_too(
     folder: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     DAMAGE_TO_MANIFEST[kind](folder / "ckpt-000004.json")

@@ -214,7 +214,7 @@ def test_nothing_that_is_taken_needs_a_gradient() -> None:
     assert not any(tensor.requires_grad for tensor in tensors(Snapshot().take(model.state_dict(keep_vars=True))))
 
 
-def test_memory_that_was_touched_in_the_background_is_what_the_first_copy_takes() -> None:
+def test_the_first_copy_takes_the_memory_touched_in_the_background() -> None:
     tree = {"a": torch.randn(1000), "b": torch.randn(500)}
     snapshot = Snapshot()
     snapshot.warm([2000, 4000, 77])

@@ -55,7 +55,7 @@ def test_flags_stay_on_the_device_of_the_loss() -> None:
 # scaled float16
 
 
-def test_overflow_of_scaled_gradients_is_the_scalers_business_until_it_lasts() -> None:
+def test_overflow_of_scaled_gradients_is_unstable_only_if_it_lasts() -> None:
     detector = InstabilityDetector(loss_scaling=True)
 
     verdicts = [judge(detector, 2.5, INF) for _ in range(LASTING_OVERFLOW)]
@@ -182,7 +182,7 @@ def test_a_saved_state_does_not_change_afterwards() -> None:
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-def test_logits_and_parameters_are_searched_for_numbers_that_are_not_finite(bad: float) -> None:
+def test_logits_and_parameters_are_searched_for_non_finite_numbers(bad: float) -> None:
     detector, tensors = InstabilityDetector(), [torch.ones(3, 4), torch.ones(2, dtype=torch.int64)]
 
     assert detector.check_logits_stability(tensors[0])

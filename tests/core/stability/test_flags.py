@@ -1,17 +1,18 @@
-"""Flags that all ranks answer alike."""
+"""Flags that all ranks agree on."""
 
 import pytest
 import torch
 
-from core.stability.flags import Answers, Ballot
+from core.stability.flags import AgreedFlags, RankFlags
 
 YES, NO = torch.tensor(True), torch.tensor(False)
+CPU = torch.device("cpu")
 
 
-def test_on_a_cpu_the_answers_are_those_of_this_ballot() -> None:
-    agreed, answers = Ballot().cast(7, [NO, YES, torch.tensor(0, dtype=torch.int32)])
+def test_on_a_cpu_the_flags_are_known_at_once() -> None:
+    agreed, known = RankFlags(CPU).reduce(7, [NO, YES, torch.tensor(0, dtype=torch.int32)])
 
-    assert answers == Answers(7, [False, True, False])
+    assert known == AgreedFlags(7, [False, True, False])
     assert agreed.tolist() == [0, 1, 0] and agreed.dtype == torch.int32
 
 
@@ -23,11 +24,11 @@ def test_one_message_carries_all_questions_and_any_rank_can_say_yes() -> None:
         flags[-1] = 1
         return flags
 
-    agreed, answers = Ballot(others_say_yes_to_the_last).cast(0, [YES, NO, NO])
+    agreed, known = RankFlags(CPU, others_say_yes_to_the_last).reduce(0, [YES, NO, NO])
 
     assert sent == [[1, 0, 0]]
     assert agreed.tolist() == [1, 0, 1]
-    assert answers is not None and answers.flags == [True, False, True]
+    assert known is not None and known.flags == [True, False, True]
 
 
 def test_the_flags_that_were_put_are_left_as_they_are() -> None:
@@ -35,19 +36,19 @@ def test_the_flags_that_were_put_are_left_as_they_are() -> None:
         return flags.fill_(1)
 
     flag = torch.tensor(0, dtype=torch.int32)
-    Ballot(all_yes).cast(0, [flag])
+    RankFlags(CPU, all_yes).reduce(0, [flag])
 
     assert flag.item() == 0
 
 
 class LateTensor(torch.Tensor):
-    """A tensor on the CPU that says it is on a GPU."""
+    """A tensor on the CPU that claims to be on a GPU."""
 
     is_cuda = True  # type: ignore[assignment]
 
 
 class Event:
-    """What a CUDA event is to the ballot."""
+    """As much of a CUDA event as is used."""
 
     waited = 0
 
@@ -58,26 +59,35 @@ class Event:
         Event.waited += 1
 
 
-def test_on_a_gpu_the_answers_are_those_of_the_ballot_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_flags_are_known_one_update_later(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = torch.empty
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch, "empty", lambda *size, dtype, pin_memory: empty(*size, dtype=dtype))
-    ballot = Ballot(lambda flags: flags.as_subclass(LateTensor))
+    flags = RankFlags(CPU, lambda flags: flags.as_subclass(LateTensor))
 
-    assert ballot.cast(0, [YES])[1] is None
-    assert ballot.cast(1, [NO])[1] == Answers(0, [True])
-    assert ballot.cast(2, [YES])[1] == Answers(1, [False])
-    assert ballot.settle() == Answers(2, [True])
-    assert ballot.settle() is None
+    assert flags.reduce(0, [YES])[1] is None
+    assert flags.reduce(1, [NO])[1] == AgreedFlags(0, [True])
+    assert flags.reduce(2, [YES])[1] == AgreedFlags(1, [False])
+    assert flags.wait() == AgreedFlags(2, [True])
+    assert flags.wait() is None
     assert Event.waited == 3
 
-    ballot.cast(3, [YES])
-    ballot.clear()
-    assert ballot.settle() is None
+    flags.reduce(3, [YES])
+    flags.clear()
+    assert flags.wait() is None
 
 
-def test_on_a_cpu_nothing_is_left_to_settle() -> None:
-    ballot = Ballot()
-    ballot.cast(0, [YES])
+def test_on_a_cpu_there_is_nothing_to_wait_for() -> None:
+    flags = RankFlags(CPU)
+    flags.reduce(0, [YES])
 
-    assert ballot.settle() is None
+    assert flags.wait() is None
+
+
+def test_constants_are_made_once_and_never_changed() -> None:
+    flags = RankFlags(CPU, lambda flags: flags.fill_(1))
+    flags.reduce(0, [flags.flag(False), flags.flag(True)])
+
+    assert (flags.flag(True).item(), flags.flag(False).item()) == (1, 0)
+    assert flags.flag(True) is flags.flag(True)
+    assert flags.flag(True).dtype == torch.int32

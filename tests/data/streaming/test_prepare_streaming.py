@@ -201,7 +201,7 @@ def test_a_model_that_does_not_fit_is_refused(sets: Path) -> None:
         sequence_scorer.main(SMALL, sets / "sequence_scorer")
     for changes, reason in (
         ({"vocab_size": 5}, "another vocabulary"),
-        ({"block_size": 8}, "has block_size=8, wanted"),
+        ({"block_size": 8}, "has block_size=8, wanted at least"),
     ):
         path = mlm_checkpoint(sets, **changes)
         with pytest.raises(CheckpointError, match=reason):

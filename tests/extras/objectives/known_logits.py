@@ -1,4 +1,4 @@
-"""A stand-in for the model, for tests of what objectives make of its logits."""
+"""A model with known logits, for tests of objectives."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class Known(nn.Module):
-    """A model that gives the same logits (B, T, V) whatever it sees, and the loss that GPT computes of them."""
+    """Returns the same logits (B, T, V) for every input, and the loss that GPT computes from them."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()

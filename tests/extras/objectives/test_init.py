@@ -1,4 +1,4 @@
-"""The objectives that the package offers."""
+"""The objectives that the package exports."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Scoring sequences: filled gaps behind a CLS token, the masked share as the target, and what is measured."""
+"""Sequence scoring: filled texts after a CLS token, the masked share as the target, and the metrics."""
 
 import math
 import statistics
@@ -20,7 +20,7 @@ CLS, MASK, TEXT = 9, 5, 5
 
 
 class Scores(nn.Module):
-    """A scorer that gives the same scores (B,) whatever it sees, and remembers what that was."""
+    """A scorer that returns the same scores (B,) for every input, and keeps the inputs."""
 
     def __init__(self, scores: torch.Tensor) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Scores(nn.Module):
 
 
 class Always(nn.Module):
-    """An unmasking model that finds one token the likeliest everywhere."""
+    """An unmasking model whose likeliest token is the same at every position."""
 
     def __init__(self, token: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Always(nn.Module):
 
 
 def masked(targets: list[list[int]], seed: int = 0) -> dict[str, torch.Tensor]:
-    """Return a masked batch whose text is 1 wherever nothing is masked."""
+    """Return a masked batch whose text is 1 at every position that is not masked."""
     wanted = torch.tensor(targets)
     return {
         "input": torch.ones_like(wanted).masked_fill(wanted >= 0, MASK),
@@ -58,7 +58,7 @@ def masked(targets: list[list[int]], seed: int = 0) -> dict[str, torch.Tensor]:
 # the loss
 
 
-def test_gaps_are_filled_behind_a_cls_token_and_the_target_is_the_masked_share() -> None:
+def test_filled_texts_follow_cls_and_the_target_is_the_masked_share() -> None:
     batch = masked([[-1, 2, -1, 0], [-1, -1, -1, -1], [4, 4, 4, 4]])
     model = Scores(torch.tensor([0.5, 0.25, 0.0]))
 
@@ -69,10 +69,10 @@ def test_gaps_are_filled_behind_a_cls_token_and_the_target_is_the_masked_share()
     assert targets.tolist() == [0.5, 0.0, 1.0]
     assert output.loss.item() == pytest.approx((0 + 0.25**2 + 1) / 3)
     assert output.metrics["ratio"].item() == pytest.approx((0 + 0.25 + 1) / 3)
-    assert list(output.metrics) == ["ratio"] and output.details is None
+    assert list(output.metrics) == ["ratio", "finite"] and output.details is None
 
 
-def test_the_transform_of_the_share_may_be_the_target() -> None:
+def test_the_target_may_be_the_transformed_share() -> None:
     model = Scores(torch.zeros(2))
 
     SequenceScoring(CLS, Filler(Always(3), TEXT), transform=True)(
@@ -83,7 +83,7 @@ def test_the_transform_of_the_share_may_be_the_target() -> None:
     assert model.seen[0][1].tolist() == pytest.approx(expected, rel=1e-6)
 
 
-def test_ready_made_batches_are_taken_as_they_are() -> None:
+def test_without_a_filler_batches_are_used_unchanged() -> None:
     batch = {"input": torch.tensor([[CLS, 1, 2]]), "target": torch.tensor([0.75], dtype=torch.float64)}
     model = Scores(torch.tensor([0.25]))
 
@@ -93,7 +93,7 @@ def test_ready_made_batches_are_taken_as_they_are() -> None:
     assert output.loss.item() == pytest.approx(0.25)
 
 
-def test_the_draws_of_the_filler_go_with_the_batch() -> None:
+def test_the_batch_brings_the_seed_of_the_filler() -> None:
     filler = Filler(Always(3), TEXT, sample=True, temperature=10.0)
     model = Scores(torch.zeros(1))
     for seed in (1, 2, 1):
@@ -119,17 +119,29 @@ def test_only_training_sees_the_modifiers() -> None:
 
     assert trained.loss.item() == pytest.approx(2 * evaluated.loss.item())
     assert evaluated.metrics == {} and modifiers.calls == 1
-    assert set(trained.metrics) == {"ratio", "loss_modifiers/Modifying.calls"}
-    squares, scores, targets, everyone = seen[0]
+    assert set(trained.metrics) == {"ratio", "finite", "loss_modifiers/Modifying.calls"}
+    squares, scores, targets, every_text = seen[0]
     assert squares.tolist() == pytest.approx([0.16, 0.09]) and scores is model.scores
-    assert targets.tolist() == [0.5, 0.0] and everyone.tolist() == [True, True]
+    assert targets.tolist() == [0.5, 0.0] and every_text.tolist() == [True, True]
     assert modifiers.inputs is model.seen[1][0]
     again = Modifying(doubled)
     SequenceScoring(CLS, None, modifiers=again).load_state_dict(objective.state_dict())
     assert again.calls == 1 and SequenceScoring(CLS, None).state_dict() == {}
 
 
-def test_a_scorer_learns_and_the_filler_stays_as_it_was() -> None:
+@pytest.mark.parametrize("number", [math.nan, math.inf, 0.5])
+def test_training_reports_whether_all_scores_are_finite(number: float) -> None:
+    batch = masked([[-1, 2, -1, 0], [-1, -1, -1, -1]])
+    filler = Filler(Always(3), TEXT)
+    objective, model = SequenceScoring(CLS, filler), Scores(torch.tensor([0.1, number]))
+
+    assert objective(model, batch, train=True).metrics["finite"].item() is math.isfinite(number)
+    assert "finite" not in objective(model, batch, train=False).metrics
+    replaced = SequenceScoring(CLS, filler, check_logits=lambda values: values.amax() > 100)
+    assert not replaced(Scores(torch.tensor([0.1, 0.2])), batch, train=True).metrics["finite"]
+
+
+def test_a_scorer_learns_and_the_filler_does_not_change() -> None:
     filler = GPT(GPTConfig(1, 1, 16, 8, vocab_size=TEXT + 15, attention_type="bidirectional"))
     config = GPTConfig(1, 1, 16, 9, vocab_size=TEXT + 15, attention_type="bidirectional")
     config.mode, config.cls_token_id = "sequence_scorer", CLS
@@ -150,7 +162,7 @@ def test_a_scorer_learns_and_the_filler_stays_as_it_was() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in filler.state_dict().items())
 
 
-# what is measured
+# the metrics of an evaluation
 
 
 def measured(scores: list[float], targets: list[float], parts: int = 1) -> dict[str, float]:
@@ -169,7 +181,7 @@ numbers = st.lists(
 
 @quick
 @given(numbers, st.integers(1, 3))
-def test_figures_are_those_of_a_plain_computation(drawn: list[tuple[float, float]], parts: int) -> None:
+def test_metrics_equal_a_plain_computation(drawn: list[tuple[float, float]], parts: int) -> None:
     scores, targets = [score for score, _ in drawn], [target for _, target in drawn]
     error = statistics.fmean((s - t) ** 2 for s, t in drawn)
     constant = statistics.pvariance(targets)
@@ -190,7 +202,7 @@ def test_figures_are_those_of_a_plain_computation(drawn: list[tuple[float, float
     assert measured(scores, targets, parts) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-def test_figures_worked_out_by_hand() -> None:
+def test_metrics_computed_by_hand() -> None:
     found = measured([0.0, 0.5, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0])
 
     assert found == pytest.approx(
@@ -206,23 +218,23 @@ def test_figures_worked_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize("score", [0.1, 0.3, 0.7])
-def test_constant_scores_correlate_with_nothing(score: float) -> None:
-    """What rounding may leave of a variance must not be taken for a spread."""
+def test_constant_scores_have_correlation_zero(score: float) -> None:
+    """A variance that consists of rounding errors must count as zero."""
     found = measured([score] * 7, [0.0, 0.3, 0.6, 0.1, 0.2, 0.9, 0.1])
 
     assert found["val/correlation"] == 0.0
 
 
 @pytest.mark.parametrize("target", [0.1, 0.3, 0.7])
-def test_of_constant_targets_no_error_is_small(target: float) -> None:
+def test_constant_targets_have_an_infinite_error_ratio(target: float) -> None:
     wrong, right = measured([0.2, 0.3, 0.9], [target] * 3), measured([target] * 7, [target] * 7)
 
     assert wrong["val/mse_ratio"] == math.inf and wrong["val/correlation"] == 0.0
     assert right["val/mse_ratio"] == 1.0
-    assert "val/zero_mean" not in wrong  # no text was left untouched
+    assert "val/zero_mean" not in wrong  # every text was changed
 
 
-def test_only_the_validation_data_is_measured() -> None:
+def test_only_the_validation_data_has_a_meter() -> None:
     details: Any = SequenceScoring(CLS, None)(
         Scores(torch.tensor([0.25])), {"input": torch.tensor([[CLS, 1]]), "target": torch.tensor([0.5])}, train=False
     ).details

@@ -1,4 +1,4 @@
-"""Labelling tokens: the balanced loss, and precision, recall and F1 against counting by hand."""
+"""Token classification: the balanced loss, and precision, recall and F1 against a plain count."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ shapes = st.tuples(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 6), 
 
 
 def labelled(shape: tuple[int, int, int, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return logits in float64, and a batch of which about a quarter has no label (-1 or -100)."""
+    """Return logits in float64, and a batch in which about a quarter of the positions has no label (-1 or -100)."""
     seed, rows, length, classes = shape
     draw = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(rows, length, classes, generator=draw, dtype=torch.float64)
@@ -41,7 +41,7 @@ def pairs(logits: torch.Tensor, targets: torch.Tensor) -> list[tuple[list[float]
 
 @quick
 @given(shapes, st.booleans())
-def test_balanced_loss_gives_every_class_that_occurs_the_same_weight(shape: Any, train: bool) -> None:
+def test_the_balanced_loss_gives_all_classes_present_the_same_weight(shape: Any, train: bool) -> None:
     logits, batch = labelled(shape)
     by_class: dict[int, list[float]] = {}
     for chances, target in pairs(logits, batch["target"]):
@@ -55,7 +55,7 @@ def test_balanced_loss_gives_every_class_that_occurs_the_same_weight(shape: Any,
 
 @quick
 @given(shapes)
-def test_the_other_loss_is_the_plain_mean_over_the_labelled_positions(shape: Any) -> None:
+def test_the_unbalanced_loss_is_the_mean_over_labelled_positions(shape: Any) -> None:
     logits, batch = labelled(shape)
     losses = [-math.log(chances[target]) for chances, target in pairs(logits, batch["target"])]
 
@@ -74,7 +74,7 @@ def test_by_hand_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
     assert loss.item() == pytest.approx((zeros - math.log(0.4)) / 2, rel=1e-6)
 
 
-def test_with_one_class_absent_the_balanced_loss_is_the_plain_one() -> None:
+def test_with_one_class_present_the_balanced_loss_is_the_plain_mean() -> None:
     logits, batch = labelled((5, 3, 4, 2))
     batch["target"] = batch["target"].clamp(max=0)
 
@@ -83,7 +83,7 @@ def test_with_one_class_absent_the_balanced_loss_is_the_plain_one() -> None:
     assert balanced.item() == pytest.approx(plain.item(), rel=1e-6)
 
 
-def test_a_batch_without_a_label_costs_nothing() -> None:
+def test_a_batch_without_labels_has_loss_zero() -> None:
     logits = torch.randn(2, 3, 2, requires_grad=True)
     batch = {"input": torch.zeros(2, 3, dtype=torch.int64), "target": torch.full((2, 3), -1)}
 
@@ -105,12 +105,26 @@ def test_only_training_sees_the_modifiers() -> None:
     torch.testing.assert_close(evaluated.loss, plain.loss)
     torch.testing.assert_close(trained.loss, 2 * plain.loss)
     assert evaluated.metrics == {} and trained.details is None
+    assert trained.metrics["finite"]
     assert trained.metrics["loss_modifiers/Modifying.calls"] == 1
     assert modifiers.inputs is batch["input"]
     again = Modifying(lambda loss, *_: loss)
     TokenClassification(3, modifiers=again).load_state_dict(objective.state_dict())
     assert again.calls == 1
     assert TokenClassification(3).state_dict() == {}
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("number", [math.nan, -math.inf, 1.0])
+def test_training_reports_whether_all_logits_are_finite(number: float, balanced: bool) -> None:
+    logits, batch = labelled((7, 3, 4, 3))
+    logits[1, 2, 0] = number
+    objective = TokenClassification(3, balanced)
+
+    assert objective(Known(logits), batch, train=True).metrics["finite"].item() is math.isfinite(number)
+    assert "finite" not in objective(Known(logits), batch, train=False).metrics
+    replaced = TokenClassification(3, balanced, check_logits=lambda values: values.amax() > 100)
+    assert not replaced(Known(torch.zeros(3, 4, 3)), batch, train=True).metrics["finite"]
 
 
 def test_a_classifier_learns(seeded: None) -> None:
@@ -129,7 +143,7 @@ def test_a_classifier_learns(seeded: None) -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
-# what is measured
+# the metrics of an evaluation
 
 
 def measured(classes: int, *batches: tuple[torch.Tensor, dict[str, torch.Tensor]]) -> dict[str, float]:
@@ -141,13 +155,13 @@ def measured(classes: int, *batches: tuple[torch.Tensor, dict[str, torch.Tensor]
     return meter.result()
 
 
-def share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def share(part: float, total: float) -> float:
+    return part / total if total else 0.0
 
 
 @quick
 @given(shapes, shapes)
-def test_figures_are_those_of_counting(one: Any, other: Any) -> None:
+def test_metrics_equal_a_plain_count(one: Any, other: Any) -> None:
     classes = one[3]
     batches = [labelled(one), labelled((*other[:3], classes))]
     answers = [
@@ -156,10 +170,10 @@ def test_figures_are_those_of_counting(one: Any, other: Any) -> None:
         for chances, target in pairs(logits, batch["target"])
     ]
     everyone = range(classes)
-    named = [sum(answer == c for answer, _ in answers) for c in everyone]
+    predicted = [sum(answer == c for answer, _ in answers) for c in everyone]
     wanted = [sum(target == c for _, target in answers) for c in everyone]
     hits = [sum(answer == target == c for answer, target in answers) for c in everyone]
-    precision = [share(hits[c], named[c]) for c in everyone]
+    precision = [share(hits[c], predicted[c]) for c in everyone]
     recall = [share(hits[c], wanted[c]) for c in everyone]
     f1 = [share(2 * precision[c] * recall[c], precision[c] + recall[c]) for c in everyone]
     most = max(wanted)
@@ -183,7 +197,7 @@ def test_figures_are_those_of_counting(one: Any, other: Any) -> None:
     )
 
 
-def test_figures_of_a_batch_worked_out_by_hand() -> None:
+def test_metrics_of_a_batch_computed_by_hand() -> None:
     answers = torch.tensor([[0, 0, 1, 1, 1, 0]])
     targets = torch.tensor([[0, 1, 1, 1, 0, -1]])
 
@@ -196,14 +210,14 @@ def test_figures_of_a_batch_worked_out_by_hand() -> None:
             "val/recall": (1 / 2 + 2 / 3) / 2,
             "val/f1": (1 / 2 + 2 / 3) / 2,
             "val/majority_accuracy": 3 / 5,
-            "val/majority_f1": 0.75 / 2,  # precision 3/5 and recall 1 of class 1, nothing of class 0
+            "val/majority_f1": 0.75 / 2,  # class 1: precision 3/5, recall 1; class 0: zero
             **{f"val/{kind}_class_0": 1 / 2 for kind in ("precision", "recall", "f1")},
             **{f"val/{kind}_class_1": 2 / 3 for kind in ("precision", "recall", "f1")},
         }
     )
 
 
-def test_a_class_that_is_neither_wanted_nor_named_scores_nothing() -> None:
+def test_a_class_that_never_occurs_has_zero_scores() -> None:
     ids = torch.zeros(2, 3, dtype=torch.int64)
 
     found = measured(3, (F.one_hot(ids, 3).float(), {"input": ids, "target": ids}))
@@ -213,7 +227,7 @@ def test_a_class_that_is_neither_wanted_nor_named_scores_nothing() -> None:
     assert found["val/f1"] == found["val/majority_f1"] == pytest.approx(1 / 3)
 
 
-def test_without_a_label_everything_is_zero() -> None:
+def test_without_labels_all_metrics_are_zero() -> None:
     ids = torch.zeros(1, 2, dtype=torch.int64)
 
     found = measured(2, (F.one_hot(ids, 2).float(), {"input": ids, "target": torch.full((1, 2), -1)}))
@@ -221,6 +235,6 @@ def test_without_a_label_everything_is_zero() -> None:
     assert set(found.values()) == {0.0}
 
 
-def test_only_the_validation_data_is_measured() -> None:
+def test_only_the_validation_data_has_a_meter() -> None:
     assert TokenClassification(2).meter("train") is None
     assert isinstance(TokenClassification(2).meter("val"), ClassMeter)

@@ -1,4 +1,4 @@
-"""Filling gaps: the loss over masked positions, and what an evaluation measures of the predictions."""
+"""Unmasking: the loss over masked positions, and the metrics of an evaluation."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extras.objectives.unmasking import GapMeter, Unmasking
+from extras.objectives.unmasking import Unmasking, UnmaskingMeter
 from loss_modifiers import LossModifierPipeline, MaskRatioWeightModifier
 from model import GPT, GPTConfig
 from tests.extras.objectives.known_logits import Known
@@ -20,8 +20,8 @@ quick = settings(max_examples=30, deadline=None)
 shapes = st.tuples(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 6), st.integers(3, 7))
 
 
-def gaps(shape: tuple[int, int, int, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Return logits in float64, and a batch; at least one position is masked, what is not has -1 or -100."""
+def masked(shape: tuple[int, int, int, int]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return logits in float64, and a batch; at least one position is masked, the other targets are -1 or -100."""
     seed, rows, length, vocab = shape
     draw = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(rows, length, vocab, generator=draw, dtype=torch.float64)
@@ -50,8 +50,8 @@ def mean(values: list[float]) -> float:
 
 @quick
 @given(shapes, st.booleans())
-def test_loss_is_the_mean_over_masked_positions_or_over_the_sequences_own_means(shape: Any, train: bool) -> None:
-    logits, batch = gaps(shape)
+def test_loss_is_the_mean_over_positions_or_over_the_means_of_sequences(shape: Any, train: bool) -> None:
+    logits, batch = masked(shape)
     losses = row_losses(logits, batch["target"])
 
     by_token = Unmasking("tokens")(Known(logits), batch, train).loss.item()
@@ -63,12 +63,13 @@ def test_loss_is_the_mean_over_masked_positions_or_over_the_sequences_own_means(
 
 @quick
 @given(shapes)
-def test_training_counts_the_masked_positions_of_the_sequences(shape: Any) -> None:
-    logits, batch = gaps(shape)
+def test_training_reports_the_number_of_masked_positions(shape: Any) -> None:
+    logits, batch = masked(shape)
     counts = [len(row) for row in row_losses(logits, batch["target"])]
 
     metrics = Unmasking()(Known(logits), batch, train=True).metrics
 
+    assert metrics.pop("finite")
     assert {name: value.item() for name, value in metrics.items()} == {
         "mask_counts/mean": pytest.approx(mean([float(count) for count in counts])),
         "mask_counts/var": pytest.approx(statistics.variance(counts) if len(counts) > 1 else 0.0),
@@ -78,7 +79,7 @@ def test_training_counts_the_masked_positions_of_the_sequences(shape: Any) -> No
 
 
 def test_without_modifiers_the_loss_is_the_models_own_tensor() -> None:
-    logits, batch = gaps((1, 3, 4, 5))
+    logits, batch = masked((1, 3, 4, 5))
     model = Known(logits)
     own: list[torch.Tensor] = []
     model.register_forward_hook(lambda *parts: own.append(parts[-1][1]))
@@ -89,7 +90,7 @@ def test_without_modifiers_the_loss_is_the_models_own_tensor() -> None:
 
 @pytest.mark.parametrize("mean", ["tokens", "sequences"])
 def test_evaluation_never_sees_the_modifiers(mean: str) -> None:
-    logits, batch = gaps((2, 3, 4, 5))
+    logits, batch = masked((2, 3, 4, 5))
     modifiers = Modifying(lambda loss, *_: loss * 2)
     plain = Unmasking(mean)(Known(logits), batch, train=False)
 
@@ -103,10 +104,35 @@ def test_evaluation_never_sees_the_modifiers(mean: str) -> None:
     assert doubled.details is None
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, 1.0])
+@pytest.mark.parametrize("place", [(0, 0), (1, 1)])  # not masked, masked
+def test_training_reports_whether_all_logits_are_finite(number: float, place: tuple[int, int]) -> None:
+    logits = torch.zeros(2, 2, 3, requires_grad=True)
+    with torch.no_grad():
+        logits[place][2] = number
+    batch = {"input": torch.zeros(2, 2, dtype=torch.int64), "target": torch.tensor([[-1, 0], [0, 1]])}
+
+    flag = Unmasking()(Known(logits), batch, train=True).metrics["finite"]
+
+    assert flag.dtype == torch.bool and flag.shape == () and not flag.requires_grad
+    assert flag.item() is math.isfinite(number)
+    assert "finite" not in Unmasking()(Known(logits), batch, train=False).metrics
+
+
+def test_the_check_of_logits_can_be_replaced() -> None:
+    seen: list[torch.Tensor] = []
+    logits, batch = masked((2, 3, 4, 5))
+    flag = torch.tensor(False)
+
+    output = Unmasking(check_logits=lambda values: seen.append(values) or flag)(Known(logits), batch, train=True)
+
+    assert output.metrics["finite"] is flag and torch.equal(seen[0], logits)
+
+
 @quick
 @given(shapes, st.sampled_from(["tokens", "sequences"]))
-def test_a_modifier_that_weighs_sequences_gives_the_mean_over_those_with_a_gap(shape: Any, kind: str) -> None:
-    logits, batch = gaps(shape)
+def test_a_modifier_that_weighs_sequences_averages_over_masked_sequences(shape: Any, kind: str) -> None:
+    logits, batch = masked(shape)
     modifiers = LossModifierPipeline([MaskRatioWeightModifier(0.5, 0.0, math.inf)])
     length = batch["target"].size(1)
     expected = [mean(row) * (len(row) / length) ** -0.5 for row in row_losses(logits, batch["target"]) if row]
@@ -117,9 +143,9 @@ def test_a_modifier_that_weighs_sequences_gives_the_mean_over_those_with_a_gap(s
     assert modifiers.inputs is batch["input"]
 
 
-def test_what_modifiers_remember_is_kept() -> None:
+def test_the_state_of_modifiers_is_kept() -> None:
     first, second = Modifying(lambda loss, *_: loss), Modifying(lambda loss, *_: loss)
-    logits, batch = gaps((2, 3, 4, 5))
+    logits, batch = masked((2, 3, 4, 5))
     Unmasking(modifiers=first)(Known(logits), batch, train=True)
 
     Unmasking(modifiers=second).load_state_dict(Unmasking(modifiers=first).state_dict())
@@ -129,7 +155,7 @@ def test_what_modifiers_remember_is_kept() -> None:
     Unmasking().load_state_dict({})
 
 
-def test_a_model_learns_to_fill_gaps() -> None:
+def test_a_model_learns_to_unmask() -> None:
     model = GPT(GPTConfig(1, 1, 16, 8, vocab_size=7, attention_type="bidirectional"))
     original = torch.arange(8).remainder(5).repeat(4, 1)
     mask = torch.arange(8).remainder(3).eq(0).repeat(4, 1)
@@ -146,15 +172,15 @@ def test_a_model_learns_to_fill_gaps() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
-# what is measured
+# the metrics of an evaluation
 
 
 def near(value: float) -> Any:
-    """Equal to 1e-6, relative or absolute; a few times that for large ratios, as the meter computes in float32."""
+    """Return the value with a tolerance: the meter computes in float32, and large ratios lose a few bits more."""
     return pytest.approx(value, rel=5e-6, abs=1e-6)
 
 
-def measured(meter: GapMeter, *batches: tuple[torch.Tensor, dict[str, torch.Tensor]]) -> dict[str, float]:
+def measured(meter: UnmaskingMeter, *batches: tuple[torch.Tensor, dict[str, torch.Tensor]]) -> dict[str, float]:
     for logits, batch in batches:
         output = Unmasking()(Known(logits), batch, train=False)
         meter.add(batch, output.details)
@@ -163,9 +189,9 @@ def measured(meter: GapMeter, *batches: tuple[torch.Tensor, dict[str, torch.Tens
 
 @quick
 @given(shapes, shapes)
-def test_validation_figures_are_those_of_a_plain_computation(one: Any, other: Any) -> None:
+def test_validation_metrics_equal_a_plain_computation(one: Any, other: Any) -> None:
     vocab = one[3]
-    batches = [gaps(one), gaps((*other[:3], vocab))]
+    batches = [masked(one), masked((*other[:3], vocab))]
     correct, ratios, hits = [], [], []
     stages: dict[int, list[float]] = {}
     for logits, batch in batches:
@@ -183,7 +209,7 @@ def test_validation_figures_are_those_of_a_plain_computation(one: Any, other: An
                 ratios.append(min(chances[target] / wrong, 100.0))
                 hits.append(chances[target] > wrong)
 
-    found = measured(GapMeter("val"), *batches)
+    found = measured(UnmaskingMeter("val"), *batches)
 
     assert found == {
         "model vs random": near(mean(correct) * vocab),
@@ -197,7 +223,7 @@ def test_validation_figures_are_those_of_a_plain_computation(one: Any, other: An
     }
 
 
-def test_figures_of_a_batch_worked_out_by_hand() -> None:
+def test_metrics_of_a_batch_computed_by_hand() -> None:
     chances = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], [[0.2, 0.4, 0.4], [1 / 3, 1 / 3, 1 / 3]]])
     batch = {
         "input": torch.full((2, 2), 2),
@@ -205,7 +231,7 @@ def test_figures_of_a_batch_worked_out_by_hand() -> None:
         "stage": torch.tensor([1, 0]),
     }
 
-    found = measured(GapMeter("val"), (chances.log(), batch))
+    found = measured(UnmaskingMeter("val"), (chances.log(), batch))
 
     assert found == {
         "model vs random": pytest.approx(3 * (0.5 + 0.1 + 0.4) / 3),
@@ -213,7 +239,7 @@ def test_figures_of_a_batch_worked_out_by_hand() -> None:
         "random prob": pytest.approx(1 / 3),
         "signal to noise": pytest.approx((2 + 0.125 + 1) / 3),
         "signal to noise median": pytest.approx(1.0),
-        "most likely accuracy": pytest.approx(100 / 3),  # a tie is no hit
+        "most likely accuracy": pytest.approx(100 / 3),  # a tie does not count
         "val/stage_0_loss": pytest.approx(math.log(2.5)),
         "val/stage_0_samples": 1,
         "val/stage_1_loss": pytest.approx((math.log(2) + math.log(10)) / 2),
@@ -221,16 +247,16 @@ def test_figures_of_a_batch_worked_out_by_hand() -> None:
     }
 
 
-def test_a_certain_model_is_cut_off_at_a_hundred() -> None:
+def test_the_signal_to_noise_ratio_is_limited_to_100() -> None:
     logits = torch.tensor([[[200.0, 0.0, 0.0]]])
-    found = measured(GapMeter("val"), (logits, {"input": torch.tensor([[2]]), "target": torch.tensor([[0]])}))
+    found = measured(UnmaskingMeter("val"), (logits, {"input": torch.tensor([[2]]), "target": torch.tensor([[0]])}))
 
     assert found["signal to noise"] == found["signal to noise median"] == 100.0
     assert found["most likely accuracy"] == 100.0
-    assert not any("stage" in name for name in found)  # the batch says nothing of stages
+    assert not any("stage" in name for name in found)  # the batch has no stages
 
 
-def test_a_sequence_without_a_gap_is_none_of_its_stage() -> None:
+def test_a_sequence_without_masks_does_not_count_in_its_stage() -> None:
     logits = torch.zeros(2, 3, 4)
     batch = {
         "input": torch.zeros(2, 3, dtype=torch.int64),
@@ -238,7 +264,7 @@ def test_a_sequence_without_a_gap_is_none_of_its_stage() -> None:
         "stage": torch.tensor([0, 1]),
     }
 
-    found = measured(GapMeter("val"), (logits, batch))
+    found = measured(UnmaskingMeter("val"), (logits, batch))
 
     assert {name for name in found if "stage" in name} == {"val/stage_1_loss", "val/stage_1_samples"}
     assert found["val/stage_1_loss"] == pytest.approx(math.log(4))
@@ -246,18 +272,18 @@ def test_a_sequence_without_a_gap_is_none_of_its_stage() -> None:
 
 @quick
 @given(shapes, shapes)
-def test_of_the_training_data_the_masked_shares_are_measured(one: Any, other: Any) -> None:
-    batches = [gaps(one), gaps(other)]
+def test_the_training_meter_measures_the_masked_shares(one: Any, other: Any) -> None:
+    batches = [masked(one), masked(other)]
     shares = [sum(target >= 0 for target in row) / len(row) for _, batch in batches for row in batch["target"].tolist()]
 
-    assert measured(GapMeter("train"), *batches) == {
+    assert measured(UnmaskingMeter("train"), *batches) == {
         "masked_token_ratio": pytest.approx(mean(shares), rel=1e-6),
         "min_masked_token_ratio": pytest.approx(min(shares)),
         "max_masked_token_ratio": pytest.approx(max(shares)),
     }
 
 
-def test_both_splits_have_a_meter_of_their_own() -> None:
+def test_every_split_has_its_own_meter() -> None:
     meters = [Unmasking().meter("train"), Unmasking().meter("val"), Unmasking().meter("val")]
 
     assert [meter.split for meter in meters] == ["train", "val", "val"]

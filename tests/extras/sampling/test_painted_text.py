@@ -1,9 +1,9 @@
-"""Colours for terminals, and texts cut where the colour changes."""
+"""Coloured text for terminals, and texts cut where the colour changes."""
 
 from extras.sampling.painted_text import paint, pieces
 
 
-def test_paint_wraps_each_line_alone() -> None:
+def test_paint_colours_each_line_separately() -> None:
     assert paint("ab\n\nc", "32") == "\x1b[32mab\x1b[0m\n\n\x1b[32mc\x1b[0m"
     assert paint("ab\n", "") == "ab\n"
 

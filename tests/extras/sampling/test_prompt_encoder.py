@@ -1,4 +1,4 @@
-"""A user's text as token ids, or a message that says what is wrong with it."""
+"""A user's text as token ids, or an error message that says what is wrong with the text."""
 
 import pytest
 
@@ -11,7 +11,7 @@ MASK = 5
 
 @pytest.fixture
 def prompts() -> PromptEncoder:
-    """Return the encoder of a model of block size 6 that knows 8 ids, of a text of a, b, c, d, e."""
+    """Return the encoder for a model of block size 6 and vocabulary size 8, and the characters a, b, c, d, e."""
     return PromptEncoder(CharTokenizer.from_text("abcde"), 8, 6)
 
 
@@ -20,16 +20,16 @@ def test_a_text(prompts: PromptEncoder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "beside", "message"),
+    ("text", "reserved", "message"),
     [
         ("", 0, r"page is empty: give a text"),
         ("abcabca", 0, r"page has 7 tokens, and the model takes 6 at most: shorten it"),
         ("abcabc", 1, r"page has 6 tokens, and the model takes 5 at most"),
     ],
 )
-def test_a_text_that_does_not_fit(prompts: PromptEncoder, text: str, beside: int, message: str) -> None:
+def test_a_text_that_does_not_fit(prompts: PromptEncoder, text: str, reserved: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        prompts.encode(text, "page", beside)
+        prompts.encode(text, "page", reserved)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_text_that_does_not_fit(prompts: PromptEncoder, text: str, beside: int
         ("", None, 3, [MASK] * 3),
         ("ab", None, 2, [0, 1, MASK, MASK]),
         ("ab", None, 500, [0, 1, MASK, MASK, MASK, MASK]),
-        ("a__b_", "_", 500, [0, MASK, MASK, 1, MASK]),  # then nothing is added
+        ("a__b_", "_", 500, [0, MASK, MASK, 1, MASK]),  # no mask is added
         ("______", "_", 1, [MASK] * 6),
         ("ab", "", 1, [0, 1, MASK]),
         ("abca", "b", 9, [0, MASK, 2, 0]),
@@ -49,7 +49,7 @@ def test_masks(prompts: PromptEncoder, text: str, mask_char: str | None, new: in
 
 
 @pytest.mark.parametrize(("text", "mask_char"), [("abcabc", None), ("abcabca", None), ("abc_abc", "_")])
-def test_no_place_to_write(prompts: PromptEncoder, text: str, mask_char: str | None) -> None:
+def test_a_prompt_that_fills_the_block(prompts: PromptEncoder, text: str, mask_char: str | None) -> None:
     with pytest.raises(ConfigError, match=rf"--start has {len(text)} tokens, .* block_size=6 leaves no place"):
         prompts.with_masks(text, MASK, mask_char, 5)
 
@@ -66,15 +66,10 @@ def test_characters_that_the_data_set_lacks(prompts: PromptEncoder) -> None:
         prompts.with_masks("a_z", MASK, "_", 1)
 
 
-def test_ids_the_model_does_not_know(prompts: PromptEncoder) -> None:
+def test_ids_outside_the_models_vocabulary(prompts: PromptEncoder) -> None:
     prompts.vocab_size = 4
 
     with pytest.raises(DataError, match=r"token 4 is none of the model's 4: .* another vocabulary"):
         prompts.encode("abe")
     with pytest.raises(DataError, match=r"token 5 is none of the model's 4"):
         prompts.with_masks("a", MASK, None, 2)
-
-
-def test_characters_the_data_set_lacks(prompts: PromptEncoder) -> None:
-    with pytest.raises(DataError, match="lack 'x'"):
-        prompts.with_masks("ax_", MASK, "_", 2)

@@ -1,4 +1,4 @@
-"""What is seen of a text while it is filled: on a terminal, in a file, step by step."""
+"""The display of a text while its masks are filled: on a terminal, in a file, step by step."""
 
 import io
 import os
@@ -16,7 +16,7 @@ def decode(ids: list[int]) -> str:
 
 
 class Terminal(io.StringIO):
-    """Understands the little that the display uses, and says what stands on its screen."""
+    """Interprets the escape codes that the display writes; `screen` returns the visible rows."""
 
     def isatty(self) -> bool:
         return True
@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
         for number, command, char in PARTS.findall(self.getvalue()):
             if command == "A":
                 row -= int(number)
-                assert row >= 0, "above what it has drawn"
+                assert row >= 0, "the cursor is above the drawing"
             elif command == "K":
                 rows[row] = rows[row][:column]
             elif command == "J":
@@ -52,9 +52,9 @@ def test_a_terminal_shows_the_newest_state_in_place() -> None:
 
     for ids, rows in [
         ([1, MASK, MASK, MASK], ["a███"]),
-        ([1, MASK, 0, MASK], ["a█", "█"]),  # a line end comes in
+        ([1, MASK, 0, MASK], ["a█", "█"]),  # a line end is filled in
         ([1, 2, 0, 3], ["ab", "c"]),
-        ([1, MASK, MASK, 3], ["a██c"]),  # masked again: the second row goes
+        ([1, MASK, MASK, 3], ["a██c"]),  # masked again: the second row is erased
     ]:
         shown.show(ids)
         assert stream.screen() == rows
@@ -63,7 +63,7 @@ def test_a_terminal_shows_the_newest_state_in_place() -> None:
     assert stream.screen() == [""]
 
 
-def test_the_next_text_begins_where_the_first_did() -> None:
+def test_the_next_text_begins_below_the_first() -> None:
     stream = Terminal("")
     shown = display(stream)
     for ids in ([MASK, MASK], [1, 0]), ([MASK, MASK], [2, 3]):
@@ -88,7 +88,7 @@ def test_new_tokens_are_green_and_older_ones_are_not() -> None:
     assert stream.getvalue().endswith("ab\x1b[32mc\x1b[0m\x1b[J")
 
 
-def test_long_lines_are_broken_and_tall_texts_cut_so_that_the_cursor_finds_back() -> None:
+def test_long_lines_are_wrapped_and_tall_texts_cut() -> None:
     stream = Terminal("")
     shown = display(stream, columns=5, lines=4)
 
@@ -108,7 +108,7 @@ def test_wide_and_control_characters_do_not_shift_the_rows() -> None:
     assert stream.screen() == ["中中", "中\ufffdA"]
 
 
-def test_a_file_gets_nothing_unless_asked() -> None:
+def test_nothing_is_written_to_a_file_without_blocks() -> None:
     stream = io.StringIO()
     shown = display(stream)
     shown.show([MASK])
@@ -118,7 +118,7 @@ def test_a_file_gets_nothing_unless_asked() -> None:
     assert stream.getvalue() == ""
 
 
-def test_steps_one_below_the_other() -> None:
+def test_blocks_are_written_one_below_the_other() -> None:
     stream = io.StringIO()
     shown = display(stream, blocks=True)
     for _ in range(2):  # texts
@@ -129,7 +129,7 @@ def test_steps_one_below_the_other() -> None:
     assert stream.getvalue() == "step 0, 2 masked\na██\nstep 1, 0 masked\nab\n\n" * 2
 
 
-def test_steps_one_below_the_other_are_coloured_on_a_terminal() -> None:
+def test_blocks_are_coloured_on_a_terminal() -> None:
     stream = Terminal("")
     shown = display(stream, blocks=True)
     shown.show([1, MASK])

@@ -1,4 +1,4 @@
-"""The classes of a text's tokens: shown, listed, and held against the truth."""
+"""The predicted classes of a text's tokens: in colours, as a table, and compared with the original text."""
 
 import pytest
 import torch
@@ -19,13 +19,13 @@ def labels() -> TokenLabels:
     return TokenLabels([1, 2, 3, 0], PROBABILITIES, decode)
 
 
-def test_a_model_is_asked_once_for_the_whole_text() -> None:
+def test_one_forward_pass_labels_the_text() -> None:
     class Forced(nn.Module):
         def forward(self, ids: Tensor) -> tuple[Tensor, None]:
             assert ids.tolist() == [[1, 2, 3, 0]]
             return PROBABILITIES.log()[None] + 3, None
 
-    found = TokenLabels.by(Forced(), torch.tensor([1, 2, 3, 0]), decode)
+    found = TokenLabels.predict(Forced(), torch.tensor([1, 2, 3, 0]), decode)
 
     assert torch.allclose(found.probabilities, PROBABILITIES)
     assert found.classes == [0, 1, 1, 0]
@@ -51,14 +51,26 @@ def test_the_table(labels: TokenLabels) -> None:
 
 
 def test_accuracy_against_the_original(labels: TokenLabels) -> None:
-    """Replaced are the second and the last token; named are the second and the third."""
+    """The second and the last token are replaced; the second and the third are labelled as replaced."""
     assert labels.accuracy([1, 9, 3, 9]) == (
         "accuracy 0.5000: 1 of 2 replaced tokens found, 1 others taken for replaced"
     )
 
 
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_the_report(labels: TokenLabels, probabilities: bool) -> None:
+    table = labels.table(probabilities)
+    in_colours = f"{labels.painted()}\n{labels.legend()}"
+    original = [1, 9, 3, 9]
+
+    assert labels.report(None, probabilities, coloured=False) == table
+    assert labels.report(original, probabilities, coloured=False) == f"{table}\n{labels.accuracy(original)}"
+    expected = f"{in_colours}\n{table}" if probabilities else in_colours
+    assert labels.report(None, probabilities, coloured=True) == expected
+
+
 def test_an_original_that_cannot_be_compared(labels: TokenLabels) -> None:
     with pytest.raises(ConfigError, match="the original has 3 tokens and the text 4: wanted as many"):
         labels.accuracy([1, 2, 3])
-    with pytest.raises(ConfigError, match="knows 3 classes: only one of two"):
+    with pytest.raises(ConfigError, match="has 3 classes: only a classifier of two"):
         TokenLabels([1], torch.ones(1, 3), decode).accuracy([1])

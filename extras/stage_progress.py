@@ -1,4 +1,4 @@
-"""Stages of training with gaps: the next one begins when the validation loss no longer improves."""
+"""Progress through the unmasking stages: the next stage begins when the validation loss stops improving."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 class StageProgress(Callback):
-    """Counts the evaluations in a row that bring no new best validation loss of the stage at hand.
+    """Counts consecutive evaluations without a new best validation loss in the current stage.
 
-    As many as the stage's `val_loss_stale_count`, and the next stage is added to those that training draws from; both
-    count and best begin again. The last stage lasts until the end.
+    When the count reaches the stage's `val_loss_stale_count`, the next stage is added to the stages that training draws
+    from, and the count and the best loss are reset. The last stage lasts until training ends.
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = list(stages)
         self.current_stage = 0
         self.stale_count = 0
-        self.best_val_loss = float("inf")  # of this stage
-        self.judged_at = -1  # a resume on other random numbers evaluates the same weights once more
+        self.best_val_loss = float("inf")  # of the current stage
+        self.judged_at = -1  # a resume with reseeded random numbers repeats an evaluation: count it once
 
     def reached(self) -> int:
-        """Return how many stages are in use."""
+        """Return the number of stages in use."""
         return self.current_stage + 1
 
     def on_eval_end(self, trainer: Trainer, losses: dict[str, torch.Tensor]) -> None:
-        """Say where the run is, and go on to the next stage if it is time."""
+        """Log the current stage and its stale count, and advance to the next stage when the count is reached."""
         if trainer.iter_num == self.judged_at:
             return
         self.judged_at = trainer.iter_num
@@ -55,12 +55,12 @@ class StageProgress(Callback):
         trainer.logger.log_event({"event": "stage", "iter": trainer.iter_num, "stage": self.current_stage})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return stage, count and best."""
+        """Return the current stage, its stale count and its best loss."""
         names = ("current_stage", "stale_count", "best_val_loss", "judged_at")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them over."""
+        """Restore a state; if there are fewer stages than before, continue with the last one."""
         self.current_stage = min(state["current_stage"], len(self.stages) - 1)
         self.stale_count, self.best_val_loss = state["stale_count"], state["best_val_loss"]
-        self.judged_at = state.get("judged_at", -1)  # a converted checkpoint does not say
+        self.judged_at = state.get("judged_at", -1)  # a converted checkpoint has no such key

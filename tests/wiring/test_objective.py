@@ -9,7 +9,8 @@ import pytest
 
 import core
 import train
-from core import ConfigError
+from core import ConfigError, RunFolder
+from core.checkpoint.search import CheckpointFile
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
 from data.meta import read_meta, write_meta
@@ -19,10 +20,14 @@ from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
 from extras.objectives import SequenceScoring, TokenClassification, Unmasking
 from extras.queue_release import QueueRelease
-from extras.stages import StageProgress
-from extras.tasks import Task
+from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
-from tests.extras.tiny_task import SCORING, STAGES, TEXT, fill_queue, keep_model, task
+from tests.wiring.tiny_task import SCORING, STAGES, TEXT, Task, fill_queue, keep_model, task
+from wiring.data import find_vocabulary
+from wiring.model import find_transfer_source
+from wiring.start import RunStart
+
+FOUND = CheckpointFile(Path("out/ckpt.pt"), None)
 
 # by training type
 
@@ -30,7 +35,7 @@ from tests.extras.tiny_task import SCORING, STAGES, TEXT, fill_queue, keep_model
 def watching(made: Task) -> list[core.Callback]:
     """Return a task's callbacks, without the clock that all but language models have."""
     found = made.callbacks()
-    assert [type(one) for one in found].count(ValidationTimer) == (not made.is_plain)
+    assert [type(one) for one in found].count(ValidationTimer) == (made.vocabulary is not None)
     return [one for one in found if not isinstance(one, ValidationTimer)]
 
 
@@ -38,7 +43,7 @@ def test_the_next_token_is_learnt_in_nanogpts_way(run: core.Runtime, initializer
     plain = task(run)
 
     assert isinstance(plain.data, TokenBins) and plain.data is plain.source
-    assert plain.is_plain and plain.vocab_size == plain.text_vocab_size == TEXT
+    assert plain.vocabulary is None and plain.model_args()["vocab_size"] == TEXT
     assert set(plain.model_args()) == {"n_layer", "n_head", "n_embd", "block_size", "bias", "dropout", "vocab_size"}
     objective = plain.objective(initializer)
     assert type(objective) is core.LanguageModeling and objective.modifiers is None
@@ -55,7 +60,7 @@ def test_unmasking(run: core.Runtime, initializer: core.ModelInitializer) -> Non
     assert data.training == data.validation == [UniformStage(0.3)] and data.reached is None
     assert data.windows["train"].length == data.windows["val"].length == 16
     args = filling.model_args()
-    assert args["vocab_size"] == filling.vocab_size == TEXT + 15 and filling.text_vocab_size == TEXT
+    assert args["vocab_size"] == TEXT + 15 and filling.source.vocab_size == TEXT
     assert args["attention_type"] == "bidirectional" and "mode" not in args
     objective = filling.objective(initializer)
     assert isinstance(objective, Unmasking) and (objective.mean, objective.modifiers) == ("sequences", None)
@@ -137,7 +142,7 @@ def test_the_queue_says_what_the_vocabulary_is(run: core.Runtime) -> None:
     assert filling.vocabulary == (6, 6, 8, 7, 9)  # text, mask, cls, pad, size
     assert filling.model_args()["vocab_size"] == 9
     filling.check({"vocab_size": 9}, None)
-    with pytest.raises(core.CoreGPTError, match=r"the model only 8\b"):
+    with pytest.raises(core.CoreGPTError, match=r"the model (has|only) 8\b"):
         filling.check({"vocab_size": 8}, None)
 
 
@@ -174,10 +179,11 @@ def test_a_data_set_without_meta_is_gpt2s(run: core.Runtime, tiny_bins: Path) ->
     plain = task(run)
 
     labelling = task(run, training_type="token_classification")
-    assert (labelling.vocabulary.text, labelling.vocab_size) == (50257, 50272)
+    assert (labelling.vocabulary.text, labelling.model_args()["vocab_size"]) == (50257, 50272)
     assert task(run, training_type="unmasking").data.newline_id == 198  # without tiktoken, which may have to go online
-    assert plain.vocab_size is None  # as in nanoGPT, where the model rounds it up
-    assert (plain.vocabulary.text, plain.vocabulary.size) == (50257, 50272)
+    assert plain.model_args()["vocab_size"] is None  # as in nanoGPT, where the model rounds it up
+    vocabulary = find_vocabulary(plain.options, plain.source)
+    assert (vocabulary.text, vocabulary.size) == (50257, 50272)
 
 
 def test_a_text_must_not_use_the_ids_beyond_it(run: core.Runtime, tiny_bins: Path) -> None:
@@ -210,17 +216,15 @@ def test_a_classifier_keeps_its_classes(run: core.Runtime) -> None:
     )
 
     task(run, training_type="token_classification", num_token_classes=3).check(args, saved)
-    with pytest.raises(core.ConfigError, match="tells 3 classes apart, not 2: set num_token_classes=3"):
+    with pytest.raises(core.ConfigError, match="has 3 classes, not 2: set num_token_classes=3"):
         task(run, training_type="token_classification").check(args, saved)
 
 
 def test_checkpoints_note_the_ids_beyond_the_text(run: core.Runtime) -> None:
-    assert task(run).notes() == {}
-    assert task(run, training_type="unmasking", mask_token_id=20).notes() == {
-        "meta": {
-            "vocab_size": TEXT + 15, "text_vocab_size": TEXT, "mask_token_id": 20, "pad_token_id": TEXT + 6,
-            "cls_token_id": TEXT + 5,
-        }
+    assert "meta" not in task(run).saved_config()
+    assert task(run, training_type="unmasking", mask_token_id=20).saved_config()["meta"] == {
+        "vocab_size": TEXT + 15, "text_vocab_size": TEXT, "mask_token_id": 20, "pad_token_id": TEXT + 6,
+        "cls_token_id": TEXT + 5,
     }  # fmt: skip
 
 
@@ -230,7 +234,7 @@ def test_ids_that_are_not_the_queues_are_refused(run: core.Runtime) -> None:
 
     assert task(run, **scoring, mask_token_id=6, cls_token_id=8).vocabulary.cls == 8
     for name, wrong, known in (("cls_token_id", 3, 8), ("mask_token_id", 7, 6)):
-        with pytest.raises(ConfigError, match=rf"^{name}={wrong}, but in data/queued/meta\.pkl it is {known}: leave"):
+        with pytest.raises(ConfigError, match=rf"^{name}={wrong}, but in data/queued/meta\.pkl it is {known}: remove"):
             _ = task(run, **scoring, **{name: wrong}).vocabulary
     meta = read_meta("data/queued/meta.pkl")
     del meta["cls_token_id"]
@@ -252,21 +256,20 @@ def test_a_smaller_vocabulary_will_do_for_a_queue_that_never_uses_all(run: core.
 
 def test_the_files_of_other_runs_are_remembered(run: core.Runtime, initializer: core.ModelInitializer) -> None:
     keep_model("filler.pt")
-    scoring = task(run, **SCORING, init_from_checkpoint="filler.pt")
+    scoring = task(run, **SCORING)
     scoring.objective(initializer)
 
-    assert scoring.files == [Path("filler.pt")]
-    assert scoring.transfer_source == Path("filler.pt") and len(scoring.files) == 2
+    assert scoring.learning is not None and scoring.learning.files == [Path("filler.pt")]
 
 
 def test_waiting_is_for_a_queue_alone(run: core.Runtime) -> None:
     fill_queue("queued", "unmasking")
     waiting = task(run, dataset="queued", training_type="unmasking", data_wait_timeout_seconds=0.01)
-    waiting.wait_for_data()
+    waiting.found.wait()
     shutil.rmtree("data/queued/queue/val")
     with pytest.raises(core.DataError, match="waited"):
-        waiting.wait_for_data()
-    task(run).wait_for_data()
+        waiting.found.wait()
+    task(run).found.wait()
 
 
 # stages
@@ -372,7 +375,7 @@ def test_the_mask_stays_where_it_was(run: core.Runtime) -> None:
 
 
 def test_a_model_without_room_for_the_mask(run: core.Runtime) -> None:
-    with pytest.raises(ConfigError, match=rf"knows {TEXT} token ids, wanted {TEXT + 15}: .* init_from_checkpoint"):
+    with pytest.raises(ConfigError, match=rf"has {TEXT} token ids, wanted {TEXT + 15}: .* init_from_checkpoint"):
         task(run, training_type="unmasking").check({"vocab_size": TEXT}, None)
 
 
@@ -388,22 +391,24 @@ def test_a_cls_id_is_for_scorers_alone(run: core.Runtime) -> None:
 
 
 def test_other_ranks_take_the_file_that_the_master_found(run: core.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = task(run, init_from_checkpoint="nowhere.pt")
     monkeypatch.setattr(run, "on_master", lambda look: Path("masters.pt"))
+    fresh, resumed = RunStart("scratch", None, RunFolder("out")), RunStart("resume", FOUND, RunFolder("out"))
 
-    assert task(run, init_from_checkpoint="nowhere.pt").transfer_source == Path("masters.pt")
+    assert find_transfer_source(made.options, run, fresh) == Path("masters.pt")
+    assert find_transfer_source(made.options, run, resumed) is None  # it has weights of its own
+    assert find_transfer_source(task(run).options, run, fresh) is None
 
 
 def test_evaluations_of_a_language_models_queue_consume_nothing(run: core.Runtime) -> None:
     fill_queue("queued", "language_model")
     made = task(run, dataset="queued")
 
-    made.eval_draw(made.data.get_batch)("train")
+    made.found.eval_draw("train")
     assert made.data.state_dict()["file"] is None
 
 
-def test_checkpoints_of_a_run_note_its_ids_and_a_run_does_not_clear_the_model_it_asks(
-    run_dir: Path, tiny_argv: list[str]
-) -> None:
+def test_a_run_notes_its_ids_and_does_not_clear_the_model_it_needs(run_dir: Path, tiny_argv: list[str]) -> None:
     filling = [*tiny_argv, "--training_type=unmasking", "--out_dir=mine", "--max_iters=1"]
     train.main(filling)
     asked = core.find_checkpoint("mine")

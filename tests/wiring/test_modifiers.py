@@ -9,7 +9,7 @@ import torch
 import loss_modifiers as lm
 from config.options import Options
 from core.errors import ConfigError
-from extras.modifiers import create_loss_modifier_pipeline
+from wiring.modifiers import create_loss_modifier_pipeline
 
 CORE_LINE = {  # what enables a modifier of the core line, and its class
     "target_smoothing_enabled": "TargetSmoothingModifier",
@@ -233,7 +233,7 @@ def test_no_option_of_the_section_is_forgotten() -> None:
     shown |= {
         "loss_modifiers_enabled", "target_smoothing_special_tokens", "judge_weight_min_factor",
         "judge_weight_max_factor", "seq_scorer_log_abs_rel_err", "sequence_metrics_ema_alpha", "sequence_metrics_eps",
-        "max_entropy_penalty", "entropy_penalty_start_iter", "entropy_modifier_verbose",
+        "max_entropy_penalty", "entropy_penalty_start_iter",
     }  # fmt: skip
 
     assert set(Options.sections()["modifiers"]) == shown
@@ -250,7 +250,7 @@ def test_no_option_of_the_section_is_forgotten() -> None:
     ],
 )
 def test_a_judge_needs_a_checkpoint(options: dict[str, Any], missing: str) -> None:
-    with pytest.raises(ConfigError, match=f"^a judge is asked for: set {missing} to the folder of a sequence_scoring"):
+    with pytest.raises(ConfigError, match=f"^a judge is needed: set {missing} to the folder of a sequence_scoring"):
         pipeline(**options)
 
 

@@ -1,4 +1,4 @@
-"""Which loss modifiers the options ask for."""
+"""The loss modifiers that the options ask for."""
 
 from __future__ import annotations
 
@@ -15,22 +15,32 @@ if TYPE_CHECKING:
     from config.options import Options
 
 log = logging.getLogger("coregpt")
-LoadJudge = Callable[[str, bool], lm.Judge]  # a checkpoint's path, and the scale of its line where it does not say
+# load_judge(a checkpoint's path, whether it was trained on transformed shares if it does not say so)
+LoadJudge = Callable[[str, bool], lm.Judge]
 
-# the order in which modifiers are applied: those on positions, those that weigh sequences, the scorer's
+# the order in which modifiers are applied: on positions, on sequences, on a scorer's scores
 ORDER = (
-    "target_smoothing", "label_smoothing", "z_loss", "entropy", "entropy_penalty", "mask_ratio", "judge_weight",
-    "judge_factor", "variance", "correlation", "collector",
-)  # fmt: skip
+    "target_smoothing",
+    "label_smoothing",
+    "z_loss",
+    "entropy",
+    "entropy_penalty",
+    "mask_ratio",
+    "judge_weight",
+    "judge_factor",
+    "variance",
+    "correlation",
+    "collector",
+)
 
 
 def create_loss_modifier_pipeline(
     options: Options, *, special: Sequence[int], device: torch.device, rank: int, load_judge: LoadJudge
 ) -> lm.LossModifierPipeline:
-    """Return the modifiers that the options ask for, in their fixed order; without those of other training types.
+    """Return the modifiers that the options ask for, in their fixed order, as far as they fit the training type.
 
     special:    token ids that are no text
-    load_judge: loads the frozen scorer that a judging modifier asks
+    load_judge: loads the frozen scorer of a modifier that judges
     """
     idle = [name for name in type(options).model_fields if name.endswith("_enabled") and getattr(options, name)]
     if idle and not options.loss_modifiers_enabled:
@@ -52,18 +62,22 @@ def _core_line(options: Options) -> dict[str, lm.LossModifier]:
     chosen: dict[str, lm.LossModifier] = {}
     if options.target_smoothing_enabled:
         chosen["target_smoothing"] = lm.TargetSmoothingModifier(
-            options.target_smoothing_factor, _token_ids(options.target_smoothing_special_tokens),
-            options.target_smoothing_exclude_padding, options.target_smoothing_padding_token,
-        )  # fmt: skip
+            options.target_smoothing_factor,
+            _token_ids(options.target_smoothing_special_tokens),
+            options.target_smoothing_exclude_padding,
+            options.target_smoothing_padding_token,
+        )
     if options.entropy_modifier_enabled:
         chosen["entropy"] = lm.EntropyModifier(
             options.entropy_modifier_weight, options.entropy_modifier_threshold, options.entropy_modifier_eps
         )
     if options.mask_ratio_weight_enabled:
         chosen["mask_ratio"] = lm.MaskRatioWeightModifier(
-            options.mask_ratio_weight_power, options.mask_ratio_weight_min, options.mask_ratio_weight_max,
+            options.mask_ratio_weight_power,
+            options.mask_ratio_weight_min,
+            options.mask_ratio_weight_max,
             options.mask_ratio_weight_eps,
-        )  # fmt: skip
+        )
     if options.sequence_variance_enabled:
         chosen["variance"] = lm.SequenceScorerVarianceModifier(
             options.sequence_variance_scale, options.sequence_variance_alpha, options.sequence_variance_eps
@@ -87,16 +101,21 @@ def _judge_weight(
     _warn_of_late_start(options, "judge_start_iter")
     judge = load_judge(_judge_path(options, "judge_weight_checkpoint"), True)
     modifier = lm.SequenceScoringJudgeWeightModifier(
-        judge, start_iter=options.judge_start_iter, max_iter=options.judge_max_iter,
-        exponent=options.judge_weight_exponent, min_factor=options.judge_weight_min_factor,
-        max_factor=options.judge_weight_max_factor, eps=options.judge_weight_eps, device=device,
+        judge,
+        start_iter=options.judge_start_iter,
+        max_iter=options.judge_max_iter,
+        exponent=options.judge_weight_exponent,
+        min_factor=options.judge_weight_min_factor,
+        max_factor=options.judge_weight_max_factor,
+        eps=options.judge_weight_eps,
+        device=device,
         seed=options.seed + rank,
-    )  # fmt: skip
+    )
     return {"judge_weight": modifier}
 
 
 def _applies(modifier: type[lm.LossModifier], options: Options) -> bool:
-    """Tell whether a modifier is for the training type, before the judge that it needs is looked for."""
+    """Return whether a modifier fits the training type; warn if not."""
     if options.training_type in modifier.training_types:
         return True
     log.warning(f"{modifier.__name__}: not for training_type={options.training_type}, without effect")
@@ -111,7 +130,7 @@ def _warn_of_late_start(options: Options, name: str) -> None:
 def _judge_path(options: Options, name: str) -> str:
     path: str = getattr(options, name)
     if not path:
-        raise ConfigError(f"a judge is asked for: set {name} to the folder of a sequence_scoring run, such as out")
+        raise ConfigError(f"a judge is needed: set {name} to the folder of a sequence_scoring run, such as out")
     return path
 
 
@@ -135,7 +154,7 @@ def _train_run_line(options: Options, special: Sequence[int], load_judge: LoadJu
 
 
 def _token_ids(tokens: list[int] | str) -> list[int]:
-    """Read token ids, from a list or from a text with commas."""
+    """Return token ids, from a list or from a text with commas."""
     if not isinstance(tokens, str):
         return tokens
     try:

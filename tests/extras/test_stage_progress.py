@@ -1,4 +1,4 @@
-"""When the next stage begins: after so many evaluations in a row without a new best of the stage at hand."""
+"""When the next stage begins: after enough evaluations in a row without a new best loss in the current stage."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from data.stages import RandomStage, SpanStage, StickyStage
-from extras.stages import StageProgress
+from extras.stage_progress import StageProgress
 
 STAGES = [RandomStage(0.5, 2), StickyStage(0.4, 0.15, 0.3, 3), SpanStage(5, 1)]
 
 
 class Trainer(SimpleNamespace):
-    """As much of a trainer as the callback looks at: it keeps what is logged."""
+    """The attributes of a trainer that the callback uses; keeps the logged lines and events."""
 
     def __init__(self, evaluations: int = 0) -> None:
         super().__init__(iter_num=10 * evaluations, lines=[], events=[])
         self.logger = SimpleNamespace(log_info=self.lines.append, log_event=self.events.append)
 
     def evaluate(self, progress: StageProgress, *losses: float) -> list[int]:
-        """Let the callback see evaluations; return the stage after each."""
+        """Report validation losses to the callback; return the current stage after each."""
         found = []
         for loss in losses:
             progress.on_eval_end(self, {"train": torch.tensor(9.0), "val": torch.tensor(loss)})  # type: ignore[arg-type]
@@ -32,25 +32,25 @@ class Trainer(SimpleNamespace):
 def test_a_stage_ends_after_its_count_of_evaluations_without_a_new_best() -> None:
     progress = StageProgress(STAGES)
 
-    assert Trainer().evaluate(progress, 3.0, 2.0, 2.5, 2.0) == [0, 0, 0, 1]  # as good as the best is no new best
+    assert Trainer().evaluate(progress, 3.0, 2.0, 2.5, 2.0) == [0, 0, 0, 1]  # an equal loss is no new best
     assert (progress.reached(), progress.stale_count, progress.best_val_loss) == (2, 0, float("inf"))
 
 
-def test_a_new_best_begins_the_count_again() -> None:
+def test_a_new_best_resets_the_count() -> None:
     progress = StageProgress(STAGES)
 
     assert Trainer().evaluate(progress, 3.0, 3.5, 2.0, 2.5, 1.0, 1.5, 1.5) == [0, 0, 0, 0, 0, 0, 1]
 
 
-def test_the_next_stage_has_a_best_of_its_own() -> None:
+def test_the_next_stage_has_its_own_best() -> None:
     progress = StageProgress(STAGES)
 
     stages = Trainer().evaluate(progress, 1.0, 1.5, 1.5, 4.0, 3.0, 3.5, 3.5, 3.5)
 
-    assert stages == [0, 0, 1, 1, 1, 1, 1, 2]  # 4.0 and 3.0 are bests of stage 1, though stage 0 had 1.0
+    assert stages == [0, 0, 1, 1, 1, 1, 1, 2]  # 4.0 and 3.0 are new bests in stage 1, although stage 0 reached 1.0
 
 
-def test_the_last_stage_lasts_until_the_end_and_goes_on_counting() -> None:
+def test_the_last_stage_lasts_until_the_end_and_keeps_counting() -> None:
     progress, trainer = StageProgress(STAGES[-1:] * 2), Trainer()
 
     assert trainer.evaluate(progress, 1.0, 2.0, 1.0, 2.0, 2.0, 2.0) == [0, 1, 1, 1, 1, 1]
@@ -59,20 +59,20 @@ def test_the_last_stage_lasts_until_the_end_and_goes_on_counting() -> None:
     assert trainer.evaluate(progress, 0.5) == [1] and progress.stale_count == 0
 
 
-def test_a_loss_that_is_no_number_is_no_best() -> None:
+def test_a_nan_loss_is_no_best() -> None:
     progress = StageProgress(STAGES)
 
     assert Trainer().evaluate(progress, float("nan"), float("nan")) == [0, 1]
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_count_of_none_or_one_ends_the_stage_at_the_first_stale_evaluation(count: int) -> None:
+def test_a_count_of_zero_or_one_ends_the_stage_at_once(count: int) -> None:
     progress = StageProgress([RandomStage(0.5, count), *STAGES])
 
     assert Trainer().evaluate(progress, 2.0, 2.0) == [0, 1]
 
 
-def test_what_is_said() -> None:
+def test_logged_lines() -> None:
     progress, trainer = StageProgress(STAGES), Trainer()
 
     trainer.evaluate(progress, 3.0, 3.5, 3.5)
@@ -90,21 +90,21 @@ def test_what_is_said() -> None:
 
 
 @pytest.mark.parametrize("evaluations", range(9))
-def test_a_reload_goes_on_as_if_nothing_had_happened(evaluations: int) -> None:
+def test_a_reload_continues_as_if_uninterrupted(evaluations: int) -> None:
     losses = [3.0, 3.5, 3.5, 4.0, 3.0, 3.5, 3.5, 3.5, 1.0]
-    whole, first, second = (StageProgress(STAGES) for _ in range(3))
-    expected = Trainer().evaluate(whole, *losses)
+    uninterrupted, first, second = (StageProgress(STAGES) for _ in range(3))
+    expected = Trainer().evaluate(uninterrupted, *losses)
 
     begun = Trainer().evaluate(first, *losses[:evaluations])
     second.load_state_dict(first.state_dict())
     rest = Trainer(evaluations).evaluate(second, *losses[evaluations:])
 
     assert begun + rest == expected
-    assert second.state_dict() == whole.state_dict()
+    assert second.state_dict() == uninterrupted.state_dict()
 
 
-def test_an_evaluation_that_is_repeated_counts_once() -> None:
-    """As on a resume that does not go on with the same random numbers."""
+def test_a_repeated_evaluation_counts_once() -> None:
+    """As in a resume with reseeded random numbers."""
     progress = StageProgress(STAGES)
     Trainer().evaluate(progress, 3.0, 3.5)
 

@@ -12,7 +12,7 @@ from data.meta import read_meta, write_meta
 from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
 from tests.data.streaming.conftest import content
-from tests.extras.tiny_task import QUEUED, SCORING, STAGES, TEXT, fill_queue, task
+from tests.wiring.tiny_task import QUEUED, SCORING, STAGES, TEXT, fill_queue, task
 
 # which of them
 
@@ -26,7 +26,7 @@ def test_batches_come_from_a_queue_where_there_is_one(run: core.Runtime) -> None
 
     data = filling.data
     assert isinstance(data, DatasetConsumer) and data is filling.source and data.folder == folder
-    assert (data.batch_size, data.block_size, data.device) == (4, 16, run.device)
+    assert (data.batch_size, data.block_size) == (4, 16)
     assert (data.rank, data.world_size) == (1, 2)
     assert (data.wait_sleep_seconds, data.wait_timeout_seconds) == (0.5, 7)
     batch: Any = data.get_batch("train")
@@ -39,7 +39,7 @@ def test_a_queue_serves_what_it_is_made_for_alone(run: core.Runtime, made_for: s
     fill_queue("queued", made_for)
 
     if made_for == training_type:
-        assert task(run, dataset="queued", training_type=training_type).from_queue
+        assert task(run, dataset="queued", training_type=training_type).found.is_queue
     else:
         with pytest.raises(ConfigError, match=f"is made for training_type={made_for}, not {training_type}: set"):
             task(run, dataset="queued", training_type=training_type)
@@ -52,7 +52,7 @@ def test_with_both_a_text_and_a_queue_the_choice_is_the_users(run: core.Runtime)
         task(run)
     assert isinstance(task(run, data_source="queue").data, DatasetConsumer)
     text = task(run, data_source="bins")
-    assert isinstance(text.data, TokenBins) and not text.from_queue
+    assert isinstance(text.data, TokenBins) and not text.found.is_queue
 
 
 @pytest.mark.parametrize(("source", "there", "missing"), [("queue", "tiny", "no queue at"), ("bins", "queued", "bin")])

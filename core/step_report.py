@@ -1,0 +1,50 @@
+"""The report of an update: nanoGPT's loss, time and mfu, and what the objective measured."""
+
+import time
+from typing import Any
+
+from core.training_step import StepResult, TrainingStep
+
+WARMUP_STEPS = 5  # updates of this process before the mfu is measured; until then it reads -100%
+
+
+class StepReport:
+    """Measures the time of updates and turns the result of one into the metrics that are logged.
+
+    raw_model:          `raw_model.estimate_mfu(sequences, seconds)` returns the mfu
+    sequences_per_iter: sequences that this process sees in an iteration
+    """
+
+    def __init__(self, raw_model: Any, step: TrainingStep, sequences_per_iter: int) -> None:
+        self.raw_model = raw_model
+        self.step = step
+        self.sequences_per_iter = sequences_per_iter
+        self.running_mfu = -1.0
+        self._lap_began = 0.0
+
+    @property
+    def mfu_percent(self) -> float:
+        """The running mfu in percent."""
+        return self.running_mfu * 100
+
+    def start(self) -> None:
+        """Start the clock of the first update."""
+        self._lap_began = time.perf_counter()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap; evaluations and saves count to the update that follows them."""
+        began, self._lap_began = self._lap_began, time.perf_counter()
+        return self._lap_began - began
+
+    def metrics(self, iter_num: int, result: StepResult, seconds: float) -> dict[str, Any]:
+        """Return the metrics of the update just made, under nanoGPT's names. Reading the loss waits for the device."""
+        if self.step.updates > WARMUP_STEPS:
+            mfu = self.raw_model.estimate_mfu(self.sequences_per_iter, seconds)
+            self.running_mfu = mfu if self.running_mfu == -1.0 else 0.9 * self.running_mfu + 0.1 * mfu
+        loss = result.loss.item() * result.micro_steps
+        lr = self.step.optimizer.param_groups[0]["lr"]  # a callback may have changed it before the update
+        metrics = {"iter": iter_num, "loss": loss, "lr": lr, "time_ms": seconds * 1000}
+        if result.grad_norm is not None:
+            metrics["grad_norm"] = result.grad_norm.item()
+        metrics |= {name: float(value) for name, value in result.metrics.items()}
+        return {**metrics, "mfu": self.mfu_percent}

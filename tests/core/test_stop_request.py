@@ -1,0 +1,59 @@
+"""Requests to stop: by one process alone, by agreement, by a signal."""
+
+import pytest
+
+from core.errors import PreemptedError
+from core.preemption import Preemption
+from core.stop_request import StopRequest
+
+
+def test_a_single_process_stops_at_its_own_request() -> None:
+    stop = StopRequest(Preemption(), is_alone=True)
+    assert (stop.reason, stop.is_requested) == (None, False)
+
+    stop.request("enough")
+
+    assert (stop.reason, stop.is_requested, stop.is_preempted) == ("enough", True, False)
+    stop.raise_if_preempted(saved_at=3)
+
+
+def test_several_processes_stop_when_all_have_agreed() -> None:
+    asking, other = (StopRequest(Preemption(), is_alone=False) for _ in range(2))
+    asking.request("enough")
+    assert asking.is_requested and asking.reason is None
+
+    for stop in (asking, other):
+        stop.agree(is_preempted=False, is_requested=True)
+
+    assert (asking.reason, other.reason) == ("enough", "another process asked for it")
+
+
+def test_an_agreement_on_nothing_changes_nothing() -> None:
+    stop = StopRequest(Preemption(), is_alone=False)
+    stop.agree(is_preempted=False, is_requested=False)
+
+    assert stop.reason is None and not stop.is_preempted
+
+
+@pytest.mark.parametrize(
+    ("saved_at", "message"),
+    [
+        (7, "stopped by the time limit of 0 hours at iteration 7; --init_from=resume goes on from there"),
+        (0, "stopped by the time limit of 0 hours at iteration 0; --init_from=resume goes on from there"),
+        (None, "stopped by the time limit of 0 hours before the first update"),
+    ],
+)
+def test_a_preempted_run_says_from_where_it_goes_on(saved_at: int | None, message: str) -> None:
+    stop = StopRequest(Preemption(time_limit_hours=0.0), is_alone=True)
+    stop.agree(is_preempted=True, is_requested=True)
+
+    with pytest.raises(PreemptedError) as error:
+        stop.raise_if_preempted(saved_at)
+    assert (str(error.value), error.value.exit_status) == (message, 75)
+
+
+def test_another_ranks_signal_is_named_as_such() -> None:
+    stop = StopRequest(Preemption(), is_alone=False)
+    stop.preempt()
+
+    assert stop.reason == "a signal to another process"

@@ -1,0 +1,38 @@
+"""Continuing a prompt: what the model is asked, and what is yielded."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from core.errors import ConfigError
+from data.tokenizers import CharTokenizer
+from extras.sampling.text_continuation import SEPARATOR, continue_text
+
+TOKENIZER = CharTokenizer.from_text("abcd")
+SETTINGS: dict[str, Any] = dict(num_samples=2, max_new_tokens=3, temperature=0.5, top_k=7)
+
+
+class Counting:
+    """Continues a text with one more `d` at each call, and keeps its arguments."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def generate(self, ids: torch.Tensor, *settings: Any) -> torch.Tensor:
+        self.calls.append((ids.tolist(), *settings))
+        return torch.cat([ids, torch.full((1, len(self.calls)), 3)], dim=1)
+
+
+def test_texts_are_generated_one_by_one() -> None:
+    model = Counting()
+    texts = continue_text(model, TOKENIZER, "ab", torch.device("cpu"), **SETTINGS)
+
+    assert next(texts) == f"abd\n{SEPARATOR}" and len(model.calls) == 1
+    assert list(texts) == [f"abdd\n{SEPARATOR}"]
+    assert model.calls == [([[0, 1]], 3, 0.5, 7)] * 2
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--start is empty: give the model at least one character"):
+        next(continue_text(Counting(), TOKENIZER, "", torch.device("cpu"), **SETTINGS))

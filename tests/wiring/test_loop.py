@@ -1,0 +1,96 @@
+"""The settings of the loop's parts."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import core
+import train
+import wiring
+from config.options import Options
+from tests.comparing import assert_same
+from wiring.loop import where_to_evaluate
+
+
+def test_the_loops_numbers_are_the_options(run: core.Runtime) -> None:
+    options = Options(batch_size=3, gradient_accumulation_steps=4, max_iters=7, check_every_step=True)
+
+    numbers = wiring.loop_numbers(options, run)
+
+    assert numbers.sequences_per_iter == 12
+    assert (numbers.max_iters, numbers.check_every_step, numbers.eval_interval) == (7, True, 2000)
+
+
+def test_an_update_is_shared_by_all_ranks(run: core.Runtime) -> None:
+    run.world_size = 4
+    options = Options(batch_size=3, gradient_accumulation_steps=8)
+
+    assert wiring.loop_numbers(options, run).sequences_per_iter == 6
+    assert wiring.step_settings(options, run)["gradient_accumulation_steps"] == 2
+
+
+def settings(run: core.Runtime, **options: Any) -> dict[str, Any]:
+    return wiring.evaluation_settings(Options(**options), run, core.Replicated(), core.Preemption())
+
+
+def test_evaluations_draw_from_the_runs_generators_or_their_own(run: core.Runtime) -> None:
+    assert settings(run)["rng"] is nullcontext
+    assert settings(run, eval_rng="isolated")["rng"] == run.isolated_rng
+
+
+def test_a_signal_ends_an_evaluation_on_rank_0(run: core.Runtime) -> None:
+    def stopped() -> Any:
+        raise core.Interrupted
+
+    evaluate = where_to_evaluate(run, core.Replicated(), core.Preemption())
+
+    assert evaluate(lambda: {"val": torch.tensor(1.0)}) == {"val": 1.0}
+    assert evaluate(stopped) is None
+
+
+class Sharded(core.Replicated):
+    """A strategy whose evaluations need every rank."""
+
+    evaluates_on_every_rank = True
+
+
+def test_a_strategy_may_evaluate_on_every_rank(run: core.Runtime) -> None:
+    assert where_to_evaluate(run, Sharded(), core.Preemption()) == run.on_every_rank
+
+
+class Halving(core.Replicated):
+    """A strategy that changes the model before the optimizer is made, as sharding does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def shard(self, model: Any) -> Any:
+        self.calls.append("shard")
+        model.transformer["wpe"].weight = torch.nn.Parameter(model.transformer["wpe"].weight.detach().clone())
+        return model
+
+    def wrap(self, model: Any) -> Any:
+        self.calls.append("wrap")
+        return model
+
+    def state_dict(self, model: Any, optimizer: Any) -> dict[str, Any]:
+        self.calls.append("state_dict")
+        return super().state_dict(model, optimizer)
+
+
+def test_a_strategy_may_change_the_model_before_the_optimizer(
+    run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = Halving()
+    train.main([*tiny_argv, "--out_dir=plain"])
+    monkeypatch.setattr(wiring, "make_parallel", lambda *_: strategy)
+
+    train.main([*tiny_argv, "--out_dir=changed"])
+
+    assert strategy.calls == ["shard", "wrap", "state_dict", "state_dict", "state_dict"]
+    ours, theirs = (core.load_checkpoint(core.find_latest_checkpoint(name)) for name in ("changed", "plain"))
+    assert_same(ours["model"], theirs["model"])  # the optimizer was made of the changed model's parameters

@@ -1,0 +1,119 @@
+"""Where a run's model comes from, and what is changed in it before training."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import core
+import train
+import wiring.model
+from config.options import Options
+from model import GPT, GPTConfig
+from wiring.model import adapt, model_source
+
+TINY_SCORER: dict[str, Any] = dict(
+    n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=20, mode="sequence_scorer", cls_token_id=19,
+    attention_type="bidirectional",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"freeze_transformer": True}, ["transfer: 4 of 13 tensors train, the others stay frozen"]),
+        (
+            {"freeze_transformer": True, "unfreeze_at_iteration": 5},
+            ["transfer: 4 of 13 tensors train, the others from iteration 5 on"],
+        ),
+        ({"trainable": "ln_f"}, ["transfer: 5 of 13 tensors train, the others stay frozen"]),
+        ({}, []),
+    ],
+)
+def test_how_much_trains_is_said(given: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    model = GPT(GPTConfig(**TINY_SCORER, bias=False))
+    with caplog.at_level("INFO", logger="coregpt"):
+        adapt(model, Options(training_type="sequence_scoring", **given))
+
+    assert caplog.messages == said
+
+
+TINY = dict(n_layer=1, n_head=1, n_embd=8, block_size=8, bias=False, dropout=0.0, vocab_size=20)
+
+
+class Pretrained(GPT):
+    """A stand-in for GPT-2: a tiny model whatever its name."""
+
+    @classmethod
+    def from_pretrained(cls, model_type: str, override_args: dict[str, Any] | None = None) -> GPT:
+        return GPT(GPTConfig(**TINY))  # type: ignore[arg-type]
+
+
+def test_init_from_decides_where_the_weights_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    initializer = core.ModelInitializer(Pretrained, GPTConfig, torch.device("cpu"))
+    weights = GPT(GPTConfig(**TINY)).state_dict()  # type: ignore[arg-type]
+    checkpoint = {"model": weights, "model_args": TINY}
+
+    resumed = model_source("resume", initializer, checkpoint)(TINY)
+    fresh = model_source("scratch", initializer, None)(TINY)
+    pretrained = model_source("gpt2", initializer, None)(TINY)
+
+    assert torch.equal(resumed.model.lm_head.weight, weights["lm_head.weight"])
+    assert isinstance(fresh.model, Pretrained) and not isinstance(pretrained.model, Pretrained)
+    assert fresh.model_args == resumed.model_args == pretrained.model_args == TINY
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Init")]
+    assert lines == ["Initializing a new model from scratch", "Initializing from OpenAI GPT-2 weights: gpt2"]
+
+
+@pytest.mark.parametrize("name", ["scartch", "gpt3", "no/such/folder", ""])
+def test_an_unknown_origin_is_refused_before_a_line_is_printed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(core.ConfigError, match=rf"^init_from={name!r} is not known: wanted scratch, resume, gpt2, "):
+        model_source(name, core.ModelInitializer(GPT, GPTConfig, torch.device("cpu")), None)
+    assert capsys.readouterr().out == ""
+
+
+def test_another_source_is_one_function() -> None:
+    """As a folder of Hugging Face's could be: it returns a model, and the arguments that belong to its weights."""
+    initializer = core.ModelInitializer(GPT, GPTConfig, torch.device("cpu"))
+
+    def folder(model_args: dict[str, Any]) -> core.LoadedModel:
+        return initializer.create_model_from_scratch({**model_args, "n_layer": 2, "block_size": 12})
+
+    model, model_args = initializer.initialize(folder, {**TINY, "block_size": 6})
+
+    assert (model.config.n_layer, model.config.block_size) == (2, 6)
+    assert model_args == {**TINY, "n_layer": 2, "block_size": 6}
+
+
+class Bigram(nn.Module):
+    """Another architecture with the model contract: a table of next tokens."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.table = nn.Embedding(config.vocab_size, config.vocab_size)
+
+    def forward(self, idx: torch.Tensor, targets: torch.Tensor | None = None) -> Any:
+        logits = self.table(idx)
+        if targets is None:
+            return logits[:, [-1]], None
+        return logits, nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+    def configure_optimizers(self, weight_decay: float, learning_rate: float, betas: Any, device_type: str) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay)
+
+    def estimate_mfu(self, fwdbwd_per_iter: float, dt: float) -> float:
+        return 0.0
+
+
+def test_another_architecture_trains_and_resumes(
+    run_dir: Any, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring.model, "GPT", Bigram)
+    argv = [*tiny_argv, "--learning_rate=0.1"]
+    first = train.main([*argv, "--max_iters=3"])
+    last = train.main([*argv, "--init_from=resume", "--max_iters=9"])
+
+    assert last < first
+    assert core.load_checkpoint("out/ckpt.pt")["model"].keys() == {"table.weight"}

@@ -1,0 +1,166 @@
+"""The optimizer with the state of a resumed run, and the schedule of the learning rate."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+import core
+import train
+import wiring
+import wiring.model
+from config.options import Options
+from extras.freezing import freeze_transformer
+from model import GPT, GPTConfig
+from tests.comparing import assert_same
+from wiring.optimizer import make_optimizer, non_cosine_schedule
+
+TINY_SCORER: dict[str, Any] = dict(
+    n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=20, mode="sequence_scorer", cls_token_id=19,
+    attention_type="bidirectional",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("frozen_then", [False, True])
+def test_a_run_that_froze_other_parameters_is_not_resumed(run: core.Runtime, frozen_then: bool) -> None:
+    def made(frozen: bool) -> tuple[Any, torch.optim.Optimizer]:
+        model = GPT(GPTConfig(**TINY_SCORER))
+        if frozen:
+            freeze_transformer(model)
+        return model, model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+
+    _, then = made(frozen_then)
+    config = {"training_type": "sequence_scoring", "freeze_transformer": frozen_then, "trainable": ""}
+    model, optimizer = made(not frozen_then)
+    given = Options(training_type="sequence_scoring", freeze_transformer=not frozen_then, out_dir="mine")
+
+    with pytest.raises(core.CheckpointError) as error:
+        make_optimizer(given, run, model, core.Replicated(), {"optimizer": then.state_dict(), "config": config})
+    assert str(error.value).endswith(
+        f" tensors, this model's has {[len(group['params']) for group in optimizer.param_groups]}: it was saved for "
+        f"another model; its run had freeze_transformer={frozen_then}: resume it with that, or begin a new run from it "
+        "with init_from_checkpoint=mine and another out_dir"
+    )
+
+
+def test_the_optimizer_of_another_model_is_named_as_such(run: core.Runtime) -> None:
+    model = GPT(GPTConfig(**TINY_SCORER))
+    other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))]).state_dict()
+
+    with pytest.raises(core.CheckpointError, match="it was saved for another model"):
+        make_optimizer(Options(), run, model, core.Replicated(), {"optimizer": other, "config": {}})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [  # at iterations 0, 4, 10 and 20; peak 1, floor 0.1, warm-up 4, decay until 10
+        ("linear", [0.2, 1.0, 0.1, 0.1]),
+        ("constant", [0.2, 1.0, 1.0, 1.0]),
+        ("inverse_sqrt", [0.2, 1.0, (5 / 11) ** 0.5, (5 / 21) ** 0.5]),
+        ("wsd", [0.2, 1.0, 0.1, 0.1]),
+        ("warmup_only", [0.2, 1.0, 0.1 + 0.9 * 100 / 102, 0.1 + 0.9 * 100 / 112]),
+        ("adaptive", [0.2, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_each_schedule_gets_its_options(schedule: str, rates: list[float]) -> None:
+    flags = dict(lr_schedule=schedule, learning_rate=1.0, min_lr=0.1, warmup_iters=4, lr_decay_iters=10)
+
+    made = non_cosine_schedule(Options(**flags))  # type: ignore[arg-type]
+
+    assert made is not None
+    assert [made.get_lr(iter_num) for iter_num in (0, 4, 10, 20)] == pytest.approx(rates)
+
+
+def test_a_transfer_schedule_tells_heads_apart_and_brings_its_own_drop(run: core.Runtime) -> None:
+    options = Options(
+        dataset="tiny", block_size=16, lr_schedule="transfer", learning_rate=1.0, warmup_iters=0,
+        freeze_transformer=True, unfreeze_at_iteration=5, unfreeze_lr_multiplier=0.5, head_lr_multiplier=3.0,
+    )  # fmt: skip
+    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=11, mode="token_classifier",
+                          attention_type="bidirectional"))  # fmt: skip
+    optimizer = make_optimizer(options, run, model, core.Replicated(), None)
+    schedule = non_cosine_schedule(options)
+    assert schedule is not None
+    (unfreezing,) = wiring.callbacks(options, wiring.open_data(options, run, core.Preemption()), None, schedule, [])
+
+    schedule.set_lr(optimizer.param_groups, 2)
+    rates = {group.get("is_head", False): group["lr"] for group in optimizer.param_groups}
+
+    assert rates == {False: 0.0, True: 3.0}
+    assert schedule.get_lr(5) == 0.5 and unfreezing.lr_multiplier == 1.0  # type: ignore[attr-defined]
+
+
+def test_nanogpts_cosine_is_train_pys() -> None:
+    assert non_cosine_schedule(Options()) is None
+
+
+class Several:
+    """Optimizers, each with its own parameters, as one."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self.optimizers = list(optimizers)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """All groups, which an optimizer replaces when its state is loaded."""
+        return [*itertools.chain.from_iterable(part.param_groups for part in self.optimizers)]
+
+    def step(self) -> None:
+        self._each("step")
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self._each("zero_grad", set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": self._each("state_dict")}
+
+    def _each(self, method: str, *arguments: Any) -> list[Any]:
+        return [getattr(part, method)(*arguments) for part in self.optimizers]
+
+
+class Mixed(GPT):
+    """A GPT whose matrices are trained by SGD with momentum, and the rest by AdamW."""
+
+    def configure_optimizers(self, weight_decay: float, learning_rate: float, betas: Any, device_type: str) -> Any:
+        parameters = list(self.parameters())
+        matrices = torch.optim.SGD([p for p in parameters if p.dim() >= 2], lr=learning_rate, momentum=0.9)
+        return Several(matrices, torch.optim.AdamW([p for p in parameters if p.dim() < 2], lr=learning_rate))
+
+
+def test_an_optimizer_may_be_several(
+    run_dir: Any, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stepped, scheduled, saved, resumed exactly and rolled back like one."""
+    monkeypatch.setattr(wiring.model, "GPT", Mixed)
+    argv = [*tiny_argv, "--learning_rate=0.05"]
+    train.main([*argv, "--out_dir=whole"])
+    train.main([*argv, "--out_dir=halves", "--max_iters=3"])
+    train.main([*argv, "--out_dir=halves", "--init_from=resume"])
+
+    ours, theirs = (core.load_checkpoint(core.find_latest_checkpoint(name)) for name in ("halves", "whole"))
+    assert len(theirs["optimizer"]["optimizers"]) == 2
+    assert_same(ours["model"], theirs["model"])
+    assert_same(ours["optimizer"], theirs["optimizer"])
+
+    poisoned = Poison(2)
+    train.main([*argv, "--out_dir=poisoned", "--eval_interval=1"], [poisoned])
+    recovered = core.load_checkpoint(core.find_latest_checkpoint("poisoned"))
+    assert len(recovered["recovery"]["history"]) == 1 and recovered["iter_num"] == 7
+
+
+class Poison(core.Callback):
+    """Makes the loss of one update NaN."""
+
+    def __init__(self, iter_num: int) -> None:
+        self.iter_num = iter_num
+
+    def on_step_begin(self, trainer: core.Trainer) -> None:
+        if trainer.iter_num == self.iter_num:
+            objective, self.iter_num = trainer.step.objective, -1
+
+            def poisoned(model: Any, batch: Any, train: bool) -> core.Output:
+                trainer.step.objective = objective
+                return core.Output(objective(model, batch, train).loss * float("nan"), {})
+
+            trainer.step.objective = poisoned  # type: ignore[assignment]

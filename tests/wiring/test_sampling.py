@@ -1,0 +1,145 @@
+"""The parts of sample.py, made from options: the model and its kind, the vocabulary, prompts and scored lines."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import core
+from config.options import SampleOptions
+from data.tokenizers import ByteTokenizer, CharTokenizer
+from model import GPT, GPTConfig
+from wiring import sampling
+from wiring.sampling import TrainedModel
+
+CPU = torch.device("cpu")
+SHAPE: dict[str, Any] = dict(
+    n_layer=1, n_head=1, n_embd=8, block_size=16, vocab_size=32, attention_type="bidirectional"
+)
+
+
+def keep(model_args: dict[str, Any], config: dict[str, Any]) -> None:
+    """Save a checkpoint of a new model in out/."""
+    args = {**SHAPE, **model_args}
+    Path("out").mkdir(exist_ok=True)
+    content = {"model": GPT(GPTConfig(**args)).state_dict(), "model_args": args, "config": config}
+    torch.save(content, "out/ckpt.pt")
+
+
+def options(**given: Any) -> SampleOptions:
+    return SampleOptions(device="cpu", **given)
+
+
+def load(**given: Any) -> TrainedModel:
+    return sampling.load_trained_model(options(**given), core.ModelInitializer(GPT, GPTConfig, CPU))
+
+
+def trained(model_args: dict[str, Any] | None = None, **config: Any) -> TrainedModel:
+    """Return the parts of a model without weights."""
+    model_config = SimpleNamespace(**{**SHAPE, **(model_args or {})})
+    return TrainedModel(SimpleNamespace(config=model_config), CharTokenizer.from_text("abcd"), config, "unmasking")
+
+
+@pytest.mark.parametrize(
+    ("model_args", "training_type", "kind"),
+    [
+        ({}, None, "language_model"),
+        ({}, "unmasking", "unmasking"),
+        ({"mode": "token_classifier"}, "token_classification", "token_classifier"),
+        ({"mode": "sequence_scorer", "cls_token_id": 22}, "sequence_scoring", "sequence_scorer"),
+    ],
+)
+def test_the_kind_of_a_model(run_dir: Path, model_args: dict[str, Any], training_type: str | None, kind: str) -> None:
+    keep({"dropout": 0.3, **model_args}, {"dataset": "tiny", "training_type": training_type})
+
+    found = load()
+
+    assert found.kind == kind and not found.model.training
+    assert found.config["dataset"] == "tiny" and found.tokenizer.vocab_size == 17
+    assert (found.encoder().vocab_size, found.encoder().block_size) == (32, 16)
+
+
+@pytest.mark.parametrize("section", sampling.KINDS)
+def test_every_option_of_a_kind_is_refused_by_others(run_dir: Path, section: str) -> None:
+    keep({}, {"dataset": "tiny"})
+    values = {"masking_ratios": [0.5, 0.0], "mask_char": "_", "judge": "x", "judge_candidates": 3, "original": "x",
+              "steps": 7, "schedule": "cosine", "order": "confidence", "top_p": 0.5}  # fmt: skip
+
+    for name in SampleOptions.sections()[section]:
+        given = {name: values.get(name, True), **({"judge": "x"} if name == "judge_candidates" else {})}
+        with pytest.raises(core.ConfigError, match=rf"{name}: for checkpoints of the kind {sampling.KINDS[section]}"):
+            load(**given)
+
+
+def test_the_tokenizer_of_a_data_set(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "Gpt2Tokenizer", ByteTokenizer)  # GPT-2's may have to be downloaded
+
+    sizes = [sampling.find_tokenizer(dataset).vocab_size for dataset in ("tiny", "gone", None)]
+
+    assert sizes == [17, 256, 256]
+    missing = "No meta.pkl found, assuming GPT-2 encodings...\n"
+    assert capsys.readouterr().out == "Loading meta from data/tiny/meta.pkl...\n" + 2 * missing
+
+
+def test_the_vocabulary_follows_checkpoint_then_meta_then_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noted = sampling.find_vocabulary(trained(meta={"text_vocab_size": 20, "mask_token_id": 25}))
+    chosen = sampling.find_vocabulary(trained(mask_token_id=9, cls_token_id=11))
+    default = sampling.find_vocabulary(trained(dataset="gone"))
+
+    assert (noted.text, noted.mask, noted.size) == (20, 25, 32)
+    assert (chosen.text, chosen.mask, chosen.cls) == (4, 9, 11)
+    assert (default.text, default.mask) == (4, 4)
+
+
+def test_text_of_an_option_may_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("Käse\n", encoding="utf-8")
+
+    assert sampling.read_text("FILE", "start") == "FILE"
+    assert sampling.read_text(f"FILE:{path}", "start") == "Käse\n"
+    with pytest.raises(core.ConfigError, match=r"^--original=FILE:.*none: the prompt cannot be read \("):
+        sampling.read_text(f"FILE:{tmp_path}/none", "original")
+
+
+@pytest.mark.parametrize(("wanted", "note"), [(13, ""), (14, "block_size=16 has room for 13 new tokens, not 14\n")])
+def test_a_prompt_with_masks(capsys: pytest.CaptureFixture[str], wanted: int, note: str) -> None:
+    ids = sampling.masked_prompt("abc", trained(), 4, options(max_new_tokens=wanted), CPU)
+
+    assert ids.tolist() == [0, 1, 2, *[4] * 13]
+    assert capsys.readouterr() == ("", note)
+
+
+def test_the_sampler_gets_every_option() -> None:
+    vocabulary = sampling.find_vocabulary(trained(mask_token_id=6))
+    given = {"temperature": 0.3, "top_k": 5, "top_p": 0.6, "order": "confidence", "remask": True}
+
+    sampler = sampling.make_sampler(None, vocabulary, options(steps=4, seed=8, **given), CPU)
+
+    assert {name: getattr(sampler, name) for name in given} == given
+    assert (sampler.text_vocab_size, sampler.mask_token_id) == (4, 6)
+    assert sampler.shares == [0.75, 0.5, 0.25, 0.0] and sampler.generator.initial_seed() == 8
+    ratios = sampling.make_sampler(None, vocabulary, options(masking_ratios=[0.9, 0.4]), CPU)
+    assert ratios.shares == [0.9, 0.0]
+
+
+def test_the_original_text_of_labels() -> None:
+    assert sampling.original_ids(trained(), options()) is None
+    assert sampling.original_ids(trained(), options(original="dab")) == [3, 0, 1]
+    with pytest.raises(core.DataError, match=r"^--original: .*'x'"):
+        sampling.original_ids(trained(), options(original="x"))
+
+
+def test_texts_to_score_are_the_prompt_or_the_lines_of_a_file() -> None:
+    assert sampling.texts_to_score("a\nb", "a\nb") == [("--start", "a\nb")]
+    assert sampling.texts_to_score("a\n\nb\n", "FILE:x") == [
+        ("--start=FILE:x line 1", "a"),
+        ("--start=FILE:x line 3", "b"),
+    ]
+    assert sampling.texts_to_score("\n", "FILE:x") == [("--start", "")]

@@ -1,0 +1,151 @@
+"""Loggers and callbacks: absent unless asked for, and never in the way."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import core
+import wiring
+import wiring.watchers
+from config.options import Options
+from extras.progress_bar import ProgressBar
+from wiring.model import adapt
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    return Options(out_dir=str(tmp_path / "out"), dataset="tiny", block_size=16)
+
+
+def made_callbacks(options: Options, run: core.Runtime, console: Any = ()) -> list[core.Callback]:
+    data = wiring.open_data(options, run, core.Preemption())
+    return wiring.callbacks(options, data, None, core.ConstantLRScheduler(1.0, 0), console)
+
+
+def close(loggers: list[core.Logger]) -> None:
+    for logger in loggers:
+        logger.close()
+
+
+def test_by_default_there_is_nanogpts_way_and_a_file_of_metrics(
+    options: Options, run: core.Runtime, tmp_path: Path
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    assert adapt(model, options) is model
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert type(wiring.make_parallel(options, run)) is core.Replicated
+    assert made_callbacks(options, run) == []
+
+    loggers = wiring.loggers(options, run, None, None)
+    close(loggers)
+    (logger,) = loggers
+    assert isinstance(logger, core.JsonlLogger) and logger.path == tmp_path / "out" / "metrics.jsonl"
+
+
+def test_only_the_master_has_loggers_and_a_bar(
+    options: Options, run: core.Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.is_master = False
+    monkeypatch.setattr(sys, "stderr", Terminal())
+
+    assert wiring.loggers(options, run, None, None) == []
+    assert wiring.console(options, run) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_wandb_that_is_not_installed_is_warned_of_and_left_out(
+    options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+
+    loggers = wiring.loggers(options.model_copy(update={"wandb_log": True}), run, None, None)
+    close(loggers)
+
+    assert [type(logger) for logger in loggers] == [core.JsonlLogger]
+    assert caplog.messages == [
+        "wandb_log=True, but wandb is not installed: pip install -e '.[wandb]'; going on without it"
+    ]
+
+
+def test_wandb_that_cannot_start_is_warned_of_and_left_out(
+    options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError("the service did not start")
+
+    monkeypatch.setattr(wiring.watchers, "WandBLogger", Refusing)
+
+    loggers = wiring.loggers(options.model_copy(update={"wandb_log": True}), run, None, None)
+    close(loggers)
+
+    assert [type(logger) for logger in loggers] == [core.JsonlLogger]
+    assert caplog.messages == ["wandb could not be started, going on without it (the service did not start)"]
+
+
+@pytest.mark.parametrize("state", [None, {"run_id": "abc", "step": 3}])
+def test_wandb_gets_nanogpts_names_every_option_and_the_run_to_go_on_with(
+    options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any] | None
+) -> None:
+    given = []
+
+    class Keeping(core.Logger):
+        def __init__(self, *arguments: Any, saved: dict[str, Any] | None, also: dict[str, str]) -> None:
+            given.append((*arguments, saved))
+            assert also["loss"] == "train/loss" and "entropy_penalty" in also.values()
+
+        log_step = log_eval = lambda self, metrics: None
+
+    monkeypatch.setattr(wiring.watchers, "WandBLogger", Keeping)
+    asked = options.model_copy(update={"wandb_log": True, "wandb_run_name": "mine"})
+    states = {"JsonlLogger": {"offset": 7}} | ({"WandBLogger": state} if state else {})
+    loggers = wiring.loggers(asked, run, None, {"loggers": states})
+    close(loggers)
+
+    assert type(loggers[1]) is Keeping
+    assert given == [("owt", "mine", asked.model_dump(), options.out_dir, 0, state)]
+    assert json.loads(json.dumps(given[0][2]))["learning_rate"] == 6e-4
+
+
+def test_second_names_are_those_of_both_lines() -> None:
+    assert wiring.watchers.WANDB_NAMES == {
+        "loss": "train/loss",
+        "loss_modifiers/EntropyPenaltyModifier.entropy_penalty": "entropy_penalty",
+        "loss_modifiers/EntropyPenaltyModifier.multiplier_ema": "entropy_multiplier_ema",
+    }
+
+
+# the progress bar
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_progress_bar(options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+
+    bar, lines = wiring.console(options, run)
+
+    assert isinstance(bar, ProgressBar) and bar.stream is terminal and bar.max_iters == options.max_iters
+    assert isinstance(lines, core.ConsoleLogger)
+    assert made_callbacks(options, run, [bar, lines]) == [bar]
+
+
+def test_a_file_or_pipe_gets_none(options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+
+    assert [type(logger) for logger in wiring.console(options, run)] == [core.ConsoleLogger]
+
+
+def test_what_is_not_frozen_is_not_unfrozen(run: core.Runtime) -> None:
+    assert made_callbacks(Options(unfreeze_at_iteration=5, dataset="tiny", block_size=16), run) == []

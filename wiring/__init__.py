@@ -1,0 +1,35 @@
+"""Turns the options into parts. train.py and sample.py call these functions in the order in which things happen."""
+
+from wiring.checkpoints import make_checkpointer, make_monitor
+from wiring.data import RunData, open_data
+from wiring.loop import evaluation_settings, loop_numbers, make_parallel, step_settings
+from wiring.model import check_task, find_transfer_source, make_initializer, model_maker
+from wiring.objective import make_objective
+from wiring.optimizer import make_optimizer, non_cosine_schedule
+from wiring.start import RunStart, enter_folder, find_start
+from wiring.watchers import callbacks, console, loggers, print_header
+
+__all__ = [
+    "RunData",
+    "RunStart",
+    "callbacks",
+    "check_task",
+    "console",
+    "enter_folder",
+    "evaluation_settings",
+    "find_start",
+    "find_transfer_source",
+    "loggers",
+    "loop_numbers",
+    "make_checkpointer",
+    "make_initializer",
+    "make_monitor",
+    "make_objective",
+    "make_optimizer",
+    "make_parallel",
+    "model_maker",
+    "non_cosine_schedule",
+    "open_data",
+    "print_header",
+    "step_settings",
+]

@@ -1,0 +1,69 @@
+"""How a run is kept: its checkpointer, and the monitor of its stability."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from core import (
+    Checkpointer,
+    CheckpointManager,
+    Diagnosis,
+    InstabilityDetector,
+    RankFlags,
+    Recovery,
+    RunNotes,
+    Runtime,
+    SaveSchedule,
+    StabilityMonitor,
+    TrainingStep,
+    provenance,
+)
+
+if TYPE_CHECKING:
+    from config.options import Options
+    from core.checkpoint.checkpointer import MakeModel
+    from wiring.data import RunData
+
+
+def make_checkpointer(
+    options: Options,
+    runtime: Runtime,
+    data: RunData,
+    raw_model: Any,
+    model_args: dict[str, Any],
+    make_model: MakeModel,
+    step: TrainingStep,
+    checkpoints: CheckpointManager,
+    detector: InstabilityDetector,
+) -> Checkpointer:
+    """Return what saves the run and restores it."""
+    meta = {"meta": data.vocabulary.meta()} if data.vocabulary is not None else {}
+    made_with = provenance.describe(runtime.device, runtime.world_size)
+    notes = RunNotes(
+        model_args=model_args,
+        config={**options.model_dump(), **meta},
+        provenance={**made_with, "data_fingerprint": str(data.source.fingerprint())},
+    )
+    checkpointer = Checkpointer(
+        raw_model,
+        step,
+        runtime,
+        checkpoints,
+        SaveSchedule(options.save_interval, options.save_minutes),
+        detector,
+        data=data.batches,
+        make_model=make_model,
+        notes=notes,
+        in_background=options.async_save,
+    )
+    runtime.at_exit(checkpointer.close)
+    return checkpointer
+
+
+def make_monitor(
+    options: Options, runtime: Runtime, raw_model: Any, step: TrainingStep, detector: InstabilityDetector
+) -> StabilityMonitor:
+    """Return what watches every update and decides about unstable ones."""
+    recovery = Recovery(**options.pick("on_instability", "max_recoveries", "recovery_skip", "recovery_lr_factor"))
+    diagnosis = Diagnosis(raw_model, step.objective, runtime.autocast, runtime.gather)
+    return StabilityMonitor(detector, recovery, RankFlags(runtime.device, runtime.any_rank), diagnosis)

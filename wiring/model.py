@@ -1,0 +1,136 @@
+"""The model of a run: where it comes from, and what is changed in it before training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import ConfigError, LoadedModel, ModelInitializer, Runtime, find_checkpoint
+from core.checkpoint.checkpointer import MakeModel
+from core.model_initializer import ModelSource
+from extras.freezing import freeze_transformer, trainable
+from model import GPT, GPTConfig
+
+if TYPE_CHECKING:
+    from config.options import Options
+    from wiring.data import RunData
+    from wiring.start import RunStart
+
+log = logging.getLogger("coregpt")
+
+
+def make_initializer(options: Options, runtime: Runtime, say: Callable[[str], None]) -> ModelInitializer:
+    """Return what makes models of this run's architecture. say: prints a line of nanoGPT's on the console"""
+    return ModelInitializer(GPT, GPTConfig, runtime.device, say, options.changed("attention"))
+
+
+def find_transfer_source(options: Options, runtime: Runtime, start: RunStart) -> Path | None:
+    """Return the checkpoint whose transformer a new model starts from, the same file on all ranks; None for none."""
+    given = options.init_from_checkpoint
+    return runtime.on_master(lambda: find_checkpoint(given)) if given and start.found is None else None
+
+
+def model_maker(
+    options: Options,
+    runtime: Runtime,
+    data: RunData,
+    start: RunStart,
+    initializer: ModelInitializer,
+    transfer: Path | None,
+) -> MakeModel:
+    """Return a function that makes the model; a rollback to the start of the run calls it again.
+
+    transfer: the checkpoint whose transformer a new model starts from
+    """
+
+    def make() -> tuple[LoadedModel, dict[str, Any] | None]:
+        runtime.seed_all()
+        checkpoint = start.read_checkpoint()
+        source = model_source(start.init_from, initializer, checkpoint)
+        loaded = initializer.initialize(source, model_args(options, data))
+        if transfer:
+            initializer.setup_transfer_learning(loaded.model, transfer)
+        return loaded._replace(model=adapt(loaded.model, options)), checkpoint
+
+    return make
+
+
+def model_source(init_from: str, initializer: ModelInitializer, checkpoint: dict[str, Any] | None) -> ModelSource:
+    """Return where the weights come from: a checkpoint of ours or of nanoGPT's, a GPT-2, or random numbers."""
+    if checkpoint is not None:
+        return partial(initializer.resume_model_from_checkpoint, checkpoint)
+    if init_from == "scratch":
+        initializer.say("Initializing a new model from scratch")
+        return initializer.create_model_from_scratch
+    initializer.require_pretrained(init_from)
+    initializer.say(f"Initializing from OpenAI GPT-2 weights: {init_from}")
+    return partial(initializer.load_pretrained, init_from)
+
+
+def model_args(options: Options, data: RunData) -> dict[str, Any]:
+    """Return the arguments of the model's config class that the options ask for."""
+    if data.vocabulary is None:
+        return options.model_args(data.source.vocab_size)
+    args = options.model_args(data.vocabulary.size)
+    return {**args, "cls_token_id": data.vocabulary.cls} if options.training_type == "sequence_scoring" else args
+
+
+def adapt(model: Any, options: Options) -> Any:
+    """Return the model, transformed as the options ask; before it is spread over processes and the optimizer made."""
+    if options.trainable:
+        trainable(model, options.trainable)
+    elif options.freezes:
+        freeze_transformer(model)
+    else:
+        return model
+    trains = [parameter.requires_grad for parameter in model.parameters()]
+    late = options.unfreeze_at_iteration
+    rest = "the others stay frozen" if late is None else f"the others from iteration {late} on"
+    log.info(f"transfer: {sum(trains)} of {len(trains)} tensors train, {rest}")
+    return model
+
+
+def check_task(options: Options, data: RunData, model_args: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
+    """Raise ConfigError or DataError unless data, model and a resumed checkpoint are for the same task and tokens."""
+    wanted, notes = options.training_type, (checkpoint or {}).get("config") or {}
+    found = notes.get("training_type", "language_model") if checkpoint else wanted
+    if found != wanted:
+        raise ConfigError(
+            f"the checkpoint is of a run with training_type={found}, not {wanted}: resume it with that, or "
+            f"begin a new run from it with init_from_checkpoint={options.out_dir} and another out_dir"
+        )
+    classes = model_args.get("num_token_classes")
+    if wanted == "token_classification" and classes != options.num_token_classes:
+        raise ConfigError(
+            f"the checkpoint's classifier has {classes} classes, not {options.num_token_classes}: set "
+            f"num_token_classes={classes}"
+        )
+    if data.vocabulary is not None:
+        _check_special_ids(data, wanted, model_args, notes)
+    in_text = data.vocabulary.text if data.vocabulary and not data.is_queue else model_args["vocab_size"]
+    data.source.check_vocab(in_text)
+
+
+def _check_special_ids(data: RunData, training_type: str, model_args: dict[str, Any], notes: dict[str, Any]) -> None:
+    vocabulary = data.vocabulary
+    assert vocabulary is not None
+    cls_token_id = model_args.get("cls_token_id")
+    if training_type == "sequence_scoring" and cls_token_id != vocabulary.cls:
+        raise ConfigError(
+            f"the checkpoint's scorer reads from token {cls_token_id}, here CLS is {vocabulary.cls}: set "
+            f"cls_token_id={cls_token_id}"
+        )
+    mask = (notes.get("meta") or notes).get("mask_token_id")
+    if mask not in (None, vocabulary.mask):
+        raise ConfigError(
+            f"the checkpoint's run had mask_token_id={mask}, here it is {vocabulary.mask}: set mask_token_id={mask}"
+        )
+    if not data.is_queue and vocabulary.size > model_args["vocab_size"]:
+        raise ConfigError(
+            f"the model has {model_args['vocab_size']} token ids, wanted {vocabulary.size}: the text's "
+            f"{vocabulary.text}, and the special ids after them, such as the mask's {vocabulary.mask}; start from "
+            "these weights with init_from_checkpoint instead, which makes room"
+        )

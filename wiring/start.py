@@ -1,0 +1,81 @@
+"""How a run starts: from which checkpoint, if any, and in which folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from core import CheckpointError, CheckpointManager, Preemption, RunFolder, Runtime, load_checkpoint, where_to_start
+from core.checkpoint.resume import restarted
+from core.checkpoint.search import CheckpointFile
+
+if TYPE_CHECKING:
+    from config.options import Options
+    from wiring.data import RunData
+
+
+class RunStart(NamedTuple):
+    """init_from: how the run starts; found: the checkpoint that it resumes, if it does; and its locked folder"""
+
+    init_from: str
+    found: CheckpointFile | None
+    folder: RunFolder
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """Return the checkpoint that the run resumes, read anew; None for a fresh start."""
+        return load_checkpoint(self.found.path, check=self.found.manifest is None) if self.found else None
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest of the checkpoint that the run resumes, if it has one."""
+        return self.found.manifest if self.found else None
+
+
+def find_start(options: Options, runtime: Runtime, checkpoints: CheckpointManager) -> RunStart:
+    """Return how the run starts; its folder, if it exists, is locked from here on."""
+    folder = RunFolder(options.out_dir)
+    runtime.at_exit(folder.release)
+
+    def look() -> tuple[str, CheckpointFile | None]:
+        if folder.path.is_dir() and not options.eval_only:  # an evaluation writes nothing
+            folder.claim(wait_s=30 if restarted() else 0)
+        if options.init_from == "resume" and options.ckpt_filename:
+            return "resume", _named_checkpoint(Path(options.out_dir, options.ckpt_filename))
+        return where_to_start(options.init_from, checkpoints)
+
+    return RunStart(*runtime.on_master(look), folder)
+
+
+def enter_folder(
+    options: Options,
+    runtime: Runtime,
+    preemption: Preemption,
+    data: RunData,
+    checkpoints: CheckpointManager,
+    start: RunStart,
+    needed: Sequence[Path | None] = (),
+) -> None:
+    """Make the run's folder; a fresh start moves a previous run's files away as soon as there is data.
+
+    needed: files of other runs that this run may read again; ConfigError if they are among those moved
+    """
+    if start.found is None and runtime.world_size == 1:
+        preemption.run_before_training(data.wait)
+
+    def enter() -> None:
+        if options.eval_only:
+            return
+        start.folder.claim()
+        if start.found:
+            checkpoints.relink(start.found)
+        else:
+            start.folder.move_previous_run([file for file in needed if file])
+
+    runtime.on_master(enter)
+
+
+def _named_checkpoint(path: Path) -> CheckpointFile:
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: ckpt_filename is the name of a file in out_dir, or None")
+    return CheckpointFile(path, None)

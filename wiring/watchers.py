@@ -1,0 +1,111 @@
+"""What watches a run: its loggers and callbacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from core import Callback, ConsoleLogger, JsonlLogger, Logger, LRScheduler, Runtime, WandBLogger
+from extras.iteration_clock import IterationClock
+from extras.objective_lines import ObjectiveLines
+from extras.progress_bar import ProgressBar
+from extras.queue_release import QueueRelease
+from extras.unfreezing import Unfreezing
+
+if TYPE_CHECKING:
+    from config.options import Options
+    from loss_modifiers import LossModifierPipeline
+    from wiring.data import RunData
+    from wiring.start import RunStart
+
+log = logging.getLogger("coregpt")
+WANDB_NAMES = {  # those of the train_run and the core line
+    "loss": "train/loss",
+    "loss_modifiers/EntropyPenaltyModifier.entropy_penalty": "entropy_penalty",
+    "loss_modifiers/EntropyPenaltyModifier.multiplier_ema": "entropy_multiplier_ema",
+}
+
+
+def console(options: Options, runtime: Runtime) -> list[Logger]:
+    """Return the loggers of a terminal: nanoGPT's lines, and a progress bar if stderr is one. None but on rank 0."""
+    if not runtime.is_master:
+        return []
+    bar: list[Logger] = [ProgressBar(sys.stderr, options.max_iters)] if sys.stderr.isatty() else []
+    return [*bar, ConsoleLogger()]
+
+
+def print_header(options: Options, runtime: Runtime, data: RunData, start: RunStart, logger: Logger) -> None:
+    """Print nanoGPT's first lines."""
+    sequences = (
+        options.batch_size * runtime.micro_steps_per_rank(options.gradient_accumulation_steps) * runtime.world_size
+    )
+    logger.log_info(f"tokens per iteration will be: {sequences * options.block_size:,}")
+    if data.source.vocab_size:
+        logger.log_info(f"found vocab_size = {data.source.vocab_size} (inside {data.source.meta_path})")
+    if start.found:
+        logger.log_info(f"Resuming training from {options.out_dir}")
+
+
+def loggers(
+    options: Options, runtime: Runtime, modifiers: LossModifierPipeline | None, checkpoint: dict[str, Any] | None
+) -> list[Logger]:
+    """Return the loggers that the options ask for, in addition to the console's; none but on rank 0.
+
+    checkpoint: the one that the run resumes, with the states of its loggers
+    """
+    if not runtime.is_master:
+        return []
+    found: list[Logger] = []
+    if options.training_type != "language_model" or modifiers is not None:
+        found.append(ObjectiveLines(options.training_type, options.max_entropy_penalty))
+    if not options.eval_only:
+        found.append(JsonlLogger(os.path.join(options.out_dir, "metrics.jsonl")))
+    if options.wandb_log:
+        found += _wandb(options, (checkpoint or {}).get("loggers", {}))
+    return found
+
+
+def _wandb(options: Options, saved: dict[str, Any]) -> list[Logger]:
+    try:
+        return [
+            WandBLogger(
+                options.wandb_project,
+                options.wandb_run_name,
+                options.model_dump(),
+                options.out_dir,
+                options.wandb_log_interval,
+                saved=saved.get("WandBLogger"),
+                also=WANDB_NAMES,
+            )
+        ]
+    except ImportError:
+        log.warning("wandb_log=True, but wandb is not installed: pip install -e '.[wandb]'; going on without it")
+    except Exception as error:
+        log.warning(f"wandb could not be started, going on without it ({error})")
+    return []
+
+
+def callbacks(
+    options: Options,
+    data: RunData,
+    modifiers: LossModifierPipeline | None,
+    scheduler: LRScheduler,
+    console: Sequence[Logger],
+) -> list[Callback]:
+    """Return the callbacks that the options ask for; a schedule that watches the validation loss is one itself."""
+    found: list[Callback] = [logger for logger in console if isinstance(logger, Callback)]
+    listeners: list[Any] = [part for part in (modifiers, data.batches) if hasattr(part, "iter_num")]
+    if listeners:
+        found.append(IterationClock(listeners))
+    if data.is_queue:
+        found.append(QueueRelease(data.source, options.out_dir))
+    found += [part for part in (data.timer, data.stages) if part is not None]
+    if isinstance(scheduler, Callback):
+        found.append(scheduler)
+    if options.unfreeze_at_iteration is not None and (options.freezes or options.trainable):
+        drop = 1.0 if options.lr_schedule == "transfer" else options.unfreeze_lr_multiplier  # the schedule has it
+        found.append(Unfreezing(options.unfreeze_at_iteration, drop, options.weight_decay))
+    return found
