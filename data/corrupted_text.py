@@ -12,7 +12,7 @@ from data.windows import Windows
 
 
 class CorruptedText(NumberedBatches):
-    """A data source of texts in which some tokens are replaced at random. A batch is a dict of tensors on the device:
+    """A data source of texts in which some tokens are replaced at random. A batch is a dict of tensors:
 
     input  (B, T) int64: the text, corrupted
     target (B, T) int64: 1 where a token was replaced, 0 elsewhere, -1 in padding
@@ -39,9 +39,8 @@ class CorruptedText(NumberedBatches):
         eval_iters: int,
         seed: int,
         rank: int,
-        device: torch.device,
     ) -> None:
-        super().__init__(eval_iters, seed, rank, device)
+        super().__init__(eval_iters, seed, rank)
         self.windows = windows
         self.vocab_size = vocab_size
         self.unmasked_min = unmasked_min
@@ -62,8 +61,7 @@ class CorruptedText(NumberedBatches):
         tokens, lengths = self.windows[split].draw(self.batch_size, draw)
         rate = corruption_rate(iter_num, self.unmasked_min, self.unmasked_max, self.warmup_iters)
         inputs, changed = replace_random(tokens, rate, self.p1_p2_ratio, self.vocab_size, draw, lengths)
-        batch = {"input": inputs, "target": changed.long().where(content_mask(tokens, lengths), -1)}
-        return self.on_device(batch)
+        return {"input": inputs, "target": changed.long().where(content_mask(tokens, lengths), -1)}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "iter_num": self.iter_num}

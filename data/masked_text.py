@@ -13,12 +13,12 @@ from data.windows import Windows
 
 
 class MaskedText(NumberedBatches):
-    """A data source of masked texts. A batch is a dict of tensors on the device:
+    """A data source of masked texts. A batch is a dict of tensors:
 
     input  (B, T) int64: the text, masked
     target (B, T) int64: the original token at masked positions, -1 elsewhere
     stage  (B,) int64:   index of the stage that masked each sequence
-    seed   () int64, on the CPU: a random seed for further draws that belong to this batch
+    seed   () int64:     a random seed for further draws that belong to this batch
 
     Training batch n depends only on the seed, the rank and n. Every evaluation gets the same `eval_iters` batches of
     each split; those of `val` are one fixed set, divided evenly among the validation stages.
@@ -41,13 +41,12 @@ class MaskedText(NumberedBatches):
         eval_iters: int,
         seed: int,
         rank: int,
-        device: torch.device,
         newline_id: int | None = None,
         corrupts: bool = True,
         untouched_share: float = 0.0,
         reached: Callable[[], int] | None = None,
     ) -> None:
-        super().__init__(eval_iters, seed, rank, device)
+        super().__init__(eval_iters, seed, rank)
         self.windows = windows
         self.vocabulary = vocabulary
         self.training = list(training)
@@ -102,5 +101,5 @@ class MaskedText(NumberedBatches):
     def _batch(
         self, tokens: torch.Tensor, inputs: torch.Tensor, mask: torch.Tensor, stage: torch.Tensor, draw: torch.Generator
     ) -> Batch:
-        batch = {"input": inputs, "target": tokens.where(mask, -1), "stage": stage}
-        return {**self.on_device(batch), "seed": torch.randint(2**62, (), generator=draw)}
+        seed = torch.randint(2**62, (), generator=draw)
+        return {"input": inputs, "target": tokens.where(mask, -1), "stage": stage, "seed": seed}

@@ -17,11 +17,10 @@ class NumberedBatches(ABC):
     eval_iters: number of batches of a split in an evaluation; every evaluation gets the same batches
     """
 
-    def __init__(self, eval_iters: int, seed: int, rank: int, device: torch.device) -> None:
+    def __init__(self, eval_iters: int, seed: int, rank: int) -> None:
         self.eval_iters = eval_iters
         self.seed = seed
         self.rank = rank
-        self.device = device
         self.drawn = 0  # number of training batches drawn
         self.evaluated = dict.fromkeys(SPLITS, 0)  # number of batches drawn in the current evaluation
 
@@ -45,12 +44,6 @@ class NumberedBatches(ABC):
         number = self.evaluated[split]
         self.evaluated[split] = (number + 1) % self.eval_iters
         return self.evaluation_batch(split, number)
-
-    def on_device(self, batch: Batch) -> Batch:
-        """Return the batch on the device; a copy to the GPU is asynchronous."""
-        if self.device.type != "cuda":
-            return batch
-        return {name: part.pin_memory().to(self.device, non_blocking=True) for name, part in batch.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers of the next batches."""

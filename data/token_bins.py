@@ -17,17 +17,16 @@ ENDS_BYTES, BLOCKS, BLOCK_BYTES = 2**20, 64, 4096  # a fingerprint reads both en
 
 
 class TokenBins:
-    """A data source: `get_batch(split)` returns inputs and targets, each (B, T) int64, on the device.
+    """A data source: `get_batch(split)` returns inputs and targets, each (B, T) int64.
 
     Start positions are drawn from torch's global generator, as in nanoGPT. `starts` holds the start positions of the
     last batch of each split, in tokens. Raises DataError in the constructor if a file is missing, damaged or too short.
     """
 
-    def __init__(self, folder: str | Path, block_size: int, batch_size: int, device: torch.device) -> None:
+    def __init__(self, folder: str | Path, block_size: int, batch_size: int) -> None:
         self.folder = Path(folder)
         self.block_size = block_size
         self.batch_size = batch_size
-        self.device = device
         self.starts: dict[str, list[int]] = {}
         self.paths = {split: self.folder / f"{split}.bin" for split in SPLITS}
         for path in self.paths.values():
@@ -54,11 +53,7 @@ class TokenBins:
                 file.seek(2 * start)
                 crops += file.read(2 * length)
         both = torch.from_numpy(np.frombuffer(crops, np.uint16).reshape(-1, length).astype(np.int64))  # (B, T + 1)
-        inputs, targets = both[:, :-1].contiguous(), both[:, 1:].contiguous()
-        on_gpu = self.device.type == "cuda"
-        if on_gpu:  # a copy from pinned memory runs while the GPU computes
-            inputs, targets = inputs.pin_memory(), targets.pin_memory()
-        return inputs.to(self.device, non_blocking=on_gpu), targets.to(self.device, non_blocking=on_gpu)
+        return both[:, :-1].contiguous(), both[:, 1:].contiguous()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the start positions of the last training batch; torch's RNG state alone determines the next one."""

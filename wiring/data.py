@@ -68,7 +68,7 @@ def open_data(options: Options, runtime: Runtime, preemption: Preemption | None 
     """
     training, validation = read_stages(options)  # wrong stages are refused even if they have no effect
     is_queue, is_plain = takes_queue(options), options.training_type == "language_model"
-    source = open_queue(options, runtime) if is_queue else open_bins(options, runtime)
+    source = open_queue(options, runtime) if is_queue else open_bins(options)
     vocabulary = None if is_plain else find_vocabulary(options, source)
     timer = None if is_plain else ValidationTimer()
     batches: Any = source
@@ -130,10 +130,10 @@ def takes_queue(options: Options) -> bool:
     return has_queue if options.data_source == "auto" else options.data_source == "queue"
 
 
-def open_bins(options: Options, runtime: Runtime) -> TokenBins:
+def open_bins(options: Options) -> TokenBins:
     """Return the data set's train.bin and val.bin."""
     folder = Path("data", options.dataset)
-    bins = TokenBins(folder, options.block_size, options.batch_size, runtime.device)
+    bins = TokenBins(folder, options.block_size, options.batch_size)
     if options.data_source != "auto" or options.training_type != "language_model":
         log.info(f"data: from {folder / 'train.bin'}")
     return bins
@@ -146,7 +146,6 @@ def open_queue(options: Options, runtime: Runtime) -> DatasetConsumer:
         folder,
         options.batch_size,
         options.block_size,
-        device=runtime.device,
         rank=runtime.rank,
         world_size=runtime.world_size,
         wait_sleep_seconds=options.data_wait_sleep_seconds,
@@ -203,7 +202,6 @@ def _masked_text(
         reached=stages.reached if stages else None,
         seed=options.seed,
         rank=runtime.rank,
-        device=runtime.device,
         **options.pick("batch_size", "eval_iters"),
     )
 
@@ -218,7 +216,6 @@ def _corrupted_text(bins: TokenBins, options: Options, vocabulary: Vocabulary, r
         eval_at=int(options.max_iters) // 2,
         seed=options.seed,
         rank=runtime.rank,
-        device=runtime.device,
         **options.pick("p1_p2_ratio", "batch_size", "eval_iters"),
     )
 

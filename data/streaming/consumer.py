@@ -23,7 +23,7 @@ LANGUAGE_MODEL = "LM"  # training_type in meta.pkl of a queue for next-token pre
 
 
 class DatasetConsumer:
-    """A data source: `get_batch(split)` returns the next batch of the queue, on the device, and waits if there is none.
+    """A data source: `get_batch(split)` returns the next batch of the queue, and waits if there is none.
 
     For next-token prediction a batch is `(inputs, targets)`, for other tasks a dict: `input` (B, T) int64, `target`
     (B, T) int64 or (B,) float32, `stage` (B,) int64 if rows have stages, the other tensors of the file, and
@@ -47,7 +47,6 @@ class DatasetConsumer:
         batch_size: int,
         block_size: int | None = None,
         *,
-        device: torch.device | None = None,
         rank: int = 0,
         world_size: int = 1,
         wait_sleep_seconds: float = 1.0,
@@ -56,7 +55,6 @@ class DatasetConsumer:
         self.folder = Path(data_dir)
         self.batch_size = batch_size
         self.block_size = block_size
-        self.device = device or torch.device("cpu")
         self.rank = rank
         self.world_size = world_size
         self.wait_sleep_seconds = wait_sleep_seconds
@@ -290,17 +288,13 @@ class DatasetConsumer:
         return batches
 
     def _prepared(self, batch: StoredBatch) -> Batch:
-        """Return a batch in the form that objectives expect, on the device."""
-        tensors = {name: self._on_device(tensor) for name, tensor in batch.tensors.items()}
+        """Return a batch in the form that objectives expect."""
+        tensors = dict(batch.tensors)
         if self.meta["training_type"] == LANGUAGE_MODEL:
             return tensors["input"], tensors["target"]
         if "stage_index" in batch.metadata:
-            tensors["stage"] = self._on_device(torch.tensor(batch.metadata["stage_index"]))
+            tensors["stage"] = torch.tensor(batch.metadata["stage_index"])
         return {**tensors, "model_mode": str(batch.metadata.get("model_mode", "language_model"))}
-
-    def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        on_gpu = self.device.type == "cuda"
-        return (tensor.pin_memory() if on_gpu else tensor).to(self.device, non_blocking=on_gpu)
 
     def _remedy(self) -> str:
         return f"fill it with `python {self.folder / 'prepare_streaming.py'} CONFIG`"

@@ -22,7 +22,7 @@ def source(windows: dict[str, Windows], **changes: Any) -> CorruptedText:
     """Return a data source that replaces an eighth of the tokens at first, and five eighths from iteration 4 on."""
     settings: dict[str, Any] = dict(
         unmasked_min=0.375, unmasked_max=0.875, warmup_iters=4, p1_p2_ratio=2.0, eval_at=2, batch_size=8,
-        eval_iters=3, seed=1, rank=0, device=torch.device("cpu"),
+        eval_iters=3, seed=1, rank=0,
     )  # fmt: skip
     return CorruptedText(windows, TEXT, **{**settings, **changes})
 

@@ -29,7 +29,6 @@ def source(windows: dict[str, Windows], *training: Stage, **changes: Any) -> Mas
     stages = list(training or [HALF])
     settings: dict[str, Any] = dict(
         validation=stages, batch_size=4, eval_iters=3, seed=1, rank=0,
-        device=torch.device("cpu"),
     )  # fmt: skip
     validation = changes.pop("validation", stages)
     settings = {**settings, **changes}

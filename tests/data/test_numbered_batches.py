@@ -20,7 +20,7 @@ def drawn(data: Numbers, *splits: str) -> list[int]:
 
 
 def test_training_and_evaluations_count_apart() -> None:
-    data = Numbers(2, seed=1, rank=0, device=torch.device("cpu"))
+    data = Numbers(2, seed=1, rank=0)
 
     assert drawn(data, "train", "train", "val", "val", "val", "train") == [0, 1, 200, 201, 200, 2]
     assert [int(data.get_eval_batch("train")["input"]) for _ in range(3)] == [100, 101, 100]
@@ -28,7 +28,7 @@ def test_training_and_evaluations_count_apart() -> None:
 
 
 def test_a_restart_continues_in_the_middle_of_an_evaluation() -> None:
-    data, again = (Numbers(3, seed=1, rank=0, device=torch.device("cpu")) for _ in range(2))
+    data, again = (Numbers(3, seed=1, rank=0) for _ in range(2))
     drawn(data, "train", "val", "val")
     state = data.state_dict()
     drawn(data, "train", "val")

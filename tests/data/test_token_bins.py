@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def bins(folder: Path, block_size: int = 16, batch_size: int = 4) -> TokenBins:
-    return TokenBins(folder, block_size, batch_size, CPU)
+    return TokenBins(folder, block_size, batch_size)
 
 
 def refusal(folder: Path, **sizes: int) -> str:
