@@ -203,7 +203,7 @@ class Trainer:
         self.monitor.remember_step(self.iter_num, self.step.used_batch, self.step_start)
         self.apply_verdict(self.monitor.verdict())
         if self.check_every_step and not self.checkpointer.is_finite():
-            self.react(self.monitor.decide_unstable(str(self.checkpointer.failure), self.iter_num))
+            self.react(self.monitor.decide_on_damage(str(self.checkpointer.failure), self.iter_num))
         return result
 
     def inspect_step(
@@ -244,7 +244,7 @@ class Trainer:
         """Write a checkpoint now. link: also as nanoGPT's ckpt.pt, with its line; wait: not in the background"""
         self.settle()
         if not self.checkpointer.is_finite():
-            self.react(self.monitor.decide_unstable(str(self.checkpointer.failure), self.iter_num - 1))
+            self.react(self.monitor.decide_on_damage(str(self.checkpointer.failure), self.iter_num - 1))
             return
         self.emit_checkpoint(self.checkpointer.join())
         if link:

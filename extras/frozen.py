@@ -1,4 +1,4 @@
-"""Loads other runs' models, one that fills gaps and one that judges texts, and refuses those that do not fit."""
+"""Loads models of other runs, a filler of masked positions or a judge of texts, and refuses those that do not fit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from data.vocabulary import Vocabulary
 
 
+def load_unmasking_model(initializer: ModelInitializer, path: Path) -> tuple[Any, dict[str, Any]]:
+    """Return a checkpoint's frozen model, and the options of its run. Raises CheckpointError for another task."""
+    model, notes = initializer.load_frozen(path, "language_model")
+    if model.config.attention_type != "bidirectional":
+        raise CheckpointError(f"{path} is no unmasking model: give the checkpoint of a training_type=unmasking run")
+    return model, notes
+
+
 def load_filler(
     initializer: ModelInitializer, path: Path, vocabulary: Vocabulary, block_size: int,
     *, sample: bool, temperature: float, top_k: int | None,
 ) -> Filler:  # fmt: skip
-    """Return a checkpoint's unmasking model; see `Filler`. block_size: of the texts it is to fill"""
-    model, notes = initializer.load_frozen(path, "language_model")
-    if model.config.attention_type != "bidirectional":
-        raise CheckpointError(f"{path} is no unmasking model: give the checkpoint of a training_type=unmasking run")
+    """Return a filler with a checkpoint's unmasking model. block_size: of the texts to fill"""
+    model, notes = load_unmasking_model(initializer, path)
     _require_size(path, model.config, vocabulary, block_size)
     return Filler(model, vocabulary.text, sample, temperature, top_k, _renamed(notes, vocabulary))
 
@@ -30,10 +36,10 @@ def load_filler(
 def load_judge(
     initializer: ModelInitializer, path: Path, vocabulary: Vocabulary, block_size: int, transformed: bool = False
 ) -> Judge:
-    """Return a checkpoint's sequence scorer; see `Judge`.
+    """Return a judge with a checkpoint's sequence scorer.
 
-    block_size:  of the texts it is to judge
-    transformed: what to assume where the checkpoint does not say on which scale it was trained
+    block_size:  of the texts to judge
+    transformed: whether its targets were transformed, if the checkpoint does not say so
     """
     model, notes = initializer.load_frozen(path, "sequence_scorer")
     _require_size(path, model.config, vocabulary, block_size)
@@ -44,14 +50,14 @@ def load_judge(
 
 
 def _renamed(notes: dict[str, Any], vocabulary: Vocabulary) -> dict[int, int]:
-    """Return the mask's and the padding's id here, and there, where a checkpoint says that it is another."""
+    """Return the ids of [MASK] and [PAD] that differ in the checkpoint: ours to the checkpoint's."""
     theirs, ours = notes.get("meta") or {}, vocabulary.meta()
     names = [name for name in ("mask_token_id", "pad_token_id") if name in ours and theirs.get(name) is not None]
     return {ours[name]: theirs[name] for name in names if ours[name] != theirs[name]}
 
 
 def _require_size(path: Path, config: Any, vocabulary: Vocabulary, block_size: int) -> None:
-    """Raise CheckpointError for a model of another vocabulary, or one that sees less than a text."""
+    """Raise CheckpointError for a model of another vocabulary, or with a block_size smaller than a text."""
     if config.vocab_size != vocabulary.size or config.block_size < block_size:
         raise CheckpointError(
             f"{path} has vocab_size={config.vocab_size} and block_size={config.block_size}, wanted {vocabulary.size} "

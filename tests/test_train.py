@@ -308,6 +308,13 @@ def signalled(trainer: Trainer) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+class SignalledAtBegin(Callback):
+    """Sends SIGTERM to the process in `on_train_begin`."""
+
+    def on_train_begin(self, trainer: Trainer) -> None:
+        signalled(trainer)
+
+
 def killed(trainer: Trainer) -> None:
     raise Killed
 
@@ -373,6 +380,29 @@ def test_a_signal_ends_the_run_with_all_of_it_saved(run_dir: Path, argv: list[st
     assert caught.value.exit_status == 75
     assert manifests()[-1]["iter_num"] == 5 and not manifests()[-1]["finished"]
     assert signal.getsignal(signal.SIGTERM) == former
+
+
+@pytest.mark.parametrize("resumes", ["", "exact", "reseed"])
+@pytest.mark.parametrize("reason", ["SIGTERM", "the time limit of 1e-09 hours"])
+def test_a_stop_before_the_first_batch_changes_no_checkpoint(
+    run_dir: Path, argv: list[str], reason: str, resumes: str
+) -> None:
+    """The first draw of a batch, which the stop interrupts, is not tried again and again."""
+    if resumes:
+        train.main([*argv, "--max_iters=3"])
+        argv = [*argv, "--init_from=resume", f"--resume_rng={resumes}"]
+    before = contents() if resumes else {}
+
+    with pytest.raises(PreemptedError, match=f"^stopped by {reason} (before the first update|at iteration 4;)"):
+        if reason == "SIGTERM":
+            train.main(argv, [SignalledAtBegin()])
+        else:
+            train.main([*argv, "--time_limit=1e-9"])
+
+    before.pop("out/metrics.jsonl", None)
+    after = contents()
+    after.pop("out/metrics.jsonl", None)
+    assert after == before
 
 
 def test_auto_starts_where_there_is_nothing_to_resume(

@@ -83,7 +83,7 @@ def _filler(options: Options, data: RunData, initializer: ModelInitializer, find
     assert data.vocabulary is not None
     if not options.unmasking_model_checkpoint:
         raise ConfigError(
-            "training_type=sequence_scoring needs a model that fills the gaps: set "
+            "training_type=sequence_scoring needs a model that fills masked positions: set "
             "unmasking_model_checkpoint to the folder of an unmasking run"
         )
     return load_filler(

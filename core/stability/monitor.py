@@ -120,7 +120,7 @@ class StabilityMonitor:
     def decide_on(self, verdict: StepVerdict) -> Decision:
         """Return what to do about an update."""
         if verdict.cause:
-            return self.decide_unstable(verdict.cause, verdict.iter_num)
+            return self._decide_unstable(verdict.cause, verdict.iter_num)
         self.recovery.skipped_in_a_row = 0
         return Decision(GO_ON, verdict.iter_num)
 
@@ -128,12 +128,15 @@ class StabilityMonitor:
         """Return what to do about the update of `iter_num`, after which both losses were measured."""
         if self.detector.check_validation_stability(losses):
             return Decision(GO_ON, iter_num)
-        return self.decide_unstable("the evaluation after it is not finite", iter_num)
+        return self._decide_unstable("the evaluation after it is not finite", iter_num)
 
-    def decide_unstable(self, cause: str, iter_num: int) -> Decision:
-        """Return what to do about the update of `iter_num`, which is unstable."""
+    def decide_on_damage(self, cause: str, iter_num: int) -> Decision:
+        """Return what to do about weights or moments that are not finite after the update of `iter_num`."""
+        return self._decide_unstable(cause, iter_num, is_made=True)
+
+    def _decide_unstable(self, cause: str, iter_num: int, is_made: bool = False) -> Decision:
         self.is_healthy = False
-        return self.recovery.decide(cause, iter_num)
+        return self.recovery.decide(cause, iter_num, is_made)
 
     def diagnosis(self, iter_num: int) -> str:
         """Return a report on the update of `iter_num`, of the first rank that found something in its batch."""

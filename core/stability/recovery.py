@@ -58,12 +58,15 @@ class Recovery:
         """Whether an unstable update is not made."""
         return self.on_instability != "warn"
 
-    def decide(self, cause: str, iter_num: int) -> Decision:
-        """Return what to do about the unstable update of `iter_num`; log a warning if the run just goes on."""
+    def decide(self, cause: str, iter_num: int, is_made: bool = False) -> Decision:
+        """Return what to do about the unstable update of `iter_num`; log a warning if the run just goes on.
+
+        is_made: the weights or moments are damaged already, so that the update cannot be skipped any more
+        """
         message = f"iteration {iter_num}: {cause}"
         if self.on_instability == "recover" and len(self.history) < self.max_recoveries:
             return Decision(ROLL_BACK, iter_num, cause)
-        if self.on_instability == "skip" and self.skipped_in_a_row < self.max_recoveries:
+        if self.on_instability == "skip" and self.skipped_in_a_row < self.max_recoveries and not is_made:
             self.skipped_in_a_row += 1
             log.warning(f"{message}; this update is skipped")
             return Decision(SKIP, iter_num, cause)
@@ -72,7 +75,9 @@ class Recovery:
             return Decision(GO_ON, iter_num, cause)
         reasons = {
             "recover": f"all {self.max_recoveries} recoveries are spent",
-            "skip": f"{self.skipped_in_a_row} updates in a row were skipped before it",
+            "skip": "too late to skip the update"
+            if is_made
+            else f"{self.skipped_in_a_row} updates in a row were skipped before it",
         }
         return Decision(STOP, iter_num, cause, reasons.get(self.on_instability, "stopped"))
 

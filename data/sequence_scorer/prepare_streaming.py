@@ -22,6 +22,7 @@ from data.streaming.producer import Producer
 from data.streaming.sequence_scorer import Fill, SequenceScorerProvider
 from data.vocabulary import Vocabulary
 from extras.filler import Filler
+from extras.frozen import load_unmasking_model
 from loss_modifiers import sequence_scorer_target_transform
 from model import GPT, GPTConfig
 
@@ -38,10 +39,8 @@ def make_fill(options: StreamOptions, text: CharText) -> Fill:
         raise ConfigError("mlm_checkpoint_path is not set: give the checkpoint of a model trained to unmask")
     path = find_checkpoint(options.mlm_checkpoint_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, notes = ModelInitializer(GPT, GPTConfig, device).load_frozen(path, "language_model")
+    model, notes = load_unmasking_model(ModelInitializer(GPT, GPTConfig, device), path)
     config = model.config
-    if config.attention_type != "bidirectional":
-        raise CheckpointError(f"{path} is no unmasking model: give the checkpoint of a training_type=unmasking run")
     mask_id, pad_id = _model_ids(config.vocab_size, notes, text)
     largest = pad_id if options.enable_line_aligned_sequences else mask_id
     if config.vocab_size <= largest:

@@ -478,6 +478,14 @@ def test_weights_are_checked_after_each_update_on_request(
     assert ("weight" in recovery["cause"]) is check_every_step
 
 
+def test_damaged_weights_stop_a_run_that_skips_updates(tmp_path: Path) -> None:
+    run = Run(tmp_path, [Flips(4)], on_instability="skip", check_every_step=True)
+    with pytest.raises(DivergedError, match=r"^iteration 4: a weight .* not finite; too late to skip the update, the"):
+        run.trainer.train()
+
+    assert run.recorder.steps[-1]["iter"] == 3
+
+
 # going back
 
 

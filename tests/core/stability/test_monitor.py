@@ -103,7 +103,7 @@ def test_a_gpus_verdict_comes_one_update_late_and_can_be_awaited() -> None:
 def test_a_rollback_forgets_what_is_under_way_and_counts() -> None:
     watching = monitor(flags=LateFlags(CPU), recovery_lr_factor=0.5)
     shown(watching, NAN, 1.0, iter_num=7)
-    decision = watching.decide_unstable("the loss is not finite", 7)
+    decision = watching.decide_on_damage("the loss is not finite", 7)
     assert not watching.is_healthy
 
     message = watching.record_rollback(decision, 4, "ckpt-000002.pt")

@@ -98,6 +98,20 @@ def test_updates_are_skipped_up_to_a_number_in_a_row(caplog: pytest.LogCaptureFi
     assert caplog.messages == [f"iteration {n}: spike; this update is skipped" for n in (4, 5, 7, 8)]
 
 
+def test_damaged_weights_cannot_be_skipped() -> None:
+    decision = Recovery("skip").decide("a weight is not finite", 4, is_made=True)
+
+    assert decision.action == STOP
+    assert decision.message == (
+        "iteration 4: a weight is not finite; too late to skip the update, the last checkpoint is untouched"
+    )
+
+
+@pytest.mark.parametrize(("reaction", "action"), [("recover", ROLL_BACK), ("stop", STOP), ("warn", GO_ON)])
+def test_other_reactions_treat_damaged_weights_like_an_update(reaction: str, action: str) -> None:
+    assert Recovery(reaction).decide("a weight is not finite", 4, is_made=True).action == action
+
+
 def test_a_warning_is_all_that_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     recovery = Recovery("warn", max_recoveries=0)
 
