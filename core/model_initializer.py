@@ -202,7 +202,7 @@ def _require_same_architecture(
         raise CheckpointError(f"{path} has n_head={their_heads}, the model {heads}: set n_head={their_heads}")
     if their_vocab > vocab:
         raise CheckpointError(
-            f"{path} knows {their_vocab} tokens, the model only {vocab}: prepare the data set with the vocabulary that "
+            f"{path} has {their_vocab} tokens, the model only {vocab}: prepare the data set with the vocabulary that "
             "the checkpoint was trained on, or one that begins with it"
         )
 

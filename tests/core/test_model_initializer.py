@@ -345,7 +345,7 @@ def test_transfer_sees_through_the_names_of_wrapped_models(
     [
         ({"n_embd": 16}, "has width n_embd=32, the model 16: set n_embd=32"),
         ({"n_head": 4}, "has n_head=2, the model 4: set n_head=2"),
-        ({"vocab_size": 11}, "knows 17 tokens, the model only 11: prepare the data set with the vocabulary that"),
+        ({"vocab_size": 11}, "has 17 tokens, the model only 11: prepare the data set with the vocabulary that"),
     ],
 )
 def test_transfer_from_a_model_of_another_kind_is_refused(
