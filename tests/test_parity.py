@@ -1,6 +1,6 @@
 """The trainer and the flat loop, benchmark/reference.py, end on the same bits: losses, weights, optimizer, best loss.
 
-Most rows run both programs in this process; those of two ranks, and one of one, run them as a user does.
+Most rows run both programs in this process or in forks of it; one of two ranks, and one of one, in new processes.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from benchmark.compare_legacy import (
     ROOT,
     TINY,
     Combination,
+    Launch,
     Processes,
     Side,
     combinations,
@@ -29,6 +30,7 @@ from benchmark.compare_legacy import (
     run_combination,
     same_bits,
 )
+from benchmark.soak.campaign import ranks
 
 REFERENCE = ROOT / "benchmark" / "reference.py"
 ITERS = 9
@@ -39,7 +41,7 @@ HERE += [
     Combination("pretrained", {**PRETRAINED, "dropout": 0.2}),
     Combination("pretrained-cropped", {**PRETRAINED, "block_size": 8, "gradient_accumulation_steps": 4}),
 ]
-TWO_RANKS = [row for row in combinations() if row.name in ("two-ranks-dropout", "two-ranks-resume")]
+TWO_RANKS = {row.name: row for row in combinations() if row.processes == 2}
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +74,22 @@ def test_same_bits_as_the_flat_loop(row: Combination, data: Path, launch) -> Non
     assert run_combination(row, REFERENCE, data, ITERS, launch) == []
 
 
-@pytest.mark.parametrize("row", TWO_RANKS, ids=lambda row: row.name)
-def test_same_bits_as_the_flat_loop_on_two_ranks(row: Combination, data: Path) -> None:
-    assert run_combination(row, REFERENCE, data, ITERS, Processes()) == []
+def forked_ranks(folder: Path, script: Path, arguments: list[str], processes: int) -> str:
+    """Run a script on all ranks in forks of this process, which do not import torch again."""
+    output, errors = folder / "stdout.txt", folder / "stderr.txt"
+    output.unlink(missing_ok=True)
+    statuses = ranks(lambda: record.main(str(folder / "kept"), str(script), arguments), processes, folder)
+    assert statuses == [0] * processes, errors.read_text()
+    return output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "launch"),
+    [("two-ranks-dropout", Processes()), ("two-ranks-resume", forked_ranks)],
+    ids=["processes", "forks-resume"],
+)
+def test_same_bits_as_the_flat_loop_on_two_ranks(name: str, launch: Launch, data: Path) -> None:
+    assert run_combination(TWO_RANKS[name], REFERENCE, data, ITERS, launch) == []
 
 
 def test_same_stdout_as_the_flat_loop(data: Path, tmp_path: Path) -> None:
