@@ -36,9 +36,9 @@ class Callback:
         trainer.logger.log_info(text), trainer.logger.log_event(record)
         trainer.stop(reason)        ends the run after this iteration; with several processes one later, on several GPUs
                                     up to two
-        trainer.save()              asks for a checkpoint: it is written before the next update, after an evaluation if
-                                    one is due, or by the final save; with several processes one iteration later. In
-                                    `on_train_end` it does nothing
+        trainer.save()              asks for a checkpoint, written where `save_interval` writes one: after the
+                                    evaluation of an iteration and before its `on_step_begin`; with several processes
+                                    one iteration later. The final save counts; in `on_train_end` it does nothing
         trainer.preemption.abandonable()   a context for long work such as sampling: a signal ends the work there.
                                     The random state must be as before when the work ends
 
@@ -56,13 +56,13 @@ class Callback:
         """Called once, before the first iteration."""
 
     def on_train_end(self, trainer: Trainer) -> None:
-        """Called once, after the last iteration and the final save."""
+        """Called once, after the last iteration and the final save; not if the run diverged or that save failed."""
 
     def on_step_begin(self, trainer: Trainer) -> None:
         """Called before each update."""
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
-        """Called after each update; on a CPU it is known to be stable. Reading a tensor of `result` waits for a GPU."""
+        """Called after each update, on a CPU not if it led to a rollback. Reading `result` waits for a GPU."""
 
     def on_eval_begin(self, trainer: Trainer) -> None:
         """Called before each evaluation."""

@@ -95,7 +95,7 @@ class Trainer:
         self.counters = RunState()
         self.stop_request = StopRequest(preemption, is_alone=runtime.world_size == 1)
         self.report = StepReport(raw_model, step, numbers.sequences_per_iter)
-        self.step_start: State = {}  # this rank's position (random state, data) where the step at hand began
+        self.step_start: State = {}  # this rank's position at the start of the evaluation or update at hand
 
     @property
     def iter_num(self) -> int:
@@ -117,9 +117,9 @@ class Trainer:
                     self.step.prefetch()
                     lr = self.scheduler.set_lr(self.step.optimizer.param_groups, self.iter_num, self.monitor.lr_scale)
 
-                    # every eval_interval: measure the loss on both splits, and save
+                    # every eval_interval: measure the loss on both splits; save if it is lower, or always
                     if self.should_evaluate(self.iter_num):
-                        self.settle()  # a GPU may still owe the verdict on the last update, and so a stop
+                        self.settle()  # on a GPU the verdict on the last update, and so a stop, may still be under way
                         if self.stop_request.reason:
                             break
                         losses = self.evaluate(lr)
@@ -145,7 +145,7 @@ class Trainer:
             except _RolledBack as event:
                 log.warning(event)
                 self.logger.log_event({"event": "recovery", "history": self.monitor.history})
-            except Interrupted:  # a signal ended an evaluation or a batch draw: go back to its start, and stop
+            except Interrupted:  # a signal ended an evaluation or a batch draw: restore `step_start`, and stop
                 self.checkpointer.restore_position(self.step_start)
                 self.stop_request.preempt()
         self.end()
@@ -196,7 +196,7 @@ class Trainer:
                     self.counters.saved_val_loss = previous  # so that a later one saves even if its loss is higher
 
     def update(self) -> StepResult:
-        """Make one update, and act on the verdict of all ranks."""
+        """Make one update, and act on the verdict known by now; on a GPU it is that of the update before."""
         self.step_start = self.checkpointer.position()
         self.step.skip_batches(self.monitor.batches_to_skip(self.iter_num))
         result = self.step.execute_step(self.inspect_step)
@@ -215,11 +215,11 @@ class Trainer:
         return self.monitor.inspect_step(self.iter_num, loss, grad_norm, metrics, requests)
 
     def settle(self) -> None:
-        """Act on the verdict that a GPU still owes, if any."""
+        """Act on the verdict that a GPU has not delivered yet, if any: wait for it. May raise as `react`."""
         self.apply_verdict(self.monitor.wait_for_verdict())
 
     def apply_verdict(self, verdict: StepVerdict | None) -> None:
-        """Do what all ranks agreed on after an update."""
+        """Do what all ranks agreed on after an update. May raise as `react`."""
         if verdict is None:
             return
         self.stop_request.agree(verdict.requests.preempt, verdict.requests.stop)
@@ -227,14 +227,14 @@ class Trainer:
         self.react(self.monitor.decide_on(verdict))
 
     def react(self, decision: Decision) -> None:
-        """Roll back or stop if the decision says so. Raises DivergedError, with a diagnosis, to stop."""
+        """Roll back or stop if the decision says so: raises _RolledBack, or DivergedError with a diagnosis."""
         if decision.action == ROLL_BACK:
             self.roll_back(decision)
         if decision.action == STOP:
             raise DivergedError(f"{decision.message}\n{self.monitor.diagnosis(decision.iter_num)}")
 
     def roll_back(self, decision: Decision) -> None:
-        """Restore this process's last healthy checkpoint, or else where it started, and leave the iteration."""
+        """Restore the last healthy checkpoint, or where this process started. Raises _RolledBack: go on from there."""
         state, place = self.checkpointer.roll_back()
         self.load_state_dict(state)
         self.step_start = self.checkpointer.position()
@@ -281,7 +281,7 @@ class Trainer:
         self.stop_request.request(reason)
 
     def save(self) -> None:
-        """Ask for a checkpoint: written before the next update, after an evaluation if due, or by the final save."""
+        """Ask for a checkpoint: written where `save_interval` writes one, or by the final save (see `Callback`)."""
         self.checkpointer.request_save()
 
     def state_dict(self) -> State:
@@ -313,4 +313,4 @@ class Trainer:
         if not is_exact:
             self.counters.evaluated_at = None
             if not (exact and checkpoint.get("ranks")):
-                self.max_iters = max(self.max_iters, self.iter_num)  # nanoGPT makes one update, however late it is
+                self.max_iters = max(self.max_iters, self.iter_num)  # like nanoGPT: a run past its end makes one update

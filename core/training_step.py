@@ -80,7 +80,7 @@ class TrainingStep:
         self.grad_sync = self.parallel.grad_sync(model)
 
     def skip_batches(self, updates: int) -> None:
-        """Drop the batch that was drawn ahead, and as many more as `updates` updates use."""
+        """Drop the batches of the next `updates` updates, beginning with the one drawn ahead."""
         for _ in range(updates * self.gradient_accumulation_steps):
             self.batch = self.get_batch("train")
 

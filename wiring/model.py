@@ -41,7 +41,7 @@ def model_maker(
     initializer: ModelInitializer,
     transfer: Path | None,
 ) -> MakeModel:
-    """Return a function that makes the model; a rollback to the start of the run calls it again.
+    """Return a function that makes the model; a rollback to where this process started calls it again.
 
     transfer: the checkpoint whose transformer a new model starts from
     """

@@ -39,6 +39,9 @@ def create_loss_modifier_pipeline(
 ) -> lm.LossModifierPipeline:
     """Return the modifiers that the options ask for, in their fixed order, as far as they fit the training type.
 
+    The core line's modifiers need `loss_modifiers_enabled`; those of the train_run line (`uncertainty_factor`,
+    `z_loss_weight` and others) do not.
+
     special:    token ids that are no text
     load_judge: loads the frozen scorer of a modifier that judges
     """

@@ -240,7 +240,9 @@ class Checkpointer:
         }
 
     def roll_back(self) -> tuple[State, str]:
-        """Restore weights, optimizer and every rank from this process's last healthy checkpoint, or where it started.
+        """Restore weights, optimizer and every rank from the last healthy checkpoint, or where this process started.
+
+        A checkpoint counts if this process has saved any, and if it is of as many processes.
 
         Returns the state of the trainer that belongs to it, and what to call it in a message.
         """

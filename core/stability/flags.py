@@ -1,4 +1,4 @@
-"""Flags that all ranks must agree on after every update, put into one message."""
+"""Flags that all ranks must agree on after every update, in one message (`StabilityMonitor` says which flags)."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

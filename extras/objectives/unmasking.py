@@ -15,7 +15,7 @@ RATIO_LIMIT = 100.0  # maximum signal-to-noise ratio of a position
 
 
 class Unmasking(Objective):
-    """Mean cross-entropy of the original tokens at the masked positions.
+    """Mean cross-entropy of the original tokens at the masked positions, by default the model's own loss.
 
     A batch is a dict of `input` (B, T), the masked text; `target` (B, T), the original token at masked positions and a
     negative number elsewhere; and, in an evaluation by stages, `stage` (B,), the stage of each sequence.
