@@ -22,7 +22,7 @@ EVENTS = [
 ]
 
 
-def test_every_method_is_empty() -> None:
+def test_every_method_does_nothing_by_default() -> None:
     methods = [name for name, _ in inspect.getmembers(Callback, inspect.isfunction)]
 
     assert sorted(methods) == sorted(EVENTS)

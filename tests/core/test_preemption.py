@@ -220,9 +220,8 @@ def signal_before_step(preemption: Preemption, number: int) -> tuple[int | None,
     previous = sys.gettrace()
     sys.settrace(trace)
     try:
-        result = preemption.attempt(
-            lambda: 4 if preemption.requested else 3
-        )  # never 4: after a request it is not called
+        # never 4: `attempt` does not call a function after a request
+        result = preemption.attempt(lambda: 4 if preemption.requested else 3)
     finally:
         sys.settrace(previous)
     return result, steps >= number

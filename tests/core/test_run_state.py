@@ -26,14 +26,12 @@ def test_record_evaluation_returns_logged_names_and_keeps_the_lowest_loss() -> N
 def test_a_manifest_holds_losses_of_the_saved_weights_only() -> None:
     state = RunState()
     state.record_evaluation(losses(2.0, 1.0))
-    evaluated = state.manifest_notes(is_healthy=True, max_iters=0)
+    current = state.manifest_notes(is_healthy=True, max_iters=0)
     state.iter_num = 1
-    not_evaluated = state.manifest_notes(is_healthy=False, max_iters=0)
+    next_iteration = state.manifest_notes(is_healthy=False, max_iters=0)
 
-    assert evaluated == dict(
-        iter_num=0, train_loss=2.0, val_loss=1.0, lowest_val_loss=1.0, healthy=True, finished=False
-    )
-    assert not_evaluated == dict(
+    assert current == dict(iter_num=0, train_loss=2.0, val_loss=1.0, lowest_val_loss=1.0, healthy=True, finished=False)
+    assert next_iteration == dict(
         iter_num=1, train_loss=None, val_loss=None, lowest_val_loss=1.0, healthy=False, finished=True
     )
     assert RunState().manifest_notes(True, 9)["lowest_val_loss"] is None

@@ -38,7 +38,7 @@ def test_cosine_is_nanogpts_for_any_shape(iter_num: int, warmup_iters: int, lr_d
     lr = CosineLRScheduler(PEAK, warmup_iters, lr_decay_iters, FLOOR).get_lr(iter_num)
 
     assert 0 < lr <= PEAK
-    if iter_num != warmup_iters or iter_num != lr_decay_iters:  # there nanoGPT divides by zero
+    if iter_num != warmup_iters or iter_num != lr_decay_iters:  # at that iteration nanoGPT divides by zero
         assert lr == cosine(iter_num, warmup_iters, lr_decay_iters)
 
 

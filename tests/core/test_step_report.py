@@ -33,7 +33,7 @@ def result(loss: float = 1.0, grad_norm: float | None = None, micro_steps: int =
 
 
 @pytest.mark.parametrize("micro_steps", [1, 3, 5])
-def test_the_loss_is_multiplied_back_as_nanogpt_prints_it(micro_steps: int) -> None:
+def test_the_loss_is_scaled_back_as_nanogpt_prints_it(micro_steps: int) -> None:
     """The last micro-batch's loss: divided by the number of micro-batches in float32, multiplied by it in Python."""
     loss = (torch.tensor(0.7) / micro_steps).item()
 

@@ -720,7 +720,7 @@ def test_a_save_request_is_kept_when_flags_come_late(
     assert saved_iterations(tmp_path) == [expected, 7]
 
 
-def test_training_goes_on_when_a_save_fails(
+def test_training_continues_when_a_save_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fails, replace = iter([True] * 2 + [False] * 99), os.replace

@@ -396,7 +396,7 @@ def test_a_saved_batch_that_does_not_fit_is_not_restored(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     ("count", "reason"), [(None, "no random state"), (0, "no random state"), (4, "4 random states, wanted 1")]
 )
-def test_what_keeps_a_resume_from_being_exact_is_reported(
+def test_the_reason_for_an_inexact_resume_is_reported(
     tmp_path: Path, count: int | None, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, checkpoint, manifest = saved(tmp_path)

@@ -88,10 +88,10 @@ def test_a_save_makes_a_numbered_file_its_manifest_and_nanogpts_name(tmp_path: P
     manager = CheckpointManager(tmp_path / "runs" / "out")
     for number, content in ((1, "first"), (2, "second")):
         path = manager.save(text(content), notes(number) | {"run": "R"})
-        found = manager.load()
+        latest = manager.load()
 
-        assert path == found.path == tmp_path / "runs" / "out" / f"ckpt-00000{number}.pt"
-        assert found.manifest and found.manifest["iter_num"] == number and found.manifest["run"] == "R"
+        assert path == latest.path == tmp_path / "runs" / "out" / f"ckpt-00000{number}.pt"
+        assert latest.manifest and latest.manifest["iter_num"] == number and latest.manifest["run"] == "R"
         assert path.read_text() == content and os.path.samefile(path, manager.path)
     assert names(tmp_path / "runs" / "out") == [
         "ckpt-000001.json", "ckpt-000001.pt", "ckpt-000002.json", "ckpt-000002.pt", "ckpt.pt"
@@ -220,7 +220,7 @@ def test_an_interrupted_save_keeps_the_newest_committed_checkpoint(
         other = CheckpointManager(folder)
 
         assert other.load().path.read_text() == ("3" if committed else "2")
-        assert (found := other.load_healthy()) and found.path.read_text() == "1"
+        assert (healthy := other.load_healthy()) and healthy.path.read_text() == "1"
         assert committed or not done
         if foreign:
             theirs = folder / "ckpt.pt.foreign"
@@ -319,10 +319,10 @@ def test_a_failure_in_the_background_is_raised_once_by_join(tmp_path: Path) -> N
     manager = CheckpointManager(tmp_path)
 
     def fail(path: Path) -> None:
-        raise OSError("disk gone")
+        raise OSError("disk failed")
 
     manager.save(fail, notes(), wait=False)
-    with pytest.raises(OSError, match="disk gone"):
+    with pytest.raises(OSError, match="disk failed"):
         manager.join()
 
     assert manager.join() is None
@@ -335,13 +335,13 @@ def test_a_save_is_made_after_a_background_save_that_failed(
     manager = CheckpointManager(tmp_path)
 
     def fail(path: Path) -> None:
-        raise OSError("disk gone")
+        raise OSError("disk failed")
 
     manager.save(fail, notes(), wait=False)
     manager.save(text("x"), notes(), wait=wait)
 
     assert manager.load().path.read_text() == "x"
-    assert "the previous checkpoint could not be saved (OSError: disk gone)" in caplog.text
+    assert "the previous checkpoint could not be saved (OSError: disk failed)" in caplog.text
 
 
 def test_the_end_of_the_program_waits_for_a_save_in_flight(tmp_path: Path) -> None:
@@ -503,25 +503,25 @@ def test_the_healthy_checkpoint_is_verified_before_others_are_removed(tmp_path: 
     manager = CheckpointManager(tmp_path, keep_last=3, keep_best=0)
     for number, healthy in ((1, True), (2, True), (3, False)):
         manager.save(text("good"), notes(number, healthy=healthy), link=False)
-    (tmp_path / "ckpt-000002.pt").write_text("evil")  # of the same size
+    (tmp_path / "ckpt-000002.pt").write_text("bad!")  # of the same size
 
     new_manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
     new_manager.load()
     new_manager.save(text("good"), notes(4, healthy=False), link=False)
 
-    found = CheckpointManager(tmp_path).load_healthy()
-    assert found is not None and found.path.name == "ckpt-000001.pt"
+    healthy = CheckpointManager(tmp_path).load_healthy()
+    assert healthy is not None and healthy.path.name == "ckpt-000001.pt"
 
 
 def test_the_number_of_a_removed_file_without_manifest_is_counted_again(tmp_path: Path) -> None:
     """The file without a manifest is removed, and the next save uses its number."""
     manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
     manager.save(text("good"), notes(1), link=False)
-    stray = tmp_path / "ckpt-000002.pt"
-    stray.write_text("no manifest")
+    without_manifest = tmp_path / "ckpt-000002.pt"
+    without_manifest.write_text("no manifest")
     new_manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
     new_manager.load()
-    stray.unlink()
+    without_manifest.unlink()
 
     new_manager.save(text("good"), notes(2), link=False)
     new_manager.save(text("good"), notes(3, healthy=False), link=False)

@@ -138,7 +138,7 @@ def test_a_manifest_of_another_file_is_refused_even_if_sealed(written: Path, fil
         manifest.read(written)
 
 
-def test_a_newer_format_is_an_error_of_its_own(written: Path) -> None:
+def test_a_newer_format_raises_future_format_error(written: Path) -> None:
     edit(written, format=2)
 
     with pytest.raises(FutureFormatError, match="is of format 2, this program knows 1: a newer version"):

@@ -142,5 +142,5 @@ def test_special_ids_are_no_option() -> None:
 @pytest.mark.parametrize(
     ("given", "same"), [({}, True), ({"learning_rate": 9}, True), ({"dataset": "b"}, False), ({"batch_size": 5}, False)]
 )
-def test_a_batch_fits_where_its_shape_and_data_are_the_same(given: dict[str, Any], same: bool) -> None:
+def test_same_batches_compares_the_data_set_and_the_batch_shape(given: dict[str, Any], same: bool) -> None:
     assert same_batches(SAVED, SAVED | given) is same

@@ -35,7 +35,7 @@ def test_the_best_are_kept_in_addition_to_the_newest(best: int, kept: set[int]) 
     assert to_keep(manifests_with(3.0, 1.0, 2.0, None, None), last=1, best=best) == kept
 
 
-def test_a_loss_of_zero_is_a_loss() -> None:
+def test_a_loss_of_zero_counts_as_a_loss() -> None:
     assert to_keep(manifests_with(0.0, 1.0, None), last=1, best=1) == {1, 3}
 
 

@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
     folder.release()
 
 
-def test_nothing_is_touched_before_the_claim(folder: RunFolder) -> None:
+def test_the_folder_is_not_made_before_the_claim(folder: RunFolder) -> None:
     assert not folder.path.exists()
 
 
@@ -87,7 +87,7 @@ def test_claim_makes_the_folder_and_signs_its_lock(tmp_path: Path) -> None:
         (folder.path / ".lock").write_text("1234567890 a-host-with-a-long-name.example.org\n")
 
 
-def test_a_second_trainer_is_refused_until_the_first_is_dead(folder: RunFolder) -> None:
+def test_a_second_trainer_is_refused_until_the_first_has_ended(folder: RunFolder) -> None:
     first, result = start(TRAINER, folder.path)
     try:
         assert result == "claimed"
@@ -221,7 +221,7 @@ def test_without_fcntl_a_folder_is_used_with_a_warning(
     assert ["cannot be locked" in message for message in caplog.messages] == [True]
 
 
-# in the order in which they are to be moved
+# in the order of the move
 PREVIOUS_RUN = [
     "ckpt.pt",
     "ckpt.pt.foreign",
@@ -276,7 +276,7 @@ def test_a_previous_run_moves_and_the_rest_stays(folder: RunFolder, caplog: pyte
     assert caplog.messages == [f"{folder.path}: the previous run's files are now in {previous}"]
 
 
-def test_every_previous_run_gets_a_folder_of_its_own(folder: RunFolder) -> None:
+def test_every_previous_run_gets_its_own_folder(folder: RunFolder) -> None:
     for number, mark in enumerate("abc", start=1):
         make_run(folder.path, mark)
         assert folder.move_previous_run() == folder.path / f"previous-{number}"

@@ -105,10 +105,10 @@ def test_the_bytes_are_those_of_the_original(make: Callable[[], Any]) -> None:
     snapshot = Snapshot()
 
     for _ in range(3):
-        taken = snapshot.take(tree)
+        copied = snapshot.take(tree)
 
-        assert saved(taken) == before == saved(tree)
-        assert not addresses(taken) & addresses(tree)
+        assert saved(copied) == before == saved(tree)
+        assert not addresses(copied) & addresses(tree)
 
 
 def test_the_bytes_of_a_gpts_checkpoint_are_those_of_the_original(tiny_model: GPT) -> None:
@@ -123,12 +123,12 @@ def test_the_bytes_of_a_gpts_checkpoint_are_those_of_the_original(tiny_model: GP
         "rng": torch.get_rng_state(),
     }
 
-    taken = Snapshot().take(tree)
+    copied = Snapshot().take(tree)
 
-    assert saved(taken) == saved(tree)
-    tied = [taken["model"][name].untyped_storage().data_ptr() for name in ("lm_head.weight", "transformer.wte.weight")]
+    assert saved(copied) == saved(tree)
+    tied = [copied["model"][name].untyped_storage().data_ptr() for name in ("lm_head.weight", "transformer.wte.weight")]
     assert tied[0] == tied[1] != tiny_model.lm_head.weight.data_ptr()
-    assert taken["model"]._metadata == tree["model"]._metadata
+    assert copied["model"]._metadata == tree["model"]._metadata
 
 
 @pytest.mark.parametrize("make", TREES[:6])
@@ -136,14 +136,14 @@ def test_the_copy_stays_as_it_was_when_the_original_changes(make: Callable[[], A
     tree = make()
     before = saved(tree)
 
-    taken = Snapshot().take(tree)
+    copied = Snapshot().take(tree)
     for tensor in tensors(tree):
         if tensor.is_contiguous():
             tensor.copy_(torch.ones(()) - tensor.float() if not tensor.is_complex() else tensor + 1)
     if isinstance(tree, dict):
         tree["new"] = 1
 
-    assert saved(taken) == before != saved(tree)
+    assert saved(copied) == before != saved(tree)
 
 
 def test_an_optimizer_step_does_not_change_the_copy() -> None:
@@ -155,12 +155,12 @@ def test_an_optimizer_step_does_not_change_the_copy() -> None:
     tree = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     before, wanted = saved(tree), copy.deepcopy(tree)
 
-    taken = Snapshot().take(tree)
+    copied = Snapshot().take(tree)
     optimizer.param_groups[0]["lr"] = 5.0
     optimizer.step()
 
-    assert saved(tree) != before == saved(taken)
-    assert taken["optimizer"]["param_groups"] == wanted["optimizer"]["param_groups"]
+    assert saved(tree) != before == saved(copied)
+    assert copied["optimizer"]["param_groups"] == wanted["optimizer"]["param_groups"]
 
 
 @pytest.mark.parametrize("make", TREES[:6])
@@ -202,10 +202,10 @@ def test_an_object_that_occurs_twice_is_copied_once() -> None:
 def test_tensors_that_share_memory_share_it_in_the_copy() -> None:
     base = torch.arange(6.0)
 
-    taken = Snapshot().take({"base": base, "part": base[2:4]})
-    taken["base"][2] = 7
+    copied = Snapshot().take({"base": base, "part": base[2:4]})
+    copied["base"][2] = 7
 
-    assert taken["part"].tolist() == [7, 3] and base[2] == 2
+    assert copied["part"].tolist() == [7, 3] and base[2] == 2
 
 
 def test_no_copied_tensor_requires_a_gradient() -> None:
