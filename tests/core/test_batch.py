@@ -1,4 +1,4 @@
-"""Batches of any shape, moved and told apart."""
+"""Batches of any structure: moved to a device, and fingerprinted."""
 
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ def test_only_equal_batches_have_the_same_fingerprint(batch: Any) -> None:
     assert fingerprint(batch) not in [fingerprint(other) for other in others]
 
 
-def test_a_change_of_one_number_shows() -> None:
+def test_a_change_of_one_number_changes_the_fingerprint() -> None:
     batch = torch.zeros(4, 8, dtype=torch.int64), torch.zeros(4, 8, dtype=torch.int64)
     before = fingerprint(batch)
     batch[1][3, 7] = 1
@@ -50,7 +50,7 @@ def test_a_change_of_one_number_shows() -> None:
     assert fingerprint(batch) != before
 
 
-def test_strides_do_not_matter() -> None:
+def test_strides_do_not_change_the_fingerprint() -> None:
     batch = torch.arange(6).view(2, 3)
 
     assert fingerprint(batch.t().contiguous().t()) == fingerprint(batch)
@@ -73,7 +73,7 @@ def test_a_scalar_stays_on_the_cpu() -> None:
     assert (moved["seed"].device.type, moved["ids"].device.type) == ("cpu", "meta")
 
 
-def test_a_copy_to_a_gpu_is_pinned_and_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_to_a_gpu_is_pinned_and_non_blocking(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
     class OnCpu(torch.Tensor):

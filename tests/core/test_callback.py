@@ -1,4 +1,4 @@
-"""Callbacks: empty by default, called at the right moments, and of no influence."""
+"""Callbacks: empty by default, called in the documented order, and without effect on training."""
 
 import inspect
 import textwrap
@@ -22,7 +22,7 @@ EVENTS = [
 ]
 
 
-def test_every_method_is_empty() -> None:
+def test_every_method_does_nothing_by_default() -> None:
     methods = [name for name, _ in inspect.getmembers(Callback, inspect.isfunction)]
 
     assert sorted(methods) == sorted(EVENTS)
@@ -31,8 +31,8 @@ def test_every_method_is_empty() -> None:
         assert getattr(Callback(), name)(*details) is None
 
 
-class Watcher(Callback):
-    """Writes down every call, with the iteration it comes in, and what comes with it."""
+class CallRecorder(Callback):
+    """Records every call with its iteration, and the arguments of all calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
@@ -42,19 +42,19 @@ class Watcher(Callback):
         if name not in EVENTS:
             return super().__getattribute__(name)
 
-        def write_down(trainer: core.Trainer, *details: Any) -> None:
+        def record(trainer: core.Trainer, *details: Any) -> None:
             self.calls.append((name.removeprefix("on_"), trainer.iter_num))
             self.details += details
 
-        return write_down
+        return record
 
 
 def test_callbacks_are_called_around_every_part_of_a_run(run_dir: Path, tiny_argv: list[str]) -> None:
-    watcher = Watcher()
-    train.main([*tiny_argv, "--max_iters=2", "--eval_interval=2"], [watcher])
+    recorder = CallRecorder()
+    train.main([*tiny_argv, "--max_iters=2", "--eval_interval=2"], [recorder])
 
     step, evaluation = ["step_begin", "step_end"], ["eval_begin", "eval_end"]
-    assert watcher.calls == [
+    assert recorder.calls == [
         ("train_begin", 0),
         *[(name, 0) for name in evaluation + step],
         *[(name, 1) for name in step],
@@ -62,25 +62,25 @@ def test_callbacks_are_called_around_every_part_of_a_run(run_dir: Path, tiny_arg
         ("checkpoint", 3),
         ("train_end", 3),
     ]
-    losses, first, _, _, path, _, last = watcher.details
+    losses, first, _, _, path, _, last = recorder.details
     assert list(losses) == ["train", "val"] and losses["val"].dtype == torch.float32
     assert isinstance(first, core.StepResult) and first.loss.isfinite()
     assert (path, last) == (Path("out/ckpt-000001.pt"), Path("out/ckpt-000002.pt"))
     assert path.samefile("out/ckpt.pt")
 
 
-def test_watching_changes_nothing(run_dir: Path, tiny_argv: list[str]) -> None:
-    results = [train.main([*tiny_argv, f"--out_dir={name}"], watchers) for name, watchers in
-               (("plain", []), ("watched", [Watcher(), Callback()]))]  # fmt: skip
+def test_callbacks_do_not_change_training(run_dir: Path, tiny_argv: list[str]) -> None:
+    results = [train.main([*tiny_argv, f"--out_dir={name}"], callbacks) for name, callbacks in
+               (("plain", []), ("recorded", [CallRecorder(), Callback()]))]  # fmt: skip
 
     assert results[0] == results[1]
-    plain, watched = (torch.load(f"{name}/ckpt.pt", weights_only=True) for name in ("plain", "watched"))
-    assert all(torch.equal(plain["model"][name], value) for name, value in watched["model"].items())
-    assert torch.equal(plain["ranks"][0]["rng"]["cpu"], watched["ranks"][0]["rng"]["cpu"])
+    plain, recorded = (torch.load(f"{name}/ckpt.pt", weights_only=True) for name in ("plain", "recorded"))
+    assert all(torch.equal(plain["model"][name], value) for name, value in recorded["model"].items())
+    assert torch.equal(plain["ranks"][0]["rng"]["cpu"], recorded["ranks"][0]["rng"]["cpu"])
 
 
 def test_the_example_in_the_docstring_works(run_dir: Path, tiny_argv: list[str]) -> None:
-    """It stops a run whose validation loss has doubled: here after the first evaluation, as nothing beats 0."""
+    """The example stops a run whose validation loss has doubled; with a best loss of 0, at the first evaluation."""
     example = textwrap.dedent("    class Patience" + (inspect.getdoc(Callback) or "").split("class Patience")[1])
     names: dict[str, Any] = {"Callback": Callback}
     exec(example, names)
@@ -89,7 +89,7 @@ def test_the_example_in_the_docstring_works(run_dir: Path, tiny_argv: list[str])
         def on_eval_end(self, trainer: core.Trainer, losses: dict[str, torch.Tensor]) -> None:
             trainer.counters.best_val_loss = 0.0
 
-    watcher = Watcher()
-    train.main(tiny_argv, [Perfect(), names["Patience"](), watcher])
+    recorder = CallRecorder()
+    train.main(tiny_argv, [Perfect(), names["Patience"](), recorder])
 
-    assert watcher.calls[-3:] == [("step_end", 0), ("checkpoint", 1), ("train_end", 1)]
+    assert recorder.calls[-3:] == [("step_end", 0), ("checkpoint", 1), ("train_end", 1)]

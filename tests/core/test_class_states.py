@@ -1,4 +1,4 @@
-"""Parts by class name."""
+"""Objects with a state, by class name."""
 
 from core.class_states import stateful
 
@@ -16,10 +16,10 @@ class Other(Patience):
     pass
 
 
-def test_parts_are_named_by_class_and_numbered_from_the_second_on() -> None:
+def test_objects_are_named_by_class_and_numbered_from_the_second_on() -> None:
     parts = [Plain(), Patience(), Other(), Patience(), Patience()]
 
-    found = stateful(parts)
+    named = stateful(parts)
 
-    assert list(found) == ["Patience", "Other", "Patience-2", "Patience-3"]
-    assert list(found.values()) == parts[1:]
+    assert list(named) == ["Patience", "Other", "Patience-2", "Patience-3"]
+    assert list(named.values()) == parts[1:]

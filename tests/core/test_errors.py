@@ -1,4 +1,4 @@
-"""Errors: what they inherit, and how a program ends with one."""
+"""Errors: their base classes, and the message and exit status of a program."""
 
 import logging
 import pickle
@@ -52,7 +52,7 @@ def test_stopping_early_on_request_is_no_error(
 
 
 @pytest.mark.parametrize("error", [SaveError("no space left, for out"), PreemptedError("stopped", 130)])
-def test_message_and_status_travel_between_processes(error: CoreGPTError) -> None:
+def test_message_and_status_survive_pickling(error: CoreGPTError) -> None:
     copy = pickle.loads(pickle.dumps(error))
 
     assert (type(copy), str(copy), copy.exit_status) == (type(error), str(error), error.exit_status)

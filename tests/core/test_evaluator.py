@@ -1,4 +1,4 @@
-"""The evaluator: plain means over fresh batches, and a model left as it was."""
+"""Evaluator: plain means over new batches, and a model that is not changed."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.modifying import Modifying
 
 
 def get_batch(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw inputs and targets from torch's global generator, of other tokens for each split."""
+    """Draw inputs and targets from torch's global generator, with different tokens for each split."""
     tokens = torch.randint(*{"train": (0, 9), "val": (9, 17)}[split], (2, 9))
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
@@ -28,7 +28,7 @@ def evaluator(model: nn.Module, objective: Objective | None = None, **changes: A
 
 
 class Scripted(Objective):
-    """Gives the losses it is told to, and remembers how it was called."""
+    """Returns the given losses in order, and records the modes in every call."""
 
     def __init__(self, losses: list[float]) -> None:
         self.losses = iter(losses)
@@ -41,27 +41,27 @@ class Scripted(Objective):
 
 
 @pytest.fixture
-def dropping_model(tiny_model: GPT) -> GPT:
+def dropout_model(tiny_model: GPT) -> GPT:
     return GPT(replace(tiny_model.config, dropout=0.5))
 
 
-def test_loss_is_the_mean_over_fresh_batches_without_dropout(dropping_model: GPT) -> None:
-    """Draws are made for nothing but the batches, so that whatever comes next draws what it would in nanoGPT."""
+def test_loss_is_the_mean_over_new_batches_without_dropout(dropout_model: GPT) -> None:
+    """Only the batches draw random numbers: all later draws are the same as in nanoGPT."""
     generator = torch.get_rng_state()
-    losses = evaluator(dropping_model).evaluate_splits()
+    losses = evaluator(dropout_model).evaluate_splits()
     after = torch.get_rng_state()
 
     torch.set_rng_state(generator)
-    dropping_model.eval()
+    dropout_model.eval()
     for split in ("train", "val"):
-        expected = torch.tensor([dropping_model(*get_batch(split))[1].item() for _ in range(3)]).mean()
+        expected = torch.tensor([dropout_model(*get_batch(split))[1].item() for _ in range(3)]).mean()
         assert torch.equal(losses[split], expected)
     assert torch.equal(torch.get_rng_state(), after)
     assert list(losses) == ["train", "val"]
 
 
 def test_mean_is_taken_in_float32(tiny_model: GPT) -> None:
-    """1 is lost beside 2^24 in float32: Python's own numbers would give another mean, and other printed digits."""
+    """In float32 2^24 + 1 is 2^24: Python's floats would give another mean, and print other digits."""
     mean = evaluator(tiny_model, Scripted([2.0**24, 1.0, 1.0])).evaluate("val")
 
     assert mean.dtype == torch.float32 and mean.dim() == 0 and mean.device.type == "cpu"
@@ -70,25 +70,25 @@ def test_mean_is_taken_in_float32(tiny_model: GPT) -> None:
 
 
 def test_each_split_gets_its_own_batches_training_data_first(tiny_model: GPT) -> None:
-    asked = []
+    splits = []
 
     def recording(split: str) -> None:
-        asked.append(split)
+        splits.append(split)
 
     losses = evaluator(tiny_model, Scripted([1.0, 2.0, 3.0, 4.0]), get_batch=recording, eval_iters=2).evaluate_splits()
 
-    assert asked == ["train", "train", "val", "val"]
+    assert splits == ["train", "train", "val", "val"]
     assert {split: loss.item() for split, loss in losses.items()} == {"train": 1.5, "val": 3.5}
 
 
-def test_model_is_in_evaluation_mode_and_builds_no_graph(dropping_model: GPT) -> None:
+def test_model_is_in_evaluation_mode_and_builds_no_graph(dropout_model: GPT) -> None:
     objective = Scripted([1.0, 2.0, 3.0])
 
-    evaluator(dropping_model, objective).evaluate("val")
+    evaluator(dropout_model, objective).evaluate("val")
 
     assert objective.calls == [(False, False, False, False)] * 3
-    assert all(module.training for module in dropping_model.modules())
-    assert all(parameter.grad is None for parameter in dropping_model.parameters())
+    assert all(module.training for module in dropout_model.modules())
+    assert all(parameter.grad is None for parameter in dropout_model.parameters())
     assert torch.is_grad_enabled()
 
 
@@ -101,7 +101,7 @@ def test_every_batch_is_computed_under_autocast(tiny_model: GPT) -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_loss_modifiers_are_never_seen(tiny_model: GPT) -> None:
+def test_loss_modifiers_are_not_called(tiny_model: GPT) -> None:
     def modify(*_: torch.Tensor) -> torch.Tensor:
         raise AssertionError("called in an evaluation")
 
@@ -130,9 +130,9 @@ def test_an_evaluation_that_is_abandoned_leaves_the_model_in_training_mode(tiny_
     assert tiny_model.training
 
 
-def test_random_draws_can_be_made_in_a_stream_of_their_own(tiny_model: GPT) -> None:
-    run = Runtime(device="cpu", seed=5)
-    isolated = evaluator(tiny_model, rng=run.isolated_rng)
+def test_an_isolated_rng_repeats_the_batches_and_restores_the_state(tiny_model: GPT) -> None:
+    runtime = Runtime(device="cpu", seed=5)
+    isolated = evaluator(tiny_model, rng=runtime.isolated_rng)
     torch.manual_seed(0)
     before = torch.get_rng_state()
 
@@ -145,12 +145,12 @@ def test_random_draws_can_be_made_in_a_stream_of_their_own(tiny_model: GPT) -> N
     torch.set_rng_state(before)
     isolated.evaluate_splits()
     torch.rand(7)
-    assert torch.equal(torch.get_rng_state(), after)  # no trace of it
+    assert torch.equal(torch.get_rng_state(), after)  # as without the evaluation
     assert evaluator(tiny_model, rng=Runtime(device="cpu", seed=6).isolated_rng).evaluate_splits() != first
 
 
 class Largest(Meter):
-    """Measures the largest number that the objective reports."""
+    """Returns the largest of the details that the objective reports."""
 
     def __init__(self, split: str) -> None:
         self.name, self.seen = f"{split}/largest", []
@@ -173,12 +173,12 @@ class Measured(Scripted):
         return Largest(split)
 
 
-def test_what_an_objective_measures_comes_beside_the_losses(tiny_model: GPT) -> None:
-    """Each split has a meter of its own, which sees every batch."""
-    found = evaluator(tiny_model, Measured([1.0, 5.0, 3.0, 4.0]), eval_iters=2).evaluate_splits()
+def test_metrics_of_an_objective_follow_the_loss_of_each_split(tiny_model: GPT) -> None:
+    """Each split has its own meter, which gets every batch."""
+    metrics = evaluator(tiny_model, Measured([1.0, 5.0, 3.0, 4.0]), eval_iters=2).evaluate_splits()
 
-    assert list(found) == ["train", "train/largest", "val", "val/largest"]
-    assert {name: value.item() for name, value in found.items()} == {
+    assert list(metrics) == ["train", "train/largest", "val", "val/largest"]
+    assert {name: value.item() for name, value in metrics.items()} == {
         "train": 3.0, "train/largest": 5.0, "val": 3.5, "val/largest": 4.0,
     }  # fmt: skip
 
@@ -187,8 +187,8 @@ def test_validation_is_the_default_split(tiny_model: GPT) -> None:
     assert evaluator(tiny_model, Scripted([2.0, 4.0, 6.0])).evaluate() == 4.0
 
 
-def test_a_function_may_measure_more_of_each_split(tiny_model: GPT) -> None:
-    """As of text that the model generates: in evaluation mode, without gradients, after the losses."""
+def test_a_measure_function_adds_metrics_of_each_split(tiny_model: GPT) -> None:
+    """For example of generated text. It runs in evaluation mode and without gradients, after the loss."""
     seen = []
 
     def lengths(model: nn.Module, split: str) -> dict[str, float]:
@@ -196,29 +196,29 @@ def test_a_function_may_measure_more_of_each_split(tiny_model: GPT) -> None:
         return {f"{split}/length": 7.0}
 
     plain = evaluator(tiny_model, Scripted([1.0, 3.0, 5.0, 2.0, 4.0, 6.0])).evaluate_splits()
-    found = evaluator(tiny_model, Scripted([1.0, 3.0, 5.0, 2.0, 4.0, 6.0]), measure=lengths).evaluate_splits()
+    metrics = evaluator(tiny_model, Scripted([1.0, 3.0, 5.0, 2.0, 4.0, 6.0]), measure=lengths).evaluate_splits()
 
     assert seen == [("train", False, False), ("val", False, False)]
-    assert {name: value.item() for name, value in found.items()} == {
+    assert {name: value.item() for name, value in metrics.items()} == {
         "train": 3.0, "train/length": 7.0, "val": 4.0, "val/length": 7.0
     }  # fmt: skip
     assert plain == {"train": 3.0, "val": 4.0}
     assert tiny_model.training
 
 
-def test_an_evaluation_may_run_on_other_ranks(tiny_model: GPT) -> None:
-    """On rank 0 alone, or on all of them: what `on_ranks` returns is the result."""
+def test_evaluate_splits_returns_the_result_of_on_ranks(tiny_model: GPT) -> None:
+    """`on_ranks` runs the evaluation on rank 0 or on all ranks."""
     calls = []
 
-    def elsewhere(evaluation: Any) -> Any:
+    def on_ranks(evaluation: Any) -> Any:
         calls.append(evaluation())
         return {"train": torch.tensor(1.0), "val": torch.tensor(2.0)}
 
-    made = evaluator(tiny_model, Scripted([9.0] * 6), on_ranks=elsewhere).evaluate_splits()
+    losses = evaluator(tiny_model, Scripted([9.0] * 6), on_ranks=on_ranks).evaluate_splits()
 
-    assert made == {"train": 1.0, "val": 2.0} and calls == [{"train": 9.0, "val": 9.0}]
+    assert losses == {"train": 1.0, "val": 2.0} and calls == [{"train": 9.0, "val": 9.0}]
 
 
-def test_an_evaluation_that_a_signal_ended_raises_on_every_rank(tiny_model: GPT) -> None:
+def test_an_evaluation_interrupted_by_a_signal_raises_on_every_rank(tiny_model: GPT) -> None:
     with pytest.raises(Interrupted):
         evaluator(tiny_model, on_ranks=lambda evaluation: None).evaluate_splits()

@@ -1,4 +1,4 @@
-"""The operations on disk: whole or absent, safe when they return, and never out of the folder."""
+"""Files: written completely or not at all, flushed before the call returns, and hashed without links."""
 
 import errno
 import hashlib
@@ -29,7 +29,7 @@ def failing(number: int) -> "type[OSError]":
 
 
 @pytest.mark.parametrize("error", [OSError("full"), RuntimeError("in write"), KeyboardInterrupt()])
-def test_a_write_that_fails_half_way_leaves_the_old_file_whole(tmp_path: Path, error: BaseException) -> None:
+def test_a_write_that_fails_half_way_keeps_the_old_file(tmp_path: Path, error: BaseException) -> None:
     (tmp_path / "file").write_text("old")
 
     def write(path: Path) -> None:
@@ -49,22 +49,20 @@ def test_bytes_replace_the_old_content(tmp_path: Path) -> None:
         assert names(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == content
 
 
-@pytest.mark.parametrize("left", ["file", "folder"])
-@pytest.mark.parametrize("wanted", ["file", "folder"])
-def test_what_a_killed_process_left_behind_is_written_over(tmp_path: Path, left: str, wanted: str) -> None:
-    aside = tmp_path / "new.part"
-    aside.write_text("half") if left == "file" else write_folder(aside)
+@pytest.mark.parametrize("leftover", ["file", "folder"])
+@pytest.mark.parametrize("written", ["file", "folder"])
+def test_leftovers_of_a_killed_process_are_overwritten(tmp_path: Path, leftover: str, written: str) -> None:
+    temporary = tmp_path / "new.part"
+    temporary.write_text("half") if leftover == "file" else write_folder(temporary)
 
     files.write_atomically(
-        tmp_path / "new", write_folder if wanted == "folder" else lambda path: path.write_text("x") and None
+        tmp_path / "new", write_folder if written == "folder" else lambda path: path.write_text("x") and None
     )
 
-    assert names(tmp_path) == ["new"] and (tmp_path / "new").is_dir() == (wanted == "folder")
+    assert names(tmp_path) == ["new"] and (tmp_path / "new").is_dir() == (written == "folder")
 
 
-def test_every_file_and_folder_is_on_the_disk_before_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_file_and_folder_is_flushed_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed, fsync = [], os.fsync
 
     def recording(descriptor: int) -> None:
@@ -76,20 +74,20 @@ def test_every_file_and_folder_is_on_the_disk_before_it_has_its_name(
 
     parts = [tmp_path / "new", tmp_path / "new" / "a", tmp_path / "new" / "inner", tmp_path / "new" / "inner" / "b"]
     assert {inode for inode, _ in flushed} == {part.stat().st_ino for part in parts}
-    assert all(there == ["new.part"] for _, there in flushed)
+    assert all(listed == ["new.part"] for _, listed in flushed)
 
 
-def test_a_link_is_the_same_file_and_replaces_what_was_there(tmp_path: Path) -> None:
+def test_a_link_is_the_same_file_and_replaces_an_existing_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("new")
     (tmp_path / "b").write_text("old")
-    for _ in range(2):  # the second time both are one file already
+    for _ in range(2):  # the second time both names are already one file
         files.link(tmp_path / "a", tmp_path / "b")
 
         assert names(tmp_path) == ["a", "b"] and os.path.samefile(tmp_path / "a", tmp_path / "b")
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS])
-def test_where_links_are_impossible_a_copy_is_made(
+def test_a_copy_is_made_where_links_are_impossible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(files.os, "link", failing(number))
@@ -101,7 +99,7 @@ def test_where_links_are_impossible_a_copy_is_made(
     assert not os.path.samefile(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_full_disk_is_no_reason_to_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_no_copy_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.os, "link", failing(errno.ENOSPC))
     (tmp_path / "a").write_text("new")
 
@@ -111,7 +109,7 @@ def test_a_full_disk_is_no_reason_to_copy(tmp_path: Path, monkeypatch: pytest.Mo
     assert names(tmp_path) == ["a"]
 
 
-def test_a_folder_that_cannot_be_flushed_is_no_error_but_a_failing_disk_is(
+def test_flush_folder_ignores_unsupported_fsync_but_no_disk_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files.os, "fsync", failing(errno.EINVAL))
@@ -122,7 +120,7 @@ def test_a_folder_that_cannot_be_flushed_is_no_error_but_a_failing_disk_is(
         files.flush_folder(tmp_path)
 
 
-def test_a_folder_is_made_with_those_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_folder_makes_and_flushes_missing_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[Path] = []
     monkeypatch.setattr(files, "flush_folder", flushed.append)
 
@@ -133,7 +131,7 @@ def test_a_folder_is_made_with_those_above_it(tmp_path: Path, monkeypatch: pytes
     assert flushed == [tmp_path / "a", tmp_path]
 
 
-def test_removing_takes_files_folders_and_links_but_not_what_they_point_to(tmp_path: Path) -> None:
+def test_remove_deletes_files_folders_and_links_but_no_link_target(tmp_path: Path) -> None:
     write_folder(tmp_path / "folder")
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     files.remove(tmp_path / "link")
@@ -146,7 +144,7 @@ def test_removing_takes_files_folders_and_links_but_not_what_they_point_to(tmp_p
     assert names(tmp_path) == []
 
 
-def test_moving_away_takes_the_first_free_name(tmp_path: Path) -> None:
+def test_move_away_uses_the_first_free_name(tmp_path: Path) -> None:
     for text in ("one", "two", "three"):
         (tmp_path / "x").write_text(text)
         files.move_away(tmp_path / "x", ".old")
@@ -166,7 +164,7 @@ def test_a_files_hash_is_that_of_its_content(tmp_path: Path) -> None:
     assert files.size(tmp_path / "a") == len(content)
 
 
-def test_a_folders_hash_tells_names_sizes_and_contents_apart(tmp_path: Path) -> None:
+def test_a_folders_hash_depends_on_names_sizes_and_contents(tmp_path: Path) -> None:
     def digest(**contents: str) -> str:
         folder = tmp_path / str(len(names(tmp_path)))
         folder.mkdir()
@@ -196,14 +194,14 @@ def test_a_link_has_no_hash(tmp_path: Path, inside: bool) -> None:
         files.sha256(link.parent if inside else link)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_hashing_a_pipe_raises_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(CheckpointError):
         files.sha256(tmp_path / "pipe")
 
 
-def test_a_stamp_changes_with_what_is_written_or_replaced(tmp_path: Path) -> None:
+def test_a_stamp_changes_when_a_file_is_written_or_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a"
     stamps = [files.stamp(path)]
     path.write_text("one")
@@ -218,7 +216,7 @@ def test_a_stamp_changes_with_what_is_written_or_replaced(tmp_path: Path) -> Non
     assert stamps[0] is None and len(set(stamps)) == 4
 
 
-def test_two_names_of_a_file_are_the_same_and_a_symbolic_link_is_another(tmp_path: Path) -> None:
+def test_hard_links_are_the_same_file_and_symbolic_links_are_not(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     os.link(tmp_path / "a", tmp_path / "b")
     (tmp_path / "c").symlink_to("a")

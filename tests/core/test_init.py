@@ -1,4 +1,4 @@
-"""The names that `core` offers."""
+"""The names that `core` exports."""
 
 import importlib
 import inspect
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import core
 
-# what the parts hand to each other: nobody outside makes one, or has to name it
-BETWEEN_PARTS = {
+# classes that the parts of `core` create and pass to each other; code outside need not import them
+INTERNAL = {
     "AgreedFlags",
     "CallbackList",
     "CheckpointFile",
@@ -35,8 +35,8 @@ def test_public_names_are_sorted_and_exist() -> None:
     assert all(hasattr(core, name) for name in core.__all__)
 
 
-def test_every_public_class_is_offered_but_those_between_parts() -> None:
-    kept_back = set()
+def test_every_public_class_except_the_internal_ones_is_exported() -> None:
+    not_exported = set()
     for path in MODULES:
         module = importlib.import_module(".".join(path.with_suffix("").relative_to(ROOT.parent).parts))
         for class_name, value in inspect.getmembers(module, inspect.isclass):
@@ -44,8 +44,8 @@ def test_every_public_class_is_offered_but_those_between_parts() -> None:
                 if class_name in core.__all__:
                     assert getattr(core, class_name) is value
                 else:
-                    kept_back.add(class_name)
-    assert kept_back == BETWEEN_PARTS
+                    not_exported.add(class_name)
+    assert not_exported == INTERNAL
 
 
 def test_every_public_name_has_a_docstring() -> None:

@@ -21,7 +21,7 @@ EVAL = {"iter": 250, "train/loss": torch.tensor(2.5), "val/loss": torch.tensor(2
 
 
 def strict_json(text: str) -> Any:
-    """Read JSON as the standard has it, without Python's NaN and Infinity."""
+    """Parse standard JSON, without Python's NaN and Infinity."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -117,7 +117,7 @@ MakeLogger = Callable[[str], JsonlLogger]
 
 @pytest.fixture
 def jsonl(tmp_path: Path) -> Iterator[MakeLogger]:
-    """Return what makes loggers of files in tmp_path, which are closed in the end."""
+    """Return a function that makes loggers of files in tmp_path; they are closed after the test."""
     made: list[JsonlLogger] = []
 
     def make(name: str) -> JsonlLogger:
@@ -130,7 +130,7 @@ def jsonl(tmp_path: Path) -> Iterator[MakeLogger]:
 
 
 def logged(path: Path) -> list[int]:
-    """Return the iterations in a file of which every line must be whole."""
+    """Return the iterations in a file; every line must be complete."""
     text = path.read_text()
     assert text == "" or text.endswith("\n")
     return [strict_json(line)["iter"] for line in text.splitlines()]
@@ -143,7 +143,7 @@ def log_iters(logger: Logger, *iters: int) -> None:
 
 @contextmanager
 def limited_file_size(size: int) -> Iterator[None]:
-    """Inside, files cannot grow beyond `size` bytes, and a write that would cross it is cut off there."""
+    """Limit files to `size` bytes within the context: a longer write is cut off there."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -153,7 +153,7 @@ def limited_file_size(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_an_event_is_written_with_all_that_is_known_of_it(jsonl: MakeLogger) -> None:
+def test_an_event_is_written_with_all_its_fields(jsonl: MakeLogger) -> None:
     logger = jsonl("metrics.jsonl")
     logger.log_event({"history": [{"iter": 7, "loss": NAN}, (1, INF)], "event": "recovery"})
     logger.close()
@@ -163,21 +163,21 @@ def test_an_event_is_written_with_all_that_is_known_of_it(jsonl: MakeLogger) -> 
     assert next(iter(record)) == "event"
 
 
-def test_the_console_keeps_events_to_itself(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_the_console_does_not_print_events(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     ConsoleLogger().log_event({"event": "recovery"})
 
     assert capfdbinary.readouterr() == (b"", b"")
 
 
-def test_a_line_that_a_full_disk_cut_off_is_taken_out_at_once(jsonl: MakeLogger) -> None:
+def test_a_line_that_a_full_disk_cut_off_is_removed_at_once(jsonl: MakeLogger) -> None:
     logger = jsonl("metrics.jsonl")
     log_iters(logger, 0)
-    whole = logger.path.stat().st_size
-    with limited_file_size(whole + 20):
+    size = logger.path.stat().st_size
+    with limited_file_size(size + 20):
         for _ in range(2):
             with pytest.raises(OSError, match="File too large"):
                 log_iters(logger, 1)
-            assert logged(logger.path) == [0] and logger.state_dict() == {"offset": whole}
+            assert logged(logger.path) == [0] and logger.state_dict() == {"offset": size}
     log_iters(logger, 2)
 
     assert logged(logger.path) == [0, 2]
@@ -185,8 +185,10 @@ def test_a_line_that_a_full_disk_cut_off_is_taken_out_at_once(jsonl: MakeLogger)
 
 @pytest.mark.parametrize("length", [1, 20, 2**16 - 1, 2**16, 200_000])
 @pytest.mark.parametrize("is_open", [True, False])
-def test_half_a_line_is_taken_out_before_the_next(jsonl: MakeLogger, length: int, is_open: bool) -> None:
-    """Left by a killed writer, or by a full disk where it could not be taken out at once."""
+def test_an_incomplete_line_is_removed_before_the_next_is_written(
+    jsonl: MakeLogger, length: int, is_open: bool
+) -> None:
+    """Written by a process that was killed, or on a full disk where it could not be removed at once."""
     logger = jsonl("metrics.jsonl")
     log_iters(logger, 0, 1)
     with open(logger.path, "ab") as file:
@@ -199,7 +201,7 @@ def test_half_a_line_is_taken_out_before_the_next(jsonl: MakeLogger, length: int
     assert logger.state_dict() == {"offset": logger.path.stat().st_size}
 
 
-def test_a_file_that_is_half_a_line_is_begun_anew(jsonl: MakeLogger, tmp_path: Path) -> None:
+def test_a_file_with_only_an_incomplete_line_is_emptied(jsonl: MakeLogger, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"event": "st')
     logger = jsonl("metrics.jsonl")
 
@@ -208,7 +210,7 @@ def test_a_file_that_is_half_a_line_is_begun_anew(jsonl: MakeLogger, tmp_path: P
     assert logged(logger.path) == [0]
 
 
-def test_a_folder_removed_in_mid_run_is_made_again(jsonl: MakeLogger, tmp_path: Path) -> None:
+def test_a_folder_removed_during_the_run_is_made_again(jsonl: MakeLogger, tmp_path: Path) -> None:
     logger = jsonl("a/out/metrics.jsonl")
     log_iters(logger, 0)
     shutil.rmtree(tmp_path / "a")
@@ -219,8 +221,8 @@ def test_a_folder_removed_in_mid_run_is_made_again(jsonl: MakeLogger, tmp_path: 
     assert logger.state_dict() == {"offset": logger.path.stat().st_size}
 
 
-def test_a_file_replaced_in_mid_run_is_appended_to(jsonl: MakeLogger, tmp_path: Path) -> None:
-    """Also one of the same length: an editor writes a new file and renames it."""
+def test_a_file_replaced_during_the_run_is_appended_to(jsonl: MakeLogger, tmp_path: Path) -> None:
+    """Also a file of the same length: an editor writes a new file and renames it."""
     logger = jsonl("metrics.jsonl")
     log_iters(logger, 0)
     (tmp_path / "new").write_bytes(logger.path.read_bytes().replace(b'"iter": 0', b'"iter": 8'))
@@ -230,7 +232,7 @@ def test_a_file_replaced_in_mid_run_is_appended_to(jsonl: MakeLogger, tmp_path: 
     assert logged(logger.path) == [8, 1]
 
 
-def test_a_file_cut_short_in_mid_run_is_gone_on_with(jsonl: MakeLogger) -> None:
+def test_a_file_truncated_during_the_run_is_continued(jsonl: MakeLogger) -> None:
     logger = jsonl("metrics.jsonl")
     log_iters(logger, 0, 1)
     os.truncate(logger.path, 30)
@@ -239,7 +241,7 @@ def test_a_file_cut_short_in_mid_run_is_gone_on_with(jsonl: MakeLogger) -> None:
     assert logged(logger.path) == [2]
 
 
-def test_a_resume_continues_the_lines_and_doubles_none(jsonl: MakeLogger) -> None:
+def test_a_resume_continues_the_file_and_repeats_no_line(jsonl: MakeLogger) -> None:
     first = jsonl("metrics.jsonl")
     assert first.state_dict() == {"offset": 0} and not first.path.exists()
     log_iters(first, 0, 1)
@@ -254,7 +256,7 @@ def test_a_resume_continues_the_lines_and_doubles_none(jsonl: MakeLogger) -> Non
     assert logged(first.path) == [0, 1, 2, 3, 4]
 
 
-def test_a_run_that_goes_back_takes_its_lines_back(jsonl: MakeLogger) -> None:
+def test_a_rollback_removes_the_lines_after_the_checkpoint(jsonl: MakeLogger) -> None:
     logger = jsonl("metrics.jsonl")
     log_iters(logger, 0)
     saved = logger.state_dict()
@@ -268,7 +270,7 @@ def test_a_run_that_goes_back_takes_its_lines_back(jsonl: MakeLogger) -> None:
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_file_shorter_than_when_it_was_saved_stays_as_it_is(
+def test_a_file_shorter_than_the_saved_offset_is_not_changed(
     jsonl: MakeLogger, exists: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger = jsonl("metrics.jsonl")
@@ -285,7 +287,7 @@ def test_a_file_shorter_than_when_it_was_saved_stays_as_it_is(
     ]
 
 
-def test_an_offset_within_a_line_leaves_whole_lines(jsonl: MakeLogger) -> None:
+def test_an_offset_within_a_line_keeps_complete_lines_only(jsonl: MakeLogger) -> None:
     logger = jsonl("metrics.jsonl")
     log_iters(logger, 0, 1)
     logger.load_state_dict({"offset": logger.path.stat().st_size - 3})
@@ -294,7 +296,7 @@ def test_an_offset_within_a_line_leaves_whole_lines(jsonl: MakeLogger) -> None:
     assert logged(logger.path) == [0, 2]
 
 
-def test_a_closed_logger_can_go_on(jsonl: MakeLogger) -> None:
+def test_a_closed_logger_can_log_again(jsonl: MakeLogger) -> None:
     logger = jsonl("metrics.jsonl")
     log_iters(logger, 0)
     logger.close()
@@ -305,36 +307,36 @@ def test_a_closed_logger_can_go_on(jsonl: MakeLogger) -> None:
     assert logged(logger.path) == [0, 1]
 
 
-# several
+# several loggers
 
 
-class Keeper(Logger):
-    """Keeps what it is told."""
+class CallRecorder(Logger):
+    """Records every call."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
 
     def log_step(self, metrics: Metrics) -> None:
-        self.told.append(("step", metrics))
+        self.calls.append(("step", metrics))
 
     def log_eval(self, metrics: Metrics) -> None:
-        self.told.append(("eval", metrics))
+        self.calls.append(("eval", metrics))
 
     def log_info(self, text: str) -> None:
-        self.told.append(("info", text))
+        self.calls.append(("info", text))
 
     def log_checkpoint(self, text: str) -> None:
-        self.told.append(("checkpoint", text))
+        self.calls.append(("checkpoint", text))
 
     def log_event(self, record: Metrics) -> None:
-        self.told.append(("event", record))
+        self.calls.append(("event", record))
 
     def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
 
-class Broken(Keeper):
-    """Fails at every update, with the error it is given next."""
+class Broken(CallRecorder):
+    """Raises the next of the given errors at every update."""
 
     def __init__(self, *errors: Exception) -> None:
         super().__init__()
@@ -344,7 +346,7 @@ class Broken(Keeper):
         raise next(self.errors)
 
 
-def tell_everything(logger: Logger) -> None:
+def call_every_method(logger: Logger) -> None:
     logger.log_info("hello")
     logger.log_step(STEP)
     logger.log_eval(EVAL)
@@ -353,7 +355,7 @@ def tell_everything(logger: Logger) -> None:
     logger.close()
 
 
-EVERYTHING = [
+EVERY_CALL = [
     ("info", "hello"),
     ("step", STEP),
     ("eval", EVAL),
@@ -363,59 +365,59 @@ EVERYTHING = [
 ]
 
 
-def test_every_logger_hears_everything_in_order() -> None:
-    keepers = [Keeper(), Keeper()]
-    tell_everything(CompositeLogger(keepers))
+def test_every_logger_gets_every_call_in_order() -> None:
+    recorders = [CallRecorder(), CallRecorder()]
+    call_every_method(CompositeLogger(recorders))
 
-    assert [keeper.told for keeper in keepers] == [EVERYTHING, EVERYTHING]
-
-
-def test_no_logger_at_all_is_enough() -> None:
-    tell_everything(CompositeLogger())
+    assert [recorder.calls for recorder in recorders] == [EVERY_CALL, EVERY_CALL]
 
 
-def test_a_logger_may_leave_out_all_but_updates_and_evaluations() -> None:
-    class Short(Logger):
+def test_a_composite_logger_without_loggers_does_nothing() -> None:
+    call_every_method(CompositeLogger())
+
+
+def test_a_logger_must_define_only_log_step_and_log_eval() -> None:
+    class Minimal(Logger):
         log_step = log_eval = lambda self, metrics: None
 
-    tell_everything(Short())
+    call_every_method(Minimal())
     with pytest.raises(TypeError, match="log_eval"):
         Logger()  # type: ignore[abstract]
 
 
-def test_a_failing_logger_is_warned_of_once_per_cause_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_logger_is_reported_once_per_cause_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     full, lost = OSError(28, "No space left on device"), ConnectionError("no network")
-    broken, keeper = Broken(full, full, lost, full, lost), Keeper()
-    logger = CompositeLogger([broken, keeper])
+    broken, recorder = Broken(full, full, lost, full, lost), CallRecorder()
+    logger = CompositeLogger([broken, recorder])
     for _ in range(5):
         logger.log_step(STEP)
     logger.log_eval(EVAL)
 
-    assert keeper.told == [("step", STEP)] * 5 + [("eval", EVAL)]
-    assert broken.told == [("eval", EVAL)]  # it is asked again
+    assert recorder.calls == [("step", STEP)] * 5 + [("eval", EVAL)]
+    assert broken.calls == [("eval", EVAL)]  # called again after its failures
     assert caplog.messages == [
         "logging failed, training goes on (Broken: OSError: [Errno 28] No space left on device)",
         "logging failed, training goes on (Broken: ConnectionError: no network)",
     ]
 
 
-def test_an_interrupt_is_not_a_failing_logger() -> None:
+def test_a_keyboard_interrupt_in_a_logger_is_raised() -> None:
     with pytest.raises(KeyboardInterrupt):
         CompositeLogger([Broken(KeyboardInterrupt())]).log_step(STEP)  # type: ignore[arg-type]
 
 
-class Stateful(Keeper):
-    """Has a state: all it was told."""
+class Stateful(CallRecorder):
+    """Has its recorded calls as its state."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"told": list(self.told)}
+        return {"calls": list(self.calls)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.told = list(state["told"])
+        self.calls = list(state["calls"])
 
 
-class Forgetful(Stateful):
-    """Fails when it is asked for its state, or given one."""
+class BrokenState(Stateful):
+    """Raises when its state is read or loaded."""
 
     def state_dict(self) -> dict[str, Any]:
         raise OSError("gone")
@@ -424,50 +426,50 @@ class Forgetful(Stateful):
         raise OSError("gone")
 
 
-class Reporting(Keeper):
-    """Tells its state, but takes none back."""
+class WithoutLoad(CallRecorder):
+    """Has a state, but no `load_state_dict` of its own."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": 3}
 
 
-def test_states_are_kept_by_class_name_and_given_back() -> None:
-    first, second, keeper = Stateful(), Stateful(), Keeper()
-    logger = CompositeLogger([keeper, first, Reporting(), second])
+def test_states_are_saved_and_restored_by_class_name() -> None:
+    first, second, recorder = Stateful(), Stateful(), CallRecorder()
+    logger = CompositeLogger([recorder, first, WithoutLoad(), second])
     first.log_info("one")
     second.log_info("two")
     states = logger.state_dict()
 
     assert states == {
-        "Stateful": {"told": [("info", "one")]},
-        "Reporting": {"step": 3},
-        "Stateful-2": {"told": [("info", "two")]},
+        "Stateful": {"calls": [("info", "one")]},
+        "WithoutLoad": {"step": 3},
+        "Stateful-2": {"calls": [("info", "two")]},
     }
-    again = CompositeLogger([Stateful(), Keeper(), Stateful(), Reporting()])
-    again.load_state_dict(states)
-    assert [other.told for other in again.loggers] == [[("info", "one")], [], [("info", "two")], []]  # type: ignore[attr-defined]
+    resumed = CompositeLogger([Stateful(), CallRecorder(), Stateful(), WithoutLoad()])
+    resumed.load_state_dict(states)
+    assert [other.calls for other in resumed.loggers] == [[("info", "one")], [], [("info", "two")], []]  # type: ignore[attr-defined]
 
 
-def test_a_state_that_is_not_there_changes_nothing() -> None:
+def test_a_missing_state_changes_nothing() -> None:
     logger = CompositeLogger([stateful := Stateful()])
     stateful.log_info("one")
     logger.load_state_dict({"Other": {}})
 
-    assert stateful.told == [("info", "one")]
+    assert stateful.calls == [("info", "one")]
     assert CompositeLogger().state_dict() == {}
 
 
-def test_a_state_that_fails_is_warned_of_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    forgetful, stateful = Forgetful(), Stateful()
-    logger = CompositeLogger([forgetful, stateful])
+def test_a_state_that_fails_is_reported_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    broken, stateful = BrokenState(), Stateful()
+    logger = CompositeLogger([broken, stateful])
 
-    assert logger.state_dict() == {"Stateful": {"told": []}}
-    logger.load_state_dict({"Forgetful": {"told": []}, "Stateful": {"told": ["one"]}})
-    assert stateful.told == ["one"]
-    assert caplog.messages == ["logging failed, training goes on (Forgetful: OSError: gone)"]
+    assert logger.state_dict() == {"Stateful": {"calls": []}}
+    logger.load_state_dict({"BrokenState": {"calls": []}, "Stateful": {"calls": ["one"]}})
+    assert stateful.calls == ["one"]
+    assert caplog.messages == ["logging failed, training goes on (BrokenState: OSError: gone)"]
 
 
-def test_what_state_loggers_have_can_be_saved_with_a_checkpoint(tmp_path: Path) -> None:
+def test_the_state_of_loggers_can_be_loaded_with_weights_only(tmp_path: Path) -> None:
     logger = CompositeLogger([ConsoleLogger(), JsonlLogger(tmp_path / "metrics.jsonl")])
     torch.save(logger.state_dict(), tmp_path / "state.pt")
 
@@ -478,12 +480,12 @@ def test_what_state_loggers_have_can_be_saved_with_a_checkpoint(tmp_path: Path) 
 
 
 class Server:
-    """What a wandb server knows, and the part of the package that talks to it: records by run."""
+    """Replaces the wandb package and its server; `runs` holds the records of every run."""
 
     def __init__(self, online: bool = True) -> None:
         self.online = online
         self.runs: dict[str, list[Any]] = {}
-        self.asked: dict[str, Any] = {}
+        self.init_settings: dict[str, Any] = {}
         self.api = SimpleNamespace(api_key="key" if online else None)
         self.errors = SimpleNamespace(UsageError=ValueError)
 
@@ -494,29 +496,29 @@ class Server:
         pass
 
     def init(self, **settings: Any) -> Any:
-        self.asked = settings
+        self.init_settings = settings
         records = self.runs.setdefault(settings.get("id", f"run-{len(self.runs)}"), [])
         name = next(name for name, kept in self.runs.items() if kept is records)
-        known = len(records) if settings["mode"] != "offline" else 0
-        return SimpleNamespace(id=name, starting_step=known, log=records.append, finish=lambda: None)
+        starting_step = len(records) if settings["mode"] != "offline" else 0
+        return SimpleNamespace(id=name, starting_step=starting_step, log=records.append, finish=lambda: None)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    found = Server()
-    monkeypatch.setitem(sys.modules, "wandb", found)  # type: ignore[arg-type]
-    return found
+    fake = Server()
+    monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
+    return fake
 
 
 def wandb_logger(saved: dict[str, Any] | None = None) -> WandBLogger:
     return WandBLogger("owt", "gpt2-124M", {}, "out", step_interval=2, saved=saved)
 
 
-def test_wandb_is_asked_for_a_new_run_unless_there_is_a_saved_one(server: Server) -> None:
+def test_wandb_starts_a_new_run_unless_there_is_a_saved_one(server: Server) -> None:
     logger = wandb_logger()
 
-    assert {"id", "resume"} & set(server.asked) == set()
+    assert {"id", "resume"} & set(server.init_settings) == set()
     assert logger.state_dict() == {"run_id": "run-0", "step": 0}
 
 
@@ -528,7 +530,7 @@ def test_a_resumed_wandb_run_gets_every_record_once(server: Server) -> None:
     log_iters(first, 4, 6)  # killed here
 
     second = wandb_logger(saved)
-    assert (server.asked["id"], server.asked["resume"]) == ("run-0", "allow")
+    assert (server.init_settings["id"], server.init_settings["resume"]) == ("run-0", "allow")
     assert second.state_dict() == saved
     log_iters(second, 4)
     assert second.state_dict() == {"run_id": "run-0", "step": 3}
@@ -538,7 +540,7 @@ def test_a_resumed_wandb_run_gets_every_record_once(server: Server) -> None:
     assert list(server.runs) == ["run-0"]
 
 
-def test_wandb_gets_second_names_and_what_the_modifiers_said_last(server: Server) -> None:
+def test_wandb_gets_second_names_and_the_last_metrics_of_modifiers(server: Server) -> None:
     names = {"loss": "train/loss", "loss_modifiers/A.x": "x"}
     logger = WandBLogger("owt", "gpt2-124M", {}, "out", step_interval=2, also=names)
     logger.log_step(STEP | {"iter": 2, "loss": 3.0})
@@ -549,7 +551,7 @@ def test_wandb_gets_second_names_and_what_the_modifiers_said_last(server: Server
     logger.log_eval({"iter": 6, "train/loss": 1.0, "val/loss": 1.5})
 
     step, evaluation, later = server.runs["run-0"]
-    assert later == {"iter": 6, "train/loss": 1.0, "val/loss": 1.5}  # nothing of a modifier that says nothing now
+    assert later == {"iter": 6, "train/loss": 1.0, "val/loss": 1.5}  # modifiers reported nothing in between
     assert (step["loss"], step["train/loss"]) == (3.0, 3.0) and "x" not in step
     assert evaluation == {"iter": 4, "train/loss": 2.0, "val/loss": 2.5, "loss_modifiers/A.x": 0.5, "x": 0.5}
 
@@ -563,7 +565,7 @@ def test_wandb_gets_the_numbers_of_events(server: Server) -> None:
     assert logger.state_dict()["step"] == 1
 
 
-def test_a_wandb_server_that_knows_less_gets_all_that_comes(server: Server) -> None:
+def test_a_wandb_server_with_fewer_records_gets_every_new_record(server: Server) -> None:
     wandb_logger()
     second = wandb_logger({"run_id": "run-0", "step": 7})
     log_iters(second, 8)
@@ -572,8 +574,8 @@ def test_a_wandb_server_that_knows_less_gets_all_that_comes(server: Server) -> N
     assert second.state_dict()["step"] == 8
 
 
-def test_a_wandb_run_continued_by_its_users_own_settings_loses_nothing(server: Server) -> None:
-    """WANDB_RUN_ID and WANDB_RESUME: records are there, but they are not of this run's making."""
+def test_a_wandb_run_continued_by_environment_variables_loses_no_record(server: Server) -> None:
+    """With WANDB_RUN_ID and WANDB_RESUME, the server has records of earlier runs of the program."""
     server.runs["run-0"] = [{"iter": 0}, {"iter": 1}]
     server.init = lambda init=server.init, **settings: init(id="run-0", **settings)  # type: ignore[method-assign]
     logger = wandb_logger()
@@ -583,12 +585,12 @@ def test_a_wandb_run_continued_by_its_users_own_settings_loses_nothing(server: S
     assert logger.state_dict()["step"] == 3
 
 
-def test_wandb_offline_keeps_the_id_and_leaves_nothing_out(server: Server) -> None:
+def test_wandb_offline_keeps_the_id_and_gets_every_record(server: Server) -> None:
     server.online = False
     logger = wandb_logger({"run_id": "abc", "step": 2})
     log_iters(logger, 4)
 
-    assert (server.asked["mode"], server.asked["id"]) == ("offline", "abc")
+    assert (server.init_settings["mode"], server.init_settings["id"]) == ("offline", "abc")
     assert [record["iter"] for record in server.runs["abc"]] == [4]
 
 
@@ -610,7 +612,7 @@ def test_wandb_without_a_key_logs_offline_into_the_run_folder(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The real package, with a home of its own; what it stores is looked for in its file."""
+    """Uses the real package with a temporary home, and searches the file that it writes."""
     wandb = pytest.importorskip("wandb")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)

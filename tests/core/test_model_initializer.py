@@ -1,4 +1,4 @@
-"""Where models come from, and what they must not bring along."""
+"""ModelInitializer: new, resumed, pretrained and transferred models."""
 
 from dataclasses import replace
 from functools import partial
@@ -51,7 +51,9 @@ def resuming(initializer: ModelInitializer, path: Path) -> ModelSource:
 # from scratch
 
 
-def test_a_model_from_scratch_is_the_classs_own_draw_for_draw(initializer: ModelInitializer, lines: list[str]) -> None:
+def test_a_model_from_scratch_makes_the_same_random_draws_as_its_class(
+    initializer: ModelInitializer, lines: list[str]
+) -> None:
     torch.manual_seed(5)
     expected = GPT(GPTConfig(**TINY)).state_dict()  # type: ignore[arg-type]
     torch.manual_seed(5)
@@ -78,7 +80,7 @@ def test_unsaved_arguments_reach_the_model_and_not_the_checkpoint() -> None:
     assert model_args == TINY
 
 
-def test_any_class_of_nanogpts_shape_will_do() -> None:
+def test_any_class_with_nanogpts_constructor_can_be_initialized() -> None:
     class Config:
         def __init__(self, **model_args: Any) -> None:
             self.model_args = model_args
@@ -106,12 +108,12 @@ def test_a_resume_takes_all_but_dropout_from_the_checkpoint(
 
     assert equal(model, state)
     assert model_args == TINY | {"dropout": 0.3}
-    assert given["n_layer"] == 5  # what the options asked for is not changed
+    assert given["n_layer"] == 5  # the given options are not changed
     assert (model.config.dropout, model.transformer["drop"].p) == (0.3, 0.3)
-    assert lines == []  # nanoGPT's line is the program's, which knows the folder
+    assert lines == []  # train.py prints nanoGPT's line
 
 
-def test_arguments_that_only_the_checkpoint_knows_are_kept(initializer: ModelInitializer, path: Path) -> None:
+def test_arguments_that_only_the_checkpoint_has_are_kept(initializer: ModelInitializer, path: Path) -> None:
     rotary = GPT(GPTConfig(**TINY, position_encoding="rotary"))  # type: ignore[arg-type]
     state = save(path, rotary, position_encoding="rotary")
 
@@ -159,14 +161,14 @@ def test_weights_that_do_not_fit_are_named(initializer: ModelInitializer, tiny_m
     )
 
 
-def test_of_many_weights_that_do_not_fit_five_are_named(initializer: ModelInitializer, tiny_model: GPT) -> None:
+def test_the_error_names_at_most_five_weights_that_do_not_fit(initializer: ModelInitializer, tiny_model: GPT) -> None:
     checkpoint = {"model": tiny_model.state_dict(), "model_args": TINY | {"n_embd": 16}}
 
     with pytest.raises(CheckpointError, match=r"(.* has shape .*; ){4}.* wanted \(.*\) and 11 more$"):
         initializer.resume_model_from_checkpoint(checkpoint, dict(TINY))
 
 
-def test_a_model_with_a_part_called_module_is_resumed() -> None:
+def test_a_model_with_a_submodule_called_module_is_resumed() -> None:
     class Fork(nn.Module):
         def __init__(self, config: GPTConfig) -> None:
             super().__init__()
@@ -183,7 +185,7 @@ def test_a_model_with_a_part_called_module_is_resumed() -> None:
 
 
 @pytest.mark.parametrize("name", ["scartch", "gpt3", "no/such/folder", ""])
-def test_an_unknown_origin_is_refused(initializer: ModelInitializer, name: str) -> None:
+def test_an_unknown_init_from_is_refused(initializer: ModelInitializer, name: str) -> None:
     with pytest.raises(ConfigError) as error:
         initializer.load_pretrained(name, TINY)
 
@@ -193,8 +195,8 @@ def test_an_unknown_origin_is_refused(initializer: ModelInitializer, name: str) 
     )
 
 
-def test_pretrained_weights_bring_their_shape_and_are_cropped(lines: list[str]) -> None:
-    """A stand-in for GPT-2: a class that makes a tiny model whatever its name."""
+def test_a_pretrained_model_has_its_own_shape_and_is_cropped(lines: list[str]) -> None:
+    """`from_pretrained` returns a tiny model here, for any name of a GPT-2."""
     calls = []
 
     class Pretrained(GPT):
@@ -232,7 +234,7 @@ def test_only_a_smaller_block_size_crops(
 
 
 class WithHead(nn.Module):
-    """A GPT's body with a head of its own."""
+    """The transformer of a GPT with another head."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -240,7 +242,7 @@ class WithHead(nn.Module):
         self.head = nn.Linear(config.n_embd, 3)
 
 
-def test_transfer_copies_the_body_and_leaves_heads_fresh(
+def test_transfer_copies_the_transformer_and_keeps_new_heads(
     initializer: ModelInitializer, path: Path, tiny_model: GPT
 ) -> None:
     source = save(path, tiny_model)
@@ -256,7 +258,7 @@ def test_transfer_copies_the_body_and_leaves_heads_fresh(
     assert all(torch.equal(value, source[name]) for name, value in body.items())
 
 
-def test_a_head_stays_fresh_even_under_the_name_it_has_in_the_checkpoint(
+def test_a_new_head_is_kept_even_if_the_checkpoint_has_its_name(
     initializer: ModelInitializer, path: Path, tiny_model: GPT
 ) -> None:
     save(path, tiny_model)
@@ -268,7 +270,7 @@ def test_a_head_stays_fresh_even_under_the_name_it_has_in_the_checkpoint(
     assert torch.equal(target.lm_head.weight, fresh)
 
 
-def test_transfer_to_a_larger_vocabulary_keeps_the_known_rows(
+def test_transfer_to_a_larger_vocabulary_copies_the_known_rows(
     initializer: ModelInitializer, path: Path, tiny_model: GPT
 ) -> None:
     source = save(path, tiny_model)["transformer.wte.weight"]
@@ -283,7 +285,7 @@ def test_transfer_to_a_larger_vocabulary_keeps_the_known_rows(
 
 
 @pytest.mark.parametrize("block_size", [8, 24])
-def test_transfer_to_another_context_keeps_the_positions_that_both_have(
+def test_transfer_to_another_block_size_copies_the_common_positions(
     initializer: ModelInitializer, path: Path, tiny_model: GPT, block_size: int
 ) -> None:
     source = save(path, tiny_model)["transformer.wpe.weight"]
@@ -297,10 +299,10 @@ def test_transfer_to_another_context_keeps_the_positions_that_both_have(
     assert torch.equal(positions[:known], source[:known]) and torch.equal(positions[known:], fresh[known:])
 
 
-def test_transfer_names_what_it_leaves_out_and_what_stays_fresh(
+def test_transfer_logs_the_tensors_not_copied_and_the_new_ones(
     initializer: ModelInitializer, path: Path, tiny_model: GPT, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A layer that the model lacks, and biases that the checkpoint lacks."""
+    """The model lacks a layer of the checkpoint, and the checkpoint lacks biases of the model."""
     save(path, tiny_model)
     target = WithHead(replace(tiny_model.config, n_layer=1, bias=True))
     with caplog.at_level("INFO", logger="coregpt"):
@@ -315,7 +317,7 @@ def test_transfer_names_what_it_leaves_out_and_what_stays_fresh(
     )
 
 
-def test_a_tied_head_comes_with_the_token_embedding(
+def test_a_tied_head_is_copied_with_the_token_embedding(
     initializer: ModelInitializer, path: Path, tiny_model: GPT, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = save(path, tiny_model)["transformer.wte.weight"]
@@ -328,7 +330,7 @@ def test_a_tied_head_comes_with_the_token_embedding(
     assert caplog.messages[0].endswith("not copied: lm_head.weight; new: nothing")
 
 
-def test_transfer_sees_through_the_names_of_wrapped_models(
+def test_transfer_ignores_the_prefixes_of_wrapped_models(
     initializer: ModelInitializer, path: Path, tiny_model: GPT
 ) -> None:
     state = {f"module._orig_mod.{name}": value for name, value in tiny_model.state_dict().items()}
@@ -361,7 +363,7 @@ def test_transfer_from_a_model_of_another_kind_is_refused(
     assert equal(target, before)
 
 
-def test_transfer_to_other_positions_is_told(
+def test_transfer_to_another_position_encoding_is_logged(
     initializer: ModelInitializer, path: Path, tiny_model: GPT, caplog: pytest.LogCaptureFixture
 ) -> None:
     rotary = GPT(replace(tiny_model.config, position_encoding="rotary"))
@@ -375,7 +377,9 @@ def test_transfer_to_other_positions_is_told(
     ]
 
 
-def test_transfer_from_nothing_is_refused(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
+def test_transfer_needs_a_checkpoint_and_a_model_with_token_embeddings(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT
+) -> None:
     with pytest.raises(CheckpointError, match=r"^no checkpoint at .*ckpt\.pt: give the file of a run"):
         initializer.setup_transfer_learning(tiny_model, path)
     torch.save({"model": {"head.weight": torch.ones(3)}, "model_args": TINY}, path)
@@ -389,9 +393,11 @@ def test_transfer_from_nothing_is_refused(initializer: ModelInitializer, path: P
 # a second model
 
 
-def test_a_second_model_is_frozen_and_evaluates(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
-    dropping = GPT(replace(tiny_model.config, dropout=0.5))
-    state = save(path, dropping, dropout=0.5)
+def test_a_second_model_is_frozen_and_in_evaluation_mode(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT
+) -> None:
+    with_dropout = GPT(replace(tiny_model.config, dropout=0.5))
+    state = save(path, with_dropout, dropout=0.5)
 
     model, options = initializer.load_frozen(path, "language_model")
 
@@ -411,7 +417,7 @@ def test_a_second_model_of_another_kind_is_refused(initializer: ModelInitializer
 # compiled and wrapped
 
 
-def test_a_model_is_wrapped_and_not_compiled_unless_asked(
+def test_a_model_is_wrapped_and_not_compiled_by_default(
     initializer: ModelInitializer, tiny_model: GPT, lines: list[str]
 ) -> None:
     wrapped = initializer.compile_and_wrap_model(tiny_model, compile=False, wrap=nn.Sequential)
@@ -423,7 +429,7 @@ def test_a_model_is_wrapped_and_not_compiled_unless_asked(
 def test_a_model_is_compiled_then_wrapped(
     initializer: ModelInitializer, tiny_model: GPT, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the eager backend, which needs no C++ compiler; finding out draws no random number."""
+    """The eager backend needs no C++ compiler. Checking whether the machine can compile draws no random number."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compile(model, backend="eager"))
     generator = torch.get_rng_state()
@@ -437,7 +443,7 @@ def test_a_model_is_compiled_then_wrapped(
     torch.testing.assert_close(wrapped(tokens)[0], tiny_model(tokens)[0])
 
 
-def test_where_nothing_can_be_compiled_training_goes_on_without(
+def test_on_a_machine_that_cannot_compile_the_model_is_only_wrapped(
     initializer: ModelInitializer,
     tiny_model: GPT,
     lines: list[str],

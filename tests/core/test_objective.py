@@ -10,8 +10,8 @@ from model import GPT
 from tests.modifying import Modifying
 
 
-def batch_with_gaps() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return 3 sequences of 8 tokens, of whose targets 5 do not count: all of one sequence's but its last, say."""
+def batch_with_ignored_targets() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return inputs and targets of 3 sequences of 8 tokens; 5 of the targets are -1."""
     tokens = torch.randint(17, (3, 9))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     targets[0, 2] = targets[1, 5] = targets[1, 6] = targets[2, 0] = targets[2, 7] = -1
@@ -19,7 +19,7 @@ def batch_with_gaps() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def by_position(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of every position whose target counts, one after the other."""
+    """Return the cross-entropy of every position whose target is not -1, in order."""
     logits = model(inputs, targets)[0]
     wanted = [(row, column) for row in range(len(targets)) for column in range(targets.size(1))]
     losses = [
@@ -39,16 +39,16 @@ def test_without_a_modifier_the_loss_is_the_models_own_tensor(train: bool) -> No
     own = torch.tensor(1.5)
 
     def model(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[None, torch.Tensor]:
-        return None, own  # a model may keep its logits to itself
+        return None, own  # a model may return no logits
 
-    output = LanguageModeling()(model, batch_with_gaps(), train)  # type: ignore[arg-type]
+    output = LanguageModeling()(model, batch_with_ignored_targets(), train)  # type: ignore[arg-type]
 
     assert output.loss is own
     assert output.metrics == {}
 
 
-def test_loss_is_the_mean_over_the_targets_that_count(tiny_model: GPT) -> None:
-    inputs, targets = batch_with_gaps()
+def test_loss_is_the_mean_over_targets_that_are_not_ignored(tiny_model: GPT) -> None:
+    inputs, targets = batch_with_ignored_targets()
 
     loss = LanguageModeling()(tiny_model, (inputs, targets), train=True).loss
 
@@ -56,8 +56,8 @@ def test_loss_is_the_mean_over_the_targets_that_count(tiny_model: GPT) -> None:
     torch.testing.assert_close(loss, by_position(tiny_model, inputs, targets).mean())
 
 
-def test_a_modifier_that_changes_nothing_leaves_loss_and_gradient_alone(tiny_model: GPT) -> None:
-    batch = batch_with_gaps()
+def test_a_modifier_that_returns_its_loss_changes_no_loss_or_gradient(tiny_model: GPT) -> None:
+    batch = batch_with_ignored_targets()
     parameters = list(tiny_model.parameters())
 
     plain = LanguageModeling()(tiny_model, batch, train=True).loss
@@ -69,29 +69,29 @@ def test_a_modifier_that_changes_nothing_leaves_loss_and_gradient_alone(tiny_mod
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_modifier_sees_loss_logits_targets_and_mask_of_every_position(tiny_model: GPT) -> None:
-    inputs, targets = batch_with_gaps()
-    seen = []
+def test_a_modifier_gets_loss_logits_targets_and_mask_of_every_position(tiny_model: GPT) -> None:
+    inputs, targets = batch_with_ignored_targets()
+    calls = []
 
     def modify(*arguments: torch.Tensor) -> torch.Tensor:
-        seen.append(arguments)
+        calls.append(arguments)
         return arguments[0]
 
     LanguageModeling(Modifying(modify))(tiny_model, (inputs, targets), train=True)
 
-    ((loss, logits, its_targets, mask),) = seen
+    ((loss, logits, given_targets, mask),) = calls
     assert loss.shape == mask.shape == (3, 8) and logits.shape == (3, 8, 17)
-    assert its_targets is targets
+    assert given_targets is targets
     assert torch.equal(mask, targets >= 0)
     torch.testing.assert_close(loss[mask], by_position(tiny_model, inputs, targets))
     assert loss[~mask].eq(0).all()
 
 
-def test_positions_whose_target_does_not_count_stay_out_of_a_modified_loss(tiny_model: GPT) -> None:
-    inputs, targets = batch_with_gaps()
+def test_a_modified_loss_does_not_count_ignored_targets(tiny_model: GPT) -> None:
+    inputs, targets = batch_with_ignored_targets()
 
-    raised = Modifying(lambda loss, *_: loss + 1000 * (targets == -1) + 1)
-    loss = LanguageModeling(raised)(tiny_model, (inputs, targets), True).loss
+    modifier = Modifying(lambda loss, *_: loss + 1000 * (targets == -1) + 1)
+    loss = LanguageModeling(modifier)(tiny_model, (inputs, targets), True).loss
 
     torch.testing.assert_close(loss, by_position(tiny_model, inputs, targets).mean() + 1)
 
@@ -99,16 +99,16 @@ def test_positions_whose_target_does_not_count_stay_out_of_a_modified_loss(tiny_
 def test_a_loss_per_sequence_is_averaged_over_sequences(tiny_model: GPT) -> None:
     weights = torch.tensor([1.0, 10.0, 100.0])
 
-    loss = LanguageModeling(Modifying(lambda *_: weights))(tiny_model, batch_with_gaps(), train=True).loss
+    loss = LanguageModeling(Modifying(lambda *_: weights))(tiny_model, batch_with_ignored_targets(), train=True).loss
 
     assert loss == 37.0
 
 
-def test_evaluation_never_sees_a_modifier(tiny_model: GPT) -> None:
+def test_evaluation_does_not_call_a_modifier(tiny_model: GPT) -> None:
     def modify(*_: torch.Tensor) -> torch.Tensor:
         raise AssertionError("called in an evaluation")
 
-    batch = batch_with_gaps()
+    batch = batch_with_ignored_targets()
 
     assert torch.equal(LanguageModeling(Modifying(modify))(tiny_model, batch, train=False).loss, tiny_model(*batch)[1])
 
@@ -118,13 +118,13 @@ def test_an_objective_must_be_callable() -> None:
         Objective()  # type: ignore[abstract]
 
 
-def test_what_modifiers_tell_and_remember_goes_with_the_objective(tiny_model: GPT) -> None:
+def test_an_objective_has_the_metrics_and_state_of_its_modifiers(tiny_model: GPT) -> None:
     objective = LanguageModeling(Modifying(unchanged))
 
-    metrics = objective(tiny_model, batch_with_gaps(), train=True).metrics
-    later = LanguageModeling(Modifying(unchanged))
-    later.load_state_dict(objective.state_dict())
+    metrics = objective(tiny_model, batch_with_ignored_targets(), train=True).metrics
+    restored = LanguageModeling(Modifying(unchanged))
+    restored.load_state_dict(objective.state_dict())
 
     assert metrics == {"loss_modifiers/Modifying.calls": 1}
-    assert later.state_dict() == {"calls": 1}
+    assert restored.state_dict() == {"calls": 1}
     assert LanguageModeling().state_dict() == {}

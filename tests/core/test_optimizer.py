@@ -1,4 +1,4 @@
-"""AdamW as the model makes it, and its state restored."""
+"""AdamW as the model configures it, and loading its state."""
 
 import copy
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def update(model: GPT, optimizer: torch.optim.Optimizer, times: int = 1) -> None
 
 
 def by_hand(start: torch.Tensor, gradients: Sequence[torch.Tensor], weight_decay: float) -> torch.Tensor:
-    """Return a tensor after AdamW's updates, as Loshchilov and Hutter write them, in double precision."""
+    """Return a tensor after AdamW's updates in double precision, by the formulas of Loshchilov and Hutter."""
     weight, mean, square = start.double(), torch.zeros_like(start).double(), torch.zeros_like(start).double()
     for count, gradient in enumerate(gradients, start=1):
         mean = BETAS[0] * mean + (1 - BETAS[0]) * gradient
@@ -55,20 +55,20 @@ def test_three_updates_are_adamws_and_only_matrices_decay(tiny_model: GPT, name:
     torch.testing.assert_close(parameter.detach(), by_hand(start, draws, weight_decay))
 
 
-def test_restored_optimizer_goes_on_as_the_saved_one(tiny_model: GPT) -> None:
-    """As in nanoGPT the saved weight decay comes along; learning rates are set in every iteration anyway."""
+def test_a_restored_optimizer_continues_like_the_saved_one(tiny_model: GPT) -> None:
+    """As in nanoGPT, the saved weight decay is restored; learning rates are set in every iteration."""
     optimizer = make_optimizer(tiny_model)
     update(tiny_model, optimizer, times=2)
-    twin = copy.deepcopy(tiny_model)
-    restored = make_optimizer(twin, weight_decay=7.0)
+    resumed_model = copy.deepcopy(tiny_model)
+    restored = make_optimizer(resumed_model, weight_decay=7.0)
 
     load_optimizer_state(restored, copy.deepcopy(optimizer.state_dict()))
 
     assert [group["weight_decay"] for group in restored.param_groups] == [DECAY, 0.0]
-    for model, its_optimizer in [(tiny_model, optimizer), (twin, restored)]:
+    for model, its_optimizer in [(tiny_model, optimizer), (resumed_model, restored)]:
         torch.manual_seed(5)
         update(model, its_optimizer, times=2)
-    for ours, theirs in zip(tiny_model.parameters(), twin.parameters(), strict=True):
+    for ours, theirs in zip(tiny_model.parameters(), resumed_model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -86,14 +86,14 @@ def test_moments_are_cropped_with_the_position_embedding(tiny_model: GPT) -> Non
     (key,) = [key for key, saved in state["state"].items() if saved["exp_avg"].shape == (16, 32)]
     for name in ("exp_avg", "exp_avg_sq"):
         assert torch.equal(moments[name], state["state"][key][name][:6])
-        assert moments[name].untyped_storage().nbytes() == 6 * 32 * 4  # the rest is not saved along
+        assert moments[name].untyped_storage().nbytes() == 6 * 32 * 4  # the cropped rows are not saved
     assert moments["step"] == 2
     before = positions.detach().clone()
     update(tiny_model, cropped)
     assert not torch.equal(positions, before)
 
 
-def test_an_optimizer_that_has_made_no_update_has_nothing_to_load(tiny_model: GPT) -> None:
+def test_the_state_of_an_optimizer_without_updates_can_be_loaded(tiny_model: GPT) -> None:
     state = make_optimizer(tiny_model).state_dict()
     fresh = make_optimizer(tiny_model)
 
@@ -128,8 +128,8 @@ def test_another_models_state_is_refused(tiny_model: GPT, changes: dict[str, Any
         assert all(torch.equal(after["state"][key][name], value) for name, value in moments.items())
 
 
-def test_a_state_saved_by_another_kernel_leaves_the_optimizer_its_own() -> None:
-    """One that was saved on a CPU is resumed on a GPU, where AdamW is fused, and the other way round."""
+def test_loading_a_state_does_not_change_the_kernel() -> None:
+    """A run saved on a CPU may resume on a GPU, where AdamW is fused, and the other way round."""
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.ones(3)
     plain = torch.optim.AdamW([parameter], weight_decay=0.5)
@@ -145,7 +145,7 @@ def test_a_state_saved_by_another_kernel_leaves_the_optimizer_its_own() -> None:
     assert torch.equal(parameter, before)
 
 
-def test_a_groups_factor_is_saved_and_one_that_is_not_is_gone(tiny_model: GPT) -> None:
+def test_loading_a_state_restores_or_removes_a_groups_lr_factor(tiny_model: GPT) -> None:
     optimizer = make_optimizer(tiny_model)
     before = copy.deepcopy(optimizer.state_dict())
     optimizer.param_groups[1]["lr_factor"] = 0.25
@@ -158,8 +158,8 @@ def test_a_groups_factor_is_saved_and_one_that_is_not_is_gone(tiny_model: GPT) -
     assert [group.get("lr_factor") for group in optimizer.param_groups] == [None, None]
 
 
-def test_which_groups_are_heads_is_the_optimizers_own_business(tiny_model: GPT) -> None:
-    """A schedule chosen at the resume needs the mark that the saved groups lack."""
+def test_loading_a_state_keeps_the_marks_of_head_groups(tiny_model: GPT) -> None:
+    """A schedule that is chosen at the resume needs the mark, which the saved groups lack."""
     state = make_optimizer(tiny_model).state_dict()
     optimizer = make_optimizer(tiny_model)
     optimizer.param_groups[0]["is_head"] = True
@@ -170,7 +170,7 @@ def test_which_groups_are_heads_is_the_optimizers_own_business(tiny_model: GPT) 
 
 
 def unfrozen_later(mark: dict[str, bool]) -> tuple[torch.optim.AdamW, list[torch.nn.Parameter], dict[str, Any]]:
-    """Return an optimizer with a state, to which a second parameter was added since; and the former state."""
+    """Return an optimizer whose second parameter was added after one update, the parameters, and the state before."""
     parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
     optimizer = torch.optim.AdamW(parameters[:1], lr=LR)
     for count in (1, 2):
@@ -183,7 +183,7 @@ def unfrozen_later(mark: dict[str, bool]) -> tuple[torch.optim.AdamW, list[torch
     return optimizer, parameters, before
 
 
-def test_a_state_from_before_an_unfreezing_takes_it_back() -> None:
+def test_loading_a_state_from_before_an_unfreezing_undoes_it() -> None:
     optimizer, parameters, before = unfrozen_later({"unfrozen": True})
 
     load_optimizer_state(optimizer, copy.deepcopy(before))
@@ -207,7 +207,7 @@ def test_other_groups_are_never_dropped(mark: dict[str, bool]) -> None:
     assert all(parameter.requires_grad for parameter in parameters)
 
 
-def test_an_unfreezing_stays_where_the_state_does_not_fit() -> None:
+def test_an_unfreezing_is_not_undone_if_the_state_does_not_fit() -> None:
     optimizer, parameters, before = unfrozen_later({"unfrozen": True})
     before["state"][0]["exp_avg"] = torch.ones(5, 5)[0, :2]
 

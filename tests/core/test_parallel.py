@@ -1,4 +1,4 @@
-"""Replicated: nothing for one process, DistributedDataParallel for several (here a group of one, on gloo)."""
+"""Replicated: no wrapper for one process, DistributedDataParallel for several (here a group of one, on gloo)."""
 
 import math
 from collections.abc import Iterator
@@ -17,21 +17,21 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[None]:
-    """Be the only process of a gloo group."""
+    """Initialize a gloo group of one process."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
-def test_one_process_has_nothing_to_do() -> None:
+def test_a_model_of_one_process_is_not_wrapped() -> None:
     model = nn.Linear(3, 2)
     parallel = Replicated(distributed=False, device=CPU)
 
     assert parallel.wrap(model) is model
     assert parallel.unwrap(model) is model
     for last in (False, True):
-        with parallel.grad_sync(model)(last) as nothing:
-            assert nothing is None
+        with parallel.grad_sync(model)(last) as context:
+            assert context is None
 
 
 @pytest.mark.usefixtures("process_group")
@@ -49,7 +49,7 @@ def test_several_processes_are_wrapped_without_broadcasting_buffers() -> None:
 
 
 @pytest.mark.usefixtures("process_group")
-def test_gradients_are_exchanged_in_the_last_micro_batch_only() -> None:
+def test_gradients_are_all_reduced_in_the_last_micro_batch_only() -> None:
     parallel = Replicated(distributed=True, device=CPU)
     wrapped = parallel.wrap(nn.Linear(3, 2))
     grad_sync = parallel.grad_sync(wrapped)
@@ -73,7 +73,7 @@ def _finished(tensor: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("max_norm", "scale"), [(6.5, 0.5), (13.0, 1.0), (100.0, 1.0)])
-def test_clipping_returns_the_norm_and_scales_what_is_beyond(max_norm: float, scale: float) -> None:
+def test_clip_returns_the_norm_and_scales_gradients_above_max_norm(max_norm: float, scale: float) -> None:
     weights = [torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)]
     weights[0].grad, weights[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0])
 
@@ -84,7 +84,7 @@ def test_clipping_returns_the_norm_and_scales_what_is_beyond(max_norm: float, sc
     torch.testing.assert_close(weights[1].grad, scale * torch.tensor([12.0]))
 
 
-def test_state_is_kept_under_nanogpts_keys() -> None:
+def test_state_dict_has_nanogpts_keys() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
 
@@ -96,7 +96,7 @@ def test_state_is_kept_under_nanogpts_keys() -> None:
     assert state["optimizer"] == optimizer.state_dict()
 
 
-def test_the_norm_alone_leaves_the_gradients_as_they_are() -> None:
+def test_norm_does_not_change_the_gradients() -> None:
     weights = [torch.zeros(size, requires_grad=True) for size in (2, 1, 3)]
     weights[0].grad, weights[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0])  # the third is frozen
 
@@ -105,8 +105,8 @@ def test_the_norm_alone_leaves_the_gradients_as_they_are() -> None:
 
 
 @pytest.mark.usefixtures("process_group")
-def test_weights_loaded_later_are_the_masters_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each rank seeds its own way: a model made again on all of them is another one on each."""
+def test_broadcast_parameters_sends_the_weights_of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank has its own seed, so a model that every rank makes again has other weights on each rank."""
     sent = []
 
     def broadcast(tensor: torch.Tensor, src: int) -> None:

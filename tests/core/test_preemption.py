@@ -1,4 +1,4 @@
-"""Preemption: real signals, wherever they come, and the clock."""
+"""Preemption: real signals at any moment, and the time limit."""
 
 import logging
 import os
@@ -34,19 +34,19 @@ def send(name: str = "SIGTERM") -> None:
 
 
 def send_soon(name: str = "SIGTERM") -> threading.Thread:
-    """Send a signal from another thread, in the middle of what this one does."""
+    """Send a signal from another thread after 50 ms, while this thread works."""
     thread = threading.Timer(0.05, send, [name])
     thread.start()
     return thread
 
 
-def test_nothing_is_requested_by_itself(preemption: Preemption) -> None:
+def test_nothing_is_requested_without_a_signal(preemption: Preemption) -> None:
     assert preemption.requested is None
     assert preemption.attempt(lambda: 3) == 3
 
 
 @pytest.mark.parametrize(("name", "exit_status"), [("SIGTERM", 75), ("SIGINT", 130), ("SIGUSR1", 75)])
-def test_signal_outside_a_region_only_leaves_its_name(
+def test_a_signal_outside_a_region_is_only_recorded(
     preemption: Preemption, name: str, exit_status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send(name)
@@ -54,10 +54,10 @@ def test_signal_outside_a_region_only_leaves_its_name(
     assert preemption.requested == name
     assert preemption.exit_status == exit_status
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert preemption.exit_status == 0  # torchrun starts anew what ends otherwise
+    assert preemption.exit_status == 0  # torchrun restarts a process that ends with another status
 
 
-def test_first_signal_is_told_once_and_gives_the_reason(
+def test_the_first_signal_is_logged_once_and_gives_the_reason(
     preemption: Preemption, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="coregpt"):
@@ -68,18 +68,18 @@ def test_first_signal_is_told_once_and_gives_the_reason(
     assert (preemption.requested, preemption.exit_status) == ("SIGTERM", 75)
 
 
-def test_a_broken_log_does_not_get_in_the_way(preemption: Preemption) -> None:
-    class Busy(logging.Handler):
+def test_a_log_handler_that_raises_does_not_lose_the_signal(preemption: Preemption) -> None:
+    class Broken(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise RuntimeError("reentrant call inside a buffered writer")
 
-    log, busy = logging.getLogger("coregpt"), Busy()
-    log.addHandler(busy)
+    log, broken = logging.getLogger("coregpt"), Broken()
+    log.addHandler(broken)
     log.setLevel(logging.INFO)
     try:
         send()
     finally:
-        log.removeHandler(busy)
+        log.removeHandler(broken)
 
     assert preemption.requested == "SIGTERM"
 
@@ -97,7 +97,7 @@ def endless_matmul() -> None:
 
 @pytest.mark.parametrize("work", [endless_python, endless_matmul, lambda: time.sleep(10), threading.Event().wait])
 @pytest.mark.parametrize("name", NAMES)
-def test_abandonable_work_is_cut_short(preemption: Preemption, name: str, work: Callable[[], object]) -> None:
+def test_abandonable_work_is_interrupted(preemption: Preemption, name: str, work: Callable[[], object]) -> None:
     t0 = time.monotonic()
     sender = send_soon(name)
 
@@ -108,7 +108,7 @@ def test_abandonable_work_is_cut_short(preemption: Preemption, name: str, work: 
     sender.join()
 
 
-def test_interruption_passes_handlers_of_ordinary_errors(preemption: Preemption) -> None:
+def test_except_exception_does_not_catch_the_interruption(preemption: Preemption) -> None:
     cleaned_up = []
 
     def work() -> None:
@@ -124,7 +124,7 @@ def test_interruption_passes_handlers_of_ordinary_errors(preemption: Preemption)
     assert cleaned_up == [True]
 
 
-def test_a_region_is_not_entered_once_there_is_a_request(preemption: Preemption) -> None:
+def test_a_region_is_not_entered_after_a_request(preemption: Preemption) -> None:
     send()
 
     assert preemption.attempt(lambda: pytest.fail("was run")) is None
@@ -132,11 +132,11 @@ def test_a_region_is_not_entered_once_there_is_a_request(preemption: Preemption)
         pytest.fail("was entered")
 
 
-def test_errors_of_the_work_go_up_and_close_the_region(preemption: Preemption) -> None:
+def test_errors_of_the_work_propagate_and_close_the_region(preemption: Preemption) -> None:
     with pytest.raises(ZeroDivisionError):
         preemption.attempt(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
 
-    send()  # thrown nowhere
+    send()  # raises nothing outside a region
     assert preemption.requested == "SIGTERM"
 
 
@@ -148,7 +148,7 @@ def test_inner_regions_leave_the_outer_one_open(preemption: Preemption) -> None:
         send()
         time.sleep(10)
 
-    send("SIGUSR1")  # all of them are left
+    send("SIGUSR1")  # raises nothing: all regions are closed
 
 
 def test_nested_regions_are_abandoned_together(preemption: Preemption) -> None:
@@ -162,7 +162,7 @@ def test_nested_regions_are_abandoned_together(preemption: Preemption) -> None:
     assert after_the_inner == []
 
 
-def test_guarded_function_is_the_function_until_there_is_a_request(preemption: Preemption) -> None:
+def test_a_guarded_function_works_as_before_until_there_is_a_request(preemption: Preemption) -> None:
     divide = preemption.guard(divmod)
     assert divide(7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
@@ -176,8 +176,8 @@ def test_guarded_function_is_the_function_until_there_is_a_request(preemption: P
     sender.join()
 
 
-def test_only_one_interruption_is_thrown(preemption: Preemption) -> None:
-    """So that cleaning up after the first is left in peace."""
+def test_only_one_interruption_is_raised(preemption: Preemption) -> None:
+    """Otherwise a second signal would interrupt the cleanup after the first."""
 
     def work() -> None:
         try:
@@ -190,22 +190,22 @@ def test_only_one_interruption_is_thrown(preemption: Preemption) -> None:
     assert preemption.attempt(work) is None
 
 
-def test_no_interruption_escapes_while_a_region_is_left() -> None:
-    """Send real signals from another thread into a quick succession of regions."""
+def test_no_interruption_escapes_while_a_region_is_closed() -> None:
+    """Send real signals from another thread while regions open and close quickly."""
     finished = 0
     for delay_us in range(0, 300, 3):
         with Preemption() as preemption:
-            shot = threading.Timer(delay_us * 1e-6, send)
-            shot.start()
+            sender = threading.Timer(delay_us * 1e-6, send)
+            sender.start()
             while preemption.requested is None:
                 finished += preemption.attempt(lambda: 1) or 0
             assert preemption.attempt(lambda: 1) is None
-            shot.join()
+            sender.join()
     assert finished > 100
 
 
-def strike(preemption: Preemption, instant: int) -> tuple[int | None, bool]:
-    """Handle a signal before the given step of `attempt`; return its result, and whether there is such a step."""
+def signal_before_step(preemption: Preemption, number: int) -> tuple[int | None, bool]:
+    """Handle a signal before step `number` of `attempt`; return its result, and whether it has that many steps."""
     steps = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., object]:
@@ -213,32 +213,33 @@ def strike(preemption: Preemption, instant: int) -> tuple[int | None, bool]:
         frame.f_trace_opcodes = True
         if event in ("opcode", "line", "return"):
             steps += 1
-            if steps == instant:
+            if steps == number:
                 preemption._notice(signal.SIGTERM, frame)
         return trace
 
-    former = sys.gettrace()
+    previous = sys.gettrace()
     sys.settrace(trace)
     try:
-        result = preemption.attempt(lambda: 4 if preemption.requested else 3)  # never 4: it is not begun then
+        # never 4: `attempt` does not call a function after a request
+        result = preemption.attempt(lambda: 4 if preemption.requested else 3)
     finally:
-        sys.settrace(former)
-    return result, steps >= instant
+        sys.settrace(previous)
+    return result, steps >= number
 
 
-def test_no_instant_lets_an_interruption_out_or_leaves_a_region_open() -> None:
-    """Strike before every step that the interpreter takes within `attempt`, on its way in and out as well."""
+def test_a_signal_at_any_step_neither_escapes_nor_leaves_a_region_open() -> None:
+    """Signal before every step that the interpreter takes within `attempt`, its entry and exit included."""
     results = set()
-    for instant in range(1, 2000):
+    for number in range(1, 2000):
         with Preemption() as preemption:
-            result, struck = strike(preemption, instant)
-            if not struck:
+            result, is_sent = signal_before_step(preemption, number)
+            if not is_sent:
                 break
             assert preemption.requested == "SIGTERM"
             assert preemption._region.open is False
             assert preemption.attempt(lambda: 3) is None
             results.add(result)
-    assert not struck and instant > 20
+    assert not is_sent and number > 20
     assert results == {None, 3}
 
 
@@ -269,7 +270,7 @@ def test_one_interrupt_after_another_signal_is_not_a_second_one(preemption: Pree
         send("SIGINT")
 
 
-def test_region_of_another_thread_does_not_expose_the_main_one(preemption: Preemption) -> None:
+def test_a_region_of_another_thread_does_not_interrupt_the_main_thread(preemption: Preemption) -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -279,14 +280,14 @@ def test_region_of_another_thread_does_not_expose_the_main_one(preemption: Preem
     thread = threading.Thread(target=preemption.attempt, args=[work])
     thread.start()
     inside.wait()
-    send()  # nothing is thrown here
+    send()  # raises nothing here
     leave.set()
     thread.join()
 
     assert preemption.requested == "SIGTERM"
 
 
-def test_time_limit_is_a_request_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_is_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     preemption = Preemption(time_limit_hours=1.5)
     assert preemption.requested is None
@@ -299,7 +300,7 @@ def test_time_limit_is_a_request_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert preemption.attempt(lambda: pytest.fail("was run")) is None
 
 
-def test_a_time_limit_lets_work_finish_and_a_signal_still_ends_it() -> None:
+def test_a_time_limit_lets_work_finish_but_a_signal_interrupts_it() -> None:
     def work() -> str:
         while preemption.requested is None:
             time.sleep(0.001)
@@ -313,18 +314,18 @@ def test_a_time_limit_lets_work_finish_and_a_signal_still_ends_it() -> None:
         assert preemption.requested == "SIGTERM"
 
 
-def test_former_handlers_are_put_back_even_after_an_error() -> None:
-    former = {name: signal.getsignal(getattr(signal, name)) for name in NAMES}
+def test_previous_handlers_are_restored_even_after_an_error() -> None:
+    previous = {name: signal.getsignal(getattr(signal, name)) for name in NAMES}
 
     with pytest.raises(ZeroDivisionError), Preemption() as preemption:
         assert all(signal.getsignal(getattr(signal, name)) == preemption._notice for name in NAMES)
         _ = 1 / 0
 
-    assert {name: signal.getsignal(getattr(signal, name)) for name in NAMES} == former
+    assert {name: signal.getsignal(getattr(signal, name)) for name in NAMES} == previous
 
 
-def test_outside_the_main_thread_there_is_only_the_clock() -> None:
-    former = signal.getsignal(signal.SIGTERM)
+def test_outside_the_main_thread_only_the_time_limit_works() -> None:
+    previous = signal.getsignal(signal.SIGTERM)
     seen = []
 
     def program() -> None:
@@ -335,16 +336,16 @@ def test_outside_the_main_thread_there_is_only_the_clock() -> None:
     thread.start()
     thread.join()
 
-    assert seen == [(former, "the time limit of 0 hours")]
+    assert seen == [(previous, "the time limit of 0 hours")]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # from Python 3.12
-def test_forked_child_dies_when_it_is_told_to(preemption: Preemption) -> None:
-    """A loader's worker inherits the handlers, and whoever ends it waits for its death."""
+def test_sigterm_ends_a_forked_child(preemption: Preemption) -> None:
+    """A data loader's worker inherits the handlers, and its parent waits for its end after SIGTERM."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(write_end, b"ready")  # Python forgets what comes while it forks
+        os.write(write_end, b"ready")  # Python drops signals that arrive during a fork
         time.sleep(10)
         os._exit(0)
     os.read(read_end, 5)

@@ -1,4 +1,4 @@
-"""The counters and losses of a run, and what a manifest says of them."""
+"""RunState: counters, losses, and their notes in a manifest."""
 
 import math
 
@@ -12,7 +12,7 @@ def losses(train: float, val: float) -> dict[str, torch.Tensor]:
     return {"train": torch.tensor(train), "val": torch.tensor(val)}
 
 
-def test_an_evaluation_is_named_as_it_is_logged_and_the_lowest_loss_kept() -> None:
+def test_record_evaluation_returns_logged_names_and_keeps_the_lowest_loss() -> None:
     state = RunState()
     state.iter_num = 4
 
@@ -23,19 +23,21 @@ def test_an_evaluation_is_named_as_it_is_logged_and_the_lowest_loss_kept() -> No
     assert (state.best_val_loss, state.evaluated_at, state.losses) == (1.0, 4, losses(1.0, 3.0))
 
 
-def test_a_manifest_has_the_losses_of_these_very_weights_only() -> None:
+def test_a_manifest_holds_losses_of_the_saved_weights_only() -> None:
     state = RunState()
     state.record_evaluation(losses(2.0, 1.0))
-    here = state.manifest_notes(is_healthy=True, max_iters=0)
+    current = state.manifest_notes(is_healthy=True, max_iters=0)
     state.iter_num = 1
-    later = state.manifest_notes(is_healthy=False, max_iters=0)
+    next_iteration = state.manifest_notes(is_healthy=False, max_iters=0)
 
-    assert here == dict(iter_num=0, train_loss=2.0, val_loss=1.0, lowest_val_loss=1.0, healthy=True, finished=False)
-    assert later == dict(iter_num=1, train_loss=None, val_loss=None, lowest_val_loss=1.0, healthy=False, finished=True)
+    assert current == dict(iter_num=0, train_loss=2.0, val_loss=1.0, lowest_val_loss=1.0, healthy=True, finished=False)
+    assert next_iteration == dict(
+        iter_num=1, train_loss=None, val_loss=None, lowest_val_loss=1.0, healthy=False, finished=True
+    )
     assert RunState().manifest_notes(True, 9)["lowest_val_loss"] is None
 
 
-def test_what_is_saved_is_restored() -> None:
+def test_load_state_dict_restores_what_state_dict_returned() -> None:
     state = RunState()
     state.iter_num = 3
     state.record_evaluation(losses(2.0, 1.0))
@@ -52,7 +54,7 @@ def test_what_is_saved_is_restored() -> None:
 
 
 @pytest.mark.parametrize("best", [2.5, torch.tensor(2.5)])
-def test_nanogpts_two_counters_suffice(best: float | torch.Tensor) -> None:
+def test_the_two_counters_of_nanogpt_are_enough_to_restore(best: float | torch.Tensor) -> None:
     state = RunState()
     state.load_state_dict({"iter_num": 7, "best_val_loss": best})
 

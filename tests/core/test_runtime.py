@@ -1,4 +1,4 @@
-"""The process's surroundings: device, precision, seed, and answers that are the same on all ranks."""
+"""Runtime: device, precision, seed, and values that are the same on all ranks."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ from core.errors import ConfigError
 from core.runtime import Runtime, resolve_device
 
 no_gpu = pytest.mark.skipif(
-    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="is about machines without a GPU"
+    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="for machines without a GPU"
 )
 
 
@@ -30,7 +30,7 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> None:
-    """Set what torchrun sets."""
+    """Set torchrun's environment variables."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -47,30 +47,31 @@ def launched(monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int) -> Non
 
 @pytest.fixture
 def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
-    """Be launched as the only process of a group, so that every collective is really called."""
+    """Return the runtime of a group of one process, which really calls every collective."""
     launched(monkeypatch, rank=0, world_size=1)
-    with Runtime(device="cpu", backend="nccl") as run:
-        yield run
+    with Runtime(device="cpu", backend="nccl") as runtime:
+        yield runtime
 
 
 def test_without_a_launcher_the_run_is_one_process() -> None:
-    with Runtime(device="cpu") as run:
+    with Runtime(device="cpu") as runtime:
         assert not dist.is_initialized()
 
-    assert (run.rank, run.local_rank, run.world_size, run.is_master, run.distributed) == (0, 0, 1, True, False)
+    assert (runtime.rank, runtime.local_rank, runtime.world_size) == (0, 0, 1)
+    assert (runtime.is_master, runtime.distributed) == (True, False)
 
 
 def test_a_launched_process_joins_the_group_and_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU takes gloo whatever `backend` says, as nanoGPT's default is nccl."""
+    """On a CPU the backend is gloo whatever `backend` is: nanoGPT's default is nccl."""
     launched(monkeypatch, rank=0, world_size=1)
 
-    with Runtime(device="cpu", backend="nccl") as run:
-        assert run.distributed and dist.is_initialized()
-        assert dist.get_backend() == run.backend == "gloo"
+    with Runtime(device="cpu", backend="nccl") as runtime:
+        assert runtime.distributed and dist.is_initialized()
+        assert dist.get_backend() == runtime.backend == "gloo"
     assert not dist.is_initialized()
 
 
-def test_group_is_left_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_group_is_destroyed_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, rank=0, world_size=1)
 
     with pytest.raises(ZeroDivisionError), Runtime(device="cpu"):
@@ -80,65 +81,65 @@ def test_group_is_left_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_what_is_to_happen_at_the_end_happens_last_given_first(monkeypatch: pytest.MonkeyPatch, failing: bool) -> None:
-    """Whether the run ends well or not, and while the group is still there."""
+def test_exit_functions_run_at_the_end_in_reverse_order(monkeypatch: pytest.MonkeyPatch, failing: bool) -> None:
+    """With and without an error, and before the process group is destroyed."""
     launched(monkeypatch, rank=0, world_size=1)
-    happened = []
+    calls = []
 
-    with contextlib.suppress(ZeroDivisionError), Runtime(device="cpu") as run:
+    with contextlib.suppress(ZeroDivisionError), Runtime(device="cpu") as runtime:
         for name in ("first", "second"):
-            run.at_exit(lambda name=name: happened.append((name, dist.is_initialized())))  # type: ignore[misc]
-        assert happened == []
+            runtime.at_exit(lambda name=name: calls.append((name, dist.is_initialized())))  # type: ignore[misc]
+        assert calls == []
         _ = 1 / (not failing)
 
-    assert happened == [("second", True), ("first", True)]
+    assert calls == [("second", True), ("first", True)]
 
 
 @pytest.mark.parametrize(("rank", "seed"), [(0, 1337), (3, 1340)])
-def test_each_rank_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch, rank: int, seed: int) -> None:
+def test_each_rank_has_its_own_seed(monkeypatch: pytest.MonkeyPatch, rank: int, seed: int) -> None:
     launched(monkeypatch, rank, world_size=4)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend: None)  # the other three are not there
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: None)  # the test starts no other ranks
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
 
-    with Runtime(device="cpu", seed=1337) as run:
+    with Runtime(device="cpu", seed=1337) as runtime:
         drawn = torch.rand(5)
 
-    assert run.is_master == (rank == 0) and run.world_size == 4
+    assert runtime.is_master == (rank == 0) and runtime.world_size == 4
     assert torch.equal(drawn, torch.rand(5, generator=torch.Generator().manual_seed(seed)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_cpu_has_neither_autocast_nor_scaler_whatever_the_dtype(dtype: str) -> None:
-    run = Runtime(device="cpu", dtype=dtype)
+def test_a_cpu_has_neither_autocast_nor_scaler_for_any_dtype(dtype: str) -> None:
+    runtime = Runtime(device="cpu", dtype=dtype)
 
-    assert isinstance(run.autocast, nullcontext)
-    assert not run.scaler.is_enabled()
-    with run.autocast:
+    assert isinstance(runtime.autocast, nullcontext)
+    assert not runtime.scaler.is_enabled()
+    with runtime.autocast:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 def test_cpu_autocast_turns_bfloat16_on() -> None:
-    run = Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True)
+    runtime = Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True)
 
-    for _ in range(2):  # it is entered again for every micro-batch
-        with run.autocast:
+    for _ in range(2):  # the step enters it again for every micro-batch
+        with runtime.autocast:
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
         assert not torch.is_autocast_enabled("cpu")
-    assert not run.scaler.is_enabled()
+    assert not runtime.scaler.is_enabled()
 
 
 @no_gpu
 @pytest.mark.parametrize("name", ["cuda", "auto"])
-def test_without_a_gpu_the_cpu_takes_over_and_says_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Runtime(device=name, dtype="float16")
+def test_without_a_gpu_the_cpu_is_used_with_a_note(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runtime = Runtime(device=name, dtype="float16")
 
-    assert run.device == torch.device("cpu")
-    assert not run.scaler.is_enabled()
+    assert runtime.device == torch.device("cpu")
+    assert not runtime.scaler.is_enabled()
     note = "device: no CUDA device here, using cpu (--device=cpu says so yourself)\n"
     assert capsys.readouterr() == ("", note)
 
 
-def test_a_device_that_was_asked_for_is_taken_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_requested_device_is_used_without_a_note(capsys: pytest.CaptureFixture[str]) -> None:
     assert Runtime(device="cpu").device == torch.device("cpu")
     assert capsys.readouterr() == ("", "")
 
@@ -155,12 +156,14 @@ def test_a_device_that_was_asked_for_is_taken_in_silence(capsys: pytest.CaptureF
         pytest.param("mps", "device='mps': not available here, wanted cuda or cpu", marks=no_gpu),
     ],
 )
-def test_a_device_that_is_not_there_is_refused(name: str, message: str) -> None:
+def test_an_unknown_or_missing_device_is_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         resolve_device(name)
 
 
-def test_notes_of_other_ranks_stay_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_of_other_ranks_are_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = logging.getLogger("coregpt")
     for rank in (0, 1):
         launched(monkeypatch, rank, world_size=2)
@@ -171,7 +174,7 @@ def test_notes_of_other_ranks_stay_silent(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr() == ("", "a note of rank 0\nan error of rank 0\nan error of rank 1\n")
 
 
-def test_a_second_run_does_not_say_everything_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_runtime_does_not_print_notes_twice(capsys: pytest.CaptureFixture[str]) -> None:
     Runtime(device="cpu")
     Runtime(device="cpu")
     logging.getLogger("coregpt").info("once")
@@ -181,17 +184,17 @@ def test_a_second_run_does_not_say_everything_twice(capsys: pytest.CaptureFixtur
     assert handler.stream is sys.stderr  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("world_size", "steps", "share"), [(1, 5, 5), (4, 40, 10), (5, 5, 1)])
-def test_micro_batches_are_shared_evenly(
-    monkeypatch: pytest.MonkeyPatch, world_size: int, steps: int, share: int
+@pytest.mark.parametrize(("world_size", "steps", "expected"), [(1, 5, 5), (4, 40, 10), (5, 5, 1)])
+def test_micro_batches_are_divided_evenly_among_ranks(
+    monkeypatch: pytest.MonkeyPatch, world_size: int, steps: int, expected: int
 ) -> None:
     launched(monkeypatch, 0, world_size)
 
-    assert Runtime(device="cpu").micro_steps_per_rank(steps) == share
+    assert Runtime(device="cpu").micro_steps_per_rank(steps) == expected
 
 
 @pytest.mark.parametrize(("world_size", "steps"), [(4, 6), (8, 4)])
-def test_micro_batches_that_do_not_divide_are_refused(
+def test_micro_batches_that_do_not_divide_evenly_are_refused(
     monkeypatch: pytest.MonkeyPatch, world_size: int, steps: int
 ) -> None:
     launched(monkeypatch, 0, world_size)
@@ -201,24 +204,24 @@ def test_micro_batches_that_do_not_divide_are_refused(
         Runtime(device="cpu").micro_steps_per_rank(steps)
 
 
-def check_collectives(run: Runtime) -> None:
+def check_collectives(runtime: Runtime) -> None:
     losses = {"train": torch.tensor(1.5), "val": torch.tensor(2.5)}
-    assert run.on_master(lambda: losses) == losses
-    assert run.gather({"rank": run.rank}) == [{"rank": 0}]
+    assert runtime.on_master(lambda: losses) == losses
+    assert runtime.gather({"rank": runtime.rank}) == [{"rank": 0}]
     flags = torch.tensor([0, 1, 0], dtype=torch.int32)
-    assert run.any_rank(flags) is flags
+    assert runtime.any_rank(flags) is flags
     assert flags.tolist() == [0, 1, 0]
 
 
-def test_one_process_agrees_with_itself() -> None:
+def test_collectives_of_one_process_return_its_own_values() -> None:
     check_collectives(Runtime(device="cpu"))
 
 
-def test_a_group_of_one_agrees_with_itself(group_of_one: Runtime) -> None:
+def test_collectives_of_a_group_of_one_return_its_own_values(group_of_one: Runtime) -> None:
     check_collectives(group_of_one)
 
 
-def test_only_the_master_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_master_calls_the_function_on_rank_0_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def compute() -> Any:
         raise AssertionError("called on rank 1")
 
@@ -231,18 +234,18 @@ def test_only_the_master_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert received == [([None, None], 0)]
 
 
-def test_random_state_is_continued_where_it_was_found() -> None:
-    run = Runtime(device="cpu")
-    state = run.rng_state()
+def test_set_rng_state_restores_the_state_of_torch() -> None:
+    runtime = Runtime(device="cpu")
+    state = runtime.rng_state()
     first = torch.rand(5), torch.randint(100, (5,))
 
-    run.set_rng_state(state)
+    runtime.set_rng_state(state)
 
     assert torch.equal(torch.rand(5), first[0]) and torch.equal(torch.randint(100, (5,)), first[1])
     assert list(state) == ["cpu", "python", "numpy"]
 
 
-# a machine with GPUs, as far as one without can tell
+# a machine with GPUs, simulated
 
 
 @pytest.fixture
@@ -254,8 +257,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "local_rank", "index"), [("cuda", None, 0), ("auto", None, 0), ("cuda:1", None, 1), ("cuda", 1, 1)]
 )
-def test_a_cuda_device_has_a_number(two_gpus: None, name: str, local_rank: int | None, index: int) -> None:
-    """torch.cuda.set_device refuses a device without one."""
+def test_a_cuda_device_has_an_index(two_gpus: None, name: str, local_rank: int | None, index: int) -> None:
+    """torch.cuda.set_device refuses a device without an index."""
     assert resolve_device(name, local_rank) == torch.device("cuda", index)
 
 
@@ -266,7 +269,7 @@ def test_several_processes_do_not_fall_back_to_mps(monkeypatch: pytest.MonkeyPat
     assert resolve_device("cuda", 0).type == "cpu"
 
 
-def test_cpu_autocast_is_for_bfloat16_alone() -> None:
+def test_cpu_autocast_is_for_bfloat16_only() -> None:
     assert isinstance(Runtime(device="cpu", dtype="float16", cpu_autocast=True).autocast, nullcontext)
     assert isinstance(Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True).autocast, torch.amp.autocast)
 
@@ -274,67 +277,67 @@ def test_cpu_autocast_is_for_bfloat16_alone() -> None:
 # random generators of every kind
 
 
-def draw_everywhere() -> list[Any]:
+def draw_from_all_generators() -> list[Any]:
     return [torch.rand(3).tolist(), random.random(), random.gauss(0, 1), np.random.rand(2).tolist(), np.random.randn()]
 
 
-def test_every_kind_of_random_generator_goes_on_where_it_was_saved() -> None:
-    with Runtime(device="cpu") as run:
-        draw_everywhere()
-        state = run.rng_state()
-        drawn = draw_everywhere()
+def test_set_rng_state_restores_every_random_generator() -> None:
+    with Runtime(device="cpu") as runtime:
+        draw_from_all_generators()
+        state = runtime.rng_state()
+        drawn = draw_from_all_generators()
 
-        run.set_rng_state(state)
+        runtime.set_rng_state(state)
 
-        assert draw_everywhere() == drawn
-
-
-def test_the_saved_state_is_plain_enough_for_a_checkpoint(tmp_path: Path) -> None:
-    with Runtime(device="cpu") as run:
-        torch.save(run.rng_state(), tmp_path / "rng.pt")
-        drawn = draw_everywhere()
-
-        run.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
-
-        assert draw_everywhere() == drawn
+        assert draw_from_all_generators() == drawn
 
 
-def test_every_kind_is_seeded() -> None:
+def test_the_rng_state_can_be_loaded_with_weights_only(tmp_path: Path) -> None:
+    with Runtime(device="cpu") as runtime:
+        torch.save(runtime.rng_state(), tmp_path / "rng.pt")
+        drawn = draw_from_all_generators()
+
+        runtime.set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+
+        assert draw_from_all_generators() == drawn
+
+
+def test_every_random_generator_is_seeded() -> None:
     drawn = []
     for seed in (1, 1, 2):
-        draw_everywhere()
+        draw_from_all_generators()
         with Runtime(device="cpu", seed=seed):
-            drawn.append(draw_everywhere())
+            drawn.append(draw_from_all_generators())
 
     assert drawn[0] == drawn[1]
     assert all(ours != theirs for ours, theirs in zip(drawn[0], drawn[2], strict=True))
 
 
-def test_draws_in_isolation_start_from_the_seed_and_leave_no_trace() -> None:
-    with Runtime(device="cpu") as run:
-        draw_everywhere()
-        state = run.rng_state()
-        expected = draw_everywhere()
-        run.set_rng_state(state)
+def test_isolated_rng_starts_from_the_seed_and_restores_the_state() -> None:
+    with Runtime(device="cpu") as runtime:
+        draw_from_all_generators()
+        state = runtime.rng_state()
+        expected = draw_from_all_generators()
+        runtime.set_rng_state(state)
 
-        with run.isolated_rng():
-            first = draw_everywhere()
-        with pytest.raises(ZeroDivisionError), run.isolated_rng():
-            assert draw_everywhere() == first
+        with runtime.isolated_rng():
+            first = draw_from_all_generators()
+        with pytest.raises(ZeroDivisionError), runtime.isolated_rng():
+            assert draw_from_all_generators() == first
             _ = 1 / 0
 
-        assert draw_everywhere() == expected
+        assert draw_from_all_generators() == expected
 
 
 # flags and errors on all ranks
 
 
 @pytest.mark.parametrize("value", [True, False])
-def test_a_single_process_agrees_with_itself(value: bool) -> None:
+def test_is_true_on_any_rank_returns_the_value_of_a_single_process(value: bool) -> None:
     assert Runtime(device="cpu").is_true_on_any_rank(value) is value
 
 
-def test_what_every_rank_computes_is_rank_0s_result_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_every_rank_returns_rank_0s_result_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
     def broadcast(box: list[Any], src: int) -> None:
         box[:] = ["rank 0's", None]
 
@@ -349,17 +352,17 @@ def test_what_every_rank_computes_is_rank_0s_result_on_all(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_what_fails_on_the_master_fails_on_every_rank(alone: bool, request: pytest.FixtureRequest) -> None:
-    run = Runtime(device="cpu") if alone else request.getfixturevalue("group_of_one")
+def test_an_error_on_the_master_is_raised(alone: bool, request: pytest.FixtureRequest) -> None:
+    runtime = Runtime(device="cpu") if alone else request.getfixturevalue("group_of_one")
 
     def fail() -> None:
         raise ConfigError("out_dir is in use")
 
     with pytest.raises(ConfigError, match="^out_dir is in use$"):
-        run.on_master(fail)
+        runtime.on_master(fail)
 
 
-def test_another_rank_raises_what_the_master_met(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_rank_raises_the_error_of_the_master(monkeypatch: pytest.MonkeyPatch) -> None:
     def broadcast(box: list[Any], src: int) -> None:
         box[:] = [None, ConfigError("out_dir is in use")]
 

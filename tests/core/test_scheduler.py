@@ -1,4 +1,4 @@
-"""Learning rates, against the formula written once more."""
+"""Learning rates, compared with the formulas written a second time."""
 
 import math
 
@@ -19,13 +19,13 @@ PEAK, FLOOR = 6e-4, 6e-5
 
 
 def cosine(iter_num: int, warmup_iters: int, lr_decay_iters: int) -> float:
-    """Return nanoGPT's learning rate, for iterations at which nanoGPT has one."""
+    """Return nanoGPT's learning rate, where nanoGPT does not divide by zero."""
     if iter_num < warmup_iters:
         return PEAK * (iter_num + 1) / (warmup_iters + 1)
     if iter_num > lr_decay_iters:
         return FLOOR
-    turned = math.pi * ((iter_num - warmup_iters) / (lr_decay_iters - warmup_iters))
-    return FLOOR + 0.5 * (1.0 + math.cos(turned)) * (PEAK - FLOOR)
+    angle = math.pi * ((iter_num - warmup_iters) / (lr_decay_iters - warmup_iters))
+    return FLOOR + 0.5 * (1.0 + math.cos(angle)) * (PEAK - FLOOR)
 
 
 @pytest.mark.parametrize("iter_num", [0, 1, 98, 99, 100, 101, 350, 599, 600, 601, 6000])
@@ -38,7 +38,7 @@ def test_cosine_is_nanogpts_for_any_shape(iter_num: int, warmup_iters: int, lr_d
     lr = CosineLRScheduler(PEAK, warmup_iters, lr_decay_iters, FLOOR).get_lr(iter_num)
 
     assert 0 < lr <= PEAK
-    if iter_num != warmup_iters or iter_num != lr_decay_iters:  # there nanoGPT divides by zero
+    if iter_num != warmup_iters or iter_num != lr_decay_iters:  # at that iteration nanoGPT divides by zero
         assert lr == cosine(iter_num, warmup_iters, lr_decay_iters)
 
 
@@ -56,7 +56,7 @@ def test_cosine_is_nanogpts_for_any_shape(iter_num: int, warmup_iters: int, lr_d
     ],
 )
 def test_edges_of_the_schedule(iter_num: int, expected: float) -> None:
-    """Before its beginning and after its end it holds its first and last value."""
+    """Before its start a schedule returns its first value, after its end its last."""
     assert CosineLRScheduler(PEAK, 4, 10, FLOOR).get_lr(iter_num) == expected
 
 
@@ -75,14 +75,14 @@ def test_without_decay_there_is_no_warmup_either(iter_num: int) -> None:
     assert CosineLRScheduler(PEAK, 100, 600, FLOOR, decay_lr=False).get_lr(iter_num) == PEAK
 
 
-def test_answers_do_not_depend_on_the_order_of_questions() -> None:
+def test_get_lr_does_not_depend_on_the_order_of_calls() -> None:
     scheduler = CosineLRScheduler(PEAK, 100, 600, FLOOR)
 
     forwards = [scheduler.get_lr(iter_num) for iter_num in range(700)]
     assert [scheduler.get_lr(iter_num) for iter_num in reversed(range(700))] == forwards[::-1]
 
 
-def test_a_schedule_must_answer() -> None:
+def test_a_schedule_must_define_get_lr() -> None:
     with pytest.raises(TypeError, match="get_lr"):
         LRScheduler()  # type: ignore[abstract]
 
@@ -91,12 +91,12 @@ def test_a_schedule_must_answer() -> None:
 
 
 def ramp(iter_num: int, warmup_iters: int) -> float:
-    """Return the share of the peak in a warm-up."""
+    """Return the fraction of the peak in a warm-up."""
     return (max(iter_num, 0) + 1) / (warmup_iters + 1)
 
 
 def line(iter_num: int, begin: int, end: int) -> float:
-    """Return what `np.interp` would between the peak at `begin` and the floor at `end`."""
+    """Return the linear interpolation between the peak at `begin` and the floor at `end`."""
     if iter_num >= end:
         return FLOOR
     return PEAK if iter_num <= begin else PEAK - (PEAK - FLOOR) * (iter_num - begin) / (end - begin)
@@ -146,11 +146,11 @@ def test_wsd_in_numbers(iter_num: int, expected: float) -> None:
 
 
 @given(iter_num=st.integers(-9, 10**7), warmup_iters=st.integers(0, 3000))
-def test_inverse_sqrt_falls_with_the_root(iter_num: int, warmup_iters: int) -> None:
+def test_inverse_sqrt_decays_with_the_square_root(iter_num: int, warmup_iters: int) -> None:
     lr = InverseSqrtLRScheduler(PEAK, warmup_iters).get_lr(iter_num)
 
-    fallen = PEAK * ((warmup_iters + 1) ** 0.5 / (max(iter_num, 0) + 1) ** 0.5)
-    assert lr == pytest.approx(PEAK * ramp(iter_num, warmup_iters) if iter_num < warmup_iters else fallen, rel=1e-9)
+    decayed = PEAK * ((warmup_iters + 1) ** 0.5 / (max(iter_num, 0) + 1) ** 0.5)
+    assert lr == pytest.approx(PEAK * ramp(iter_num, warmup_iters) if iter_num < warmup_iters else decayed, rel=1e-9)
 
 
 @pytest.mark.parametrize(("iter_num", "expected"), [(-5, 0.1), (8, 0.9), (9, 1), (39, 0.5), (159, 0.25), (999, 0.25)])
@@ -166,7 +166,7 @@ class Halving(LRScheduler):
         return 0.1 / 2**iter_num
 
 
-def test_every_group_gets_the_rate_to_the_bit_and_its_own_factor() -> None:
+def test_every_group_gets_the_exact_rate_times_its_own_factor() -> None:
     groups = [{"lr": 9.0}, {"lr": 9.0, "lr_factor": 0.3}, {"lr": 9.0, "lr_factor": 10.0}]
 
     assert Halving().set_lr(groups, 3) == 0.0125
@@ -175,7 +175,7 @@ def test_every_group_gets_the_rate_to_the_bit_and_its_own_factor() -> None:
     assert [group["lr"] for group in groups] == [0.0125 * 0.7, 0.0125 * 0.7 * 0.3, 0.0125 * 0.7 * 10.0]
 
 
-def test_a_schedule_may_tell_groups_apart() -> None:
+def test_a_schedule_may_use_another_rate_for_some_groups() -> None:
     class ByGroup(Halving):
         def get_group_lr(self, iter_num: int, group: dict[str, object]) -> float:
             return 5.0 if group.get("slow") else self.get_lr(iter_num)

@@ -12,18 +12,18 @@ from core.training_step import StepResult
 
 
 class Counting:
-    """A model whose mfu is the number of times that it was asked."""
+    """Records the calls of `estimate_mfu` and returns their number as the mfu."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[float, float]] = []
+        self.calls: list[tuple[float, float]] = []
 
     def estimate_mfu(self, sequences: float, seconds: float) -> float:
-        self.asked.append((sequences, seconds))
-        return float(len(self.asked))
+        self.calls.append((sequences, seconds))
+        return float(len(self.calls))
 
 
 def step(updates: int = 0) -> Any:
-    """Return as much of a training step as a report reads."""
+    """Return the attributes of a training step that a report reads."""
     return SimpleNamespace(updates=updates, optimizer=SimpleNamespace(param_groups=[{"lr": 0.25}, {"lr": 0.5}]))
 
 
@@ -33,8 +33,8 @@ def result(loss: float = 1.0, grad_norm: float | None = None, micro_steps: int =
 
 
 @pytest.mark.parametrize("micro_steps", [1, 3, 5])
-def test_the_loss_is_multiplied_back_as_nanogpt_prints_it(micro_steps: int) -> None:
-    """The last micro-batch's, divided by their number in float32 and multiplied back by Python."""
+def test_the_loss_is_scaled_back_as_nanogpt_prints_it(micro_steps: int) -> None:
+    """The last micro-batch's loss: divided by the number of micro-batches in float32, multiplied by it in Python."""
     loss = (torch.tensor(0.7) / micro_steps).item()
 
     metrics = StepReport(Counting(), step(), 8).metrics(3, result(loss, micro_steps=micro_steps), 0.5)
@@ -57,23 +57,23 @@ def test_norm_and_the_objectives_metrics_are_reported_if_known() -> None:
         (5, [-100, 100]),
     ],
 )
-def test_mfu_is_trusted_after_five_updates_of_this_process(log_interval: int, expected: list[float]) -> None:
-    """Then it is the running mean of the logged updates, nine parts old and one part new."""
+def test_mfu_is_estimated_after_five_updates_of_this_process(log_interval: int, expected: list[float]) -> None:
+    """After them, the mfu is a running mean over the logged updates: 0.9 of the old mean and 0.1 of the new value."""
     model, training = Counting(), step()
     report = StepReport(model, training, 8)
-    found = []
+    percents = []
     for number in range(8):
         training.updates += 1
         if number % log_interval == 0:
-            found.append(report.metrics(100 + number, result(), 0.1 * number)["mfu"])
+            percents.append(report.metrics(100 + number, result(), 0.1 * number)["mfu"])
 
-    assert found == pytest.approx(expected)
-    assert report.mfu_percent == found[-1]
+    assert percents == pytest.approx(expected)
+    assert report.mfu_percent == percents[-1]
     logged = [number for number in range(8) if number % log_interval == 0 and number >= 5]
-    assert model.asked == [(8, 0.1 * number) for number in logged]
+    assert model.calls == [(8, 0.1 * number) for number in logged]
 
 
-def test_a_lap_lasts_from_the_end_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lap_starts_at_the_end_of_the_previous_one(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([100.0, 101.0, 103.0, 107.0])
     monkeypatch.setattr(core.step_report, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     report = StepReport(Counting(), step(), 8)

@@ -1,4 +1,4 @@
-"""Requests to stop: by one process alone, by agreement, by a signal."""
+"""StopRequest: one process, several processes, preemption."""
 
 import pytest
 
@@ -18,17 +18,17 @@ def test_a_single_process_stops_at_its_own_request() -> None:
 
 
 def test_several_processes_stop_when_all_have_agreed() -> None:
-    asking, other = (StopRequest(Preemption(), is_alone=False) for _ in range(2))
-    asking.request("enough")
-    assert asking.is_requested and asking.reason is None
+    requesting, other = (StopRequest(Preemption(), is_alone=False) for _ in range(2))
+    requesting.request("enough")
+    assert requesting.is_requested and requesting.reason is None
 
-    for stop in (asking, other):
+    for stop in (requesting, other):
         stop.agree(is_preempted=False, is_requested=True)
 
-    assert (asking.reason, other.reason) == ("enough", "another process asked for it")
+    assert (requesting.reason, other.reason) == ("enough", "another process asked for it")
 
 
-def test_an_agreement_on_nothing_changes_nothing() -> None:
+def test_without_a_request_nothing_stops_the_run() -> None:
     stop = StopRequest(Preemption(), is_alone=False)
     stop.agree(is_preempted=False, is_requested=False)
 
@@ -43,7 +43,7 @@ def test_an_agreement_on_nothing_changes_nothing() -> None:
         (None, "stopped by the time limit of 0 hours before the first update"),
     ],
 )
-def test_a_preempted_run_says_from_where_it_goes_on(saved_at: int | None, message: str) -> None:
+def test_the_preempted_error_names_the_iteration_to_resume_from(saved_at: int | None, message: str) -> None:
     stop = StopRequest(Preemption(time_limit_hours=0.0), is_alone=True)
     stop.agree(is_preempted=True, is_requested=True)
 
@@ -52,7 +52,7 @@ def test_a_preempted_run_says_from_where_it_goes_on(saved_at: int | None, messag
     assert (str(error.value), error.value.exit_status) == (message, 75)
 
 
-def test_another_ranks_signal_is_named_as_such() -> None:
+def test_a_signal_to_another_process_is_named_as_the_reason() -> None:
     stop = StopRequest(Preemption(), is_alone=False)
     stop.preempt()
 

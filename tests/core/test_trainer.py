@@ -1,4 +1,4 @@
-"""The loop: what happens when, what is saved, and that nothing is lost on the way."""
+"""Trainer: the order of the loop, reports, saves, instability, rollback and resume."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ CONFIG = {
 
 
 class Recorder(Logger, Callback):
-    """Keeps all that is reported, and the order of everything in `events`."""
+    """Records all reports, and the order of all calls in `events`."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -85,7 +85,7 @@ class Recorder(Logger, Callback):
 
 
 class Run:
-    """A trainer of real parts, and a recorder of what it does."""
+    """A real trainer, with a recorder of its calls."""
 
     def __init__(
         self,
@@ -106,8 +106,8 @@ class Run:
         self.drawn: list[Any] = []
         logger = CompositeLogger([self.recorder])
         notes = RunNotes({"n": 1}, CONFIG | (config or {}), {"world_size": 1})
-        watchers = [self.recorder, *callbacks]
-        self.trainer = tiny_trainer(out_dir, objective, watchers, logger, self.get_batch, notes, **numbers)
+        callbacks = [self.recorder, *callbacks]
+        self.trainer = tiny_trainer(out_dir, objective, callbacks, logger, self.get_batch, notes, **numbers)
         self.model = self.trainer.raw_model
         self.trainer.step.gradient_accumulation_steps = micro_steps
         self.trainer.step.grad_clip = grad_clip
@@ -122,7 +122,7 @@ class Run:
         return self.drawn[-1]
 
     def script_losses(self, losses: Sequence[float]) -> None:
-        """Let evaluations find these validation losses, one after the other."""
+        """Let evaluations return these validation losses in order."""
         remaining = iter(losses)
         self.trainer.evaluator.evaluate_splits = lambda: {  # type: ignore[method-assign]
             "train": torch.tensor(1.0),
@@ -130,7 +130,7 @@ class Run:
         }
 
 
-# when things happen
+# the order of the loop
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_should_terminate(tmp_path: Path, iter_num: int, reason: str | None, exp
 
 
 def test_loop_keeps_nanogpts_order(tmp_path: Path) -> None:
-    """The first batch is drawn before the first evaluation, and every update draws for the one that follows."""
+    """The first batch is drawn before the first evaluation, and every update draws the first batch of the next one."""
     run = Run(tmp_path / "out", max_iters=2)
     run.trainer.train()
 
@@ -200,7 +200,7 @@ def test_one_update_more_than_max_iters_is_made(tmp_path: Path, max_iters: int) 
     assert all(state["step"] == max_iters + 1 for state in run.trainer.step.optimizer.state.values())
 
 
-def test_a_run_that_is_past_its_end_makes_no_update(tmp_path: Path) -> None:
+def test_a_run_past_max_iters_makes_no_update(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.trainer.counters.iter_num = 7
 
@@ -224,7 +224,7 @@ def test_learning_rate_is_set_before_the_evaluation_of_the_same_iteration(tmp_pa
     assert [evaluation["lr"] for evaluation in run.recorder.evals] == rates[::2]
 
 
-def test_a_group_of_parameters_may_have_a_factor_of_its_own(tmp_path: Path) -> None:
+def test_a_parameter_group_may_have_its_own_lr_factor(tmp_path: Path) -> None:
     run = Run(tmp_path, max_iters=3)
     group = run.trainer.step.optimizer.param_groups[0]
     group["lr_factor"] = 0.5
@@ -250,7 +250,7 @@ def test_eval_only_stops_after_one_evaluation_and_saves_nothing(tmp_path: Path, 
     assert not run.path.exists()
 
 
-def test_stop_ends_the_run_after_the_iteration_at_hand(tmp_path: Path) -> None:
+def test_stop_ends_the_run_after_the_current_iteration(tmp_path: Path) -> None:
     class Enough(Callback):
         def on_eval_end(self, trainer: Trainer, losses: Any) -> None:
             if trainer.iter_num == 2:
@@ -268,26 +268,26 @@ def test_stop_ends_the_run_after_the_iteration_at_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 3, 5])
 def test_loss_of_an_update_is_the_last_micro_batchs(tmp_path: Path, accumulation: int) -> None:
-    """Divided by the number of micro-batches in float32 and multiplied back by Python, as nanoGPT prints it."""
+    """Divided by the number of micro-batches in float32 and multiplied by it in Python, as nanoGPT prints it."""
     run = Run(tmp_path, max_iters=0, micro_steps=accumulation, eval_interval=9)
     start = {name: value.clone() for name, value in run.model.state_dict().items()}
     run.trainer.train()
 
     run.model.load_state_dict(start)
-    drawn_for_training = [run.drawn[0], *run.drawn[5:]]  # between them the evaluation's
+    drawn_for_training = [run.drawn[0], *run.drawn[5:]]  # between them are the evaluation's batches
     loss = run.model(*drawn_for_training[accumulation - 1])[1]
     (step,) = run.recorder.steps
     assert step["loss"] == (loss / accumulation).item() * accumulation
     assert step["time_ms"] > 0
 
 
-def test_gradient_norm_is_reported_where_it_is_known(tmp_path: Path) -> None:
-    clipped, free = Run(tmp_path, max_iters=0), Run(tmp_path, max_iters=0, grad_clip=0.0)
+def test_the_gradient_norm_is_reported_if_gradients_are_clipped(tmp_path: Path) -> None:
+    clipped, unclipped = Run(tmp_path, max_iters=0), Run(tmp_path, max_iters=0, grad_clip=0.0)
     clipped.trainer.train()
-    free.trainer.train()
+    unclipped.trainer.train()
 
     assert clipped.recorder.steps[0]["grad_norm"] > 0
-    assert "grad_norm" not in free.recorder.steps[0]
+    assert "grad_norm" not in unclipped.recorder.steps[0]
 
 
 def test_evaluation_is_reported_under_nanogpts_names(tmp_path: Path) -> None:
@@ -364,9 +364,9 @@ def test_a_checkpoint_has_nanogpts_keys_first(tmp_path: Path) -> None:
 def test_only_the_master_writes(tmp_path: Path) -> None:
     run = Run(tmp_path, max_iters=2)
     run.trainer.runtime.is_master = False
-    answers = iter([(run.path, None), (run.path, None)])  # what the master would broadcast
+    received = iter([(run.path, None), (run.path, None)])  # what rank 0 would broadcast
 
-    run.trainer.runtime.on_master = lambda compute: next(answers)  # type: ignore[method-assign]
+    run.trainer.runtime.on_master = lambda compute: next(received)  # type: ignore[method-assign]
     run.trainer.train()
 
     assert os.listdir(tmp_path) == []
@@ -387,7 +387,7 @@ class BreaksAt(Objective):
         return Output(output.loss * self.factor, {}) if train and self.calls == self.call else output
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_saved(tmp_path: Path) -> None:
+def test_a_non_finite_loss_stops_the_run_before_a_save(tmp_path: Path) -> None:
     run = Run(tmp_path, objective=BreaksAt(8, NAN))  # the second micro-batch of iteration 3
 
     with pytest.raises(DivergedError) as error:
@@ -401,7 +401,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_saved(tmp_pa
     assert all(bool(value.isfinite().all()) for value in checkpoint["model"].values())
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_as_well(tmp_path: Path) -> None:
+def test_a_non_finite_first_micro_batch_stops_the_run(tmp_path: Path) -> None:
     """The first micro-batch's loss is not the one reported, but its gradient is part of the update."""
     run = Run(tmp_path, objective=BreaksAt(1, NAN))
 
@@ -410,7 +410,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run_as_well(tmp_path: Path) -> 
     assert not run.path.exists()
 
 
-def test_on_request_there_is_a_warning_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_with_warn_the_run_continues_but_its_weights_are_not_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = Run(tmp_path, objective=BreaksAt(8, NAN), on_instability="warn", max_iters=4)
     with pytest.raises(SaveError, match="a weight or a moment of the optimizer is not finite"):
         run.trainer.train()
@@ -420,9 +422,7 @@ def test_on_request_there_is_a_warning_only(tmp_path: Path, caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize(("val", "stops"), [(NAN, True), (math.inf, True), (9.0, False)])
-def test_an_evaluation_that_is_not_finite_stops_the_run_before_it_is_saved(
-    tmp_path: Path, val: float, stops: bool
-) -> None:
+def test_a_non_finite_evaluation_stops_the_run_before_a_save(tmp_path: Path, val: float, stops: bool) -> None:
     run = Run(tmp_path, max_iters=2)
     run.script_losses([1.0, val])
 
@@ -435,7 +435,7 @@ def test_an_evaluation_that_is_not_finite_stops_the_run_before_it_is_saved(
     assert run.trainer.best_val_loss == 1.0
 
 
-def test_a_verdict_that_is_still_on_its_way_is_awaited_before_saving(tmp_path: Path) -> None:
+def test_a_pending_verdict_is_awaited_before_a_save(tmp_path: Path) -> None:
     """As on a GPU, where the verdict on an update comes with the next one."""
 
     run = Run(tmp_path, objective=BreaksAt(4, NAN))  # the last update before the first checkpoint
@@ -448,15 +448,15 @@ def test_a_verdict_that_is_still_on_its_way_is_awaited_before_saving(tmp_path: P
 
 
 class Flips(Callback):
-    """Makes a weight infinite after an update, once, as a bit that flips in memory."""
+    """Makes a weight infinite once, after the update of an iteration, as a flipped bit in memory would."""
 
     def __init__(self, iter_num: int) -> None:
-        self.iter_num, self.struck = iter_num, False
+        self.iter_num, self.flipped = iter_num, False
 
     def on_step_begin(self, trainer: Trainer) -> None:
-        if trainer.iter_num != self.iter_num or self.struck:
+        if trainer.iter_num != self.iter_num or self.flipped:
             return
-        self.struck = True
+        self.flipped = True
 
         def flip(*_: Any) -> None:
             handle.remove()
@@ -486,11 +486,11 @@ def test_damaged_weights_stop_a_run_that_skips_updates(tmp_path: Path) -> None:
     assert run.recorder.steps[-1]["iter"] == 3
 
 
-# going back
+# rollback
 
 
 class BreaksOn(Objective):
-    """An objective whose loss is not finite for certain batches, wherever they turn up."""
+    """An objective whose loss is NaN for the batches in `poisoned`, at every iteration."""
 
     def __init__(self) -> None:
         self.poisoned: list[torch.Tensor] = []
@@ -502,15 +502,15 @@ class BreaksOn(Objective):
 
 
 class PoisonAt(Callback):
-    """Makes the batch that waits at the top of an iteration one that breaks."""
+    """Poisons the batch that is drawn ahead for an iteration, when the run gets there first."""
 
     def __init__(self, objective: BreaksOn, iter_num: int) -> None:
-        self.objective, self.iter_num, self.met = objective, iter_num, 0
+        self.objective, self.iter_num, self.visits = objective, iter_num, 0
 
     def on_step_begin(self, trainer: Trainer) -> None:
         if trainer.iter_num == self.iter_num:
-            self.met += 1
-            if self.met == 1:
+            self.visits += 1
+            if self.visits == 1:
                 assert trainer.step.batch is not None
                 self.objective.poisoned.append(trainer.step.batch[0].clone())
 
@@ -539,7 +539,9 @@ def test_an_unstable_run_rolls_back_and_skips_that_batch(tmp_path: Path, caplog:
     assert run.recorder.recoveries == [history]
 
 
-def test_before_the_first_checkpoint_the_run_starts_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_before_the_first_checkpoint_a_rollback_is_to_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = recovering(tmp_path, 1)
 
     run.trainer.train()
@@ -550,7 +552,7 @@ def test_before_the_first_checkpoint_the_run_starts_again(tmp_path: Path, caplog
     assert "going on from iteration 0 (where this process started)" in caplog.messages[0]
 
 
-def test_a_recovery_can_be_replayed_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_with_recoveries_is_reproducible_to_the_bit(tmp_path: Path) -> None:
     runs = []
     for name in ("a", "b"):
         runs.append(recovering(tmp_path / name, 3, 5))
@@ -560,7 +562,7 @@ def test_a_recovery_can_be_replayed_to_the_bit(tmp_path: Path) -> None:
     assert [step["loss"] for step in runs[0].recorder.steps] == [step["loss"] for step in runs[1].recorder.steps]
 
 
-def test_the_budget_ends_in_a_diagnosis(tmp_path: Path) -> None:
+def test_a_spent_budget_stops_the_run_with_a_diagnosis(tmp_path: Path) -> None:
     run = recovering(tmp_path, 1, 3, 5, max_recoveries=2)
 
     with pytest.raises(DivergedError) as error:
@@ -575,7 +577,7 @@ def test_the_budget_ends_in_a_diagnosis(tmp_path: Path) -> None:
     assert load_checkpoint(run.path)["iter_num"] == 4
 
 
-def test_every_recovery_can_slow_the_run_down(tmp_path: Path) -> None:
+def test_a_recovery_can_lower_the_learning_rate(tmp_path: Path) -> None:
     run = recovering(tmp_path, 5)
     run.trainer.monitor.recovery.lr_factor = 0.5
 
@@ -585,7 +587,7 @@ def test_every_recovery_can_slow_the_run_down(tmp_path: Path) -> None:
     assert [step["lr"] for step in run.recorder.steps] == [*rates[:5], *(rate / 2 for rate in rates[4:])]
 
 
-def test_an_update_can_be_left_out_instead(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unstable_update_can_be_skipped_without_a_rollback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = recovering(tmp_path, 3, on_instability="skip", max_iters=4)
     weights = []
 
@@ -601,15 +603,15 @@ def test_an_update_can_be_left_out_instead(tmp_path: Path, caplog: pytest.LogCap
     assert caplog.messages[0].endswith("this update is skipped")
 
 
-def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
-    """However they came to be: here a bit flips in memory after the last update before a save."""
+def test_non_finite_weights_are_never_saved(tmp_path: Path) -> None:
+    """Here a weight becomes infinite after the last update before a save."""
 
     class Flip(Callback):
-        struck = False
+        flipped = False
 
         def on_eval_end(self, trainer: Trainer, losses: Any) -> None:
-            if trainer.iter_num == 4 and not self.struck:
-                self.struck = True
+            if trainer.iter_num == 4 and not self.flipped:
+                self.flipped = True
                 with torch.no_grad():
                     trainer.raw_model.bias[0] = math.inf
 
@@ -623,8 +625,8 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     assert recovery == {"iter": 3, "cause": "a weight or a moment of the optimizer is not finite", "back_to": 2}
 
 
-def test_a_run_whose_last_update_was_unsound_goes_on_to_its_end(tmp_path: Path) -> None:
-    """A GPU tells of the last update when the loop is over: the run then has to go on once more."""
+def test_a_run_with_an_unstable_last_update_rolls_back_and_finishes(tmp_path: Path) -> None:
+    """On a GPU the verdict on the last update comes after the loop, which then has to continue."""
 
     run = recovering(tmp_path, 6)
     run.trainer.monitor.flags = LateFlags(torch.device("cpu"))
@@ -635,7 +637,7 @@ def test_a_run_whose_last_update_was_unsound_goes_on_to_its_end(tmp_path: Path) 
     assert math.isfinite(run.recorder.steps[-1]["loss"])
 
 
-# saving beside evaluations, and in a hostile world
+# saves between evaluations, requests, and saves that fail
 
 
 def saved_iterations(folder: Path) -> list[int]:
@@ -653,7 +655,7 @@ def test_saves_by_interval_come_in_addition_to_the_others(tmp_path: Path, interv
     assert load_checkpoint(run.path)["iter_num"] == 6  # nanoGPT's file at nanoGPT's times
 
 
-def test_a_clock_that_says_so_has_the_next_iteration_saved(tmp_path: Path) -> None:
+def test_a_save_that_is_due_by_time_is_made_at_the_next_iteration(tmp_path: Path) -> None:
     run = Run(tmp_path, keep_last=99, eval_interval=100)
     overdue = iter([False, False, True, False, False, False, False])
     run.trainer.checkpointer.schedule.wants_save = lambda: next(overdue)  # type: ignore[method-assign]
@@ -662,15 +664,15 @@ def test_a_clock_that_says_so_has_the_next_iteration_saved(tmp_path: Path) -> No
     assert saved_iterations(tmp_path) == [3, 7]
 
 
-def test_only_a_save_of_these_very_weights_counts_as_measured(tmp_path: Path) -> None:
+def test_only_a_checkpoint_of_evaluated_weights_has_a_val_loss(tmp_path: Path) -> None:
     run = Run(tmp_path, save_interval=1, keep_last=99, max_iters=2)
     run.trainer.train()
 
-    found = manifests(tmp_path)
-    assert [manifest["val_loss"] is not None for manifest in found] == [False, True, False]
-    assert [manifest["finished"] for manifest in found] == [False, False, True]
-    assert [manifest["linked"] for manifest in found] == [False, True, False]
-    assert all(manifest["healthy"] for manifest in found)
+    saved = manifests(tmp_path)
+    assert [manifest["val_loss"] is not None for manifest in saved] == [False, True, False]
+    assert [manifest["finished"] for manifest in saved] == [False, False, True]
+    assert [manifest["linked"] for manifest in saved] == [False, True, False]
+    assert all(manifest["healthy"] for manifest in saved)
 
 
 def manifests(folder: Path) -> list[dict[str, Any]]:
@@ -678,7 +680,7 @@ def manifests(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("moment", "asked_at", "expected"),
+    ("moment", "requested_at", "expected"),
     [
         ("on_train_begin", 0, [0, 2, 3]),
         ("on_eval_begin", 0, [0, 2, 3]),
@@ -690,11 +692,11 @@ def manifests(folder: Path) -> list[dict[str, Any]]:
         ("on_train_end", 3, [2, 3]),  # too late
     ],
 )
-def test_a_callbacks_save_is_a_request(tmp_path: Path, moment: str, asked_at: int, expected: list[int]) -> None:
-    """Written where `save_interval` would: after the evaluation of an iteration, or by the final save."""
+def test_a_callbacks_save_is_a_request(tmp_path: Path, moment: str, requested_at: int, expected: list[int]) -> None:
+    """It is written where `save_interval` would save: after the evaluation of an iteration, or at the end."""
 
     def save(trainer: Trainer, *_: Any) -> None:
-        if trainer.iter_num == asked_at:
+        if trainer.iter_num == requested_at:
             trainer.save()
 
     saving = Callback()
@@ -706,14 +708,14 @@ def test_a_callbacks_save_is_a_request(tmp_path: Path, moment: str, asked_at: in
     assert [manifest["finished"] for manifest in manifests(tmp_path)] == [n == 3 for n in expected]
 
 
-@pytest.mark.parametrize(("moment", "asked_at", "expected"), [("on_step_begin", 2, 3), ("on_step_end", 3, 4)])
-def test_a_save_asked_for_is_not_forgotten_when_flags_come_late(
-    tmp_path: Path, moment: str, asked_at: int, expected: int
+@pytest.mark.parametrize(("moment", "requested_at", "expected"), [("on_step_begin", 2, 3), ("on_step_end", 3, 4)])
+def test_a_save_request_is_kept_when_flags_come_late(
+    tmp_path: Path, moment: str, requested_at: int, expected: int
 ) -> None:
-    """The verdict on the update before, which knows nothing of the request, comes after it, as on a GPU."""
+    """As on a GPU, the verdict on the previous update comes after the request and does not contain it."""
 
     def save(trainer: Trainer, *_: Any) -> None:
-        if trainer.iter_num == asked_at:
+        if trainer.iter_num == requested_at:
             trainer.save()
 
     saving = Callback()
@@ -726,7 +728,7 @@ def test_a_save_asked_for_is_not_forgotten_when_flags_come_late(
     assert saved_iterations(tmp_path) == [expected, 7]
 
 
-def test_training_goes_on_when_a_save_fails(
+def test_training_continues_when_a_save_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fails, replace = iter([True] * 2 + [False] * 99), os.replace
@@ -744,7 +746,7 @@ def test_training_goes_on_when_a_save_fails(
     assert len(caplog.messages) == 1 and "No space left on device" in caplog.messages[0]
 
 
-def test_an_evaluation_whose_save_failed_is_not_the_one_to_beat(
+def test_a_worse_evaluation_is_saved_if_the_save_of_the_best_one_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails, replace = iter([True] + [False] * 99), os.replace
@@ -763,8 +765,8 @@ def test_an_evaluation_whose_save_failed_is_not_the_one_to_beat(
     assert (checkpoint["iter_num"], float(checkpoint["best_val_loss"]), checkpoint["lowest_val_loss"]) == (4, 2.0, 1.0)
 
 
-def test_a_request_in_an_evaluation_keeps_the_link_it_makes(tmp_path: Path) -> None:
-    """Else a kill right after it would lose the link that the evaluation makes."""
+def test_a_save_requested_in_an_evaluation_is_still_linked(tmp_path: Path) -> None:
+    """Otherwise a kill right after the save would lose the link of the evaluation."""
 
     class Save(Callback):
         def on_eval_end(self, trainer: Trainer, losses: Any) -> None:
@@ -780,7 +782,7 @@ def test_a_request_in_an_evaluation_keeps_the_link_it_makes(tmp_path: Path) -> N
 
 
 class InterruptsAt(Callback):
-    """Has the next batch interrupted by a signal, once, in the update of an iteration."""
+    """Interrupts the draw of the next batch once, in the update of an iteration."""
 
     def __init__(self, iter_num: int) -> None:
         self.iter_num = iter_num
@@ -811,7 +813,7 @@ def test_an_interrupted_update_is_undone_and_the_run_stops(tmp_path: Path) -> No
     for checkpoint in (ours, theirs):
         del checkpoint["run"]
         for group in checkpoint["optimizer"]["param_groups"]:
-            del group["lr"]  # that of iteration 3 was set already
+            del group["lr"]  # the interrupted run had already set that of iteration 3
     assert_same(ours, theirs)
     assert run.recorder.events[-1] == "train_end"
 
@@ -830,14 +832,16 @@ def test_an_interrupted_evaluation_is_undone_and_the_run_stops(tmp_path: Path) -
     checkpoint = load_checkpoint(run.trainer.checkpointer.checkpoints.load().path)
     assert (checkpoint["iter_num"], checkpoint["evaluated_at"]) == (2, 0)
     torch.manual_seed(5)
-    again = Run(tmp_path / "again", max_iters=1)
-    again.trainer.train()
-    assert_same(checkpoint["ranks"], load_checkpoint(again.trainer.checkpointer.checkpoints.load().path)["ranks"])
+    uninterrupted = Run(tmp_path / "uninterrupted", max_iters=1)
+    uninterrupted.trainer.train()
+    assert_same(
+        checkpoint["ranks"], load_checkpoint(uninterrupted.trainer.checkpointer.checkpoints.load().path)["ranks"]
+    )
 
 
 @pytest.mark.parametrize("updates", [0, 3])
-def test_a_signal_in_a_wait_for_the_first_batch_ends_the_run(tmp_path: Path, updates: int) -> None:
-    """At the start, and after a rollback to the start: what waits is interrupted again and again."""
+def test_a_signal_while_waiting_for_the_first_batch_ends_the_run(tmp_path: Path, updates: int) -> None:
+    """At the start, and after a rollback to the start: every draw is interrupted."""
     run = recovering(tmp_path, 3) if updates else Run(tmp_path)
     trainer, draw = run.trainer, run.trainer.step.get_batch
     trainer.checkpointer.checkpoints.load_healthy = lambda: None  # type: ignore[method-assign]
@@ -883,7 +887,7 @@ def test_a_final_save_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest
     assert error.value.exit_status == 4
 
 
-def test_a_run_in_the_background_saves_the_same(tmp_path: Path) -> None:
+def test_background_saves_write_the_same_checkpoints(tmp_path: Path) -> None:
     for name, in_background in (("a", False), ("b", True)):
         torch.manual_seed(3)
         run = Run(tmp_path / name, save_interval=1, keep_last=99)
@@ -910,7 +914,7 @@ def test_a_background_save_is_reported_before_the_next_one_is_announced(tmp_path
     assert reported == ["saving", "checkpoint"] * 3 + ["checkpoint"]  # the last one is the final save
 
 
-# resuming
+# resume
 
 
 def test_a_checkpoint_of_more_processes_is_continued_with_other_batches(
@@ -957,13 +961,13 @@ def test_state_of_callbacks_is_saved_and_restored(tmp_path: Path) -> None:
         def load_state_dict(self, state: dict[str, int]) -> None:
             self.count = state["count"]
 
-    class Newcomer(Counter):
+    class NewCallback(Counter):
         count = 50
 
     run = Run(tmp_path, [Counter()], max_iters=2)
     run.trainer.train()
 
-    old, new = Counter(), Newcomer()
+    old, new = Counter(), NewCallback()
     Run(tmp_path, [old, new]).trainer.restore(load_checkpoint(run.path), exact=True)
 
     assert (old.count, new.count) == (2, 50)
@@ -997,7 +1001,7 @@ def test_differing_options_are_named_on_resuming(
 
 
 @pytest.mark.parametrize("moment", ["on_step_begin", "on_step_end"])
-def test_a_checkpoint_that_a_callback_asked_for_resumes_exactly(tmp_path: Path, moment: str) -> None:
+def test_a_checkpoint_that_a_callback_requested_resumes_exactly(tmp_path: Path, moment: str) -> None:
     def save(trainer: Trainer, *_: Any) -> None:
         if trainer.iter_num == 2:
             trainer.save()
@@ -1008,24 +1012,24 @@ def test_a_checkpoint_that_a_callback_asked_for_resumes_exactly(tmp_path: Path, 
 
 
 def assert_resumes_exactly(folder: Path, saving: Callback) -> None:
-    """Train 4 updates, saving in between, resume, train on to 7, and compare with 7 in one go."""
+    """Compare 4 updates with a save, then a resume up to 7 updates, with 7 updates without a resume."""
     torch.manual_seed(1)
-    whole = Run(folder / "whole", max_iters=6, eval_interval=99)
-    whole.trainer.train()
+    uninterrupted = Run(folder / "uninterrupted", max_iters=6, eval_interval=99)
+    uninterrupted.trainer.train()
     torch.manual_seed(1)
-    Run(folder / "halves", [saving], max_iters=3, eval_interval=99).trainer.train()
+    Run(folder / "resumed", [saving], max_iters=3, eval_interval=99).trainer.train()
 
-    resumed = Run(folder / "halves", max_iters=6, eval_interval=99)
+    resumed = Run(folder / "resumed", max_iters=6, eval_interval=99)
     checkpoint = load_checkpoint(resumed.path.with_name("ckpt-000001.pt"))
     resumed.model.load_state_dict(checkpoint["model"])
     load_optimizer_state(resumed.trainer.step.optimizer, checkpoint["optimizer"])
     resumed.trainer.restore(checkpoint, exact=True)
     resumed.trainer.train()
 
-    assert_same(resumed.model.state_dict(), whole.model.state_dict())
+    assert_same(resumed.model.state_dict(), uninterrupted.model.state_dict())
 
 
-def test_a_batch_that_only_the_objective_understands_is_saved_and_restored(tmp_path: Path) -> None:
+def test_a_batch_of_any_structure_is_saved_and_restored(tmp_path: Path) -> None:
     run, batch = Run(tmp_path), {"tokens": torch.arange(4), "length": 4, "mask": None}
     run.trainer.step.batch = batch
     run.trainer.save_checkpoint(link=True)
@@ -1051,7 +1055,7 @@ def test_a_checkpoint_that_lacks_a_counter_is_refused(tmp_path: Path, key: str) 
 
 
 class Nested(Objective):
-    """An objective that looks into a batch of dicts and lists."""
+    """An objective for a batch of dicts and lists."""
 
     def __call__(self, model: nn.Module, batch: Any, train: bool) -> Output:
         assert isinstance(batch["inputs"], list) and batch["seed"].dim() == 0
@@ -1064,17 +1068,17 @@ def nested(split: str) -> Any:
 
 def test_batches_of_any_structure_train_and_resume(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    whole = tiny_trainer(tmp_path / "whole", Nested(), get_batch=nested)
-    whole.train()
+    uninterrupted = tiny_trainer(tmp_path / "uninterrupted", Nested(), get_batch=nested)
+    uninterrupted.train()
     torch.manual_seed(1)
-    tiny_trainer(tmp_path / "halves", Nested(), get_batch=nested, max_iters=3).train()
+    tiny_trainer(tmp_path / "resumed", Nested(), get_batch=nested, max_iters=3).train()
 
-    resumed = tiny_trainer(tmp_path / "halves", Nested(), get_batch=nested)
-    found = resumed.checkpointer.checkpoints.load()
-    checkpoint = load_checkpoint(found.path)
+    resumed = tiny_trainer(tmp_path / "resumed", Nested(), get_batch=nested)
+    latest = resumed.checkpointer.checkpoints.load()
+    checkpoint = load_checkpoint(latest.path)
     resumed.raw_model.load_state_dict(checkpoint["model"])
     load_optimizer_state(resumed.step.optimizer, checkpoint["optimizer"])
-    resumed.restore(checkpoint, exact=True, manifest=found.manifest)
+    resumed.restore(checkpoint, exact=True, manifest=latest.manifest)
     resumed.train()
 
-    assert_same(resumed.raw_model.state_dict(), whole.raw_model.state_dict())
+    assert_same(resumed.raw_model.state_dict(), uninterrupted.raw_model.state_dict())

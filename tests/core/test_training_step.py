@@ -1,4 +1,4 @@
-"""One update, against gradients, norms and steps worked out by hand."""
+"""TrainingStep: one update, compared with gradients, norms and steps computed by hand."""
 
 import math
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Line(nn.Module):
 
 
 class Batches:
-    """Draws batches and keeps them."""
+    """Draws random batches and records them."""
 
     def __init__(self) -> None:
         self.drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -40,8 +40,8 @@ class Batches:
         return self.drawn[-1]
 
 
-class Watched(Replicated):
-    """One process, with a `grad_sync` of its own."""
+class CustomGradSync(Replicated):
+    """One process that uses the given context as `grad_sync`."""
 
     def __init__(self, context: Any) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def test_update_follows_the_gradient_of_the_mean_over_micro_batches(accumulation
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_result_holds_the_last_micro_batchs_share_of_the_loss_detached() -> None:
+def test_result_holds_the_scaled_loss_of_the_last_micro_batch_detached() -> None:
     model, batches = Line(), Batches()
     step = training_step(model, get_batch=batches, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
 
@@ -107,7 +107,7 @@ def test_gradients_are_clipped_to_their_joint_norm(max_norm: float) -> None:
 
     norm = math.sqrt(sum(number**2 for gradient in gradients for number in gradient.flatten().tolist()))
     assert result.grad_norm is not None
-    assert result.grad_norm.item() == pytest.approx(norm, rel=1e-6)  # as it was before clipping
+    assert result.grad_norm.item() == pytest.approx(norm, rel=1e-6)  # of the gradients before clipping
     scale = min(1.0, max_norm / (norm + 1e-6))
     for parameter, old, gradient in zip(model.parameters(), before, gradients, strict=True):
         torch.testing.assert_close(parameter.detach(), old - LR * scale * gradient)
@@ -123,8 +123,8 @@ def test_without_clipping_no_norm_is_computed(monkeypatch: pytest.MonkeyPatch) -
     assert training_step(Line(), grad_clip=0.0).execute_step().grad_norm is None
 
 
-class Spelled(Objective):
-    """Writes down when it is called and when the gradient of its loss is."""
+class EventRecorder(Objective):
+    """Records the forward and backward passes in `events`."""
 
     def __init__(self, events: list[str]) -> None:
         self.events = events
@@ -138,7 +138,7 @@ class Spelled(Objective):
 
 
 def test_next_batch_is_drawn_between_forward_and_backward() -> None:
-    """CPU dropout shares the generator with the data: any other order trains on other numbers than nanoGPT."""
+    """CPU dropout and the data use one generator: in another order both draw other numbers than in nanoGPT."""
     events: list[str] = []
     batches = Batches()
 
@@ -153,7 +153,11 @@ def test_next_batch_is_drawn_between_forward_and_backward() -> None:
         events.append("synced")
 
     result = training_step(
-        Line(), Spelled(events), get_batch=get_batch, parallel=Watched(grad_sync), gradient_accumulation_steps=2
+        Line(),
+        EventRecorder(events),
+        get_batch=get_batch,
+        parallel=CustomGradSync(grad_sync),
+        gradient_accumulation_steps=2,
     ).execute_step()
 
     first = ["batch", "last=False", "forward", "batch", "backward", "synced"]
@@ -162,7 +166,7 @@ def test_next_batch_is_drawn_between_forward_and_backward() -> None:
 
 
 class Noisy(Line):
-    """A line that draws as many random numbers as it has outputs, as dropout does."""
+    """Draws one random number per output, as dropout does."""
 
     def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return super().forward(inputs, targets + torch.rand_like(targets))
@@ -185,7 +189,7 @@ def test_random_draws_are_made_in_nanogpts_order() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_batch_drawn_ahead_waits_for_the_next_update() -> None:
+def test_the_prefetched_batch_is_used_by_the_next_update() -> None:
     batches = Batches()
     step = training_step(Line(), get_batch=batches, gradient_accumulation_steps=2)
     step.prefetch()
@@ -212,8 +216,8 @@ def test_a_restored_batch_is_used_before_any_is_drawn() -> None:
     assert len(batches.drawn) == 1
 
 
-class Modes(LanguageModeling):
-    """Notes whether autocast was on."""
+class AutocastRecorder(LanguageModeling):
+    """Records in every call whether autocast is on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,8 +231,8 @@ class Modes(LanguageModeling):
 @pytest.mark.parametrize(
     ("autocast", "active"), [(nullcontext(), False), (torch.amp.autocast("cpu", torch.bfloat16), True)]
 )
-def test_forward_alone_runs_under_autocast(autocast: AbstractContextManager[Any], active: bool) -> None:
-    batches, objective = Batches(), Modes()
+def test_only_the_forward_pass_runs_under_autocast(autocast: AbstractContextManager[Any], active: bool) -> None:
+    batches, objective = Batches(), AutocastRecorder()
 
     def get_batch(split: str) -> Any:
         assert not torch.is_autocast_enabled("cpu")
@@ -255,7 +259,7 @@ def test_loss_scaling_by_a_power_of_two_changes_no_bit(grad_clip: float) -> None
     assert all(torch.equal(plain, scaled) for plain, scaled in zip(*weights, strict=True))
 
 
-def test_an_update_whose_scaled_gradients_overflow_is_left_out() -> None:
+def test_an_update_whose_scaled_gradients_overflow_is_skipped() -> None:
     model = Line()
     before = values(model)
     scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=2.0**127)
@@ -269,74 +273,75 @@ def test_an_update_whose_scaled_gradients_overflow_is_left_out() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-# updates that are left out
+# skipped updates
 
 
-def says(unsound: int) -> Any:
-    return lambda loss, grad_norm, metrics: torch.tensor(unsound, dtype=torch.int32)
+def verdict(unstable: int) -> Any:
+    """Return an `inspect` function whose flag is always `unstable`."""
+    return lambda loss, grad_norm, metrics: torch.tensor(unstable, dtype=torch.int32)
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 1.0])
 @pytest.mark.parametrize("fused", [False, True])
-def test_an_unsound_update_changes_neither_weights_nor_optimizer(fused: bool, grad_clip: float) -> None:
-    """A fused optimizer leaves it out on the device; for the others the step looks at the flag."""
+def test_an_unstable_update_changes_neither_weights_nor_optimizer(fused: bool, grad_clip: float) -> None:
+    """A fused optimizer skips the update on the device; for other optimizers the step reads the flag."""
     model = Line()
     step = training_step(
         model, optimizer=torch.optim.AdamW(model.parameters(), lr=LR, fused=fused), grad_clip=grad_clip
     )
     assert step.skips_on_device is fused
-    step.execute_step(says(0))
+    step.execute_step(verdict(0))
     before, state = values(model), step.optimizer.state_dict()["state"]
     moments = {key: {name: value.clone() for name, value in part.items()} for key, part in state.items()}
 
-    step.execute_step(says(1))
+    step.execute_step(verdict(1))
 
     assert all(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
     after = step.optimizer.state_dict()["state"]
     assert all(torch.equal(moments[key][name], value) for key in after for name, value in after[key].items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert step.updates == 2
-    step.execute_step(says(0))
+    step.execute_step(verdict(0))
     assert not any(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 1.0])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_sound_update_is_the_same_to_the_bit_whether_anybody_asks_or_not(fused: bool, grad_clip: float) -> None:
+def test_inspecting_a_stable_update_changes_no_bit(fused: bool, grad_clip: float) -> None:
     weights = []
-    for agree in (None, says(0)):
+    for inspect in (None, verdict(0)):
         torch.manual_seed(3)
         model = Line()
         optimizer = torch.optim.AdamW(model.parameters(), lr=LR, fused=fused)
         step = training_step(model, optimizer=optimizer, grad_clip=grad_clip)
         for _ in range(3):
-            step.execute_step(agree)
+            step.execute_step(inspect)
         weights.append(values(model))
 
-    assert all(torch.equal(alone, asked) for alone, asked in zip(*weights, strict=True))
+    assert all(torch.equal(plain, inspected) for plain, inspected in zip(*weights, strict=True))
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 1e-3])
-def test_the_ranks_are_told_loss_norm_and_metrics_before_the_update(grad_clip: float) -> None:
-    model, heard = Line(), []
+def test_loss_norm_and_metrics_are_inspected_before_the_update(grad_clip: float) -> None:
+    model, inspected = Line(), []
     before = values(model)
 
-    def agree(loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]) -> torch.Tensor:
+    def inspect(loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]) -> torch.Tensor:
         assert all(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
-        heard.append((loss, grad_norm, metrics))
+        inspected.append((loss, grad_norm, metrics))
         return torch.tensor(0)
 
     events: list[str] = []
-    step = training_step(model, Spelled(events), grad_clip=grad_clip)
+    step = training_step(model, EventRecorder(events), grad_clip=grad_clip)
     step.prefetch()
-    result = step.execute_step(agree)
+    result = step.execute_step(inspect)
 
-    ((loss, grad_norm, metrics),) = heard
+    ((loss, grad_norm, metrics),) = inspected
     with torch.no_grad():
         for parameter, old in zip(model.parameters(), before, strict=True):
             parameter.copy_(old)
-        shares = [model(*batch)[1] / 3 for batch in step.get_batch.drawn[:3]]  # type: ignore[attr-defined]
-    assert torch.equal(loss, torch.stack(shares).sum()) and torch.equal(result.loss, shares[2])
+        losses = [model(*batch)[1] / 3 for batch in step.get_batch.drawn[:3]]  # type: ignore[attr-defined]
+    assert torch.equal(loss, torch.stack(losses).sum()) and torch.equal(result.loss, losses[2])
     assert not loss.requires_grad
     assert metrics == {"calls": 3}
     assert grad_norm > 0.1  # of the gradients before clipping
@@ -344,23 +349,23 @@ def test_the_ranks_are_told_loss_norm_and_metrics_before_the_update(grad_clip: f
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 1.0])
-def test_loss_scaling_goes_on_after_an_update_that_was_left_out(grad_clip: float) -> None:
+def test_loss_scaling_continues_after_a_skipped_update(grad_clip: float) -> None:
     model = Line()
     scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=2.0**10)
     step = training_step(
         model, optimizer=torch.optim.AdamW(model.parameters(), fused=True), scaler=scaler, grad_clip=grad_clip
     )
-    assert not step.skips_on_device  # its own flag and the scaler's cannot be given at once
+    assert not step.skips_on_device  # `found_inf` is the scaler's here
     before = values(model)
 
-    step.execute_step(says(1))
+    step.execute_step(verdict(1))
     assert all(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
-    step.execute_step(says(0))
+    step.execute_step(verdict(0))
     assert not any(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
 
 
 @pytest.mark.parametrize(("updates", "drawn"), [(0, 1), (1, 4), (2, 7)])
-def test_batches_are_left_out_by_whole_updates(updates: int, drawn: int) -> None:
+def test_skip_batches_skips_all_micro_batches_of_an_update(updates: int, drawn: int) -> None:
     batches = Batches()
     step = training_step(Line(), get_batch=batches, gradient_accumulation_steps=3)
     step.prefetch()
@@ -371,7 +376,7 @@ def test_batches_are_left_out_by_whole_updates(updates: int, drawn: int) -> None
     assert step.batch is batches.drawn[-1]
 
 
-def test_the_last_batch_that_was_used_is_at_hand() -> None:
+def test_used_batch_is_the_last_micro_batch_of_the_update() -> None:
     batches = Batches()
     step = training_step(Line(), get_batch=batches, gradient_accumulation_steps=3)
     step.execute_step()
@@ -379,26 +384,30 @@ def test_the_last_batch_that_was_used_is_at_hand() -> None:
     assert step.used_batch is batches.drawn[2]
 
 
-class Doubtful(LanguageModeling):
-    """Reports that it met a number that is not finite in one of its calls."""
+class NonFiniteAt(LanguageModeling):
+    """Reports a non-finite number in one of its calls."""
 
-    def __init__(self, bad: int) -> None:
+    def __init__(self, bad_call: int) -> None:
         super().__init__()
-        self.calls, self.bad = 0, bad
+        self.calls, self.bad_call = 0, bad_call
 
     def __call__(self, model: nn.Module, batch: Any, train: bool) -> Output:
         self.calls += 1
-        return super().__call__(model, batch, train)._replace(metrics={"finite": torch.tensor(self.calls != self.bad)})
+        return (
+            super()
+            .__call__(model, batch, train)
+            ._replace(metrics={"finite": torch.tensor(self.calls != self.bad_call)})
+        )
 
 
-@pytest.mark.parametrize(("bad", "finite"), [(1, False), (2, False), (3, False), (9, True)])
-def test_what_any_micro_batch_met_is_told(bad: int, finite: bool) -> None:
-    heard = []
+@pytest.mark.parametrize(("bad_call", "finite"), [(1, False), (2, False), (3, False), (9, True)])
+def test_a_non_finite_number_of_any_micro_batch_is_inspected(bad_call: int, finite: bool) -> None:
+    inspected = []
 
-    def agree(loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]) -> torch.Tensor:
-        heard.append(bool(metrics["finite"]))
+    def inspect(loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]) -> torch.Tensor:
+        inspected.append(bool(metrics["finite"]))
         return torch.tensor(0)
 
-    training_step(Line(), Doubtful(bad)).execute_step(agree)
+    training_step(Line(), NonFiniteAt(bad_call)).execute_step(inspect)
 
-    assert heard == [finite]
+    assert inspected == [finite]

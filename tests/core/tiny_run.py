@@ -1,4 +1,4 @@
-"""A trainer of real parts on a model of eight numbers: 7 updates of 2 micro-batches, 4 evaluations, 3 saved by them."""
+"""A real trainer of a model with 8 parameters: 7 updates of 2 micro-batches, and 4 evaluations, 3 of which save."""
 
 import copy
 
@@ -22,17 +22,17 @@ def draw(split):
 
 
 def tiny_trainer(folder, objective=None, callbacks=(), logger=None, get_batch=draw, notes=None, **numbers):
-    model, objective, run = Line(3, 2), objective or core.LanguageModeling(), core.Runtime(device="cpu")
+    model, objective, runtime = Line(3, 2), objective or core.LanguageModeling(), core.Runtime(device="cpu")
     optimizer, detector = torch.optim.AdamW(model.parameters()), core.InstabilityDetector()
     step = core.TrainingStep(model, objective, optimizer, get_batch, gradient_accumulation_steps=2)
     evaluator = core.Evaluator(model, objective, get_batch, eval_iters=2)
-    first = core.LoadedModel(copy.deepcopy(model), {}), None
+    initial_model = core.LoadedModel(copy.deepcopy(model), {}), None
     saving = core.CheckpointManager(folder), core.SaveSchedule(), detector
-    checkpointer = core.Checkpointer(model, step, run, *saving, make_model=lambda: first, notes=notes)
-    diagnosis = core.Diagnosis(model, objective, run.autocast, run.gather)
-    monitor = core.StabilityMonitor(detector, core.Recovery("stop"), core.RankFlags(run.device), diagnosis)
+    checkpointer = core.Checkpointer(model, step, runtime, *saving, make_model=lambda: initial_model, notes=notes)
+    diagnosis = core.Diagnosis(model, objective, runtime.autocast, runtime.gather)
+    monitor = core.StabilityMonitor(detector, core.Recovery("stop"), core.RankFlags(runtime.device), diagnosis)
     parts = step, core.CosineLRScheduler(0.1, 2, 10, 0.01), evaluator, checkpointer, monitor
-    rest = logger or core.CompositeLogger(), run, core.Preemption(), callbacks
+    rest = logger or core.CompositeLogger(), runtime, core.Preemption(), callbacks
     return core.Trainer(model, *parts, *rest, numbers=core.LoopNumbers(**{**NUMBERS, **numbers}))
 
 

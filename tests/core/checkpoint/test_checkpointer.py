@@ -1,4 +1,4 @@
-"""Saving and restoring a run: what a checkpoint holds, failing saves, rollbacks, resumes."""
+"""Checkpointer: contents of a checkpoint, failing saves, rollback and resume."""
 
 import copy
 import errno
@@ -32,7 +32,7 @@ NOTES = {"iter_num": 5, "val_loss": None, "healthy": True}
 
 
 class Data:
-    """A data source that knows its place."""
+    """A data source whose state is the number of drawn batches."""
 
     def __init__(self) -> None:
         self.drawn = 0
@@ -49,7 +49,7 @@ class Data:
 
 
 class Run:
-    """A checkpointer of real parts, and the parts."""
+    """A real checkpointer, with the objects that it saves."""
 
     def __init__(
         self, folder: Path, config: dict[str, Any] = CONFIG, in_background: bool = False, **changes: Any
@@ -108,7 +108,7 @@ def test_a_checkpoint_has_nanogpts_keys_and_what_a_resume_needs(tmp_path: Path) 
     assert (manifest["torch"], manifest["iter_num"], len(manifest["batch"])) == ("2", 5, 1)
 
 
-def test_the_run_goes_on_from_its_position_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_continues_from_a_restored_position_to_the_bit(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.train(2)
     position = run.checkpointer.position()
@@ -126,7 +126,7 @@ def test_the_run_goes_on_from_its_position_to_the_bit(tmp_path: Path) -> None:
 
 
 class Counting(LanguageModeling):
-    """An objective that knows how often it was called."""
+    """An objective that counts its calls."""
 
     calls = 0
 
@@ -141,7 +141,7 @@ class Counting(LanguageModeling):
         self.calls = state["calls"]
 
 
-def test_an_objective_that_has_a_state_is_at_its_place_as_well(tmp_path: Path) -> None:
+def test_a_position_includes_the_state_of_the_objective(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.step.objective = objective = Counting()
     run.train(2)
@@ -155,7 +155,7 @@ def test_an_objective_that_has_a_state_is_at_its_place_as_well(tmp_path: Path) -
     assert path is not None and load_checkpoint(path)["ranks"][0]["objective"] == {"calls": 2}
 
 
-def test_the_state_of_an_objective_in_a_converted_checkpoint_is_taken_over(tmp_path: Path) -> None:
+def test_an_objectives_state_in_a_converted_checkpoint_is_restored(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.step.objective = objective = Counting()
 
@@ -168,7 +168,7 @@ def test_the_state_of_an_objective_in_a_converted_checkpoint_is_taken_over(tmp_p
 # saves that fail
 
 
-def test_a_save_that_fails_is_told_once_per_cause_and_tried_again(
+def test_a_failing_save_is_logged_once_per_cause_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run, replace = Run(tmp_path), os.replace
@@ -204,18 +204,18 @@ def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
     assert run.checkpoints.load().manifest is not None
 
 
-def test_a_save_in_the_background_writes_what_was_there_when_it_began(tmp_path: Path) -> None:
+def test_a_background_save_writes_the_weights_of_its_start(tmp_path: Path) -> None:
     run = Run(tmp_path / "a", in_background=True)
     run.train(2)
     run.checkpointer.run_id = "1"
     assert run.checkpointer.save(STATE, NOTES, link=False, wait=False) is None
-    at_once = run.weights()
+    at_start = run.weights()
     run.train(5)
     path = run.checkpointer.join()
 
     assert path is not None and run.checkpointer.join() is None
     checkpoint = load_checkpoint(path)
-    assert torch.equal(checkpoint["model"]["weight"], at_once[0])
+    assert torch.equal(checkpoint["model"]["weight"], at_start[0])
     assert not torch.equal(checkpoint["model"]["weight"], run.model.weight)
 
 
@@ -233,7 +233,7 @@ def test_a_save_in_the_background_writes_the_same_bytes(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
-def test_a_failure_in_the_background_shows_when_it_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_in_the_background_is_recorded_by_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, in_background=True)
 
     def full(*_: Any) -> None:
@@ -248,7 +248,7 @@ def test_a_failure_in_the_background_shows_when_it_is_joined(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("where", ["weight", "moment", "nowhere"])
-def test_every_number_is_looked_at_before_it_is_saved(tmp_path: Path, where: str) -> None:
+def test_is_finite_checks_weights_and_moments(tmp_path: Path, where: str) -> None:
     run = Run(tmp_path)
     run.train(1)
     if where == "weight":
@@ -260,12 +260,12 @@ def test_every_number_is_looked_at_before_it_is_saved(tmp_path: Path, where: str
     assert run.checkpointer.is_finite() is (where == "nowhere")
 
 
-# going back
+# rollback
 
 
-def test_without_an_own_checkpoint_a_rollback_is_to_the_beginning(tmp_path: Path) -> None:
+def test_without_its_own_checkpoint_a_process_rolls_back_to_its_start(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    Run(tmp_path).save()  # another process's
+    Run(tmp_path).save()  # of another process
     run.checkpointer.begin({"counter": 7, "iter_num": 0})
     start, drawn = run.weights(), run.data.drawn
     run.train(3)
@@ -279,8 +279,8 @@ def test_without_an_own_checkpoint_a_rollback_is_to_the_beginning(tmp_path: Path
     assert same(run.weights(), first)
 
 
-def test_a_model_that_is_made_again_is_the_masters(tmp_path: Path) -> None:
-    """Each rank makes one from a seed of its own, and nobody wraps it, which would send it round."""
+def test_a_rollback_to_the_start_broadcasts_the_parameters_of_rank_0(tmp_path: Path) -> None:
+    """Each rank makes its model from its own seed, and no DDP wrapper broadcasts it."""
     run = Run(tmp_path)
     run.checkpointer.begin({"counter": 7, "iter_num": 0})
     run.checkpointer.parallel.broadcast_parameters = lambda model: model.weight.data.fill_(7)  # type: ignore[method-assign]
@@ -290,12 +290,12 @@ def test_a_model_that_is_made_again_is_the_masters(tmp_path: Path) -> None:
     assert run.model.weight.eq(7).all()
 
 
-def test_the_way_back_is_the_newest_healthy_checkpoint_of_this_process(tmp_path: Path) -> None:
+def test_a_rollback_is_to_the_newest_healthy_checkpoint_of_this_process(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.checkpointer.begin({"iter_num": 0})
     run.train(2)
     run.save(healthy=True)
-    there = run.weights()
+    at_checkpoint = run.weights()
     run.train(3)
     first = run.weights()
     run.save(healthy=False, iter_num=8)
@@ -304,7 +304,7 @@ def test_the_way_back_is_the_newest_healthy_checkpoint_of_this_process(tmp_path:
 
     assert (state["mine"], name) == ("kept", "ckpt-000001.pt")
     assert run.schedule.saved_at == 5  # not that of the unhealthy one
-    assert same(run.weights(), there)
+    assert same(run.weights(), at_checkpoint)
     run.train(3)
     assert same(run.weights(), first)
 
@@ -326,7 +326,7 @@ def test_a_callback_with_a_state_that_cannot_be_loaded_is_refused(tmp_path: Path
         Run(tmp_path).checkpointer.begin({"callbacks": {"Fine": {"a": 1}, "Best": {"best": np.float64(1.0)}}})
 
 
-def test_a_run_that_is_back_has_not_failed_to_save(tmp_path: Path) -> None:
+def test_a_rollback_clears_the_failure_of_a_save(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.checkpointer.begin({"iter_num": 0})
     run.checkpointer.failure = "a weight is not finite"
@@ -346,19 +346,19 @@ def test_gradients_of_an_update_that_is_undone_are_dropped(tmp_path: Path) -> No
     assert all(parameter.grad is None for parameter in run.model.parameters())
 
 
-# resuming
+# resume
 
 
 def saved(folder: Path) -> tuple[Run, dict[str, Any], dict[str, Any]]:
     run = Run(folder)
     run.train(2)
     run.save()
-    found = run.checkpoints.load()
-    assert found.manifest is not None
-    return run, load_checkpoint(found.path), found.manifest
+    latest = run.checkpoints.load()
+    assert latest.manifest is not None
+    return run, load_checkpoint(latest.path), latest.manifest
 
 
-def test_a_resume_takes_over_the_place_and_the_name_of_the_run(tmp_path: Path) -> None:
+def test_a_resume_restores_the_position_and_the_run_id(tmp_path: Path) -> None:
     run, checkpoint, manifest = saved(tmp_path)
     resumed = Run(tmp_path)
 
@@ -376,7 +376,7 @@ def _next_draw(checkpoint: dict[str, Any]) -> torch.Tensor:
     return torch.rand(3, generator=generator)
 
 
-def test_the_first_batch_is_compared_with_the_manifests_hash(tmp_path: Path) -> None:
+def test_the_saved_batch_is_compared_with_the_manifests_fingerprint(tmp_path: Path) -> None:
     _, checkpoint, manifest = saved(tmp_path)
     checkpoint["ranks"][0]["batch"][0][1, 2] += 1
 
@@ -385,7 +385,7 @@ def test_the_first_batch_is_compared_with_the_manifests_hash(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["dataset", "batch_size", "block_size"])
-def test_a_batch_that_does_not_fit_any_more_is_drawn_anew(tmp_path: Path, name: str) -> None:
+def test_a_saved_batch_that_does_not_fit_is_not_restored(tmp_path: Path, name: str) -> None:
     _, checkpoint, manifest = saved(tmp_path)
     resumed = Run(tmp_path, config=CONFIG | {name: "other"})
 
@@ -396,7 +396,7 @@ def test_a_batch_that_does_not_fit_any_more_is_drawn_anew(tmp_path: Path, name: 
 @pytest.mark.parametrize(
     ("count", "reason"), [(None, "no random state"), (0, "no random state"), (4, "4 random states, wanted 1")]
 )
-def test_what_keeps_a_resume_from_being_exact_is_reported(
+def test_the_reason_for_an_inexact_resume_is_reported(
     tmp_path: Path, count: int | None, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, checkpoint, manifest = saved(tmp_path)
@@ -416,8 +416,8 @@ def test_what_keeps_a_resume_from_being_exact_is_reported(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_place_in_another_kind_of_data_is_not_taken(tmp_path: Path) -> None:
-    """As when batches came from files, and come from a queue now."""
+def test_a_position_in_another_kind_of_data_is_not_restored(tmp_path: Path) -> None:
+    """For example if batches came from files before, and come from a queue now."""
     _, checkpoint, manifest = saved(tmp_path)
     checkpoint["ranks"][0]["data"] = {"file": 3, "offset": 2}
     resumed = Run(tmp_path)
@@ -426,7 +426,7 @@ def test_a_place_in_another_kind_of_data_is_not_taken(tmp_path: Path) -> None:
     assert resumed.data.drawn == 1
 
 
-def test_nanogpts_way_restores_no_position(tmp_path: Path) -> None:
+def test_an_inexact_resume_restores_no_position(tmp_path: Path) -> None:
     _, checkpoint, manifest = saved(tmp_path)
     resumed = Run(tmp_path)
     batch = resumed.step.batch
@@ -435,7 +435,7 @@ def test_nanogpts_way_restores_no_position(tmp_path: Path) -> None:
     assert resumed.step.batch is batch and resumed.data.drawn == 1
 
 
-# what the manifest says of each rank
+# positions in the manifest
 
 
 def test_a_manifest_has_each_ranks_position_in_the_data(tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_a_manifest_has_each_ranks_position_in_the_data(tmp_path: Path) -> None:
     assert manifest["data_position"] == [{"drawn": 3}]
 
 
-def test_a_position_that_json_cannot_hold_is_left_to_the_checkpoint(tmp_path: Path) -> None:
+def test_a_position_that_is_not_json_is_saved_in_the_checkpoint_only(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.data.state_dict = lambda: {"drawn": torch.tensor(3)}  # type: ignore[assignment, method-assign]
 
@@ -458,7 +458,7 @@ def test_a_position_that_json_cannot_hold_is_left_to_the_checkpoint(tmp_path: Pa
 
 
 def nested() -> Any:
-    """Return a batch as a data source may make it."""
+    """Return a batch of dicts, tuples, lists and plain values."""
     inputs = {"text": torch.arange(6).view(2, 3), "image": (torch.rand(2, 4), None)}
     return {"inputs": inputs, "lengths": [3, 2], "seed": torch.tensor(7), "name": "first"}
 
@@ -467,10 +467,10 @@ def test_a_batch_of_any_structure_is_fingerprinted_saved_and_resumed(tmp_path: P
     run = Run(tmp_path)
     run.step.batch = batch = nested()
     run.save()
-    found = run.checkpoints.load()
+    latest = run.checkpoints.load()
     resumed = Run(tmp_path)
 
-    assert resumed.checkpointer.resume(load_checkpoint(found.path), found.manifest, exact=True)
+    assert resumed.checkpointer.resume(load_checkpoint(latest.path), latest.manifest, exact=True)
     assert_same(resumed.step.batch, batch)
 
 
@@ -478,7 +478,7 @@ def test_a_batch_of_any_structure_is_fingerprinted_saved_and_resumed(tmp_path: P
 
 
 class Folder(TorchFile):
-    """Writes a folder with a file for the weights and one for the rest, and a part of every rank."""
+    """Writes a folder with one file of weights and one of the rest, and counts calls of `gather`."""
 
     suffix = ""
 
@@ -504,7 +504,7 @@ def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:
     run.checkpointer.begin({"iter_num": 0})
     run.train(2)
     run.save()
-    there = run.weights()
+    at_checkpoint = run.weights()
     run.train(3)
     after = run.weights()
 
@@ -512,13 +512,13 @@ def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:
 
     assert (name, state["iter_num"], state["parts"]) == ("ckpt-000001", 5, 1)
     assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["model.pt", "rest.pt"]
-    assert same(run.weights(), there)
+    assert same(run.weights(), at_checkpoint)
     run.train(3)
     assert same(run.weights(), after)
 
 
-class Halved(Replicated):
-    """A strategy that keeps half of every tensor on each of two ranks; here one stands for both."""
+class RecordingStrategy(Replicated):
+    """Records which state functions of the strategy are called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -534,15 +534,15 @@ class Halved(Replicated):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_strategy_gives_and_takes_the_weights_on_every_rank(
+def test_a_strategy_saves_and_loads_the_weights_on_every_rank(
     tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strategy, writer = Halved(), Folder()
+    strategy, writer = RecordingStrategy(), Folder()
     run = Run(tmp_path, parallel=strategy, writer=writer)
     run.checkpointer.begin({"iter_num": 0})
     if rank == 1:  # only rank 0 computes what is broadcast
-        answers = iter([(tmp_path / "ckpt-000001", None), None])
-        monkeypatch.setattr(run.runtime, "on_master", lambda compute: next(answers))
+        received = iter([(tmp_path / "ckpt-000001", None), None])
+        monkeypatch.setattr(run.runtime, "on_master", lambda compute: next(received))
 
     run.save()
     run.checkpointer.roll_back()

@@ -21,7 +21,7 @@ def trained(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def test_what_was_saved_is_found_and_brought_back(tmp_path: Path) -> None:
+def test_reload_from_latest_loads_the_newest_healthy_checkpoint(tmp_path: Path) -> None:
     checkpoints = CheckpointManager(tmp_path)
     for number, healthy in ((1, True), (2, False)):
         model, optimizer = trained(number)
@@ -44,7 +44,7 @@ def test_what_was_saved_is_found_and_brought_back(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(moments, wanted_moments, strict=True))
 
 
-def test_without_a_healthy_checkpoint_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+def test_reload_from_latest_raises_without_a_healthy_checkpoint(tmp_path: Path) -> None:
     model, optimizer = trained(1)
     checkpoints = CheckpointManager(tmp_path)
     with pytest.raises(CheckpointError, match="no healthy checkpoint in"):
@@ -61,12 +61,12 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
         reload_from_latest(checkpoints, model, optimizer)
 
 
-def test_without_any_checkpoint_the_newest_is_an_error(tmp_path: Path) -> None:
+def test_find_latest_checkpoint_raises_without_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         find_latest_checkpoint(tmp_path)
 
 
-def test_a_path_names_a_file_or_the_newest_of_a_folder(tmp_path: Path) -> None:
+def test_find_checkpoint_takes_the_path_of_a_file_or_of_a_folder(tmp_path: Path) -> None:
     notes = {"iter_num": 1, "val_loss": 2.0, "healthy": True}
     saved = save_checkpoint(CheckpointManager(tmp_path / "out"), {"model": {}, "model_args": {}}, notes)
     (tmp_path / "ckpt.pt").touch()
@@ -77,7 +77,7 @@ def test_a_path_names_a_file_or_the_newest_of_a_folder(tmp_path: Path) -> None:
         find_checkpoint("nowhere")
 
 
-def test_a_folders_ckpt_pt_comes_before_its_newest(tmp_path: Path) -> None:
+def test_find_checkpoint_prefers_a_folders_ckpt_pt_to_its_newest(tmp_path: Path) -> None:
     manager, notes = CheckpointManager(tmp_path), {"val_loss": 2.0, "healthy": True}
     first, second = ({"model": {}, "model_args": {}, "iter_num": number} for number in (1, 2))
     save_checkpoint(manager, first, {**notes, "iter_num": 1})

@@ -1,4 +1,4 @@
-"""The checkpoint file: read without trust, named alike however the model was wrapped, and brought back to."""
+"""Checkpoint files: safe loading, parameter names of wrapped models, checksums and identity."""
 
 import enum
 import os
@@ -36,7 +36,7 @@ def test_a_checkpoint_is_read_as_it_was_saved(saved: Path, tiny_model: GPT) -> N
     assert all(torch.equal(checkpoint["model"][name], value) for name, value in tiny_model.state_dict().items())
 
 
-def test_a_compiled_and_wrapped_models_checkpoint_reads_like_a_plain_ones(saved: Path, tiny_model: GPT) -> None:
+def test_a_checkpoint_of_a_wrapped_model_has_plain_parameter_names(saved: Path, tiny_model: GPT) -> None:
     state = {f"module._orig_mod.{name}": value for name, value in tiny_model.state_dict().items()}
     torch.save({"model": state, "model_args": {}}, saved)
 
@@ -45,15 +45,15 @@ def test_a_compiled_and_wrapped_models_checkpoint_reads_like_a_plain_ones(saved:
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99, -1])
 def test_a_truncated_file_is_refused(saved: Path, kept: float) -> None:
-    whole = saved.read_bytes()
-    saved.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
 
     with pytest.raises(CheckpointError, match=r"cannot read .*saved\.pt: it is truncated, damaged, or holds more than"):
         load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("content", [bytes(1000), b"\x80\x02" + bytes(50), bytes(range(256)) * 4, b"PK\x03\x04" * 99])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ckpt.pt").write_bytes(content)
 
     with pytest.raises(CheckpointError, match="cannot read"):
@@ -61,14 +61,14 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_file_of_torchs_old_format_is_refused_wherever_it_is_damaged(tmp_path: Path) -> None:
-    """The format before torch 1.6 has no checksums: its damage shows as an exception of nearly any kind."""
+def test_a_file_of_torchs_old_format_is_refused_wherever_it_is_truncated(tmp_path: Path) -> None:
+    """The format before torch 1.6 has no checksums: damage causes exceptions of nearly any type."""
     path = tmp_path / "ckpt.pt"
     state = {"model": {"weight": torch.ones(3, 4)}, "model_args": {"n_layer": 2}}
     torch.save(state, path, _use_new_zipfile_serialization=False)
-    whole = path.read_bytes()
-    for length in range(len(whole) - 1):
-        path.write_bytes(whole[:length])
+    content = path.read_bytes()
+    for length in range(len(content) - 1):
+        path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match="cannot read"):
             load_checkpoint(path)
 
@@ -93,7 +93,7 @@ def test_code_hidden_in_a_checkpoint_is_not_run(tmp_path: Path, zipped: bool) ->
         load_checkpoint(path)
 
     assert not made.exists()
-    torch.load(path, weights_only=False)  # the trap does work
+    torch.load(path, weights_only=False)  # the pickle does make the folder
     assert made.exists()
 
 
@@ -152,7 +152,7 @@ def test_a_model_that_is_no_dict_is_refused(tmp_path: Path) -> None:
         ("submodule.module_list.0.weight", "submodule.module_list.0.weight"),
     ],
 )
-def test_prefixes_of_wrappers_are_taken_off_and_put_back(name: str, plain: str) -> None:
+def test_prefixes_of_wrappers_are_removed_and_added_again(name: str, plain: str) -> None:
     assert handle_state_dict_prefixes({name: 1}) == {plain: 1}
     assert handle_state_dict_prefixes({plain: 1}, like={name: 2}) == {name: 1}
     assert handle_state_dict_prefixes({f"module.{name}": 1}, like={name: 2}) == {name: 1}
@@ -162,7 +162,7 @@ def test_a_submodule_wrapped_twice_loses_both_prefixes() -> None:
     assert handle_state_dict_prefixes({"h.module.module.0.weight": 1}) == {"h.0.weight": 1}
 
 
-def test_real_wrappers_load_into_one_another() -> None:
+def test_models_in_any_wrapper_load_each_others_state() -> None:
     def model() -> nn.Sequential:
         return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
 
@@ -184,26 +184,26 @@ def test_names_that_the_other_model_lacks_stay_plain() -> None:
 # the file's own checksums
 
 
-def test_no_flipped_bit_is_read_as_something_else(saved: Path) -> None:
-    """torch compares no checksum: without a check most flips in a tensor are read without a word."""
-    whole, told, draw, silent = saved.read_bytes(), load_checkpoint(saved), random.Random(0), 0
+def test_a_file_with_a_flipped_bit_is_refused_or_read_unchanged(saved: Path) -> None:
+    """torch verifies no checksum: without our check, most flipped bits in tensors are read without an error."""
+    content, original, draw, unnoticed = saved.read_bytes(), load_checkpoint(saved), random.Random(0), 0
     for _ in range(200):
-        damaged = bytearray(whole)
-        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        damaged = bytearray(content)
+        damaged[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         saved.write_bytes(damaged)
         try:
-            found = load_checkpoint(saved)
+            checkpoint = load_checkpoint(saved)
         except CheckpointError:
             try:
                 load_checkpoint(saved, check=False)
-                silent += 1
+                unnoticed += 1
             except CheckpointError:
                 pass
         else:
-            assert found.keys() == told.keys() and found["iter_num"] == 7
-            assert all(torch.equal(found["model"][name], value) for name, value in told["model"].items())
+            assert checkpoint.keys() == original.keys() and checkpoint["iter_num"] == 7
+            assert all(torch.equal(checkpoint["model"][name], value) for name, value in original["model"].items())
 
-    assert silent > 20
+    assert unnoticed > 20
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_no_flipped_bit_is_read_as_something_else(saved: Path) -> None:
 )
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_checkpoint_tells_which_one_it_is(
+def test_identity_returns_the_run_and_the_iteration(
     tmp_path: Path, more: dict[str, Any], expected: tuple[str | None, int | None], zipped: bool
 ) -> None:
     checkpoint = {"model": {"w": torch.ones(3)}, "model_args": {}} | more
@@ -226,10 +226,10 @@ def test_a_checkpoint_tells_which_one_it_is(
     assert identity(tmp_path / "ckpt.pt") == expected
 
 
-def test_a_damaged_or_strange_file_has_no_identity(saved: Path) -> None:
-    whole = bytearray(saved.read_bytes())
-    whole[len(whole) // 2] ^= 1
-    saved.write_bytes(whole)
+def test_a_damaged_file_or_no_checkpoint_has_no_identity(saved: Path) -> None:
+    damaged = bytearray(saved.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    saved.write_bytes(damaged)
     with pytest.raises(CheckpointError, match="cannot read"):
         identity(saved)
 
@@ -238,9 +238,9 @@ def test_a_damaged_or_strange_file_has_no_identity(saved: Path) -> None:
         identity(saved)
 
 
-def test_a_file_of_a_legacy_program_is_named_with_the_way_to_convert_it(tmp_path: Path) -> None:
+def test_the_error_for_a_legacy_checkpoint_names_the_converter(tmp_path: Path) -> None:
     """It holds an enum of that program's model.py, which `weights_only` refuses."""
-    module = types.ModuleType("model_of_theirs")
+    module = types.ModuleType("legacy_model")
     module.ModelMode = enum.Enum("ModelMode", {"LM": "language_model"})  # type: ignore[attr-defined]
     module.ModelMode.__module__ = "model"
     real = sys.modules["model"]
@@ -267,7 +267,7 @@ def test_a_file_of_a_legacy_program_is_named_with_the_way_to_convert_it(tmp_path
         ({}, False),
     ],
 )
-def test_a_readable_file_of_a_legacy_program_is_named_as_well(
+def test_a_readable_legacy_checkpoint_is_refused_with_the_same_error(
     tmp_path: Path, changes: dict[str, Any], legacy: bool
 ) -> None:
     torch.save({"model": {}, "model_args": {}, **changes}, tmp_path / "ckpt.pt")

@@ -1,4 +1,4 @@
-"""Saving: committed or not, whenever it is cut short; rotated; in the background; beside other programs' files."""
+"""CheckpointManager: commits, interrupted saves, background saves, retention, files of other programs."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def names(folder: Path) -> list[str]:
 
 
 def kept(folder: Path) -> list[int]:
-    """Return the numbers in a folder, having seen that every manifest has its content and the other way round."""
+    """Return the numbers of a folder's checkpoints; each must have both its content and its manifest."""
     contents = {path.stem for path in folder.glob("ckpt-*.pt")}
     assert contents == {path.stem for path in folder.glob("ckpt-*.json")}
     return sorted(int(stem.removeprefix("ckpt-")) for stem in contents)
@@ -47,11 +47,11 @@ def nanogpts(folder: Path, iter_num: int = 5) -> Path:
 
 
 class Killed(BaseException):
-    """The process is gone: nothing that would follow happens."""
+    """Raised where the process would be killed."""
 
 
 class Unreliable:
-    """Stands for `os`: the k-th operation on the disk does not happen, or happens and the process dies with it."""
+    """Replaces `os`: disk operation `fail_at` fails, or the process is killed before or after it."""
 
     OPERATIONS = ("makedirs", "open", "fsync", "replace", "rename", "link", "unlink")
 
@@ -88,17 +88,17 @@ def test_a_save_makes_a_numbered_file_its_manifest_and_nanogpts_name(tmp_path: P
     manager = CheckpointManager(tmp_path / "runs" / "out")
     for number, content in ((1, "first"), (2, "second")):
         path = manager.save(text(content), notes(number) | {"run": "R"})
-        found = manager.load()
+        latest = manager.load()
 
-        assert path == found.path == tmp_path / "runs" / "out" / f"ckpt-00000{number}.pt"
-        assert found.manifest and found.manifest["iter_num"] == number and found.manifest["run"] == "R"
+        assert path == latest.path == tmp_path / "runs" / "out" / f"ckpt-00000{number}.pt"
+        assert latest.manifest and latest.manifest["iter_num"] == number and latest.manifest["run"] == "R"
         assert path.read_text() == content and os.path.samefile(path, manager.path)
     assert names(tmp_path / "runs" / "out") == [
         "ckpt-000001.json", "ckpt-000001.pt", "ckpt-000002.json", "ckpt-000002.pt", "ckpt.pt"
     ]  # fmt: skip
 
 
-def test_a_manager_touches_nothing_before_it_saves(tmp_path: Path) -> None:
+def test_a_manager_makes_no_file_before_its_first_save(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path / "out")
     with pytest.raises(CheckpointError):
         manager.load()
@@ -106,7 +106,7 @@ def test_a_manager_touches_nothing_before_it_saves(tmp_path: Path) -> None:
     assert names(tmp_path) == [] and manager.load_healthy() is None and manager.join() is None
 
 
-def test_content_name_manifest_and_link_reach_the_disk_in_this_order(
+def test_content_manifest_and_link_are_written_and_flushed_in_this_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
@@ -133,7 +133,7 @@ def test_content_name_manifest_and_link_reach_the_disk_in_this_order(
     ]  # fmt: skip
 
 
-def test_without_link_nanogpts_name_stays_where_it_was(tmp_path: Path) -> None:
+def test_without_link_ckpt_pt_is_not_changed(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     manager.save(text("one"), notes())
     manager.save(text("two"), notes(), link=False)
@@ -153,7 +153,7 @@ def test_notes_that_change_afterwards_do_not_change_the_manifest(tmp_path: Path)
     assert (manager.load().manifest or {})["iter_num"] == 3
 
 
-def test_a_removed_folder_is_made_again_and_numbers_go_on(tmp_path: Path) -> None:
+def test_a_removed_folder_is_made_again_and_numbers_continue(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path / "out")
     manager.save(text("x"), notes())
     files.remove(tmp_path / "out")
@@ -165,7 +165,7 @@ def test_messages_name_the_folder_as_the_user_wrote_it() -> None:
     assert CheckpointManager("./out//").out_dir == "./out//"
 
 
-def test_a_folder_is_kept_like_a_file_but_has_no_second_name(tmp_path: Path) -> None:
+def test_a_checkpoint_folder_is_kept_like_a_file_but_not_linked(tmp_path: Path) -> None:
     def write(path: Path) -> None:
         path.mkdir()
         (path / "weights").write_text("x")
@@ -180,7 +180,7 @@ def test_a_folder_is_kept_like_a_file_but_has_no_second_name(tmp_path: Path) -> 
         manager.load()
 
 
-# cut short
+# interrupted saves
 
 
 def crash_points(tmp_path: Path) -> Iterator[tuple[Path, int]]:
@@ -192,10 +192,10 @@ def crash_points(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize("links", [True, False])
-def test_a_save_cut_short_anywhere_leaves_the_newest_committed_one(
+def test_an_interrupted_save_keeps_the_newest_committed_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, background: bool, foreign: bool, links: bool
 ) -> None:
-    """Three saves, a fault in the last one, at each operation on the disk in turn; then another process looks."""
+    """Save three times with a fault at each disk operation of the last save in turn; then load as another process."""
     points = 0
     for folder, number in crash_points(tmp_path):
         folder.mkdir()
@@ -220,7 +220,7 @@ def test_a_save_cut_short_anywhere_leaves_the_newest_committed_one(
         other = CheckpointManager(folder)
 
         assert other.load().path.read_text() == ("3" if committed else "2")
-        assert (found := other.load_healthy()) and found.path.read_text() == "1"
+        assert (healthy := other.load_healthy()) and healthy.path.read_text() == "1"
         assert committed or not done
         if foreign:
             theirs = folder / "ckpt.pt.foreign"
@@ -244,7 +244,7 @@ def _no_link(*_: object) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("full"), RuntimeError("in torch.save"), KeyboardInterrupt()])
-def test_what_write_raises_goes_up_and_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_an_error_of_write_propagates_and_leaves_no_file(tmp_path: Path, error: BaseException) -> None:
     manager = CheckpointManager(tmp_path)
     manager.save(text("old"), notes())
     before = names(tmp_path)
@@ -259,9 +259,7 @@ def test_what_write_raises_goes_up_and_leaves_nothing(tmp_path: Path, error: Bas
     assert names(tmp_path) == before and manager.load().path.read_text() == "old"
 
 
-def test_a_full_disk_is_not_filled_with_checkpoints_that_do_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_saves_that_fail_on_a_full_disk_leave_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
     def full(source: Path, target: Path) -> None:
@@ -284,82 +282,83 @@ def test_a_full_disk_is_not_filled_with_checkpoints_that_do_not_count(
 
 
 def test_a_save_in_the_background_makes_the_same_files(tmp_path: Path) -> None:
-    here, there = CheckpointManager(tmp_path / "a"), CheckpointManager(tmp_path / "b")
+    foreground, background = CheckpointManager(tmp_path / "a"), CheckpointManager(tmp_path / "b")
     for number in (1, 2, 3, 4):
-        here.save(text(str(number)), notes(number))
+        foreground.save(text(str(number)), notes(number))
 
-        assert there.save(text(str(number)), notes(number), wait=False) is None
-        assert there.join() == there.folder / f"ckpt-00000{number}.pt" and there.join() is None
-    contents = [{path.name: path.read_bytes() for path in manager.folder.iterdir()} for manager in (here, there)]
+        assert background.save(text(str(number)), notes(number), wait=False) is None
+        assert background.join() == background.folder / f"ckpt-00000{number}.pt" and background.join() is None
+    managers = foreground, background
+    contents = [{path.name: path.read_bytes() for path in manager.folder.iterdir()} for manager in managers]
     assert contents[0] == contents[1]
 
 
 def test_one_save_at_a_time_is_in_flight_and_a_load_waits_for_it(tmp_path: Path) -> None:
-    manager, may_go, running = CheckpointManager(tmp_path), threading.Event(), []
+    manager, may_go, written = CheckpointManager(tmp_path), threading.Event(), []
 
     def slow(path: Path) -> None:
         may_go.wait(5)
-        running.append(path.name)
+        written.append(path.name)
         path.write_text("slow")
 
     manager.save(slow, notes(), wait=False)
-    assert not running  # it has returned before anything was written
+    assert not written  # `save` returned before anything was written
     threading.Timer(0.05, may_go.set).start()
 
     def quick(path: Path) -> None:
-        running.append(path.name)
+        written.append(path.name)
         path.write_text("next")
 
     manager.save(quick, notes(), wait=False)
 
     assert manager.load().path.read_text() == "next"
-    assert running == ["ckpt-000001.pt.part", "ckpt-000002.pt.part"]
+    assert written == ["ckpt-000001.pt.part", "ckpt-000002.pt.part"]
 
 
 def test_a_failure_in_the_background_is_raised_once_by_join(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
 
     def fail(path: Path) -> None:
-        raise OSError("disk gone")
+        raise OSError("disk failed")
 
     manager.save(fail, notes(), wait=False)
-    with pytest.raises(OSError, match="disk gone"):
+    with pytest.raises(OSError, match="disk failed"):
         manager.join()
 
     assert manager.join() is None
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_save_is_made_although_the_one_before_failed_unheard(
+def test_a_save_is_made_after_a_background_save_that_failed(
     tmp_path: Path, wait: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     manager = CheckpointManager(tmp_path)
 
     def fail(path: Path) -> None:
-        raise OSError("disk gone")
+        raise OSError("disk failed")
 
     manager.save(fail, notes(), wait=False)
     manager.save(text("x"), notes(), wait=wait)
 
     assert manager.load().path.read_text() == "x"
-    assert "the previous checkpoint could not be saved (OSError: disk gone)" in caplog.text
+    assert "the previous checkpoint could not be saved (OSError: disk failed)" in caplog.text
 
 
 def test_the_end_of_the_program_waits_for_a_save_in_flight(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib; from core.checkpoint.manager import CheckpointManager\n"
-        "def slow(path): time.sleep(0.3); path.write_text('whole')\n"
+        "def slow(path): time.sleep(0.3); path.write_text('complete')\n"
         "CheckpointManager(sys.argv[1]).save(slow, dict(iter_num=1, val_loss=None, healthy=True), wait=False)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
 
-    assert CheckpointManager(tmp_path).load().path.read_text() == "whole"
+    assert CheckpointManager(tmp_path).load().path.read_text() == "complete"
 
 
-# what is kept
+# retention
 
 
-def test_the_last_the_best_the_linked_and_the_newest_healthy_one_are_kept(tmp_path: Path) -> None:
+def test_the_last_best_linked_and_newest_healthy_checkpoints_are_kept(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, keep_last=2, keep_best=1)
     manager.save(text("1"), notes(1, 9.0))
     manager.save(text("2"), notes(2, 1.0), link=False)
@@ -372,17 +371,17 @@ def test_the_last_the_best_the_linked_and_the_newest_healthy_one_are_kept(tmp_pa
     assert kept(tmp_path) == [2, 7, 8]
 
 
-def test_the_one_that_ckpt_pt_is_a_copy_of_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checkpoint_that_ckpt_pt_is_a_copy_of_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.os, "link", _no_link)
     CheckpointManager(tmp_path).save(text("1"), notes())
-    for number in (2, 3, 4):  # processes that know nothing of each other
+    for number in (2, 3, 4):  # as in a new process each time
         CheckpointManager(tmp_path, keep_last=1, keep_best=0).save(text(str(number)), notes(), link=False)
 
     assert kept(tmp_path) == [1, 4]
     assert CheckpointManager(tmp_path).load().path.read_text() == "4"
 
 
-def test_leftovers_strays_and_damaged_ones_are_removed_and_do_not_count(tmp_path: Path) -> None:
+def test_leftovers_and_damaged_checkpoints_are_removed_and_not_counted(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, keep_last=2, keep_best=0)
     for number in (1, 2, 3):
         manager.save(text(str(number)), notes(number))
@@ -399,11 +398,11 @@ def test_leftovers_strays_and_damaged_ones_are_removed_and_do_not_count(tmp_path
 
     for name in others:
         (tmp_path / name).unlink()
-    files.remove(tmp_path / "ckpt.pt.foreign-2")  # the damaged one was ckpt.pt as well
+    files.remove(tmp_path / "ckpt.pt.foreign-2")  # the damaged checkpoint was also `ckpt.pt`
     assert kept(tmp_path) == [2, 6] and not [name for name in names(tmp_path) if name.endswith(".part")]
 
 
-def test_a_checkpoint_without_content_does_not_count(tmp_path: Path) -> None:
+def test_a_checkpoint_without_content_is_not_counted(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, keep_last=2, keep_best=0)
     for number in (1, 2):
         manager.save(text(str(number)), notes(number), link=False)
@@ -413,7 +412,7 @@ def test_a_checkpoint_without_content_does_not_count(tmp_path: Path) -> None:
     assert kept(tmp_path) == [1, 3]
 
 
-def test_what_cannot_be_removed_is_told_once_and_no_error(
+def test_a_file_that_cannot_be_removed_is_logged_once_and_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
@@ -433,7 +432,7 @@ def test_what_cannot_be_removed_is_told_once_and_no_error(
     assert len([text for text in caplog.messages if "ckpt-000001.json cannot be removed" in text]) == 1
 
 
-# beside other programs' files
+# files of other programs
 
 
 @pytest.mark.parametrize("loads", [True, False])
@@ -450,7 +449,7 @@ def test_another_programs_ckpt_pt_is_renamed_and_not_lost(tmp_path: Path, loads:
         assert manager.path.read_text() == f"ours {number}"
 
 
-def test_what_another_program_wrote_through_the_link_is_not_lost(tmp_path: Path) -> None:
+def test_a_file_that_another_program_wrote_through_the_link_is_not_lost(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
     manager.save(text("ours"), notes())
     theirs = nanogpts(tmp_path).read_bytes()
@@ -460,7 +459,7 @@ def test_what_another_program_wrote_through_the_link_is_not_lost(tmp_path: Path)
     assert (tmp_path / "ckpt.pt.foreign").read_bytes() == theirs and kept(tmp_path) == [3]
 
 
-def test_a_ckpt_pt_that_went_away_is_made_again(tmp_path: Path) -> None:
+def test_a_ckpt_pt_that_was_removed_is_made_again(tmp_path: Path) -> None:
     nanogpts(tmp_path)
     manager = CheckpointManager(tmp_path)
     manager.load()
@@ -485,7 +484,7 @@ def test_a_ckpt_pt_that_is_no_file_is_not_written_through(tmp_path: Path, kind: 
     assert not manager.path.is_symlink() and os.path.lexists(tmp_path / "ckpt.pt.foreign")
 
 
-def test_a_link_that_a_kill_prevented_is_made_up_for(tmp_path: Path) -> None:
+def test_relink_makes_a_link_that_a_kill_prevented(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     manager.save(text("1"), notes())
     manager.save(text("2"), notes())
@@ -499,45 +498,45 @@ def test_a_link_that_a_kill_prevented_is_made_up_for(tmp_path: Path) -> None:
     assert manager.path.read_text() == "2"
 
 
-def test_the_way_back_is_read_before_others_are_given_up_for_it(tmp_path: Path) -> None:
-    """The newest healthy one is damaged, and nobody has looked at it: the one before it is what there is to keep."""
+def test_the_healthy_checkpoint_is_verified_before_others_are_removed(tmp_path: Path) -> None:
+    """The newest healthy checkpoint is damaged and not verified yet: the previous one has to be kept."""
     manager = CheckpointManager(tmp_path, keep_last=3, keep_best=0)
     for number, healthy in ((1, True), (2, True), (3, False)):
         manager.save(text("good"), notes(number, healthy=healthy), link=False)
-    (tmp_path / "ckpt-000002.pt").write_text("evil")  # of the same size
+    (tmp_path / "ckpt-000002.pt").write_text("bad!")  # of the same size
 
-    again = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
-    again.load()
-    again.save(text("good"), notes(4, healthy=False), link=False)
+    new_manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
+    new_manager.load()
+    new_manager.save(text("good"), notes(4, healthy=False), link=False)
 
-    found = CheckpointManager(tmp_path).load_healthy()
-    assert found is not None and found.path.name == "ckpt-000001.pt"
+    healthy = CheckpointManager(tmp_path).load_healthy()
+    assert healthy is not None and healthy.path.name == "ckpt-000001.pt"
 
 
-def test_a_number_that_was_damaged_counts_again_once_it_is_saved_anew(tmp_path: Path) -> None:
-    """The stray that had it is gone, and the next save takes its number."""
+def test_the_number_of_a_removed_file_without_manifest_is_counted_again(tmp_path: Path) -> None:
+    """The file without a manifest is removed, and the next save uses its number."""
     manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
     manager.save(text("good"), notes(1), link=False)
-    stray = tmp_path / "ckpt-000002.pt"
-    stray.write_text("no manifest")
-    again = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
-    again.load()
-    stray.unlink()
+    without_manifest = tmp_path / "ckpt-000002.pt"
+    without_manifest.write_text("no manifest")
+    new_manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
+    new_manager.load()
+    without_manifest.unlink()
 
-    again.save(text("good"), notes(2), link=False)
-    again.save(text("good"), notes(3, healthy=False), link=False)
+    new_manager.save(text("good"), notes(2), link=False)
+    new_manager.save(text("good"), notes(3, healthy=False), link=False)
 
     assert kept(tmp_path) == [2, 3]
 
 
 @pytest.mark.parametrize("faulty", [False, True])
-def test_files_of_older_lines_are_told_how_to_use(tmp_path: Path, faulty: bool) -> None:
+def test_the_error_for_files_of_older_programs_names_the_converter(tmp_path: Path, faulty: bool) -> None:
     if faulty:
         (tmp_path / "ckpt.pt").write_text("damaged")
     (tmp_path / "ckpt_best.pt").touch()
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as error:
         CheckpointManager(tmp_path).load()
-    assert "tools.convert" not in str(told.value)
+    assert "tools.convert" not in str(error.value)
 
     (tmp_path / "ckpt_MLM_300.pt").touch()
     with pytest.raises(CheckpointError, match=rf"ckpt_MLM_300\.pt .* `python -m tools\.convert {tmp_path}`"):

@@ -1,4 +1,4 @@
-"""Where a result was made: plain values, the right revision, and only differences that matter."""
+"""Provenance: plain values, the right git revision, and only differences that matter."""
 
 import json
 import os
@@ -33,13 +33,14 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def test_it_holds_plain_values_that_json_gives_back() -> None:
-    found = describe(CPU, 2)
+def test_describe_returns_plain_values_that_survive_json() -> None:
+    description = describe(CPU, 2)
 
-    assert json.loads(json.dumps(found)) == found
-    assert {type(value) for value in found.values()} <= {str, int, type(None)}  # torch's version is a class of its own
-    assert list(found) == ["git", "python", "torch", "device", "threads", "world_size", "platform"]
-    assert (found["torch"], found["threads"], found["world_size"]) == (torch.__version__, 1, 2)
+    assert json.loads(json.dumps(description)) == description
+    # `torch.__version__` is of a subclass of str
+    assert {type(value) for value in description.values()} <= {str, int, type(None)}
+    assert list(description) == ["git", "python", "torch", "device", "threads", "world_size", "platform"]
+    assert (description["torch"], description["threads"], description["world_size"]) == (torch.__version__, 1, 2)
 
 
 def test_a_cpu_is_named_by_the_instructions_torch_uses() -> None:
@@ -54,9 +55,9 @@ def test_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @NEEDS_GIT
-def test_the_revision_is_gits_and_says_when_files_were_changed(checkout: Path) -> None:
+def test_the_revision_is_gits_and_marks_changed_files(checkout: Path) -> None:
     head = git(checkout, "rev-parse", "--short", "HEAD")
-    git(checkout, "tag", "-a", "v1", "-m", "a tag that must not stand in for the revision")
+    git(checkout, "tag", "-a", "v1", "-m", "a tag that must not replace the revision")
     (checkout / "out").mkdir()
     (checkout / "out" / "new").touch()
 
@@ -66,8 +67,8 @@ def test_the_revision_is_gits_and_says_when_files_were_changed(checkout: Path) -
 
 
 @NEEDS_GIT
-def test_the_revision_is_of_this_checkout_alone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither of one around it, nor of one that a git hook's variables name."""
+def test_the_revision_is_of_this_checkout_only(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of a checkout around it, and not of the one in the environment variables of a git hook."""
     (checkout / "inside").mkdir()
     assert revision(checkout / "inside") is None
 
@@ -88,7 +89,7 @@ def test_without_git_there_is_no_revision(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a program made of a shell script")
-def test_a_slow_git_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_git_gives_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "git"
     program.write_text("#!/bin/sh\nexec /bin/sleep 20\n")
     program.chmod(0o755)
@@ -118,11 +119,11 @@ def test_differences_come_in_a_fixed_order() -> None:
     )
 
 
-def test_what_cannot_change_a_bit_is_no_difference() -> None:
+def test_values_that_cannot_change_a_result_are_no_difference() -> None:
     assert differences(SAVED, SAVED | {"git": "def", "python": "3.13", "iter_num": 11}) == ""
     assert differences(describe(CPU, 1), describe(CPU, 1)) == ""
 
 
-def test_what_was_not_noted_is_no_difference() -> None:
+def test_missing_values_are_no_difference() -> None:
     assert differences({}, describe(CPU, 1)) == ""
     assert differences(SAVED | {"threads": 4}, {"threads": 2}) == "threads 4 -> 2"

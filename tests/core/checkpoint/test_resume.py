@@ -1,4 +1,4 @@
-"""Where a run starts, and what a resume tells its user."""
+"""Where a run starts, and which options of a resume differ."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ SAVED = {"n_layer": 2, "learning_rate": 0.1, "dataset": "a", "batch_size": 4, "b
 
 
 @pytest.fixture
-def good(tmp_path: Path) -> CheckpointManager:
-    """Return the checkpoints of a folder that holds a good one, saved in the launch `first`."""
+def intact(tmp_path: Path) -> CheckpointManager:
+    """Return a manager of a folder with an intact checkpoint, saved in the launch `first`."""
     checkpoints = CheckpointManager(tmp_path)
     content = {"model": {}, "model_args": {}, "iter_num": 5}
     checkpoints.save(
@@ -28,10 +28,10 @@ def good(tmp_path: Path) -> CheckpointManager:
 
 
 @pytest.fixture
-def damaged(good: CheckpointManager) -> CheckpointManager:
-    path = good.load().path
+def damaged(intact: CheckpointManager) -> CheckpointManager:
+    path = intact.load().path
     path.write_bytes(path.read_bytes()[:-1])
-    return good
+    return intact
 
 
 @pytest.fixture(autouse=True)
@@ -41,42 +41,40 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("init_from", ["resume", "auto"])
-def test_a_good_checkpoint_is_resumed(good: CheckpointManager, init_from: str) -> None:
-    start, found = where_to_start(init_from, good)
+def test_an_intact_checkpoint_is_resumed(intact: CheckpointManager, init_from: str) -> None:
+    start, checkpoint = where_to_start(init_from, intact)
 
     assert start == "resume"
-    assert found is not None and found.manifest is not None and found.manifest["iter_num"] == 5
+    assert checkpoint is not None and checkpoint.manifest is not None and checkpoint.manifest["iter_num"] == 5
 
 
 @pytest.mark.parametrize("init_from", ["scratch", "gpt2", "a/folder"])
-def test_a_fresh_start_looks_at_nothing(damaged: CheckpointManager, init_from: str) -> None:
+def test_other_values_of_init_from_load_no_checkpoint(damaged: CheckpointManager, init_from: str) -> None:
     assert where_to_start(init_from, damaged) == (init_from, None)
 
 
-def test_auto_starts_from_scratch_where_nothing_is_good(tmp_path: Path, damaged: CheckpointManager) -> None:
+def test_auto_starts_from_scratch_without_an_intact_checkpoint(tmp_path: Path, damaged: CheckpointManager) -> None:
     assert where_to_start("auto", damaged) == ("scratch", None)
     assert where_to_start("auto", CheckpointManager(tmp_path / "nothing")) == ("scratch", None)
     assert not (tmp_path / "nothing").exists()
 
 
-def test_resume_insists(tmp_path: Path, damaged: CheckpointManager) -> None:
+def test_resume_raises_without_an_intact_checkpoint(tmp_path: Path, damaged: CheckpointManager) -> None:
     for checkpoints in (damaged, CheckpointManager(tmp_path / "nothing")):
         with pytest.raises(CheckpointError):
             where_to_start("resume", checkpoints)
 
 
-def test_a_newer_programs_checkpoints_are_never_started_over(good: CheckpointManager) -> None:
-    manifest = good.load().path.with_suffix(".json")
+def test_auto_refuses_checkpoints_of_a_newer_format(intact: CheckpointManager) -> None:
+    manifest = intact.load().path.with_suffix(".json")
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
 
     with pytest.raises(CheckpointError, match="newer"):
-        where_to_start("auto", good)
+        where_to_start("auto", intact)
 
 
-def test_what_the_disk_does_not_give_is_not_moved_aside(
-    good: CheckpointManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disk that comes up slowly after a restart: there is something, it can only not be read now."""
+def test_auto_raises_if_the_disk_cannot_be_read(intact: CheckpointManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk may not be ready after a restart: its checkpoints exist, but cannot be read yet."""
 
     def broken(path: Path) -> str:
         raise OSError(5, "Input/output error")
@@ -84,7 +82,7 @@ def test_what_the_disk_does_not_give_is_not_moved_aside(
     monkeypatch.setattr("core.files.sha256", broken)
 
     with pytest.raises(CheckpointError, match="Input/output error"):
-        where_to_start("auto", good)
+        where_to_start("auto", intact)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +91,13 @@ def test_what_the_disk_does_not_give_is_not_moved_aside(
         ("0", "first", "scratch", "scratch"),  # the first start of a launch
         ("1", "first", "scratch", "resume"),
         ("2", "first", "gpt2", "resume"),
-        ("1", "second", "scratch", "scratch"),  # what is there is another launch's
+        ("1", "second", "scratch", "scratch"),  # the checkpoint is of another launch
         ("1", None, "scratch", "scratch"),
         ("1", "second", "auto", "resume"),
     ],
 )
-def test_a_group_that_was_started_again_goes_on_with_its_own_checkpoint(
-    good: CheckpointManager,
+def test_a_restarted_group_resumes_its_own_checkpoint(
+    intact: CheckpointManager,
     monkeypatch: pytest.MonkeyPatch,
     count: str,
     launch: str | None,
@@ -111,10 +109,10 @@ def test_a_group_that_was_started_again_goes_on_with_its_own_checkpoint(
 
     assert restarted() is (count != "0")
     assert launch_id() == launch
-    assert where_to_start(init_from, good)[0] == start
+    assert where_to_start(init_from, intact)[0] == start
 
 
-def test_a_group_restarted_before_its_first_checkpoint_starts_as_asked(
+def test_a_group_restarted_before_its_first_checkpoint_uses_init_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -144,5 +142,5 @@ def test_special_ids_are_no_option() -> None:
 @pytest.mark.parametrize(
     ("given", "same"), [({}, True), ({"learning_rate": 9}, True), ({"dataset": "b"}, False), ({"batch_size": 5}, False)]
 )
-def test_a_batch_fits_where_its_shape_and_data_are_the_same(given: dict[str, Any], same: bool) -> None:
+def test_same_batches_compares_the_data_set_and_the_batch_shape(given: dict[str, Any], same: bool) -> None:
     assert same_batches(SAVED, SAVED | given) is same

@@ -1,4 +1,4 @@
-"""The run folder: who may use it, and what becomes of the run before."""
+"""RunFolder: its lock, and the move of the previous run's files."""
 
 import errno
 import logging
@@ -17,7 +17,7 @@ from core.checkpoint import run_folder
 from core.checkpoint.run_folder import RunFolder
 from core.errors import ConfigError
 
-fcntl = pytest.importorskip("fcntl", reason="is about POSIX locks")
+fcntl = pytest.importorskip("fcntl", reason="for POSIX locks")
 ROOT = Path(__file__).parents[3]
 
 TRAINER = """
@@ -58,11 +58,11 @@ def end(process: "subprocess.Popen[str]") -> None:
     process.communicate()
 
 
-def asked_by_another(folder: Path) -> str:
-    """Return what another process that asks for the folder is told."""
-    process, answer = start(OTHER, folder, 0)
+def claim_by_another_process(folder: Path) -> str:
+    """Let another process try to lock the folder; return "claimed" or "refused"."""
+    process, result = start(OTHER, folder, 0)
     process.communicate()
-    return answer
+    return result
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
     folder.release()
 
 
-def test_nothing_is_touched_before_the_claim(folder: RunFolder) -> None:
+def test_the_folder_is_not_made_before_the_claim(folder: RunFolder) -> None:
     assert not folder.path.exists()
 
 
@@ -87,11 +87,11 @@ def test_claim_makes_the_folder_and_signs_its_lock(tmp_path: Path) -> None:
         (folder.path / ".lock").write_text("1234567890 a-host-with-a-long-name.example.org\n")
 
 
-def test_a_second_trainer_is_refused_until_the_first_is_dead(folder: RunFolder) -> None:
-    first, answer = start(TRAINER, folder.path)
+def test_a_second_trainer_is_refused_until_the_first_has_ended(folder: RunFolder) -> None:
+    first, result = start(TRAINER, folder.path)
     try:
-        assert answer == "claimed"
-        for _ in range(2):  # asking leaves the lock and the signature as they are
+        assert result == "claimed"
+        for _ in range(2):  # a refused claim changes neither the lock nor its signature
             with pytest.raises(ConfigError) as refused:
                 folder.claim()
             assert str(refused.value).startswith(f"out_dir={str(folder.path)!r} is in use by process {first.pid} on ")
@@ -105,30 +105,30 @@ def test_a_second_trainer_is_refused_until_the_first_is_dead(folder: RunFolder) 
 
 def test_lock_keeps_another_process_out_until_it_is_released(folder: RunFolder) -> None:
     folder.claim()
-    folder.claim()  # is ours already, and stays so
-    assert asked_by_another(folder.path) == "refused"
+    folder.claim()  # a second claim changes nothing
+    assert claim_by_another_process(folder.path) == "refused"
 
     folder.release()
     folder.release()
-    assert asked_by_another(folder.path) == "claimed"
+    assert claim_by_another_process(folder.path) == "claimed"
     assert (folder.path / ".lock").exists()
 
 
-def test_claim_waits_for_one_that_is_dying(folder: RunFolder) -> None:
+def test_claim_waits_for_a_process_that_is_ending(folder: RunFolder) -> None:
     folder.path.mkdir()
-    dying, answer = start(OTHER, folder.path, 0.5)
-    assert answer == "claimed"
+    ending, result = start(OTHER, folder.path, 0.5)
+    assert result == "claimed"
 
     t0 = time.monotonic()
     folder.claim(wait_s=20)
 
     assert 0.1 < time.monotonic() - t0 < 10
-    end(dying)
+    end(ending)
 
 
-def test_claim_waits_no_longer_than_it_was_told(folder: RunFolder) -> None:
+def test_claim_waits_at_most_wait_s(folder: RunFolder) -> None:
     folder.path.mkdir()
-    (folder.path / ".lock").write_bytes(b"\x1b[2J \xff")  # says nothing that could be shown
+    (folder.path / ".lock").write_bytes(b"\x1b[2J \xff")  # a signature that cannot be printed
     other, _ = start(OTHER, folder.path, 10)
 
     with pytest.raises(ConfigError, match="is in use by another process: choose"):
@@ -136,17 +136,17 @@ def test_claim_waits_no_longer_than_it_was_told(folder: RunFolder) -> None:
     end(other)
 
 
-def test_removed_folder_is_claimed_anew(folder: RunFolder) -> None:
+def test_a_removed_folder_is_claimed_again(folder: RunFolder) -> None:
     folder.claim()
     folder.path.rename(folder.path.with_name("gone"))
 
     folder.claim()
 
-    assert asked_by_another(folder.path) == "refused"
-    assert asked_by_another(folder.path.with_name("gone")) == "claimed"
+    assert claim_by_another_process(folder.path) == "refused"
+    assert claim_by_another_process(folder.path.with_name("gone")) == "claimed"
 
 
-def test_removed_folder_that_another_took_is_refused(folder: RunFolder) -> None:
+def test_a_removed_folder_that_another_process_claimed_is_refused(folder: RunFolder) -> None:
     folder.claim()
     folder.path.rename(folder.path.with_name("gone"))
     folder.path.mkdir()
@@ -157,7 +157,7 @@ def test_removed_folder_that_another_took_is_refused(folder: RunFolder) -> None:
     end(other)
 
 
-def test_a_file_in_its_place_cannot_be_written_to(tmp_path: Path) -> None:
+def test_an_out_dir_that_is_or_is_in_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
 
     for path in (tmp_path / "out", tmp_path / "out" / "deeper"):
@@ -167,10 +167,8 @@ def test_a_file_in_its_place_cannot_be_written_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_full_disk_and_read_only_medium_cannot_be_written_to(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """Not even where the folder is there already."""
+def test_a_full_or_read_only_disk_is_refused(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Also if the folder exists already."""
     folder.path.mkdir()
 
     def touch(path: Path) -> None:
@@ -182,14 +180,14 @@ def test_full_disk_and_read_only_medium_cannot_be_written_to(
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is read-only to root")
-def test_read_only_folder_cannot_be_written_to(folder: RunFolder) -> None:
+def test_a_read_only_folder_is_refused(folder: RunFolder) -> None:
     folder.path.mkdir(mode=0o500)
 
     with pytest.raises(ConfigError, match="cannot be written to: Permission denied; choose another"):
         folder.claim()
 
 
-def test_what_a_link_in_place_of_the_lock_points_to_is_not_written_to(folder: RunFolder, tmp_path: Path) -> None:
+def test_a_link_instead_of_the_lock_file_is_not_written_through(folder: RunFolder, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
     folder.path.mkdir()
@@ -201,7 +199,7 @@ def test_what_a_link_in_place_of_the_lock_points_to_is_not_written_to(folder: Ru
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EIO])
-def test_where_files_cannot_be_locked_it_goes_on_with_a_warning(
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     def lockf(file: object, operation: int) -> None:
@@ -214,7 +212,7 @@ def test_where_files_cannot_be_locked_it_goes_on_with_a_warning(
     assert f"cannot be locked ({os.strerror(number)})" in caplog.messages[0]
 
 
-def test_where_there_are_no_locks_at_all_it_goes_on_with_a_warning(
+def test_without_fcntl_a_folder_is_used_with_a_warning(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(run_folder, "fcntl", None)
@@ -223,8 +221,8 @@ def test_where_there_are_no_locks_at_all_it_goes_on_with_a_warning(
     assert ["cannot be locked" in message for message in caplog.messages] == [True]
 
 
-# in the order in which they are to be moved
-FORMER_RUN = [
+# in the order of the move
+PREVIOUS_RUN = [
     "ckpt.pt",
     "ckpt.pt.foreign",
     "ckpt.pt.foreign-2",
@@ -244,9 +242,9 @@ STAY = [".lock", "ckpt-notes.txt", "config.yaml", "metrics.jsonl.bak", "my-ckpt.
 
 
 def make_run(folder: Path, mark: str) -> None:
-    """Put a previous run into a folder, in an order of its own; every file holds its name and the mark."""
+    """Write the files of a previous run in a shuffled order; every file holds its name and the mark."""
     folder.mkdir(exist_ok=True)
-    for name in random.Random(1).sample(FORMER_RUN, len(FORMER_RUN)):
+    for name in random.Random(1).sample(PREVIOUS_RUN, len(PREVIOUS_RUN)):
         if name in FOLDERS:
             (folder / name).mkdir()
             (folder / name / "inside").write_text(f"{name} {mark}")
@@ -255,13 +253,13 @@ def make_run(folder: Path, mark: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return what every file in a folder holds, by name; of a folder in it, what is inside."""
+    """Return the text of every file in a folder by name; for a subfolder, that of its file `inside`."""
     files = {path.name: path / "inside" if path.is_dir() else path for path in folder.iterdir()}
     return {name: file.read_text() for name, file in files.items() if file.exists()}
 
 
-def whole_run(mark: str) -> dict[str, str]:
-    return {name: f"{name} {mark}" for name in FORMER_RUN}
+def previous_run(mark: str) -> dict[str, str]:
+    return {name: f"{name} {mark}" for name in PREVIOUS_RUN}
 
 
 def test_a_previous_run_moves_and_the_rest_stays(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
@@ -270,15 +268,15 @@ def test_a_previous_run_moves_and_the_rest_stays(folder: RunFolder, caplog: pyte
         (folder.path / name).write_text("stays")
 
     with caplog.at_level(logging.INFO, logger="coregpt"):
-        aside = folder.move_previous_run()
+        previous = folder.move_previous_run()
 
-    assert aside == folder.path / "previous-1"
-    assert contents(aside) == whole_run("a")
+    assert previous == folder.path / "previous-1"
+    assert contents(previous) == previous_run("a")
     assert contents(folder.path) == {name: "stays" for name in STAY}
-    assert caplog.messages == [f"{folder.path}: the previous run's files are now in {aside}"]
+    assert caplog.messages == [f"{folder.path}: the previous run's files are now in {previous}"]
 
 
-def test_every_previous_run_gets_a_folder_of_its_own(folder: RunFolder) -> None:
+def test_every_previous_run_gets_its_own_folder(folder: RunFolder) -> None:
     for number, mark in enumerate("abc", start=1):
         make_run(folder.path, mark)
         assert folder.move_previous_run() == folder.path / f"previous-{number}"
@@ -286,7 +284,7 @@ def test_every_previous_run_gets_a_folder_of_its_own(folder: RunFolder) -> None:
     make_run(folder.path, "d")
 
     assert folder.move_previous_run() == folder.path / "previous-4"
-    assert contents(folder.path / "previous-3") == whole_run("c")
+    assert contents(folder.path / "previous-3") == previous_run("c")
 
 
 def test_without_a_previous_run_nothing_is_made(folder: RunFolder) -> None:
@@ -297,7 +295,7 @@ def test_without_a_previous_run_nothing_is_made(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("name", ["ckpt.pt", "ckpt-000002.pt"])
-def test_what_the_new_run_needs_is_not_moved_from_under_it(
+def test_files_that_the_new_run_needs_are_not_moved(
     folder: RunFolder, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(folder.path, "a")
@@ -313,22 +311,22 @@ def test_what_the_new_run_needs_is_not_moved_from_under_it(
     (tmp_path / "link.pt").symlink_to(folder.path / name)
     with pytest.raises(ConfigError, match=r"link.pt is in out_dir="):
         folder.move_previous_run([tmp_path / "link.pt"])
-    assert contents(folder.path) == {**whole_run("a"), "mine.pt": ""}
-    os.link(folder.path / name, tmp_path / "kept.pt")  # another name of the same content stays where it is
+    assert contents(folder.path) == {**previous_run("a"), "mine.pt": ""}
+    os.link(folder.path / name, tmp_path / "kept.pt")  # a second name of the file is not moved
     folder.move_previous_run([tmp_path / "kept.pt", tmp_path / "gone.pt"])
     assert (folder.path / "previous-1" / name).exists() and (folder.path / "mine.pt").exists()
 
 
-def test_lock_outlasts_the_move(folder: RunFolder) -> None:
+def test_the_lock_is_still_held_after_the_move(folder: RunFolder) -> None:
     folder.claim()
     make_run(folder.path, "a")
     folder.move_previous_run()
 
-    assert asked_by_another(folder.path) == "refused"
+    assert claim_by_another_process(folder.path) == "refused"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-@pytest.mark.parametrize("moved", range(len(FORMER_RUN)))
+@pytest.mark.parametrize("moved", range(len(PREVIOUS_RUN)))
 def test_interrupted_move_loses_nothing(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, moved: int, error: BaseException
 ) -> None:
@@ -345,9 +343,9 @@ def test_interrupted_move_loses_nothing(
         patched.setattr(os, "rename", failing)
         folder.move_previous_run()
     assert isinstance(failed.value, KeyboardInterrupt) or "cannot be moved to" in str(failed.value)
-    assert set(contents(folder.path / "previous-1")) == set(FORMER_RUN[:moved])
-    (folder.path / "previous-1" / FORMER_RUN[-1]).mkdir()  # in the way of whoever uses this folder again
+    assert set(contents(folder.path / "previous-1")) == set(PREVIOUS_RUN[:moved])
+    (folder.path / "previous-1" / PREVIOUS_RUN[-1]).mkdir()  # would be in the way if the folder were used again
 
     assert folder.move_previous_run() == folder.path / "previous-2"
-    assert contents(folder.path / "previous-1") | contents(folder.path / "previous-2") == whole_run("a")
+    assert contents(folder.path / "previous-1") | contents(folder.path / "previous-2") == previous_run("a")
     assert contents(folder.path) == {}

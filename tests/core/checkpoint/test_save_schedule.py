@@ -1,4 +1,4 @@
-"""When a checkpoint is due by count or by clock."""
+"""SaveSchedule: saves that are due by iterations, by minutes or on request."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from core.checkpoint.save_schedule import SaveSchedule
 
 
 class Clock:
-    """A monotonic clock that a test moves on."""
+    """A monotonic clock that a test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -25,7 +25,7 @@ def test_every_nth_iteration_but_not_the_first(interval: int, expected: list[int
     assert [n for n in range(7) if saves.is_due(n)] == expected
 
 
-def test_what_an_evaluation_saved_or_a_resume_restored_is_not_saved_again() -> None:
+def test_an_iteration_that_is_already_saved_is_not_due() -> None:
     saves = SaveSchedule(2)
     saves.saved(4)
 
@@ -48,7 +48,7 @@ def test_minutes_count_from_the_last_save(monkeypatch: pytest.MonkeyPatch) -> No
     assert saves.wants_save()
 
 
-def test_without_minutes_the_clock_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_minutes_no_save_is_due_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     saves = SaveSchedule()
     clock.now += 1e9
@@ -57,7 +57,7 @@ def test_without_minutes_the_clock_is_not_looked_at(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("minutes", [0.0, 600.0])
-def test_a_save_that_failed_is_tried_again_after_a_minute(monkeypatch: pytest.MonkeyPatch, minutes: float) -> None:
+def test_a_failed_save_is_tried_again_after_a_minute(monkeypatch: pytest.MonkeyPatch, minutes: float) -> None:
     clock = Clock(monkeypatch)
     saves = SaveSchedule(minutes=minutes)
     saves.failed()
@@ -71,7 +71,7 @@ def test_a_save_that_failed_is_tried_again_after_a_minute(monkeypatch: pytest.Mo
     assert not saves.wants_save()
 
 
-def test_a_request_is_made_on_one_rank_and_honoured_when_all_know() -> None:
+def test_a_requested_save_is_due_when_all_ranks_agree() -> None:
     saves = SaveSchedule()
     saves.request()
     assert saves.wants_save() and not saves.is_due(3)
@@ -83,7 +83,7 @@ def test_a_request_is_made_on_one_rank_and_honoured_when_all_know() -> None:
     assert not saves.wants_save() and not saves.is_due(4)
 
 
-def test_a_rollback_drops_requests_and_goes_back_to_the_last_save() -> None:
+def test_a_rollback_drops_requests_and_sets_the_last_save() -> None:
     saves = SaveSchedule(2)
     saves.saved(6)
     saves.request()

@@ -1,4 +1,4 @@
-"""What is trusted, passed over and refused, whatever happened to the files of a folder."""
+"""Which checkpoints of a folder are loaded, skipped or refused, after any damage to its files."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def save(manager: CheckpointManager, iter_num: int, **how: Any) -> None:
 
 @pytest.fixture(params=["hard link", "copy"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Return a folder with checkpoints 1 to 4 of iterations 10 to 40, `ckpt.pt` being the last, or a copy of it."""
+    """Return a folder with checkpoints 1 to 4 of iterations 10 to 40; `ckpt.pt` is the last one, or a copy of it."""
     manager = CheckpointManager(tmp_path, keep_last=4)
     for number in (1, 2, 3, 4):
         save(manager, 10 * number)
@@ -40,7 +40,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def loaded(folder: Path, **how: Any) -> tuple[str, int]:
-    """Return the name of what is loaded, and the iteration it really is of."""
+    """Return the name of the checkpoint that is loaded, and the iteration in its content."""
     path = CheckpointManager(folder).load(**how).path
     return path.name, load_checkpoint(path)["iter_num"]
 
@@ -50,16 +50,16 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def flip(path: Path) -> None:
-    whole = bytearray(path.read_bytes())
-    whole[len(whole) // 2] ^= 4
-    path.write_bytes(whole)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    path.write_bytes(damaged)
 
 
 def swap(one: Path, other: Path) -> None:
-    aside = one.with_name("aside")
-    os.rename(one, aside)
+    temporary = one.with_name("temporary")
+    os.rename(one, temporary)
     os.rename(other, one)
-    os.rename(aside, other)
+    os.rename(temporary, other)
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -99,30 +99,30 @@ DAMAGE_TO_NAME: dict[str, Callable[[Path], None]] = {
 }
 DAMAGE_TO_MANIFEST: dict[str, Callable[[Path], None]] = {
     "removed": Path.unlink,
-    "no json": lambda path: os.truncate(path, 40),
+    "not json": lambda path: os.truncate(path, 40),
     "empty": lambda path: os.truncate(path, 0),
-    "believable": lambda path: edit(path, iter_num=41),
+    "plausible": lambda path: edit(path, iter_num=41),
     "outside": lambda path: edit(path, file="../ckpt-000004.pt"),
-    "of another": lambda path: shutil.copy(path.with_name("ckpt-000002.json"), path) and None,
+    "of another checkpoint": lambda path: shutil.copy(path.with_name("ckpt-000002.json"), path) and None,
     "link": replace_by_link,
     "folder": replace_by_folder,
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGE_TO_CONTENT)
-def test_damaged_content_is_noticed_and_the_newest_good_one_used(
+def test_damaged_content_is_skipped_and_the_newest_intact_one_loaded(
     folder: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     linked = os.path.samefile(folder / "ckpt.pt", folder / "ckpt-000004.pt")
     DAMAGE_TO_CONTENT[kind](folder / "ckpt-000004.pt")
 
-    assert loaded(folder) == (("ckpt-000003.pt", 30) if linked else ("ckpt.pt", 40))  # an intact copy is a good one
+    assert loaded(folder) == (("ckpt-000003.pt", 30) if linked else ("ckpt.pt", 40))  # `ckpt.pt` is an intact copy
     assert len(warnings(caplog)) == 1 and "ckpt-000004.pt" in warnings(caplog)[0]
     assert warnings(caplog)[0].endswith("is used instead") and not (folder / "made").exists()
 
 
 @pytest.mark.parametrize("kind", DAMAGE_TO_NAME)
-def test_lost_or_exchanged_content_is_found_under_its_other_name(
+def test_lost_or_swapped_content_is_loaded_by_its_other_name(
     folder: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     DAMAGE_TO_NAME[kind](folder / "ckpt-000004.pt")
@@ -135,7 +135,7 @@ def test_lost_or_exchanged_content_is_found_under_its_other_name(
 
 
 @pytest.mark.parametrize("kind", DAMAGE_TO_MANIFEST)
-def test_a_checkpoint_without_intact_manifest_is_skipped_as_ckpt_pt_too(
+def test_a_checkpoint_without_an_intact_manifest_is_skipped(
     folder: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     DAMAGE_TO_MANIFEST[kind](folder / "ckpt-000004.json")
@@ -146,7 +146,7 @@ def test_a_checkpoint_without_intact_manifest_is_skipped_as_ckpt_pt_too(
         assert len(warnings(caplog)) <= 2 and "ckpt-000004" in warnings(caplog)[0]
 
 
-def test_two_damaged_ones_are_both_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_damaged_checkpoints_are_both_reported(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "ckpt-000004.json").unlink()
     flip(folder / "ckpt-000003.pt")
 
@@ -155,27 +155,27 @@ def test_two_damaged_ones_are_both_named(folder: Path, caplog: pytest.LogCapture
     assert any("ckpt-000004.pt" in text for text in warnings(caplog))
 
 
-def test_swapped_manifests_are_both_passed_over(folder: Path) -> None:
+def test_checkpoints_with_swapped_manifests_are_both_skipped(folder: Path) -> None:
     swap(folder / "ckpt-000004.json", folder / "ckpt-000003.json")
 
     assert loaded(folder) == ("ckpt-000002.pt", 20)
 
 
-def test_looking_changes_nothing(folder: Path) -> None:
+def test_loading_changes_no_file(folder: Path) -> None:
     flip(folder / "ckpt-000004.pt")
     (folder / "ckpt-000002.json").unlink()
 
-    def everything() -> dict[str, bytes]:
+    def file_contents() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    before = everything()
+    before = file_contents()
     CheckpointManager(folder).load()
     CheckpointManager(folder).load_healthy()
 
-    assert everything() == before
+    assert file_contents() == before
 
 
-def test_each_fault_is_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_fault_is_reported_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "ckpt-000004.json").unlink()
     manager = CheckpointManager(folder)
     for _ in range(3):
@@ -184,7 +184,7 @@ def test_each_fault_is_told_once(folder: Path, caplog: pytest.LogCaptureFixture)
     assert len(warnings(caplog)) == len(set(warnings(caplog)))
 
 
-def test_order_is_the_number_and_never_the_time(folder: Path) -> None:
+def test_the_newest_checkpoint_is_the_highest_number_whatever_its_mtime(folder: Path) -> None:
     for number in (1, 2, 3, 4):
         for name in (f"ckpt-00000{number}.pt", f"ckpt-00000{number}.json"):
             os.utime(folder / name, (10**9 - number, 10**9 - number))
@@ -193,7 +193,7 @@ def test_order_is_the_number_and_never_the_time(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 4])
-def test_a_newer_versions_work_is_never_passed_over_or_rotated(folder: Path, number: int) -> None:
+def test_a_checkpoint_of_a_newer_format_is_neither_skipped_nor_removed(folder: Path, number: int) -> None:
     edit(folder / f"ckpt-00000{number}.json", format=99)
     before = sorted(os.listdir(folder))
     manager = CheckpointManager(folder)
@@ -204,24 +204,24 @@ def test_a_newer_versions_work_is_never_passed_over_or_rotated(folder: Path, num
     assert sorted(os.listdir(folder)) == before
 
 
-def test_only_healthy_ones_serve_a_recovery(folder: Path) -> None:
+def test_load_healthy_skips_unhealthy_checkpoints(folder: Path) -> None:
     manager = CheckpointManager(folder, keep_last=9)
     save(manager, 50, healthy=False)
 
     assert manager.load().path.name == "ckpt-000005.pt"
-    assert (found := manager.load_healthy()) and found.path.name == "ckpt-000004.pt"
+    assert (healthy := manager.load_healthy()) and healthy.path.name == "ckpt-000004.pt"
 
 
-# what another program does
+# checkpoints of another program
 
 
-def test_a_folder_of_nanogpts_is_loaded_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_of_nanogpt_is_loaded_with_one_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     torch.save(content(5, run=None), tmp_path / "ckpt.pt")
 
-    found = CheckpointManager(tmp_path).load()
+    latest = CheckpointManager(tmp_path).load()
 
-    assert found == (tmp_path / "ckpt.pt", None)
+    assert latest == (tmp_path / "ckpt.pt", None)
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert CheckpointManager(tmp_path).load_healthy() is None
 
@@ -237,10 +237,10 @@ def test_a_damaged_foreign_checkpoint_is_refused(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_ckpt_pt_that_another_program_wrote_after_us_is_the_newest(
+def test_a_ckpt_pt_written_by_another_program_after_ours_is_the_newest(
     folder: Path, in_place: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In place means: through the hard link, so that ckpt-000004.pt is no longer what its manifest says."""
+    """In place means through the hard link, so that ckpt-000004.pt no longer matches its manifest."""
     caplog.set_level("INFO")
     if not in_place:
         (folder / "ckpt.pt").unlink()
@@ -250,7 +250,7 @@ def test_a_ckpt_pt_that_another_program_wrote_after_us_is_the_newest(
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
-def test_a_ckpt_pt_that_another_program_did_not_finish_is_passed_over(folder: Path) -> None:
+def test_an_incomplete_ckpt_pt_of_another_program_is_skipped(folder: Path) -> None:
     linked = os.path.samefile(folder / "ckpt.pt", folder / "ckpt-000004.pt")
     torch.save(content(45, run=None), folder / "ckpt.pt")
     os.truncate(folder / "ckpt.pt", 500)
@@ -258,7 +258,7 @@ def test_a_ckpt_pt_that_another_program_did_not_finish_is_passed_over(folder: Pa
     assert loaded(folder) == (("ckpt-000003.pt", 30) if linked else ("ckpt-000004.pt", 40))
 
 
-def test_our_checkpoint_changed_in_place_is_damage(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_our_checkpoint_changed_in_place_counts_as_damaged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.save(content(40) | {"more": 1}, folder / "ckpt.pt")
     linked = os.path.samefile(folder / "ckpt.pt", folder / "ckpt-000004.pt")
 
@@ -266,8 +266,8 @@ def test_our_checkpoint_changed_in_place_is_damage(folder: Path, caplog: pytest.
     assert len(warnings(caplog)) == 1
 
 
-def test_what_was_there_before_our_last_save_is_not_the_newest(tmp_path: Path) -> None:
-    """A run that goes on from nanoGPT's file, and does not link its first checkpoints, or is killed before it does."""
+def test_a_foreign_ckpt_pt_from_before_our_last_save_is_not_the_newest(tmp_path: Path) -> None:
+    """A run continues from nanoGPT's file, and does not link its first checkpoints, or is killed before the link."""
     torch.save(content(5, run=None), tmp_path / "ckpt.pt")
     manager = CheckpointManager(tmp_path)
     manager.load()
@@ -277,10 +277,10 @@ def test_what_was_there_before_our_last_save_is_not_the_newest(tmp_path: Path) -
     assert loaded(tmp_path, prefer_linked=True) == ("ckpt.pt", 5)
 
     flip(tmp_path / "ckpt-000001.pt")
-    assert loaded(tmp_path) == ("ckpt.pt", 5)  # rather than nothing
+    assert loaded(tmp_path) == ("ckpt.pt", 5)  # the only intact one
 
 
-def test_sampling_reads_what_is_ckpt_pt(tmp_path: Path) -> None:
+def test_prefer_linked_loads_ckpt_pt(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     save(manager, 10)
     save(manager, 20, link=False)
@@ -290,18 +290,18 @@ def test_sampling_reads_what_is_ckpt_pt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "folder"])
-def test_a_ckpt_pt_that_is_no_file_is_passed_over(folder: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_ckpt_pt_that_is_no_file_is_skipped(folder: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     (replace_by_link if kind == "link" else replace_by_folder)(folder / "ckpt.pt")
 
     assert loaded(folder) == ("ckpt-000004.pt", 40) == loaded(folder, prefer_linked=True)
     assert "ckpt.pt is a link, or no file" in warnings(caplog)[0]
 
 
-# nothing good
+# no intact checkpoint
 
 
 @pytest.mark.parametrize("made", [True, False])
-def test_without_a_checkpoint_the_message_says_what_to_do(tmp_path: Path, made: bool) -> None:
+def test_without_a_checkpoint_the_error_says_what_to_do(tmp_path: Path, made: bool) -> None:
     folder = tmp_path if made else tmp_path / "out"
     with pytest.raises(CheckpointError) as error:
         CheckpointManager(folder).load()
@@ -312,7 +312,7 @@ def test_without_a_checkpoint_the_message_says_what_to_do(tmp_path: Path, made: 
     )
 
 
-def test_numbered_files_without_any_manifest_are_a_save_cut_short(folder: Path) -> None:
+def test_numbered_files_without_any_manifest_are_refused_with_advice(folder: Path) -> None:
     for path in folder.glob("*.json"):
         path.unlink()
     (folder / "ckpt.pt").unlink()
@@ -325,7 +325,7 @@ def test_numbered_files_without_any_manifest_are_a_save_cut_short(folder: Path) 
     assert loaded(folder)[0] == "ckpt.pt"
 
 
-def test_manifests_alone_are_a_half_copied_folder(folder: Path) -> None:
+def test_manifests_without_their_content_are_refused(folder: Path) -> None:
     for path in folder.glob("*.pt"):
         path.unlink()
 
@@ -334,24 +334,24 @@ def test_manifests_alone_are_a_half_copied_folder(folder: Path) -> None:
     assert CheckpointManager(folder).load_healthy() is None
 
 
-def test_a_folder_that_is_none_is_said_to_be(tmp_path: Path) -> None:
+def test_an_out_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
 
     with pytest.raises(CheckpointError, match="out cannot be read"):
         CheckpointManager(tmp_path / "out").load()
 
 
-def test_leftovers_of_a_killed_save_are_not_looked_at(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_leftovers_of_a_killed_save_are_ignored(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "ckpt-000005.pt.part").write_text("half")
     (folder / "ckpt.pt.part").write_text("half")
 
     assert loaded(folder) == ("ckpt-000004.pt", 40) and warnings(caplog) == []
 
 
-def test_a_stray_above_the_newest_is_named_and_its_number_not_used_again(
+def test_a_file_without_manifest_is_reported_and_its_number_not_reused(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (folder / "ckpt-000005.pt").write_text("whole, but its manifest was not written")
+    (folder / "ckpt-000005.pt").write_text("complete, but its manifest was not written")
 
     assert loaded(folder) == ("ckpt-000004.pt", 40)
     assert "ckpt-000005.pt has no manifest" in warnings(caplog)[0]
@@ -364,8 +364,8 @@ def test_a_file_with_two_names_is_read_once(folder: Path, monkeypatch: pytest.Mo
     from core import files
 
     read: list[str] = []
-    real = files.sha256
-    monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or real(path))
+    sha256 = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or sha256(path))
     linked = os.path.samefile(folder / "ckpt.pt", folder / "ckpt-000004.pt")
 
     CheckpointManager(folder).load()

@@ -1,4 +1,4 @@
-"""Snapshots: byte for byte what `torch.save` makes of the original, in memory that is used again."""
+"""Snapshot: a copy that `torch.save` writes to the same bytes, in memory that is reused."""
 
 import copy
 import io
@@ -44,15 +44,15 @@ def addresses(tree: Any) -> set[int]:
 
 
 def views() -> dict[str, torch.Tensor]:
-    whole = torch.arange(24.0).reshape(2, 3, 4)
+    base = torch.arange(24.0).reshape(2, 3, 4)
     return {
-        "whole": whole,
-        "part": whole[1, 1:],
-        "turned": whole.transpose(0, 2),
-        "every other": whole.flatten()[1::2],
+        "base": base,
+        "part": base[1, 1:],
+        "transposed": base.transpose(0, 2),
+        "every other": base.flatten()[1::2],
         "expanded": torch.ones(1, 3).expand(5, 3),
-        "one number": whole[0, 0, 3],
-        "a part alone": torch.arange(100)[40:50],  # torch saves all of the memory behind it
+        "one number": base[0, 0, 3],
+        "a part alone": torch.arange(100)[40:50],  # torch saves its complete storage
     }
 
 
@@ -82,7 +82,7 @@ def nested() -> dict[str, Any]:
 
 
 def state_dict_of_modules() -> dict[str, Any]:
-    """With batch norm's counters, and the versions that a state_dict carries as an attribute."""
+    """Return a state_dict with batch norm's counters, and with `_metadata`."""
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).state_dict()
 
 
@@ -105,14 +105,14 @@ def test_the_bytes_are_those_of_the_original(make: Callable[[], Any]) -> None:
     snapshot = Snapshot()
 
     for _ in range(3):
-        taken = snapshot.take(tree)
+        copied = snapshot.take(tree)
 
-        assert saved(taken) == before == saved(tree)
-        assert not addresses(taken) & addresses(tree)
+        assert saved(copied) == before == saved(tree)
+        assert not addresses(copied) & addresses(tree)
 
 
-def test_the_bytes_of_a_checkpoint_of_a_gpt_are_those_of_the_original(tiny_model: GPT) -> None:
-    """Its head and its embedding are one tensor, written once."""
+def test_the_bytes_of_a_gpts_checkpoint_are_those_of_the_original(tiny_model: GPT) -> None:
+    """The head and the token embedding are one tensor, written once."""
     optimizer = tiny_model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
     tiny_model(torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))[1].backward()
     optimizer.step()
@@ -123,12 +123,12 @@ def test_the_bytes_of_a_checkpoint_of_a_gpt_are_those_of_the_original(tiny_model
         "rng": torch.get_rng_state(),
     }
 
-    taken = Snapshot().take(tree)
+    copied = Snapshot().take(tree)
 
-    assert saved(taken) == saved(tree)
-    tied = [taken["model"][name].untyped_storage().data_ptr() for name in ("lm_head.weight", "transformer.wte.weight")]
+    assert saved(copied) == saved(tree)
+    tied = [copied["model"][name].untyped_storage().data_ptr() for name in ("lm_head.weight", "transformer.wte.weight")]
     assert tied[0] == tied[1] != tiny_model.lm_head.weight.data_ptr()
-    assert taken["model"]._metadata == tree["model"]._metadata
+    assert copied["model"]._metadata == tree["model"]._metadata
 
 
 @pytest.mark.parametrize("make", TREES[:6])
@@ -136,17 +136,17 @@ def test_the_copy_stays_as_it_was_when_the_original_changes(make: Callable[[], A
     tree = make()
     before = saved(tree)
 
-    taken = Snapshot().take(tree)
+    copied = Snapshot().take(tree)
     for tensor in tensors(tree):
         if tensor.is_contiguous():
             tensor.copy_(torch.ones(()) - tensor.float() if not tensor.is_complex() else tensor + 1)
     if isinstance(tree, dict):
         tree["new"] = 1
 
-    assert saved(taken) == before != saved(tree)
+    assert saved(copied) == before != saved(tree)
 
 
-def test_an_optimizer_may_go_on_while_the_copy_waits() -> None:
+def test_an_optimizer_step_does_not_change_the_copy() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     for _ in range(2):
@@ -155,16 +155,16 @@ def test_an_optimizer_may_go_on_while_the_copy_waits() -> None:
     tree = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     before, wanted = saved(tree), copy.deepcopy(tree)
 
-    taken = Snapshot().take(tree)
+    copied = Snapshot().take(tree)
     optimizer.param_groups[0]["lr"] = 5.0
     optimizer.step()
 
-    assert saved(tree) != before == saved(taken)
-    assert taken["optimizer"]["param_groups"] == wanted["optimizer"]["param_groups"]
+    assert saved(tree) != before == saved(copied)
+    assert copied["optimizer"]["param_groups"] == wanted["optimizer"]["param_groups"]
 
 
 @pytest.mark.parametrize("make", TREES[:6])
-def test_memory_is_used_again(make: Callable[[], Any]) -> None:
+def test_memory_is_reused(make: Callable[[], Any]) -> None:
     snapshot = Snapshot()
     first = addresses(snapshot.take(make()))
 
@@ -172,7 +172,7 @@ def test_memory_is_used_again(make: Callable[[], Any]) -> None:
         assert addresses(snapshot.take(make())) == first
 
 
-def test_memory_is_used_again_by_whatever_is_of_its_size() -> None:
+def test_memory_is_reused_by_tensors_of_the_same_size() -> None:
     snapshot = Snapshot()
     first = addresses(snapshot.take([torch.ones(4), torch.ones(8)]))
 
@@ -182,7 +182,7 @@ def test_memory_is_used_again_by_whatever_is_of_its_size() -> None:
     assert again["b"].eq(0).all() and again["a"].tolist() == [0, 1] and again["new"].eq(1).all()
 
 
-def test_memory_is_never_given_to_two() -> None:
+def test_two_tensors_never_get_the_same_memory() -> None:
     snapshot = Snapshot()
     snapshot.take([torch.ones(4)])
 
@@ -191,7 +191,7 @@ def test_memory_is_never_given_to_two() -> None:
     assert one.eq(1).all() and other.eq(0).all()
 
 
-def test_what_stands_there_twice_is_written_once() -> None:
+def test_an_object_that_occurs_twice_is_copied_once() -> None:
     part = {"a": torch.ones(3), "b": [1, 2]}
 
     one, other = Snapshot().take([part, part])
@@ -200,29 +200,29 @@ def test_what_stands_there_twice_is_written_once() -> None:
 
 
 def test_tensors_that_share_memory_share_it_in_the_copy() -> None:
-    whole = torch.arange(6.0)
+    base = torch.arange(6.0)
 
-    taken = Snapshot().take({"whole": whole, "part": whole[2:4]})
-    taken["whole"][2] = 7
+    copied = Snapshot().take({"base": base, "part": base[2:4]})
+    copied["base"][2] = 7
 
-    assert taken["part"].tolist() == [7, 3] and whole[2] == 2
+    assert copied["part"].tolist() == [7, 3] and base[2] == 2
 
 
-def test_nothing_that_is_taken_needs_a_gradient() -> None:
+def test_no_copied_tensor_requires_a_gradient() -> None:
     model = nn.Linear(2, 2)
 
     assert not any(tensor.requires_grad for tensor in tensors(Snapshot().take(model.state_dict(keep_vars=True))))
 
 
-def test_the_first_copy_takes_the_memory_touched_in_the_background() -> None:
+def test_the_first_copy_uses_the_memory_allocated_in_the_background() -> None:
     tree = {"a": torch.randn(1000), "b": torch.randn(500)}
     snapshot = Snapshot()
     snapshot.warm([2000, 4000, 77])
     assert snapshot._warming is not None
     snapshot._warming.join()
-    touched = {storage.data_ptr() for storage in snapshot._buffers}
+    allocated = {storage.data_ptr() for storage in snapshot._buffers}
 
     copy = snapshot.take(tree)
 
-    assert {tensor.untyped_storage().data_ptr() for tensor in copy.values()} < touched
+    assert {tensor.untyped_storage().data_ptr() for tensor in copy.values()} < allocated
     assert all(torch.equal(tree[name], copy[name]) for name in tree)

@@ -13,7 +13,7 @@ def test_a_file_is_written_and_read_again(tmp_path: Path) -> None:
 
     assert writer.gather(checkpoint) is checkpoint
     writer.write(checkpoint, tmp_path / "ckpt-000001.pt.part")
-    found = writer.read(tmp_path / "ckpt-000001.pt.part")
+    restored = writer.read(tmp_path / "ckpt-000001.pt.part")
 
-    assert torch.equal(found["model"]["weight"], torch.arange(3))
-    assert (found["model_args"], found["iter_num"], writer.suffix) == ({"n_layer": 2}, 7, ".pt")
+    assert torch.equal(restored["model"]["weight"], torch.arange(3))
+    assert (restored["model_args"], restored["iter_num"], writer.suffix) == ({"n_layer": 2}, 7, ".pt")

@@ -1,4 +1,4 @@
-"""The detector: flags for every update, before it is made, and words for them."""
+"""InstabilityDetector: flags for every update before it is made, and the text of their causes."""
 
 from typing import Any
 
@@ -35,13 +35,13 @@ def test_verdict_names_every_cause(loss: float, grad_norm: float, verdict: str |
 
 
 @pytest.mark.parametrize(
-    ("finite", "unsound"),
+    ("finite", "unstable"),
     [(torch.tensor(True), False), (torch.tensor(1.0), False), (torch.tensor(0), True), (torch.tensor([1, 0]), True)],
 )
-def test_an_objective_can_say_that_it_met_a_number_that_is_not_finite(finite: torch.Tensor, unsound: bool) -> None:
+def test_an_objective_can_report_a_non_finite_number(finite: torch.Tensor, unstable: bool) -> None:
     verdict = judge(InstabilityDetector(), 2.5, 1.0, finite=finite, other=torch.tensor(0.0))
 
-    assert verdict == ("the objective met a number that is not finite" if unsound else None)
+    assert verdict == ("the objective met a number that is not finite" if unstable else None)
 
 
 def test_flags_stay_on_the_device_of_the_loss() -> None:
@@ -63,14 +63,14 @@ def test_overflow_of_scaled_gradients_is_unstable_only_if_it_lasts() -> None:
     assert verdicts == [None] * (LASTING_OVERFLOW - 1) + [GRADIENT]
 
 
-def test_overflow_that_ends_is_forgotten() -> None:
+def test_the_count_of_overflows_restarts_after_a_finite_gradient() -> None:
     detector = InstabilityDetector(loss_scaling=True)
     for _ in range(3):
         assert [judge(detector, 2.5, NAN) for _ in range(LASTING_OVERFLOW - 1)] == [None] * (LASTING_OVERFLOW - 1)
         assert judge(detector, 2.5, 1.0) is None
 
 
-def test_the_loss_itself_is_never_the_scalers_business() -> None:
+def test_a_non_finite_loss_is_unstable_even_with_loss_scaling() -> None:
     assert judge(InstabilityDetector(loss_scaling=True), NAN, INF) == LOSS
 
 
@@ -91,12 +91,12 @@ def noisy(detector: InstabilityDetector, updates: int) -> list[str | None]:
         (4.5, 1.0, "the loss spiked"),
         (3.0, 2.5, "the gradient norm spiked"),
         (30.0, 10.0, "the loss spiked and the gradient norm spiked"),
-        (0.1, 0.0, None),  # a fall is none
+        (0.1, 0.0, None),  # a drop is no spike
         (3.5, 1.5, None),
         (NAN, 1.0, LOSS),
     ],
 )
-def test_a_spike_stands_out_from_the_window(loss: float, grad_norm: float, verdict: str | None) -> None:
+def test_a_spike_is_a_value_far_above_the_window(loss: float, grad_norm: float, verdict: str | None) -> None:
     detector = InstabilityDetector(spike_threshold=10, spike_window=50)
     assert noisy(detector, 60) == [None] * 60
 
@@ -111,9 +111,7 @@ def test_by_default_nothing_is_a_spike() -> None:
 
 
 @pytest.mark.parametrize(("window", "warmup", "first"), [(20, 0, 20), (20, 50, 50), (50, 20, 50)])
-def test_nothing_is_a_spike_before_the_window_is_full_and_the_warm_up_over(
-    window: int, warmup: int, first: int
-) -> None:
+def test_no_spike_is_seen_before_the_window_is_full_and_warmup_has_ended(window: int, warmup: int, first: int) -> None:
     detector = InstabilityDetector(spike_threshold=10, spike_window=window, warmup_iters=warmup)
     noisy(detector, first - 1)
     assert judge(detector, 900.0, 1.0) is None
@@ -123,8 +121,8 @@ def test_nothing_is_a_spike_before_the_window_is_full_and_the_warm_up_over(
     assert judge(detector, 900.0, 1.0) == "the loss spiked"
 
 
-def test_what_was_unsound_does_not_count_as_ordinary() -> None:
-    """Else a few spikes, or one NaN, would make the next one look ordinary."""
+def test_unstable_steps_do_not_raise_the_limit_for_spikes() -> None:
+    """Otherwise a few spikes, or one NaN, would hide the next spike."""
     detector = InstabilityDetector(spike_threshold=10, spike_window=20)
     noisy(detector, 20)
     for _ in range(30):
@@ -134,7 +132,7 @@ def test_what_was_unsound_does_not_count_as_ordinary() -> None:
     assert judge(detector, 900.0, 1.0) == "the loss spiked"
 
 
-def test_a_window_of_equal_losses_does_not_make_a_spike_of_anything() -> None:
+def test_a_small_change_after_equal_losses_is_no_spike() -> None:
     detector = InstabilityDetector(spike_threshold=10, spike_window=20)
     for _ in range(20):
         judge(detector, 3.0, 1.0)
@@ -158,7 +156,7 @@ def test_a_resumed_detector_gives_the_same_verdicts() -> None:
     assert judge(resumed, 900.0, INF) == f"{GRADIENT} and the loss spiked"
 
 
-def test_a_window_of_another_size_is_filled_anew() -> None:
+def test_a_window_of_another_size_is_filled_again() -> None:
     detector = InstabilityDetector(spike_threshold=10, spike_window=20)
     noisy(detector, 25)
 
@@ -182,7 +180,7 @@ def test_a_saved_state_does_not_change_afterwards() -> None:
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-def test_logits_and_parameters_are_searched_for_non_finite_numbers(bad: float) -> None:
+def test_logits_and_parameters_are_checked_for_non_finite_numbers(bad: float) -> None:
     detector, tensors = InstabilityDetector(), [torch.ones(3, 4), torch.ones(2, dtype=torch.int64)]
 
     assert detector.check_logits_stability(tensors[0])
@@ -206,7 +204,7 @@ def test_an_evaluation_is_stable_when_every_loss_is_finite(train: float, val: fl
     assert InstabilityDetector().check_validation_stability(losses) is stable
 
 
-def test_recent_losses_are_at_hand_for_whoever_wants_to_know() -> None:
+def test_recent_holds_the_last_losses() -> None:
     detector = InstabilityDetector()
     for loss in range(20):
         judge(detector, float(loss), 1.0)

@@ -1,4 +1,4 @@
-"""Why training blew up: each cause is found and named, nothing is changed, and nothing escapes."""
+"""Diagnosis of an instability: each cause is named, the model is not changed, and no exception escapes."""
 
 import random
 from typing import Any
@@ -24,60 +24,60 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def lines(model: nn.Module, batch: Any, objective: Any = None, losses: Any = ()) -> dict[str, str]:
-    """Return a diagnosis as its lines, by what they begin with; the order is kept."""
+    """Return a diagnosis as a dict of its lines in order, from the text before the colon to the text after it."""
     text = diagnose(model, objective or LanguageModeling(), batch, losses)
-    *found, advice = text.split("\n")
+    *report, advice = text.split("\n")
     assert advice == ADVICE
-    return dict(line.split(": ", 1) for line in found)
+    return dict(line.split(": ", 1) for line in report)
 
 
-def spoil(tensor: torch.Tensor, count: int = 1, value: float = NAN) -> None:
+def fill(tensor: torch.Tensor, count: int = 1, value: float = NAN) -> None:
     with torch.no_grad():
         tensor.view(-1)[:count] = value
 
 
-# what is found
+# what is reported
 
 
-def test_a_sound_update_shows_its_numbers(tiny_model: GPT, batch: Any) -> None:
-    found = lines(tiny_model, batch, losses=[2.5, torch.tensor(INF), 3])
+def test_a_stable_update_is_described_by_its_numbers(tiny_model: GPT, batch: Any) -> None:
+    report = lines(tiny_model, batch, losses=[2.5, torch.tensor(INF), 3])
 
-    assert list(found) == ["the logits", "the loss", "the largest gradient norms", "the batch", "the recent losses"]
+    assert list(report) == ["the logits", "the loss", "the largest gradient norms", "the batch", "the recent losses"]
     tiny_model.zero_grad()
     logits, loss = tiny_model(*batch)
     loss.backward()
     norms = sorted(((value.grad.norm().item(), name) for name, value in tiny_model.named_parameters()), reverse=True)
-    assert found["the logits"] == f"(4, 16, 17) float32, from {logits.min():.4g} to {logits.max():.4g}"
-    assert found["the loss"] == f"{loss.item():.6g}"
-    assert found["the largest gradient norms"] == ", ".join(f"{name} {norm:.4g}" for norm, name in norms[:3])
-    assert found["the batch"] == "(4, 16) int64, from 0 to 16; (4, 16) int64, from 0 to 16"
-    assert found["the recent losses"] == "2.5000, inf, 3.0000"
+    assert report["the logits"] == f"(4, 16, 17) float32, from {logits.min():.4g} to {logits.max():.4g}"
+    assert report["the loss"] == f"{loss.item():.6g}"
+    assert report["the largest gradient norms"] == ", ".join(f"{name} {norm:.4g}" for norm, name in norms[:3])
+    assert report["the batch"] == "(4, 16) int64, from 0 to 16; (4, 16) int64, from 0 to 16"
+    assert report["the recent losses"] == "2.5000, inf, 3.0000"
 
 
-def test_spoilt_parameters_are_named_with_their_share(tiny_model: GPT, batch: Any) -> None:
+def test_non_finite_parameters_are_named_and_their_numbers_counted(tiny_model: GPT, batch: Any) -> None:
     for number, (_, value) in enumerate(list(tiny_model.named_parameters())[2:7]):
-        spoil(value, number + 1, (NAN, INF, -INF)[number % 3])
-    found = lines(tiny_model, batch)
+        fill(value, number + 1, (NAN, INF, -INF)[number % 3])
+    report = lines(tiny_model, batch)
 
-    assert next(iter(found)).startswith("parameters that are not finite, 5 of ")
-    (named,) = [text for line, text in found.items() if line.startswith("parameters")]
+    assert next(iter(report)).startswith("parameters that are not finite, 5 of ")
+    (named,) = [text for line, text in report.items() if line.startswith("parameters")]
     names = [name for name, _ in tiny_model.named_parameters()][2:5]
     sizes = [value.numel() for _, value in tiny_model.named_parameters()][2:5]
     parts = [f"{name} ({n} of {size:,} numbers)" for n, (name, size) in enumerate(zip(names, sizes, strict=True), 1)]
     assert named == ", ".join([*parts, "..."])
 
 
-def test_the_module_where_it_began_is_named(tiny_model: GPT, batch: Any) -> None:
-    spoil(tiny_model.transformer.h[1].mlp.c_fc.weight)
-    found = lines(tiny_model, batch)
+def test_the_first_module_with_a_non_finite_output_is_named(tiny_model: GPT, batch: Any) -> None:
+    fill(tiny_model.transformer.h[1].mlp.c_fc.weight)
+    report = lines(tiny_model, batch)
 
-    place = "transformer.h.1.mlp.c_fc (Linear), its input is finite"
-    assert found["the first output that is not finite"] == place
-    assert found["the logits"].endswith(f"{64 * 17:,} of {64 * 17:,} numbers are not finite")
-    assert found["the loss"] == "nan"
+    expected = "transformer.h.1.mlp.c_fc (Linear), its input is finite"
+    assert report["the first output that is not finite"] == expected
+    assert report["the logits"].endswith(f"{64 * 17:,} of {64 * 17:,} numbers are not finite")
+    assert report["the loss"] == "nan"
 
 
-def test_a_block_that_spoils_finite_parts_is_named(batch: Any) -> None:
+def test_a_module_that_overflows_with_finite_submodules_is_named(batch: Any) -> None:
     class Overflowing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -97,49 +97,49 @@ def test_a_block_that_spoils_finite_parts_is_named(batch: Any) -> None:
     def objective(model: nn.Module, batch: Any, train: bool) -> Output:
         return Output(model(batch["x"])["logits"].sum(), {})
 
-    found = lines(Outer(), {"x": torch.ones(3, 2)}, objective)
-    assert found["the first output that is not finite"] == "block (Overflowing), its input is finite"
-    assert found["the logits"].startswith("(3, 2) float32, from ")
-    assert found["the batch"] == "(3, 2) float32, from 1 to 1"
+    report = lines(Outer(), {"x": torch.ones(3, 2)}, objective)
+    assert report["the first output that is not finite"] == "block (Overflowing), its input is finite"
+    assert report["the logits"].startswith("(3, 2) float32, from ")
+    assert report["the batch"] == "(3, 2) float32, from 1 to 1"
 
     def direct(model: nn.Module, batch: Any, train: bool) -> Output:
         return Output(model(x=batch)["logits"].sum(), {})
 
-    found = lines(Overflowing(), torch.ones(3, 2), direct)
-    assert found["the first output that is not finite"] == "the model itself (Overflowing), its input is finite"
+    report = lines(Overflowing(), torch.ones(3, 2), direct)
+    assert report["the first output that is not finite"] == "the model itself (Overflowing), its input is finite"
 
 
-def test_an_input_by_name_is_looked_at_as_well() -> None:
+def test_a_keyword_input_is_checked_as_well() -> None:
     class Leaf(nn.Module):
         def forward(self, *, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    found = lines(Leaf(), torch.tensor([NAN]), lambda model, batch, train: Output(model(x=batch).sum(), {}))
-    assert found["the first output that is not finite"] == "the model itself (Leaf), its input is not finite"
+    report = lines(Leaf(), torch.tensor([NAN]), lambda model, batch, train: Output(model(x=batch).sum(), {}))
+    assert report["the first output that is not finite"] == "the model itself (Leaf), its input is not finite"
 
 
-def test_a_spoilt_batch_is_seen_at_the_input() -> None:
+def test_a_non_finite_batch_is_reported_as_the_input() -> None:
     def objective(model: nn.Module, batch: Any, train: bool) -> Output:
         return Output(model(batch[0][0]).mean(), {})
 
-    spoilt = torch.ones(2, 3)
-    spoilt[0, 0] = INF
-    found = lines(nn.Sequential(nn.Linear(3, 1)), [(spoilt,), "not a tensor"], objective)
+    inputs = torch.ones(2, 3)
+    inputs[0, 0] = INF
+    report = lines(nn.Sequential(nn.Linear(3, 1)), [(inputs,), "not a tensor"], objective)
 
-    assert found["the first output that is not finite"] == "0 (Linear), its input is not finite"
-    assert found["the batch"] == "(2, 3) float32, 1 of 6 numbers are not finite"
+    assert report["the first output that is not finite"] == "0 (Linear), its input is not finite"
+    assert report["the batch"] == "(2, 3) float32, 1 of 6 numbers are not finite"
 
 
-def test_a_loss_that_spoils_finite_logits_is_seen(tiny_model: GPT, batch: Any) -> None:
-    spoiling = LanguageModeling(Modifying(lambda loss, *_: loss / 0))
-    found = lines(tiny_model, batch, spoiling)
+def test_a_non_finite_loss_of_finite_logits_is_reported(tiny_model: GPT, batch: Any) -> None:
+    objective = LanguageModeling(Modifying(lambda loss, *_: loss / 0))
+    report = lines(tiny_model, batch, objective)
 
-    assert "the first output that is not finite" not in found
-    assert "from" in found["the logits"] and found["the loss"] == "inf"
+    assert "the first output that is not finite" not in report
+    assert "from" in report["the logits"] and report["the loss"] == "inf"
 
 
 class Root(nn.Module):
-    """Its gradient at 0 is infinite, while its output is 0."""
+    """Has a finite output, and an infinite gradient of `second`: that of the square root at 0."""
 
     def __init__(self, *before: float) -> None:
         super().__init__()
@@ -152,18 +152,18 @@ class Root(nn.Module):
         return (x * self.first + self.second.sqrt() + self.third).flatten()
 
 
-def test_the_first_spoilt_gradient_of_the_backward_pass_is_named() -> None:
+def test_the_first_non_finite_gradient_of_the_backward_pass_is_named() -> None:
     def objective(model: nn.Module, batch: Any, train: bool) -> Output:
         return Output(model(batch).sum(), {})
 
-    found = lines(Root(), torch.ones(2), objective)
-    assert found["gradients that are not finite, 1 of 3"] == "the backward pass met second first"
+    report = lines(Root(), torch.ones(2), objective)
+    assert report["gradients that are not finite, 1 of 3"] == "the backward pass met second first"
 
-    def spoiling(model: nn.Module, batch: Any, train: bool) -> Output:
+    def nan_loss(model: nn.Module, batch: Any, train: bool) -> Output:
         return Output(model(batch).sum() * NAN, {})
 
-    found = lines(Root(), torch.ones(2), spoiling)
-    assert found["gradients that are not finite, 3 of 3"] == "the backward pass met third first"
+    report = lines(Root(), torch.ones(2), nan_loss)
+    assert report["gradients that are not finite, 3 of 3"] == "the backward pass met third first"
 
 
 def test_the_objective_is_called_once_and_for_training(tiny_model: GPT, batch: Any) -> None:
@@ -179,11 +179,11 @@ def test_the_objective_is_called_once_and_for_training(tiny_model: GPT, batch: A
     assert calls == [(True, True, True)]
 
 
-# what stays as it is
+# side effects
 
 
 class Drawing(nn.Module):
-    """Has dropout, batch statistics, and a part that is not to be trained."""
+    """Has batch statistics and dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ def drawing_objective(model: nn.Module, batch: Any, train: bool) -> Output:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_left_behind(fails: bool) -> None:
+def test_weights_modes_and_random_states_are_restored(fails: bool) -> None:
     model, batch = Drawing(), torch.randn(4, 3)
     model.norm.eval()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -221,52 +221,52 @@ def test_nothing_is_left_behind(fails: bool) -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-# what fails
+# failures
 
 
-def test_an_objective_that_fails_is_told_and_the_rest_goes_on(tiny_model: GPT, batch: Any) -> None:
+def test_a_failing_objective_is_reported_and_the_diagnosis_continues(tiny_model: GPT, batch: Any) -> None:
     inputs, targets = batch
     inputs[1, 2] = 17
-    spoil(tiny_model.transformer.wpe.weight)
-    found = lines(tiny_model, (inputs, targets), losses=[1.0])
+    fill(tiny_model.transformer.wpe.weight)
+    report = lines(tiny_model, (inputs, targets), losses=[1.0])
 
-    first, *others = found
+    first, *others = report
     assert first.startswith("parameters") and others[-3:] == [
         "the diagnosis failed here",
         "the batch",
         "the recent losses",
     ]
-    assert found["the diagnosis failed here"].startswith("IndexError: index out of range")
-    assert found["the batch"].startswith("(4, 16) int64, from 0 to 17; ")
+    assert report["the diagnosis failed here"].startswith("IndexError: index out of range")
+    assert report["the batch"].startswith("(4, 16) int64, from 0 to 17; ")
 
 
-def test_what_was_seen_before_a_failure_is_told(tiny_model: GPT, batch: Any) -> None:
+def test_outputs_before_a_failure_are_reported(tiny_model: GPT, batch: Any) -> None:
     def objective(model: nn.Module, batch: Any, train: bool) -> Output:
         model(*batch)
         raise RuntimeError("first line\nsecond line")
 
-    spoil(tiny_model.transformer.wte.weight[int(batch[0][0, 0])])
-    found = lines(tiny_model, batch, objective)
+    fill(tiny_model.transformer.wte.weight[int(batch[0][0, 0])])
+    report = lines(tiny_model, batch, objective)
 
-    assert found["the first output that is not finite"] == "transformer.wte (Embedding), its input is finite"
-    assert found["the diagnosis failed here"] == "RuntimeError: first line"
+    assert report["the first output that is not finite"] == "transformer.wte (Embedding), its input is finite"
+    assert report["the diagnosis failed here"] == "RuntimeError: first line"
 
 
 @pytest.mark.parametrize(
-    ("batch", "told"),
+    ("batch", "description"),
     [
         (None, "no update was made yet"),
         ({"text": "abc"}, "no tensor in it"),
         ([torch.zeros(0, 3), torch.tensor([True, False])], "(0, 3) float32; (2,) bool, from False to True"),
     ],
 )
-def test_any_batch_is_told_of(batch: Any, told: str) -> None:
+def test_any_batch_is_described(batch: Any, description: str) -> None:
     model = nn.Linear(1, 1)
-    found = lines(model, batch, lambda model, batch, train: Output(torch.tensor(1.0), {}))
+    report = lines(model, batch, lambda model, batch, train: Output(torch.tensor(1.0), {}))
 
-    assert found["the batch"] == told
-    assert ("the loss" in found) == (batch is not None)
-    assert "the diagnosis failed here" not in found
+    assert report["the batch"] == description
+    assert ("the loss" in report) == (batch is not None)
+    assert "the diagnosis failed here" not in report
 
 
 def test_no_exception_escapes() -> None:

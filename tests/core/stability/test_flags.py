@@ -1,4 +1,4 @@
-"""Flags that all ranks agree on."""
+"""RankFlags: flags that all ranks agree on."""
 
 import pytest
 import torch
@@ -16,39 +16,39 @@ def test_on_a_cpu_the_flags_are_known_at_once() -> None:
     assert agreed.tolist() == [0, 1, 0] and agreed.dtype == torch.int32
 
 
-def test_one_message_carries_all_questions_and_any_rank_can_say_yes() -> None:
+def test_one_collective_reduces_all_flags_and_any_rank_can_set_one() -> None:
     sent = []
 
-    def others_say_yes_to_the_last(flags: torch.Tensor) -> torch.Tensor:
+    def set_the_last_flag(flags: torch.Tensor) -> torch.Tensor:
         sent.append(flags.tolist())
         flags[-1] = 1
         return flags
 
-    agreed, known = RankFlags(CPU, others_say_yes_to_the_last).reduce(0, [YES, NO, NO])
+    agreed, known = RankFlags(CPU, set_the_last_flag).reduce(0, [YES, NO, NO])
 
     assert sent == [[1, 0, 0]]
     assert agreed.tolist() == [1, 0, 1]
     assert known is not None and known.flags == [True, False, True]
 
 
-def test_the_flags_that_were_put_are_left_as_they_are() -> None:
-    def all_yes(flags: torch.Tensor) -> torch.Tensor:
+def test_reduce_does_not_change_its_input() -> None:
+    def set_all_flags(flags: torch.Tensor) -> torch.Tensor:
         return flags.fill_(1)
 
     flag = torch.tensor(0, dtype=torch.int32)
-    RankFlags(CPU, all_yes).reduce(0, [flag])
+    RankFlags(CPU, set_all_flags).reduce(0, [flag])
 
     assert flag.item() == 0
 
 
-class LateTensor(torch.Tensor):
-    """A tensor on the CPU that claims to be on a GPU."""
+class FakeCudaTensor(torch.Tensor):
+    """A CPU tensor whose `is_cuda` is True."""
 
     is_cuda = True  # type: ignore[assignment]
 
 
 class Event:
-    """As much of a CUDA event as is used."""
+    """The methods of a CUDA event that RankFlags calls."""
 
     waited = 0
 
@@ -63,7 +63,7 @@ def test_on_a_gpu_the_flags_are_known_one_update_later(monkeypatch: pytest.Monke
     empty = torch.empty
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch, "empty", lambda *size, dtype, pin_memory: empty(*size, dtype=dtype))
-    flags = RankFlags(CPU, lambda flags: flags.as_subclass(LateTensor))
+    flags = RankFlags(CPU, lambda flags: flags.as_subclass(FakeCudaTensor))
 
     assert flags.reduce(0, [YES])[1] is None
     assert flags.reduce(1, [NO])[1] == AgreedFlags(0, [True])
@@ -77,7 +77,7 @@ def test_on_a_gpu_the_flags_are_known_one_update_later(monkeypatch: pytest.Monke
     assert flags.wait() is None
 
 
-def test_on_a_cpu_there_is_nothing_to_wait_for() -> None:
+def test_on_a_cpu_wait_returns_none() -> None:
     flags = RankFlags(CPU)
     flags.reduce(0, [YES])
 

@@ -5,7 +5,7 @@ import pytest
 from core.stability.recovery import GO_ON, ROLL_BACK, SKIP, STOP, Decision, Recovery
 
 
-def test_the_unstable_update_is_skipped_when_the_run_comes_to_it_again() -> None:
+def test_the_unstable_update_is_skipped_after_the_rollback() -> None:
     recovery = Recovery()
     recovery.record_rollback("the loss is not finite", iter_num=7, back_to=4)
 
@@ -22,14 +22,14 @@ def test_the_unstable_update_is_skipped_when_the_run_comes_to_it_again() -> None
         (2, 7, {7: 3}),
     ],
 )
-def test_updates_around_it_are_skipped_on_request(skip: int, back_to: int, expected: dict[int, int]) -> None:
+def test_recovery_skip_also_skips_the_updates_around_it(skip: int, back_to: int, expected: dict[int, int]) -> None:
     recovery = Recovery(recovery_skip=skip)
     recovery.record_rollback("", iter_num=7, back_to=back_to)
 
     assert {n: recovery.batches_to_skip(n) for n in range(20) if recovery.batches_to_skip(n)} == expected
 
 
-def test_what_was_skipped_before_stays_skipped() -> None:
+def test_updates_skipped_after_earlier_rollbacks_stay_skipped() -> None:
     recovery = Recovery()
     recovery.record_rollback("", iter_num=7, back_to=4)
     recovery.record_rollback("", iter_num=9, back_to=4)
@@ -39,7 +39,7 @@ def test_what_was_skipped_before_stays_skipped() -> None:
 
 
 @pytest.mark.parametrize("budget", [0, 1, 3])
-def test_the_budget_is_the_whole_runs(budget: int) -> None:
+def test_the_budget_counts_the_recoveries_of_the_complete_run(budget: int) -> None:
     recovery = Recovery(max_recoveries=budget)
     for iter_num in range(budget):
         assert recovery.decide("spike", iter_num) == Decision(ROLL_BACK, iter_num, "spike")
@@ -53,7 +53,7 @@ def test_the_budget_is_the_whole_runs(budget: int) -> None:
     )
 
 
-def test_every_recovery_slows_the_rest_of_the_run_down() -> None:
+def test_every_recovery_lowers_the_learning_rate() -> None:
     recovery = Recovery(recovery_lr_factor=0.5)
 
     assert recovery.lr_scale == 1.0
@@ -62,7 +62,7 @@ def test_every_recovery_slows_the_rest_of_the_run_down() -> None:
     assert recovery.lr_scale == 0.25
 
 
-def test_a_resumed_run_has_all_of_it() -> None:
+def test_a_resumed_run_restores_its_recoveries() -> None:
     recovery = Recovery(max_recoveries=2, recovery_skip=1, recovery_lr_factor=0.5)
     recovery.record_rollback("spike", 7, 4)
     state = recovery.state_dict()
@@ -76,18 +76,18 @@ def test_a_resumed_run_has_all_of_it() -> None:
     assert resumed.decide("spike", 8).action == ROLL_BACK
 
 
-def test_nothing_is_tried_if_the_run_is_to_stop() -> None:
+def test_stop_tries_no_recovery() -> None:
     decision = Recovery("stop").decide("spike", 4)
 
     assert decision.action == STOP
     assert decision.message == "iteration 4: spike; stopped, the last checkpoint is untouched"
 
 
-def test_updates_are_skipped_up_to_a_number_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
+def test_skip_stops_after_max_recoveries_skipped_updates_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
     recovery = Recovery("skip", max_recoveries=2)
     for iter_num in (4, 5):
         assert recovery.decide("spike", iter_num).action == SKIP
-    recovery.skipped_in_a_row = 0  # a stable update between
+    recovery.skipped_in_a_row = 0  # a stable update in between
     for iter_num in (7, 8):
         assert recovery.decide("spike", iter_num).action == SKIP
 
@@ -112,7 +112,7 @@ def test_other_reactions_treat_damaged_weights_like_an_update(reaction: str, act
     assert Recovery(reaction).decide("a weight is not finite", 4, is_made=True).action == action
 
 
-def test_a_warning_is_all_that_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_warn_logs_a_warning_and_continues(caplog: pytest.LogCaptureFixture) -> None:
     recovery = Recovery("warn", max_recoveries=0)
 
     assert recovery.decide("spike", 4).action == GO_ON
