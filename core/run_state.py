@@ -11,16 +11,16 @@ from core.losses import SPLITS
 class RunState:
     """Where a run is, and how well it does.
 
-    iter_num:       the iteration at hand
-    best_val_loss:  the lowest validation loss seen
-    saved_val_loss: of the last evaluation that saved, better or not; nanoGPT's best_val_loss
-    evaluated_at:   iteration of the last evaluation; a resume does not repeat it
-    losses:         mean loss of each split, of the last evaluation
+    iter_num:        the iteration at hand
+    lowest_val_loss: the lowest validation loss seen
+    saved_val_loss:  of the last evaluation that saved, better or not; nanoGPT's best_val_loss
+    evaluated_at:    iteration of the last evaluation; a resume does not repeat it
+    losses:          mean loss of each split, of the last evaluation
     """
 
     def __init__(self) -> None:
         self.iter_num = 0
-        self.best_val_loss = math.inf
+        self.lowest_val_loss = math.inf
         self.saved_val_loss: torch.Tensor | float = 1e9
         self.evaluated_at: int | None = None
         self.losses: dict[str, torch.Tensor] = {}
@@ -29,7 +29,7 @@ class RunState:
         """Keep the losses of an evaluation at `iter_num`. Return what was measured under the names it is logged by."""
         self.evaluated_at = self.iter_num
         self.losses = {split: measured[split] for split in SPLITS}
-        self.best_val_loss = min(self.best_val_loss, self.losses["val"].item())
+        self.lowest_val_loss = min(self.lowest_val_loss, self.losses["val"].item())
         metrics = {name: value for name, value in measured.items() if name not in SPLITS}
         return {**{f"{split}/loss": loss for split, loss in self.losses.items()}, **metrics}
 
@@ -41,7 +41,7 @@ class RunState:
             "iter_num": self.iter_num,
             "train_loss": losses.get("train"),
             "val_loss": losses.get("val"),
-            "lowest_val_loss": self.best_val_loss if math.isfinite(self.best_val_loss) else None,
+            "lowest_val_loss": self.lowest_val_loss if math.isfinite(self.lowest_val_loss) else None,
             "healthy": is_healthy,
             "finished": self.iter_num > max_iters,
         }
@@ -51,7 +51,7 @@ class RunState:
         return {
             "iter_num": self.iter_num,
             "best_val_loss": self.saved_val_loss,
-            "lowest_val_loss": self.best_val_loss,
+            "lowest_val_loss": self.lowest_val_loss,
             "evaluated_at": self.evaluated_at,
         }
 
@@ -59,5 +59,5 @@ class RunState:
         """Restore counters and losses, of a checkpoint of ours or of nanoGPT's."""
         self.iter_num = state["iter_num"]
         self.saved_val_loss = state["best_val_loss"]
-        self.best_val_loss = float(state["lowest_val_loss"] if "lowest_val_loss" in state else state["best_val_loss"])
+        self.lowest_val_loss = float(state["lowest_val_loss"] if "lowest_val_loss" in state else state["best_val_loss"])
         self.evaluated_at, self.losses = state.get("evaluated_at"), {}

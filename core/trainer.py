@@ -105,7 +105,7 @@ class Trainer:
     @property
     def best_val_loss(self) -> float:
         """The lowest validation loss seen."""
-        return self.counters.best_val_loss
+        return self.counters.lowest_val_loss
 
     def train(self) -> float:
         """Train until `max_iters`, or until something calls `stop`. Return the lowest validation loss seen."""

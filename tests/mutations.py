@@ -91,7 +91,7 @@ MUTATIONS = [
     Mutation("save at iteration 0", TRAINER, "if self.iter_num > 0:", "if True:", UNIT_TRAINER),
     Mutation("keep training after eval_only", TRAINER, "                        if self.eval_only:\n                            break\n", "", UNIT_TRAINER),
     Mutation("save only improvements", TRAINER, " or self.always_save_checkpoint:", ":", UNIT_TRAINER),
-    Mutation("return the last loss as the best", "core/run_state.py", 'min(self.best_val_loss, self.losses["val"].item())', 'self.losses["val"].item()', "tests/core/test_run_state.py"),
+    Mutation("return the last loss as the best", "core/run_state.py", 'min(self.lowest_val_loss, self.losses["val"].item())', 'self.losses["val"].item()', "tests/core/test_run_state.py"),
     Mutation("print the mean share", "core/step_report.py", "result.loss.item() * result.micro_steps", "result.loss.item()", "tests/core/test_step_report.py"),
     Mutation("trust the mfu at once", "core/step_report.py", "WARMUP_STEPS = 5", "WARMUP_STEPS = 0", "tests/core/test_step_report.py"),
     Mutation("train on with nan", TRAINER, "        self.react(self.monitor.decide_on(verdict))\n", "        pass\n", UNIT_TRAINER),

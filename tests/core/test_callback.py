@@ -87,7 +87,7 @@ def test_the_example_in_the_docstring_works(run_dir: Path, tiny_argv: list[str])
 
     class Perfect(Callback):
         def on_eval_end(self, trainer: core.Trainer, losses: dict[str, torch.Tensor]) -> None:
-            trainer.counters.best_val_loss = 0.0
+            trainer.counters.lowest_val_loss = 0.0
 
     recorder = CallRecorder()
     train.main(tiny_argv, [Perfect(), names["Patience"](), recorder])

@@ -20,7 +20,7 @@ def test_record_evaluation_returns_logged_names_and_keeps_the_lowest_loss() -> N
     state.record_evaluation(losses(1.0, 3.0))
 
     assert logged == {"train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5}
-    assert (state.best_val_loss, state.evaluated_at, state.losses) == (1.0, 4, losses(1.0, 3.0))
+    assert (state.lowest_val_loss, state.evaluated_at, state.losses) == (1.0, 4, losses(1.0, 3.0))
 
 
 def test_a_manifest_holds_losses_of_the_saved_weights_only() -> None:
@@ -58,10 +58,10 @@ def test_the_two_counters_of_nanogpt_are_enough_to_restore(best: float | torch.T
     state = RunState()
     state.load_state_dict({"iter_num": 7, "best_val_loss": best})
 
-    assert (state.iter_num, state.best_val_loss, state.saved_val_loss, state.evaluated_at) == (7, 2.5, 2.5, None)
+    assert (state.iter_num, state.lowest_val_loss, state.saved_val_loss, state.evaluated_at) == (7, 2.5, 2.5, None)
 
 
 def test_before_the_first_evaluation_there_is_no_lowest_loss() -> None:
     state = RunState()
 
-    assert (state.best_val_loss, state.saved_val_loss, state.evaluated_at) == (math.inf, 1e9, None)
+    assert (state.lowest_val_loss, state.saved_val_loss, state.evaluated_at) == (math.inf, 1e9, None)
