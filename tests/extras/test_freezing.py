@@ -72,7 +72,7 @@ def test_after_unfreezing_everything_trains(classifier: GPT) -> None:
     assert training(classifier) == everything and not is_frozen(classifier)
 
 
-def test_a_matrix_that_the_head_shares_continues_to_train(tiny_model: GPT) -> None:
+def test_a_matrix_shared_with_the_head_continues_to_train(tiny_model: GPT) -> None:
     freeze_transformer(tiny_model)
 
     assert training(tiny_model) == ["transformer.wte.weight"]
@@ -144,7 +144,7 @@ def test_unfrozen_parameters_join_the_optimizer_in_two_groups(tiny_model: GPT) -
     body = [(name, p) for name, p in classifier.named_parameters() if name.startswith("transformer.")]
     assert extend_optimizer(optimizer, classifier, 0.3) == len(body)
 
-    matrices, vectors = ([name for name, p in body if (p.dim() >= 2) == wide] for wide in (True, False))
+    matrices, vectors = ([name for name, p in body if (p.dim() >= 2) == is_matrix] for is_matrix in (True, False))
     assert names_of(optimizer, classifier) == [["lm_head.weight"], [], matrices, vectors]
     for group, decay in zip(optimizer.param_groups[2:], (0.3, 0.0), strict=True):
         assert (group["weight_decay"], group["betas"], group["eps"], group["lr"]) == (decay, BETAS, 1e-5, 7.0)
@@ -164,7 +164,7 @@ def test_empty_groups_are_not_added(classifier: GPT) -> None:
 
 
 def test_extending_does_not_change_the_updates_of_the_head(classifier: GPT) -> None:
-    """Extending changes no moment, and the next update of the head equals that of a frozen run to the bit."""
+    """Extending changes no moment, and the next update of the head equals that of a frozen run bit for bit."""
     freeze_transformer(classifier)
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     for seed in range(3):
@@ -204,7 +204,7 @@ def test_heads_get_their_own_groups(tiny_model: GPT) -> None:
     assert {name for group in names for name in group} == all_names
 
 
-def test_of_a_frozen_model_only_heads_are_marked(classifier: GPT) -> None:
+def test_only_the_heads_of_a_frozen_model_are_marked(classifier: GPT) -> None:
     freeze_transformer(classifier)
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     mark_heads(optimizer, classifier)
