@@ -13,7 +13,7 @@ def test_every_mutation_matches_the_code(mutation: Mutation) -> None:
     assert mutation.old != mutation.new
 
 
-def test_names_are_unique() -> None:
+def test_titles_of_mutations_are_unique() -> None:
     assert Counter(mutation.name for mutation in MUTATIONS).most_common(1)[0][1] == 1
 
 
