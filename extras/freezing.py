@@ -16,7 +16,7 @@ from core.optimizer import UNFROZEN
 BODY = "transformer."
 
 
-def trainable(model: nn.Module, patterns: str) -> None:
+def train_only(model: nn.Module, patterns: str) -> None:
     """Freeze the transformer except for the parameters that match one of the comma-separated patterns.
 
     A pattern is a shell pattern: `*` any text, `?` one character, `[8-9]` one of these (no comma inside). It matches

@@ -1,4 +1,4 @@
-"""Comparing nested values to the bit."""
+"""Bitwise comparison of nested values."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
-    """Compare nested values; tensors to the bit."""
+    """Assert that two nested values are equal, and their tensors bit for bit."""
     assert type(ours) is type(theirs)
     if isinstance(ours, dict):
         assert list(ours) == list(theirs)

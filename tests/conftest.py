@@ -30,7 +30,7 @@ def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_notes() -> Iterator[None]:
+def remove_log_handlers() -> Iterator[None]:
     """Remove the log handler that a Runtime adds, because it holds the stderr of one test."""
     yield
     log = logging.getLogger("coregpt")

@@ -34,8 +34,8 @@ class Hostile:
         return os.mkdir, ("pwned",)
 
 
-def nothing() -> None:
-    """Leave the folder as it is."""
+def unchanged() -> None:
+    """Change nothing."""
 
 
 def writing(path: str, content: bytes) -> Prepare:
@@ -67,16 +67,16 @@ def meta(content: dict[str, Any]) -> Prepare:
     return data("meta.pkl", pickle.dumps(content))
 
 
-def unprepared() -> None:
+def remove_train_bin() -> None:
     Path("data/tiny/prepare.py").touch()
     Path("data/tiny/train.bin").unlink()
 
 
-def a_file() -> None:
+def make_a_file() -> None:
     Path("taken").touch()
 
 
-def alone(damage: Prepare) -> Prepare:
+def only_ckpt_pt(damage: Prepare) -> Prepare:
     """Remove everything but ckpt.pt from the run folder, as in a nanoGPT run, and damage ckpt.pt."""
 
     def prepare() -> None:
@@ -88,8 +88,8 @@ def alone(damage: Prepare) -> Prepare:
     return prepare
 
 
-def every(damage: Callable[[Path], None]) -> Prepare:
-    """Damage all checkpoints and all their hard links."""
+def all_checkpoints(damage: Callable[[Path], None]) -> Prepare:
+    """Damage all checkpoints, and ckpt.pt."""
     return lambda: [damage(path) for path in sorted(Path("out").glob("*.pt"))] and None
 
 
@@ -123,7 +123,7 @@ def removed(*names: str) -> Prepare:
     return lambda: [Path("out", name).unlink() for name in names] and None
 
 
-def linked_away(name: str) -> Prepare:
+def symlinked(name: str) -> Prepare:
     """Replace a file with a symbolic link."""
 
     def link() -> None:
@@ -133,8 +133,8 @@ def linked_away(name: str) -> Prepare:
     return link
 
 
-def renamed_in(name: str, content: bytes) -> Prepare:
-    """Replace a file as a program does that writes a temporary file and renames it: hard links keep the content."""
+def replaced(name: str, content: bytes) -> Prepare:
+    """Replace a file by a new one, as the rename of a temporary file does; other hard links keep their content."""
 
     def rename() -> None:
         Path("out", name).unlink()
@@ -176,47 +176,55 @@ def hostile_pickle() -> None:
     Path("out/ckpt.pt").write_bytes(pickle.dumps({"model": Hostile()}, protocol=2))
 
 
-def another_file() -> None:
+def not_a_checkpoint() -> None:
     torch.save([1], "out/ckpt.pt")
 
 
 NONE: list[str] = []
 CONFIG: dict[str, tuple[Prepare, list[str], str]] = {
     # the command line
-    "unknown key": (nothing, ["--learing_rate=1"], r"option 'learing_rate', did you mean 'learning_rate'"),
-    "no value": (nothing, ["--max_iters"], r"--max_iters: wanted --key=value"),
-    "no dashes": (nothing, ["max_iters=3"], r"max_iters=3.*did you mean --max_iters=3"),
-    "wrong type": (nothing, ["--max_iters=many"], r"max_iters: got 'many', wanted number >= 0"),
-    "out of bounds": (nothing, ["--dropout=1.5"], r"dropout: got '1\.5', wanted float >= 0 and < 1"),
-    "training type": (nothing, ["--training_type=nlp"], r"training_type: got 'nlp', wanted 'language_model'"),
-    "attention type": (nothing, ["--attention_type=left"], r"got 'left', wanted 'auto' or 'causal' or 'bidirectional'"),
-    "attention": (nothing, ["--attention=fast"], r"got 'fast', wanted 'sdpa' or 'manual' or 'flash'"),
-    "dtype": (nothing, ["--dtype=float8"], r"dtype: got 'float8', wanted 'float32' or 'bfloat16' or"),
-    "backend": (nothing, ["--backend=tcp"], r"backend: got 'tcp', wanted 'nccl' or 'gloo'"),
-    "device": (nothing, ["--device=tpu"], r"device='tpu' is not known: wanted cuda"),
-    "device number": (nothing, ["--device=cuda:99"], r"cuda:99: there are \d+ CUDA devices"),
-    "heads": (nothing, ["--n_head=3"], r"n_embd=32 must be divisible by n_head=3: change"),
-    "init_from": (nothing, ["--init_from=gpt5"], r"init_from='gpt5' is not known: wanted scratch, resume, gpt2,"),
-    "out_dir": (a_file, ["--out_dir=taken"], r"out_dir='taken' cannot be written to: .*; choose another"),
-    "out_dir below": (a_file, ["--out_dir=taken/out"], r"out_dir='taken/out' cannot be written to: .*; choose another"),
+    "unknown key": (unchanged, ["--learing_rate=1"], r"option 'learing_rate', did you mean 'learning_rate'"),
+    "no value": (unchanged, ["--max_iters"], r"--max_iters: wanted --key=value"),
+    "no dashes": (unchanged, ["max_iters=3"], r"max_iters=3.*did you mean --max_iters=3"),
+    "wrong type": (unchanged, ["--max_iters=many"], r"max_iters: got 'many', wanted number >= 0"),
+    "out of bounds": (unchanged, ["--dropout=1.5"], r"dropout: got '1\.5', wanted float >= 0 and < 1"),
+    "training type": (unchanged, ["--training_type=nlp"], r"training_type: got 'nlp', wanted 'language_model'"),
+    "attention type": (
+        unchanged,
+        ["--attention_type=left"],
+        r"got 'left', wanted 'auto' or 'causal' or 'bidirectional'",
+    ),
+    "attention": (unchanged, ["--attention=fast"], r"got 'fast', wanted 'sdpa' or 'manual' or 'flash'"),
+    "dtype": (unchanged, ["--dtype=float8"], r"dtype: got 'float8', wanted 'float32' or 'bfloat16' or"),
+    "backend": (unchanged, ["--backend=tcp"], r"backend: got 'tcp', wanted 'nccl' or 'gloo'"),
+    "device": (unchanged, ["--device=tpu"], r"device='tpu' is not known: wanted cuda"),
+    "device number": (unchanged, ["--device=cuda:99"], r"cuda:99: there are \d+ CUDA devices"),
+    "n_head": (unchanged, ["--n_head=3"], r"n_embd=32 must be divisible by n_head=3: change"),
+    "init_from": (unchanged, ["--init_from=gpt5"], r"init_from='gpt5' is not known: wanted scratch, resume, gpt2,"),
+    "out_dir": (make_a_file, ["--out_dir=taken"], r"out_dir='taken' cannot be written to: .*; choose another"),
+    "out_dir below": (
+        make_a_file,
+        ["--out_dir=taken/out"],
+        r"out_dir='taken/out' cannot be written to: .*; choose another",
+    ),
     # config files
-    "file missing": (nothing, ["none.py"], r"cannot read config file none\.py: No such file"),
+    "missing file": (unchanged, ["none.py"], r"cannot read config file none\.py: No such file"),
     "typo in a file": (config("\nbatchsize = 3\n"), ["x.py"], r"x\.py:2: .*'batchsize', did you mean 'batch_size'"),
     "type in a file": (config("n_layer = 'two'\n"), ["x.py"], r"x\.py:1: n_layer: got 'two', wanted int >= 1"),
     "syntax error": (config("\nn_layer = (2\n"), ["x.py"], r"x\.py:2: .*: n_layer = \(2"),
-    "raising": (config("\nmin_lr = math.log(0)\n"), ["x.py"], r"x\.py:2: min_lr = math\.log\(0\): ValueError"),
+    "file that raises": (config("\nmin_lr = math.log(0)\n"), ["x.py"], r"x\.py:2: min_lr = math\.log\(0\): ValueError"),
     "yaml key": (yaml("training:\n  batchsize: 3\n"), ["x.yaml"], r"x\.yaml: .*did you mean 'training\.batch_size'"),
     "yaml syntax": (yaml("a: [1\n"), ["x.yaml"], r"x\.yaml is not valid YAML"),
-    # errors that only the checkpoint shows
-    "heads of a checkpoint": (alone(edited(lambda c: c["model_args"].update(n_head=3))), RESUME, r"n_head=3"),
-    "longer block": (nothing, [*RESUME, "--block_size=32"], r"block_size=32\b.*\b16\b"),
+    # errors that depend on the checkpoint
+    "n_head of a checkpoint": (only_ckpt_pt(edited(lambda c: c["model_args"].update(n_head=3))), RESUME, r"n_head=3"),
+    "larger block_size": (unchanged, [*RESUME, "--block_size=32"], r"block_size=32\b.*\b16\b"),
 }
 DATA: dict[str, tuple[Prepare, list[str], str]] = {
-    "data set": (nothing, ["--dataset=tinny"], r"no data at data/tinny/train\.bin: set dataset to one of: tiny"),
-    "not prepared": (unprepared, NONE, r"no data at data/tiny/train\.bin: run `python data/tiny/prepare\.py`"),
+    "data set": (unchanged, ["--dataset=tinny"], r"no data at data/tinny/train\.bin: set dataset to one of: tiny"),
+    "not prepared": (remove_train_bin, NONE, r"no data at data/tiny/train\.bin: run `python data/tiny/prepare\.py`"),
     "empty": (data("train.bin", b""), NONE, r"train\.bin has 0 tokens, wanted more than block_size=16: use more"),
-    "odd": (data("val.bin", b"\0" * 101), NONE, r"val\.bin has 101 bytes, which is odd"),
-    "short": (data("val.bin", b"\0" * 32), NONE, r"val\.bin has 16 tokens, wanted more .*smaller block_size"),
+    "odd number of bytes": (data("val.bin", b"\0" * 101), NONE, r"val\.bin has 101 bytes, which is odd"),
+    "too short": (data("val.bin", b"\0" * 32), NONE, r"val\.bin has 16 tokens, wanted more .*smaller block_size"),
     "token id": (data("train.bin", token(17)), NONE, r"train\.bin holds token id 17, .* ids below 17: .*tokenizer"),
     "hostile meta": (
         meta({"vocab_size": Hostile()}),
@@ -224,61 +232,81 @@ DATA: dict[str, tuple[Prepare, list[str], str]] = {
         r"meta\.pkl is damaged or not plain data .*mkdir.*: make it",
     ),
     "broken meta": (data("meta.pkl", b"\x80\x04nonsense"), NONE, r"meta\.pkl is damaged .*: make it again"),
-    "vocabulary of a checkpoint": (alone(edited(smaller_vocabulary)), RESUME, r"holds token id 1\d, .*ids below 11"),
+    "vocabulary of a checkpoint": (
+        only_ckpt_pt(edited(smaller_vocabulary)),
+        RESUME,
+        r"holds token id 1\d, .*ids below 11",
+    ),
     "meta without size": (meta({}), NONE, r"meta\.pkl: no vocab_size, wanted a whole number .*: make it again"),
 }
 CHECKPOINT: dict[str, tuple[Prepare, list[str], str]] = {
-    "no checkpoint": (nothing, [*RESUME, "--out_dir=none"], r"no checkpoint at none/ckpt\.pt: set out_dir"),
-    "empty checkpoint": (alone(truncated(0)), RESUME, r"cannot read out/ckpt\.pt: it is truncated"),
-    "truncated": (alone(truncated(100_000)), RESUME, r"cannot read out/ckpt\.pt: it is truncated, damaged"),
-    "flipped bit": (alone(flipped("ckpt.pt")), RESUME, r"cannot read out/ckpt\.pt: it is truncated, damaged"),
-    "a text": (
-        alone(writing("out/ckpt.pt", b"nonsense")),
+    "no checkpoint": (unchanged, [*RESUME, "--out_dir=none"], r"no checkpoint at none/ckpt\.pt: set out_dir"),
+    "empty checkpoint": (only_ckpt_pt(truncated(0)), RESUME, r"cannot read out/ckpt\.pt: it is truncated"),
+    "truncated": (only_ckpt_pt(truncated(100_000)), RESUME, r"cannot read out/ckpt\.pt: it is truncated, damaged"),
+    "flipped bit": (only_ckpt_pt(flipped("ckpt.pt")), RESUME, r"cannot read out/ckpt\.pt: it is truncated, damaged"),
+    "text file": (
+        only_ckpt_pt(writing("out/ckpt.pt", b"nonsense")),
         RESUME,
         r"cannot read out/ckpt\.pt: it is truncated, damaged",
     ),
-    "hostile checkpoint": (alone(hostile_checkpoint), RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
-    "hostile pickle": (alone(hostile_pickle), RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
-    "another file": (alone(another_file), RESUME, r"out/ckpt\.pt is not a checkpoint .* lacks model, model_args"),
+    "hostile checkpoint": (only_ckpt_pt(hostile_checkpoint), RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
+    "hostile pickle": (only_ckpt_pt(hostile_pickle), RESUME, r"cannot read out/ckpt\.pt: .*more than tensors"),
+    "another file": (
+        only_ckpt_pt(not_a_checkpoint),
+        RESUME,
+        r"out/ckpt\.pt is not a checkpoint .* lacks model, model_args",
+    ),
     "another width": (
-        alone(edited(lambda c: c["model_args"].update(n_embd=64))),
+        only_ckpt_pt(edited(lambda c: c["model_args"].update(n_embd=64))),
         RESUME,
         r"does not fit .*: transformer\.wte\.weight has shape \(17, 32\), wanted \(17, 64\); .* and 11 more",
     ),
-    "a tensor less": (alone(edited(lambda c: c["model"].pop("lm_head.weight"))), RESUME, r"lm_head\.weight is missing"),
-    "a tensor more": (
-        alone(edited(lambda c: c["model"].update(extra=torch.ones(1)))),
+    "missing tensor": (
+        only_ckpt_pt(edited(lambda c: c["model"].pop("lm_head.weight"))),
+        RESUME,
+        r"lm_head\.weight is missing",
+    ),
+    "additional tensor": (
+        only_ckpt_pt(edited(lambda c: c["model"].update(extra=torch.ones(1)))),
         RESUME,
         r"extra is not part of this",
     ),
-    "foreign argument": (alone(edited(lambda c: c["model_args"].update(use_moe=True))), RESUME, r"use_moe"),
-    "no optimizer": (alone(edited(lambda c: c.pop("optimizer"))), RESUME, r"lacks .*optimizer"),
-    "no counter": (alone(edited(lambda c: c.pop("iter_num"))), RESUME, r"lacks .*iter_num"),
-    "no weights": (alone(edited(lambda c: c.update(model=5))), RESUME, r"out/ckpt\.pt"),
+    "unknown model argument": (
+        only_ckpt_pt(edited(lambda c: c["model_args"].update(use_moe=True))),
+        RESUME,
+        r"use_moe",
+    ),
+    "no optimizer": (only_ckpt_pt(edited(lambda c: c.pop("optimizer"))), RESUME, r"lacks .*optimizer"),
+    "no counter": (only_ckpt_pt(edited(lambda c: c.pop("iter_num"))), RESUME, r"lacks .*iter_num"),
+    "no weights": (only_ckpt_pt(edited(lambda c: c.update(model=5))), RESUME, r"out/ckpt\.pt is .* lacks model\b"),
     "other optimizer": (
-        alone(edited(lambda c: c["optimizer"]["param_groups"][1]["params"].pop())),
+        only_ckpt_pt(edited(lambda c: c["optimizer"]["param_groups"][1]["params"].pop())),
         RESUME,
         r"optimizer has groups of \[10, 4\] tensors, this model's has \[10, 5\]",
     ),
-    "a link": (
-        alone(linked_away("ckpt.pt")),
+    "symbolic link": (
+        only_ckpt_pt(symlinked("ckpt.pt")),
         RESUME,
         r"ckpt\.pt is a .*link.*: put a copy of the file in its place",
     ),
-    # in one of our run folders: no good checkpoint is left
+    # run folders of coreGPT without a good checkpoint
     "all damaged": (
-        every(lambda path: os.truncate(path, 1000)),
+        all_checkpoints(lambda path: os.truncate(path, 1000)),
         RESUME,
         r"no good checkpoint in out: ckpt-000002\.pt has 1000 bytes, its manifest says \d+; ckpt-000001\.pt has 1000 "
         r"bytes, .*\. Put a good copy in .* start afresh with --init_from=scratch",
     ),
-    "no content": (every(Path.unlink), RESUME, r"no good checkpoint in out: ckpt-000002\.pt is missing; ckpt-000001"),
-    "a newer version's": (
+    "all missing": (
+        all_checkpoints(Path.unlink),
+        RESUME,
+        r"no good checkpoint in out: ckpt-000002\.pt is missing; ckpt-000001",
+    ),
+    "newer format": (
         manifest(2, format=2),
         RESUME,
         r"ckpt-000002\.json is of format 2, this program knows 1: a newer",
     ),
-    "a newer version's, auto": (
+    "newer format, auto": (
         manifest(2, format=2),
         ["--init_from=auto"],
         r"a newer version .* choose another out_dir",
@@ -291,10 +319,10 @@ CASES = {
 }
 
 
-# damage to a run folder that holds a checkpoint of iteration 3 (ckpt.pt) and the last one, of iteration 4:
+# damage to a run folder with two checkpoints: of iteration 3, which is also ckpt.pt, and of iteration 4;
 # the iteration at which a resume continues, and the pattern of its messages
 FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
-    # ckpt.pt; the newest numbered checkpoint is used, whatever ckpt.pt is
+    # damage to ckpt.pt; the newest numbered checkpoint is used
     "ckpt.pt removed": (removed("ckpt.pt"), 4, ""),
     "ckpt.pt emptied": (
         truncated(0),
@@ -326,14 +354,22 @@ FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
         4,
         r"cannot read out/ckpt\.pt: .*more than tensors.*; ckpt-000002\.pt is used instead",
     ),
-    "ckpt.pt another file": (another_file, 4, r"out/ckpt\.pt is not a checkpoint .*; ckpt-000002\.pt is used instead"),
-    "ckpt.pt exchanged": (
-        renamed_in("ckpt.pt", b"text"),
+    "ckpt.pt another file": (
+        not_a_checkpoint,
+        4,
+        r"out/ckpt\.pt is not a checkpoint .*; ckpt-000002\.pt is used instead",
+    ),
+    "ckpt.pt replaced": (
+        replaced("ckpt.pt", b"text"),
         4,
         r"cannot read out/ckpt\.pt: .*; ckpt-000002\.pt is used instead",
     ),
-    "ckpt.pt a link": (linked_away("ckpt.pt"), 4, r"ckpt\.pt is a .*link.*: .*; ckpt-000002\.pt is used instead"),
-    # all but ckpt.pt, whose content matches one of the manifests
+    "ckpt.pt a symbolic link": (
+        symlinked("ckpt.pt"),
+        4,
+        r"ckpt\.pt is a .*link.*: .*; ckpt-000002\.pt is used instead",
+    ),
+    # damage to all numbered checkpoints; ckpt.pt matches one of the manifests and is used
     "numbered removed": (
         removed("ckpt-000001.pt", "ckpt-000002.pt"),
         3,
@@ -346,7 +382,7 @@ FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
         "\n"
         r".*ckpt-000001\.pt .*; ckpt\.pt is used instead",
     ),
-    # the newest
+    # damage to the newest checkpoint
     "truncated": (
         truncated(100_000, "ckpt-000002.pt"),
         3,
@@ -355,53 +391,57 @@ FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
     "flipped": (flipped("ckpt-000002.pt"), 3, r"ckpt-000002\.pt is damaged: its checksum is not its manifest's; "),
     "removed": (removed("ckpt-000002.pt"), 3, r"ckpt-000002\.pt is missing; ckpt-000001\.pt is used instead"),
     "hostile": (
-        renamed_in("ckpt-000002.pt", pickle.dumps({"model": Hostile()}, protocol=2)),
+        replaced("ckpt-000002.pt", pickle.dumps({"model": Hostile()}, protocol=2)),
         3,
         r"ckpt-000002\.pt has \d+ bytes, its manifest says",
     ),
-    "a link": (linked_away("ckpt-000002.pt"), 3, r"ckpt-000002\.pt is a symbolic link; ckpt-000001\.pt is used"),
-    "an older one's content": (
+    "symbolic link": (symlinked("ckpt-000002.pt"), 3, r"ckpt-000002\.pt is a symbolic link; ckpt-000001\.pt is used"),
+    "content of an older checkpoint": (
         lambda: shutil.copy("out/ckpt-000001.pt", "out/ckpt-000002.pt") and None,
         3,
         r"ckpt-000002\.pt (is damaged: its checksum|has \d+ bytes, its manifest says) .*; ckpt-000001\.pt is used",
     ),
-    "manifest lost": (removed("ckpt-000002.json"), 3, r"ckpt-000002\.pt has no manifest: its save was cut short, or"),
+    "manifest removed": (
+        removed("ckpt-000002.json"),
+        3,
+        r"ckpt-000002\.pt has no manifest: its save was cut short, or",
+    ),
     "manifest truncated": (
         truncated(20, "ckpt-000002.json"),
         3,
         r"ckpt-000002\.json is damaged: it is not JSON; ckpt-000001",
     ),
-    "manifest a list": (writing("out/ckpt-000002.json", b"[]"), 3, r"ckpt-000002\.json is no manifest"),
+    "manifest that is a list": (writing("out/ckpt-000002.json", b"[]"), 3, r"ckpt-000002\.json is no manifest"),
     "manifest incomplete": (
         writing("out/ckpt-000002.json", b"{}"),
         3,
         r"ckpt-000002\.json is damaged: its 'format' is",
     ),
-    "manifest of a file outside": (
+    "manifest of a file outside the folder": (
         manifest(2, file="../data/tiny/train.bin"),
         3,
         r"ckpt-000002\.json is the manifest of another checkpoint \('\.\./data",
     ),
-    "manifest of another": (manifest(2, file="ckpt-000001.pt"), 3, r"the manifest of another checkpoint"),
+    "manifest of another checkpoint": (manifest(2, file="ckpt-000001.pt"), 3, r"the manifest of another checkpoint"),
 }
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return the content of all files but the lock file, which holds the process id of the run."""
+    """Return the content of all files except the lock file, which contains the process id of the run."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path): path.read_bytes() for path in paths}
 
 
 @pytest.fixture
 def earlier_run(run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Make a run in out/ and return its command line."""
+    """Train a run in out/ and return its command line."""
     train.main([*tiny_argv, "--max_iters=3"])
     capsys.readouterr()
     return tiny_argv
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_clear_message_and_nothing_lost(name: str, earlier_run: list[str]) -> None:
+def test_bad_input_gives_one_clear_message_and_changes_no_file(name: str, earlier_run: list[str]) -> None:
     prepare, flags, error, message = CASES[name]
     prepare()
     before = files(Path("out"))
@@ -418,20 +458,20 @@ def test_one_clear_message_and_nothing_lost(name: str, earlier_run: list[str]) -
 
 @functools.cache
 def undisturbed(*argv: str) -> str:
-    """Return the hash of the undisturbed run; the same in every test."""
+    """Return the hash of the undisturbed run, which is trained only once."""
     train.main([*argv, "--out_dir=undisturbed"])
     return run_hash("undisturbed")
 
 
 @pytest.mark.parametrize("name", FALL_BACK)
-def test_damage_is_named_and_the_newest_good_checkpoint_is_used(
+def test_damage_is_reported_and_the_newest_good_checkpoint_is_used(
     name: str, earlier_run: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare, first, message = FALL_BACK[name]
     expected = undisturbed(*earlier_run)
     prepare()
-    there = Path("out/ckpt.pt").exists()
-    found = Path("out/ckpt.pt").read_bytes() if there else b""
+    had_ckpt_pt = Path("out/ckpt.pt").exists()
+    content = Path("out/ckpt.pt").read_bytes() if had_ckpt_pt else b""
     capsys.readouterr()
 
     train.main([*earlier_run, *RESUME])
@@ -439,7 +479,7 @@ def test_damage_is_named_and_the_newest_good_checkpoint_is_used(
     out, err = capsys.readouterr()
     assert re.findall(r"^iter (\d+):", out, re.MULTILINE) == [str(number) for number in range(first, 7)]
     lines = err.splitlines()
-    moved = lines.pop() if lines[-1].endswith("it is now ckpt.pt.foreign") else None
+    foreign_line = lines.pop() if lines[-1].endswith("it is now ckpt.pt.foreign") else None
     *messages, options, start = lines
     assert len(messages) == (1 + message.count("\n") if message else 0), err
     assert re.search(message, "\n".join(messages)) and all(line.startswith("out: ") for line in messages), err
@@ -447,17 +487,17 @@ def test_damage_is_named_and_the_newest_good_checkpoint_is_used(
     assert re.fullmatch(rf"resume: iteration {first} from ckpt-\S+, checksum and next batch verified", start)
     assert run_hash("out") == expected
     assert not Path("pwned").exists()
-    if name.startswith("ckpt.pt") and there:  # another program's file is kept
-        assert moved and Path("out/ckpt.pt.foreign").read_bytes() == found
+    if name.startswith("ckpt.pt") and had_ckpt_pt:  # the file of another program is kept
+        assert foreign_line and Path("out/ckpt.pt.foreign").read_bytes() == content
     else:
-        assert moved is None and not Path("out/ckpt.pt.foreign").exists()
+        assert foreign_line is None and not Path("out/ckpt.pt.foreign").exists()
 
 
 @pytest.mark.parametrize("name", ["hostile checkpoint", "hostile pickle"])
-def test_the_hostile_checkpoints_are_hostile(name: str, earlier_run: list[str]) -> None:
+def test_unsafe_loading_runs_the_code_of_hostile_checkpoints(name: str, earlier_run: list[str]) -> None:
     CASES[name][0]()
 
-    with contextlib.suppress(RuntimeError):  # the rest of the file is not a checkpoint
+    with contextlib.suppress(RuntimeError):  # the file is not a complete checkpoint
         torch.load("out/ckpt.pt", weights_only=False)
     assert Path("pwned").exists()
 
@@ -467,7 +507,7 @@ def test_the_hostile_checkpoints_are_hostile(name: str, earlier_run: list[str]) 
     [
         "truncated",
         "hostile checkpoint",
-        "a text",
+        "text file",
     ],
 )
 def test_an_unreadable_checkpoint_gives_safe_advice(name: str, earlier_run: list[str]) -> None:
@@ -492,7 +532,7 @@ def test_all_option_errors_are_in_one_message(earlier_run: list[str]) -> None:
         assert word in line
 
 
-def test_option_errors_are_raised_before_any_work(
+def test_option_errors_are_raised_before_any_file_is_written(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError):
@@ -514,7 +554,7 @@ def test_accumulation_must_divide_evenly_among_processes(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write to read-only folders")
-def test_a_read_only_out_dir(earlier_run: list[str]) -> None:
+def test_a_read_only_out_dir_is_refused(earlier_run: list[str]) -> None:
     Path("out").chmod(0o500)
     try:
         with pytest.raises(ConfigError, match=r"out_dir='out' cannot be written to: Permission denied; choose another"):
@@ -531,7 +571,7 @@ def test_a_helper_variable_that_its_file_reads_is_no_error(earlier_run: list[str
     assert Path("fine/metrics.jsonl").read_text().count('"event": "step"') == 3
 
 
-def test_a_prompt_with_unknown_characters(earlier_run: list[str]) -> None:
+def test_a_prompt_with_unknown_characters_is_refused(earlier_run: list[str]) -> None:
     before = files(Path("out"))
 
     with pytest.raises(DataError, match=r"17 characters lack 'X', 'é': remove them from the text, or prepare"):

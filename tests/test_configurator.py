@@ -22,8 +22,8 @@ from core.errors import ConfigError
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(Options.model_fields)
 
-# exec(open(...).read()), the idiom of nanoGPT's scripts, does not close the file
-idiom = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+# exec(open(...).read()), which nanoGPT's scripts use, does not close the file
+nanogpt_exec = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_a_python_file_has_nanogpts_imports() -> None:
     )
 
 
-@idiom
+@nanogpt_exec
 def test_a_python_file_may_import_and_run_others() -> None:
     write("base.py", "n_layer = 3\nbatch_size = 5\n")
     options = from_py("import os.path as where\nexec(open('base.py').read())\nbatch_size += where.exists('base.py')\n")
@@ -146,11 +146,11 @@ def test_numpy_and_torch_scalars_become_plain_values() -> None:
         """
     )
 
-    found = options.pick("max_iters", "learning_rate", "grad_clip", "bias", "dataset", "dropout", "out_dir")
-    assert found == dict(
+    values = options.pick("max_iters", "learning_rate", "grad_clip", "bias", "dataset", "dropout", "out_dir")
+    assert values == dict(
         max_iters=5, learning_rate=0.5, grad_clip=2.0, bias=True, dataset="mine", dropout=0.25, out_dir="a/b"
     )
-    assert [type(value) for value in found.values()] == [int, float, float, bool, str, float, str]
+    assert [type(value) for value in values.values()] == [int, float, float, bool, str, float, str]
 
 
 # .yaml files
@@ -179,7 +179,7 @@ def test_yaml_flat_in_sections_and_dotted_may_be_mixed() -> None:
 
 
 def test_an_empty_yaml_file_changes_nothing() -> None:
-    assert from_yaml("# nothing yet\n").model_dump() == Options.defaults()
+    assert from_yaml("# no options\n").model_dump() == Options.defaults()
 
 
 def test_an_empty_yaml_section_changes_nothing() -> None:
@@ -201,12 +201,12 @@ def test_an_empty_yaml_section_changes_nothing() -> None:
         ("- 1\n- 2\n", "x.yaml: wanted options as 'name: value' lines, got list"),
     ],
 )
-def test_errors_of_a_yaml_file(text: str, message: str) -> None:
+def test_errors_of_a_yaml_file_name_the_option(text: str, message: str) -> None:
     assert error_of(write("x.yaml", text)) == message
 
 
 @pytest.mark.parametrize("text", ["a: [1\n", "!!python/object/apply:os.mkdir ['made']\n", "max_iters: 3: 4\n"])
-def test_a_file_that_is_not_yaml(text: str, folder: Path) -> None:
+def test_a_file_that_is_not_yaml_is_refused(text: str, folder: Path) -> None:
     assert error_of(write("x.yaml", text)).startswith("x.yaml is not valid YAML: ")
     assert [path.name for path in folder.iterdir()] == ["x.yaml"]
 
@@ -220,7 +220,7 @@ def test_a_key_under_another_sections_heading_is_refused(heading: str) -> None:
 
 
 @pytest.mark.parametrize("heading", ["optimizer", "model", "run"])
-def test_the_right_section_of_a_known_option_is_suggested(heading: str) -> None:
+def test_the_correct_section_of_an_option_is_suggested(heading: str) -> None:
     assert error_of(f"--{heading}.batch_size=3").endswith("did you mean 'training.batch_size'?")
 
 
@@ -256,10 +256,10 @@ def test_a_misspelt_section_is_suggested() -> None:
     ],
 )
 def test_a_flag_takes_the_options_type(flag: str, name: str, value: Any) -> None:
-    found = configure(Options, [flag])
+    options = configure(Options, [flag])
 
-    assert getattr(found, name) == value and type(getattr(found, name)) is type(value)
-    assert set(found.changed(*NAMES)) <= {name}
+    assert getattr(options, name) == value and type(getattr(options, name)) is type(value)
+    assert set(options.changed(*NAMES)) <= {name}
 
 
 @pytest.mark.parametrize("text", ['"two words"', "'two words'"])
@@ -267,7 +267,7 @@ def test_a_quoted_string_loses_its_quotes_as_in_nanogpt(text: str) -> None:
     assert configure(Options, [f"--wandb_run_name={text}"]).wandb_run_name == "two words"
 
 
-def test_none_where_none_is_allowed() -> None:
+def test_none_is_accepted_by_optional_options() -> None:
     assert configure(SampleOptions, ["--top_k=None"]).top_k is None
     assert configure(SampleOptions, ["--top_k=null"]).top_k is None
     assert configure(SampleOptions, [write("x.py", "top_k = None")]).top_k is None
@@ -293,7 +293,7 @@ def test_none_where_none_is_allowed() -> None:
         ("--max_iters", "wanted --key=value, did you mean --max_iters=VALUE? (--help lists the options)"),
     ],
 )
-def test_errors_of_a_flag(flag: str, message: str) -> None:
+def test_errors_of_a_flag_name_the_option_and_the_wanted_value(flag: str, message: str) -> None:
     assert error_of(flag) == f"{flag}: {message}"
 
 
@@ -302,10 +302,10 @@ def test_flags_without_their_dashes_are_recognised() -> None:
     assert error_of("-max_iters=3").endswith("did you mean --max_iters=3?")
 
 
-# other trainers' spellings
+# option names of other trainers
 
 
-def test_aliases_on_the_command_line_in_yaml_and_in_python() -> None:
+def test_aliases_work_on_the_command_line_in_yaml_and_in_python() -> None:
     assert configure(Options, ["--use_rope=True"]).position_encoding == "rotary"
     assert configure(Options, ["--use_rope=False"]).position_encoding == "absolute"
     assert from_py("use_rope = True\n").position_encoding == "rotary"
@@ -329,8 +329,8 @@ def test_every_alias_reaches_its_option() -> None:
     for alias, (name, meaning) in Options.ALIASES.items():
         for theirs, ours in (meaning or {repr(None): None}).items():
             field = Options.model_fields[name]
-            given, expected = (theirs, ours) if meaning else (field.default, field.default)
-            assert getattr(configure(Options, [f"--{alias}={given}"]), name) == expected
+            alias_value, expected = (theirs, ours) if meaning else (field.default, field.default)
+            assert getattr(configure(Options, [f"--{alias}={alias_value}"]), name) == expected
 
 
 @pytest.mark.parametrize("alias", ["training.use_torch_compile", "monitoring.use_wandb"])
@@ -411,15 +411,15 @@ def test_a_typo_in_a_file_is_an_error_with_file_line_and_suggestion() -> None:
         "if True: max_iter = 3",
     ],
 )
-def test_a_typo_is_found_however_it_is_assigned(statement: str) -> None:
+def test_a_typo_is_reported_for_every_form_of_assignment(statement: str) -> None:
     assert "unknown option 'max_iter', did you mean 'max_iters'?" in error_of(write("x.py", statement))
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "max_iter = 5\nmax_iters = max_iter * 2\n",  # close to an option, but the file reads it
-        "tokens_wanted = 5\n",  # far from every option
+        "max_iter = 5\nmax_iters = max_iter * 2\n",  # similar to an option, but the file reads it
+        "tokens_wanted = 5\n",  # similar to no option
         "import time as seeds\n",
         "def learning_rates():\n    pass\n",
         "class dtypes:\n    pass\n",
@@ -431,7 +431,7 @@ def test_a_files_helper_names_are_ignored(text: str) -> None:
     assert set(from_py(text).changed(*NAMES)) <= {"max_iters"}
 
 
-def test_a_flag_overrides_a_helper_of_the_files_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flag_overrides_a_helper_variable_between_files(capsys: pytest.CaptureFixture[str]) -> None:
     write("helper.py", "epochs = 2\n")
     write("uses.py", "max_iters = epochs * 100\n")
 
@@ -440,7 +440,7 @@ def test_a_flag_overrides_a_helper_of_the_files_before_and_after(capsys: pytest.
     assert error_of("--epochs=7", "helper.py", "uses.py") == "--epochs=7: unknown option 'epochs'"
 
 
-def test_an_option_that_a_file_deletes() -> None:
+def test_deleting_an_option_in_a_file_is_an_error() -> None:
     assert "n_layer" in error_of(write("x.py", "del n_layer\n"))
 
 
@@ -480,7 +480,7 @@ def test_a_file_that_raises_shows_its_line() -> None:
     assert "x.py:1: n_layer = layers: NameError: name 'layers'" in error_of(write("x.py", "n_layer = layers"))
 
 
-def test_files_that_cannot_be_read() -> None:
+def test_files_that_cannot_be_read_are_reported() -> None:
     Path("latin.py").write_bytes(b"out_dir = '\xe9'\n")
     Path("folder.py").mkdir()
 
@@ -518,7 +518,7 @@ def typos(count: int, random_seed: int) -> Iterator[tuple[str, str]]:
             yield typo, name
 
 
-def test_a_thousand_typos_on_the_command_line_find_the_right_option() -> None:
+def test_a_thousand_typos_on_the_command_line_get_the_right_suggestion() -> None:
     cases = list(typos(1000, 1337))
 
     lines = error_of(*(f"--{typo}=1" for typo, _ in cases)).splitlines()
@@ -526,11 +526,11 @@ def test_a_thousand_typos_on_the_command_line_find_the_right_option() -> None:
     assert len(lines) == 1000
     for line, (typo, _) in zip(lines, cases, strict=True):
         assert line.startswith(f"--{typo}=1: unknown option '{typo}'")
-    right = [name in re.findall(r"'(\w+)'", line)[1:] for line, (_, name) in zip(lines, cases, strict=True)]
-    assert sum(right) >= 950
+    correct = [name in re.findall(r"'(\w+)'", line)[1:] for line, (_, name) in zip(lines, cases, strict=True)]
+    assert sum(correct) >= 950
 
 
-def test_a_thousand_typos_in_a_config_file_find_the_right_option() -> None:
+def test_a_thousand_typos_in_a_config_file_get_the_right_suggestion() -> None:
     cases = list(typos(1000, 7331))
     write("x.py", "".join(f"{typo} = 1\n" for typo, _ in cases))
 
@@ -540,8 +540,8 @@ def test_a_thousand_typos_in_a_config_file_find_the_right_option() -> None:
         f"x.py:{number}: unknown option '{typo}', did you mean '{name}'?"
         for number, (typo, name) in enumerate(cases, start=1)
     ]
-    found = {line.split(" (")[0] for line in lines}
-    assert len(lines) >= 950 and sum(line in found for line in expected) >= 950
+    messages = {line.split(" (")[0] for line in lines}
+    assert len(lines) >= 950 and sum(line in messages for line in expected) >= 950
 
 
 # --help and --print_config
@@ -565,13 +565,13 @@ def test_help_lists_every_option_with_its_meaning(flag: str, capsys: pytest.Capt
     assert "--attention_type=auto  ['auto' or 'causal' or 'bidirectional']" in text
 
 
-def test_help_of_one_section(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_can_list_one_section(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(["--help", "optimizer"], capsys)
 
     assert re.findall(r"--(\w+)=", text) == ["learning_rate", "weight_decay", "beta1", "beta2"]
 
 
-def test_help_of_an_unknown_section() -> None:
+def test_help_of_an_unknown_section_is_refused() -> None:
     message = error_of("--help", "transfr")
 
     assert message.startswith("--help transfr: unknown section, wanted one of run, evaluation, ")
@@ -606,21 +606,21 @@ def test_print_config_does_not_hide_errors() -> None:
     assert error_of("--print_config", "--batch_sise=3").startswith("--batch_sise=3: unknown option")
 
 
-def test_help_takes_little_longer_than_importing_torch(folder: Path) -> None:
+def test_help_takes_at_most_a_second_longer_than_importing_torch(folder: Path) -> None:
     def seconds(*command: str | Path) -> tuple[float, "subprocess.CompletedProcess[str]"]:
         start = os.times()
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
         end = os.times()  # CPU time depends little on other processes
         return (end.children_user - start.children_user) + (end.children_system - start.children_system), done
 
-    later = []
-    while len(later) < 3 and min(later, default=9.0) >= 1:  # up to three attempts on a busy machine
+    extra_seconds = []
+    while len(extra_seconds) < 3 and min(extra_seconds, default=9.0) >= 1:  # up to three attempts on a busy machine
         used, done = seconds(ROOT / "train.py", "--help")
-        later.append(used - seconds("-c", "import torch")[0])
+        extra_seconds.append(used - seconds("-c", "import torch")[0])
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "--batch_size=12" in done.stdout
-    assert min(later) < 1
+    assert min(extra_seconds) < 1
 
 
 # exec(open("configurator.py").read()), as in nanoGPT's scripts
@@ -657,7 +657,7 @@ def run_fork(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     return names
 
 
-@idiom
+@nanogpt_exec
 def test_exec_overrides_globals(
     fork: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -675,7 +675,7 @@ def test_exec_overrides_globals(
     )
 
 
-@idiom
+@nanogpt_exec
 def test_exec_without_arguments_changes_nothing(
     fork: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -685,7 +685,7 @@ def test_exec_without_arguments_changes_nothing(
     assert names["time"] is time and names["__name__"] == "__main__"
 
 
-@idiom
+@nanogpt_exec
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -698,7 +698,7 @@ def test_exec_without_arguments_changes_nothing(
         (["none.py"], "cannot read config file none.py: No such file or directory"),
     ],
 )
-def test_errors_of_exec(
+def test_errors_of_exec_end_the_script_with_status_2(
     argv: list[str],
     message: str,
     fork: Path,
@@ -715,7 +715,7 @@ def test_errors_of_exec(
     assert err.startswith(f"error: {message}") and "mine" not in out
 
 
-def test_exec_in_a_separate_process(fork: Path) -> None:
+def test_exec_works_in_a_separate_process(fork: Path) -> None:
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "fork.py", *argv], cwd=fork, capture_output=True, text=True)
 

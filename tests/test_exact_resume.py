@@ -1,4 +1,4 @@
-"""Stopped anywhere and resumed = never stopped: weights, optimizer, random state, counters and metrics, by one hash."""
+"""A resumed run equals an undisturbed one in weights, optimizer, RNG state, counters and metrics, compared by hash."""
 
 import os
 import shutil
@@ -24,10 +24,10 @@ from tools.run_hash import run_hash
 LAST = 7  # iter_num after the 7 updates of tiny_argv
 
 
-def cut(whole: Path, sequence: int, folder: Path) -> Path:
-    """Copy a run's folder as it was when checkpoint `sequence` had just been written, metrics of later on included."""
+def copy_until_checkpoint(undisturbed: Path, sequence: int, folder: Path) -> Path:
+    """Copy the folder of a run up to checkpoint `sequence`; metrics.jsonl is copied with its later records."""
     folder.mkdir()
-    for file in whole.iterdir():
+    for file in undisturbed.iterdir():
         number = file.name.removeprefix("ckpt-").split(".")[0]
         if file.name == "metrics.jsonl" or (number.isdigit() and int(number) <= sequence):
             shutil.copy(file, folder / file.name)
@@ -52,16 +52,16 @@ def test_a_run_resumed_at_any_iteration_ends_like_the_undisturbed_one(
 ) -> None:
     argv = [*tiny_argv, *options]
     train.main([*argv, "--out_dir=plain"])
-    train.main([*argv, "--out_dir=whole", "--save_interval=1", "--keep_last=99"])
-    undisturbed = run_hash("plain")
-    assert run_hash("whole") == undisturbed  # saving changes nothing
+    train.main([*argv, "--out_dir=undisturbed", "--save_interval=1", "--keep_last=99"])
+    expected = run_hash("plain")
+    assert run_hash("undisturbed") == expected  # saving changes nothing
 
-    sequences = sorted(int(path.stem.removeprefix("ckpt-")) for path in Path("whole").glob("ckpt-*.pt"))
+    sequences = sorted(int(path.stem.removeprefix("ckpt-")) for path in Path("undisturbed").glob("ckpt-*.pt"))
     assert len(sequences) == LAST
     for sequence in sequences:
-        folder = cut(Path("whole"), sequence, Path(f"cut{sequence}"))
+        folder = copy_until_checkpoint(Path("undisturbed"), sequence, Path(f"from{sequence}"))
         train.main([*argv, f"--out_dir={folder}", "--init_from=resume"])
-        assert run_hash(folder) == undisturbed
+        assert run_hash(folder) == expected
 
 
 def test_resuming_a_finished_run_does_nothing(
@@ -92,58 +92,58 @@ def test_isolated_evaluations_change_nothing_in_training(run_dir: Path, tiny_arg
         (["--eval_iters=1"], ["--eval_iters=9", "--eval_interval=2"], ["--eval_interval=100"])
     ):
         train.main([*tiny_argv, *options, "--eval_rng=isolated", f"--out_dir=out{number}"])
-        found = CheckpointManager(f"out{number}").load()
-        weights.append(torch.load(found.path, weights_only=True)["model"])
+        checkpoint_file = CheckpointManager(f"out{number}").load()
+        weights.append(torch.load(checkpoint_file.path, weights_only=True)["model"])
 
     for other in weights[1:]:
         assert all(torch.equal(weights[0][name], other[name]) for name in other)
 
 
 class StopAt(Callback):
-    """Sends the process a signal at the top of an iteration, or in its evaluation."""
+    """Sends SIGTERM to the process at an event of one iteration."""
 
     def __init__(self, iter_num: int, event: str = "on_step_begin") -> None:
         self.iter_num = iter_num
-        setattr(self, event, self.strike)
+        setattr(self, event, self.send_signal)
 
-    def strike(self, trainer: Trainer, *_: object) -> None:
+    def send_signal(self, trainer: Trainer, *_: object) -> None:
         if trainer.iter_num == self.iter_num:
             signal.raise_signal(signal.SIGTERM)
 
 
-STRIKES = [(n, event) for n in (0, 2, 3, 5) for event in ("on_step_begin", "on_step_end")]
-STRIKES += [(n, event) for n in (0, 3, 6) for event in ("on_eval_begin", "on_eval_end")]
-STRIKES += [(3, "on_checkpoint"), (6, "on_checkpoint")]
+STOPS = [(n, event) for n in (0, 2, 3, 5) for event in ("on_step_begin", "on_step_end")]
+STOPS += [(n, event) for n in (0, 3, 6) for event in ("on_eval_begin", "on_eval_end")]
+STOPS += [(3, "on_checkpoint"), (6, "on_checkpoint")]
 
 
-@pytest.mark.parametrize(("iter_num", "event"), STRIKES)
-def test_a_preempted_run_goes_on_and_ends_like_the_undisturbed_one(
+@pytest.mark.parametrize(("iter_num", "event"), STOPS)
+def test_a_preempted_run_resumes_and_ends_like_the_undisturbed_one(
     run_dir: Path, tiny_argv: list[str], iter_num: int, event: str
 ) -> None:
     train.main([*tiny_argv, "--out_dir=plain"])
     with pytest.raises(PreemptedError) as error:
         train.main(tiny_argv, [StopAt(iter_num, event)])
     assert error.value.exit_status == 75
-    begun = []
+    starts = []
 
-    class Begun(Callback):
+    class RecordsStart(Callback):
         def on_train_begin(self, trainer: Trainer) -> None:
-            begun.append(trainer.iter_num)
+            starts.append(trainer.iter_num)
 
-    train.main([*tiny_argv, "--init_from=auto"], [Begun()])
+    train.main([*tiny_argv, "--init_from=auto"], [RecordsStart()])
 
-    assert begun == [iter_num + (event == "on_step_end")]  # what would follow was abandoned
+    assert starts == [iter_num + (event == "on_step_end")]  # the rest of the iteration was abandoned
     assert run_hash("out") == run_hash("plain")
 
 
 def test_an_evaluation_that_a_signal_interrupts_is_abandoned_and_repeated(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The state of the top of the iteration is saved: the evaluation's random draws are taken back."""
+    """The state from the start of the iteration is saved, with the RNG state before the evaluation."""
     train.main([*tiny_argv, "--out_dir=plain"])
     calls = []
 
-    class Watch(Callback):
+    class InterruptsEvaluation(Callback):
         def on_eval_begin(self, trainer: Trainer) -> None:
             draw = trainer.evaluator.get_batch
 
@@ -156,7 +156,7 @@ def test_an_evaluation_that_a_signal_interrupts_is_abandoned_and_repeated(
             trainer.evaluator.get_batch = interrupted  # type: ignore[assignment]
 
     with pytest.raises(PreemptedError, match="^stopped by SIGTERM at iteration 3; --init_from=resume goes on"):
-        train.main(tiny_argv, [Watch()])
+        train.main(tiny_argv, [InterruptsEvaluation()])
     assert calls[-3:] == ["train", "train", "val"]
     capsys.readouterr()
     train.main([*tiny_argv, "--init_from=resume"])
@@ -165,18 +165,18 @@ def test_an_evaluation_that_a_signal_interrupts_is_abandoned_and_repeated(
     assert run_hash("out") == run_hash("plain")
 
 
-def test_two_ranks_resume_exactly_and_one_alone_says_what_is_lost(
+def test_two_ranks_resume_exactly_and_one_rank_warns_about_rng_states(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = [*tiny_argv, "--save_interval=1", "--keep_last=99", "--out_dir=whole"]
-    assert ranks(lambda: train.main(whole)) == [0, 0]
+    undisturbed = [*tiny_argv, "--save_interval=1", "--keep_last=99", "--out_dir=undisturbed"]
+    assert ranks(lambda: train.main(undisturbed)) == [0, 0]
     for sequence in (2, 5):
-        folder = cut(Path("whole"), sequence, Path(f"cut{sequence}"))
+        folder = copy_until_checkpoint(Path("undisturbed"), sequence, Path(f"from{sequence}"))
         resume = [*tiny_argv, "--init_from=resume", f"--out_dir={folder}"]
         assert ranks(lambda resume=resume: train.main(resume)) == [0, 0]  # type: ignore[misc]
-        assert run_hash(folder) == run_hash("whole")
+        assert run_hash(folder) == run_hash("undisturbed")
 
-    folder = cut(Path("whole"), 3, Path("alone"))
+    folder = copy_until_checkpoint(Path("undisturbed"), 3, Path("one-rank"))
     saved = torch.load(folder / "ckpt-000003.pt", weights_only=True)
     seen = []
 
@@ -200,32 +200,32 @@ def lines(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stopped_at", [3, 4, 5])
-def test_a_resumed_run_ends_on_the_bits_of_an_uninterrupted_one(
+def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
     run_dir: Path, tiny_argv: list[str], stopped_at: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weights, optimizer, random state, waiting batch and losses: with dropout and accumulation, from iteration 3."""
-    train.main([*tiny_argv, "--out_dir=whole"])
-    whole = lines(capsys.readouterr().out)
+    """Weights, optimizer, RNG state, prefetched batch and losses are equal, with dropout and gradient accumulation."""
+    train.main([*tiny_argv, "--out_dir=undisturbed"])
+    undisturbed = lines(capsys.readouterr().out)
     train.main([*tiny_argv, "--out_dir=halves", f"--max_iters={stopped_at}"])
     first = lines(capsys.readouterr().out)
-    torch.rand(99)  # a new process starts from another state
+    torch.rand(99)  # a new process starts with another RNG state
     best = train.main([*tiny_argv, "--out_dir=halves", "--init_from=resume"])
     second = lines(capsys.readouterr().out)
 
-    ours, theirs = (load_checkpoint(CheckpointManager(folder).load().path) for folder in ("halves", "whole"))
+    ours, theirs = (load_checkpoint(CheckpointManager(folder).load().path) for folder in ("halves", "undisturbed"))
     assert ours["iter_num"] == 7
     for checkpoint in (ours, theirs):
-        for key in ("config", "run", "loggers"):  # the times in metrics.jsonl are not the same
+        for key in ("config", "run", "loggers"):  # they depend on times and folders
             del checkpoint[key]
     assert_same(ours, theirs)
-    assert first + second == whole
+    assert first + second == undisturbed
     assert best == theirs["lowest_val_loss"]
 
 
-def test_on_request_a_resumed_run_reseeds_and_evaluates_again(
+def test_resume_rng_reseed_gives_every_resume_the_same_first_batch(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """nanoGPT's way: the batches of the beginning once more."""
+    """As in nanoGPT, the batches follow from the seed and not from the checkpoint."""
     train.main([*tiny_argv, "--max_iters=3"])
     capsys.readouterr()
     seen = []
@@ -244,7 +244,7 @@ def test_on_request_a_resumed_run_reseeds_and_evaluates_again(
     assert torch.equal(seen[0][0], seen[1][0])
 
 
-def test_a_checkpoint_of_nanogpts_is_continued_as_nanogpt_does(
+def test_a_checkpoint_of_nanogpt_is_resumed_with_an_evaluation(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.main([*tiny_argv, "--max_iters=3"])
@@ -285,7 +285,7 @@ def test_loggers_are_closed_when_resuming_fails(
         def close(self) -> None:
             self.open = False
 
-    class Picky(Callback):
+    class RefusesState(Callback):
         def state_dict(self) -> dict[str, int]:
             return {}
 
@@ -298,15 +298,15 @@ def test_loggers_are_closed_when_resuming_fails(
         logger.open = True
         return [logger]
 
-    train.main([*tiny_argv, "--max_iters=3"], [Picky()])
+    train.main([*tiny_argv, "--max_iters=3"], [RefusesState()])
     monkeypatch.setattr(wiring, "loggers", loggers)
     with pytest.raises(RuntimeError, match="saved by another version"):
-        train.main([*tiny_argv, "--init_from=resume"], [Picky()])
+        train.main([*tiny_argv, "--init_from=resume"], [RefusesState()])
 
     assert not logger.open
 
 
-def test_attention_that_stays_as_saved_is_not_announced_as_changed(
+def test_an_attention_type_that_stays_as_saved_is_not_logged_as_changed(
     run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     types = []

@@ -24,11 +24,11 @@ VARIANTS = [
 ]
 
 
-def joined(variant: dict[str, str]) -> str:
+def variant_id(variant: dict[str, str]) -> str:
     return "-".join(variant.values())
 
 
-variants = pytest.mark.parametrize("variant", VARIANTS, ids=joined)
+variants = pytest.mark.parametrize("variant", VARIANTS, ids=variant_id)
 
 
 def make(**changes: Any) -> GPT:
@@ -49,7 +49,7 @@ def tokens(batch: int = 2, length: int = 16, vocab_size: int = 17) -> torch.Tens
 
 
 @variants
-def test_shapes(variant: dict[str, str]) -> None:
+def test_logits_and_loss_have_the_documented_shapes(variant: dict[str, str]) -> None:
     model, idx = make(**variant), tokens(3, 7)
 
     logits, loss = model(idx, tokens(3, 7))
@@ -65,12 +65,14 @@ def test_shapes(variant: dict[str, str]) -> None:
 def test_the_logits_without_targets_are_those_with_targets(variant: dict[str, str]) -> None:
     model, idx = make(**variant), tokens()
 
-    every = model(idx, idx)[0]
-    torch.testing.assert_close(model(idx)[0], every[:, -1:] if variant["attention_type"] == "causal" else every)
+    all_logits = model(idx, idx)[0]
+    torch.testing.assert_close(
+        model(idx)[0], all_logits[:, -1:] if variant["attention_type"] == "causal" else all_logits
+    )
 
 
 @variants
-def test_which_positions_a_changed_token_affects(variant: dict[str, str]) -> None:
+def test_a_changed_token_affects_earlier_logits_only_if_bidirectional(variant: dict[str, str]) -> None:
     """Only in a bidirectional model does a token change the logits of earlier positions."""
     model, idx = make(**variant), tokens()
     changed = idx.clone()
@@ -87,12 +89,12 @@ def test_the_loss_is_the_mean_over_positions_whose_target_is_not_minus_one() -> 
     model, idx = make(), tokens()
     targets = idx.roll(-1, dims=1)
     logits = model(idx, targets)[0]
-    each = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]  # (B, T)
-    kept = torch.zeros_like(targets, dtype=torch.bool)
-    kept[0, 3:9] = True
+    losses = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]  # (B, T)
+    has_target = torch.zeros_like(targets, dtype=torch.bool)
+    has_target[0, 3:9] = True
 
-    torch.testing.assert_close(model(idx, targets)[1], each.mean())
-    torch.testing.assert_close(model(idx, targets.where(kept, -1))[1], each[kept].mean())
+    torch.testing.assert_close(model(idx, targets)[1], losses.mean())
+    torch.testing.assert_close(model(idx, targets.where(has_target, -1))[1], losses[has_target].mean())
 
 
 def test_too_many_tokens_are_refused() -> None:
@@ -172,13 +174,13 @@ def test_width_must_be_divisible_by_heads() -> None:
         GPT(replace(TINY, n_head=3))
 
 
-def test_layer_norm_without_bias() -> None:
+def test_layer_norm_without_bias_normalizes_mean_and_variance() -> None:
     x = torch.randn(4, 8) * 3 + 1
 
     out = LayerNorm(8, bias=False)(x)
 
-    spread = (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
-    torch.testing.assert_close(out, (x - x.mean(-1, keepdim=True)) / spread)
+    std = (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(out, (x - x.mean(-1, keepdim=True)) / std)
     assert LayerNorm(8, bias=False).bias is None
 
 
@@ -264,14 +266,14 @@ def test_a_rotary_model_is_invariant_to_shifted_positions(kind: str) -> None:
     assert (model(idx, idx)[0] - before).abs().max() > 1e-2
 
 
-def test_rotation_by_hand() -> None:
+def test_rotary_rotates_position_p_by_p_radians() -> None:
     """Position p rotates the pair (first half, second half) of the first dimension by p radians."""
     table = rotary_table(4, 2)
 
-    turned = rotate(torch.tensor([1.0, 0.0]).expand(1, 1, 4, 2), table)[0, 0]
+    rotated = rotate(torch.tensor([1.0, 0.0]).expand(1, 1, 4, 2), table)[0, 0]
 
     angles = torch.arange(4.0)
-    torch.testing.assert_close(turned, torch.stack([angles.cos(), angles.sin()], dim=1))
+    torch.testing.assert_close(rotated, torch.stack([angles.cos(), angles.sin()], dim=1))
 
 
 @pytest.mark.parametrize("positions", ["absolute", "rotary"])
@@ -301,7 +303,7 @@ def test_cropping_keeps_the_logits_of_the_first_positions(variant: dict[str, str
         assert model.transformer["wpe"].weight.requires_grad and model.transformer["wpe"].weight.is_leaf
 
 
-def test_cropping_cannot_lengthen() -> None:
+def test_cropping_to_a_larger_block_size_is_refused() -> None:
     with pytest.raises(AssertionError):
         make().crop_block_size(17)
 
@@ -357,7 +359,7 @@ def test_a_low_temperature_sharpens() -> None:
 # torch.compile
 
 
-@pytest.mark.parametrize("variant", [*VARIANTS, {"attention": "manual"}], ids=joined)
+@pytest.mark.parametrize("variant", [*VARIANTS, {"attention": "manual"}], ids=variant_id)
 def test_compiles_without_graph_breaks(variant: dict[str, str]) -> None:
     model, idx = make(**variant), tokens()
     expected, expected_loss = model(idx, idx)
@@ -388,7 +390,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def folder(offline: Any, tmp_path: Path) -> tuple[Path, torch.Tensor]:
+def pretrained(offline: Any, tmp_path: Path) -> tuple[Path, torch.Tensor]:
     """Save a Hugging Face GPT-2 with large random weights; return its folder and its logits for `tokens`."""
     torch.manual_seed(3)
     shape = dict(n_layer=2, n_head=2, n_embd=32, n_positions=16, vocab_size=23, bos_token_id=0, eos_token_id=0)
@@ -401,8 +403,8 @@ def folder(offline: Any, tmp_path: Path) -> tuple[Path, torch.Tensor]:
     return tmp_path / "gpt2-tiny", theirs(tokens(vocab_size=23)).logits.detach()
 
 
-def test_pretrained_weights_give_hugging_faces_logits(folder: tuple[Path, torch.Tensor]) -> None:
-    path, expected = folder
+def test_pretrained_weights_give_hugging_faces_logits(pretrained: tuple[Path, torch.Tensor]) -> None:
+    path, expected = pretrained
 
     model = GPT.from_pretrained(str(path)).eval()
 
@@ -414,24 +416,24 @@ def test_pretrained_weights_give_hugging_faces_logits(folder: tuple[Path, torch.
     assert shape.bias and shape.dropout == 0
 
 
-def test_dropout_and_attention_may_be_overridden(
-    folder: tuple[Path, torch.Tensor], capsys: pytest.CaptureFixture[str]
+def test_dropout_and_attention_can_be_overridden(
+    pretrained: tuple[Path, torch.Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = GPT.from_pretrained(str(folder[0]), {"dropout": 0.25, "attention": "manual"})
+    model = GPT.from_pretrained(str(pretrained[0]), {"dropout": 0.25, "attention": "manual"})
 
     assert model.config.dropout == 0.25 and model.config.attention == "manual"
     assert capsys.readouterr().out == (
-        f"loading weights from pretrained gpt: {folder[0]}\n"
+        f"loading weights from pretrained gpt: {pretrained[0]}\n"
         "forcing vocab_size=23, block_size=16, bias=True\n"
         "overriding dropout rate to 0.25\n"
         "number of parameters: 0.03M\n"
     )
     with pytest.raises(AssertionError, match="n_layer"):
-        GPT.from_pretrained(str(folder[0]), {"n_layer": 3})
+        GPT.from_pretrained(str(pretrained[0]), {"n_layer": 3})
 
 
 @pytest.mark.parametrize("name", ["no/such-gpt2", "nowhere"])
-def test_unavailable_pretrained_weights(offline: Any, name: str) -> None:
+def test_unavailable_pretrained_weights_are_reported(offline: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"cannot load the weights of '{name}' from the hub or a folder"):
         GPT.from_pretrained(name)
 
@@ -443,7 +445,7 @@ def test_the_error_names_the_missing_transformers_package(monkeypatch: pytest.Mo
         GPT.from_pretrained("gpt2")
 
 
-def test_the_four_known_sizes() -> None:
+def test_the_sizes_of_the_four_gpt2_models() -> None:
     for name, millions in (("gpt2", 124), ("gpt2-medium", 354), ("gpt2-large", 774), ("gpt2-xl", 1557)):
         sizes = model_file._gpt2_sizes(name, None)
         with torch.device("meta"):
@@ -456,9 +458,9 @@ def test_the_mlp_uses_the_exact_gelu() -> None:
     """GELU is x times the normal CDF at x; the tanh approximation differs by up to 5e-4."""
     mlp = MLP(GPTConfig(n_embd=4, bias=False)).double()
     x = torch.linspace(-3, 3, 48, dtype=torch.float64).view(12, 4)
-    inner = x @ mlp.c_fc.weight.T * 8  # includes the values where the approximation is worst
+    hidden = x @ mlp.c_fc.weight.T * 8  # includes the values where the approximation is worst
     mlp.c_fc.weight.data *= 8
-    expected = inner * torch.special.ndtr(inner)
+    expected = hidden * torch.special.ndtr(hidden)
 
     torch.testing.assert_close(mlp(x), expected @ mlp.c_proj.weight.T, rtol=1e-9, atol=1e-9)
 

@@ -21,7 +21,7 @@ from data.streaming.char_text import CharText
 from data.streaming.masked import MaskedProvider
 from data.tokenizers import CharTokenizer
 from tests.data.streaming.conftest import LINES, producer
-from tests.test_exact_resume import StopAt, cut
+from tests.test_exact_resume import StopAt, copy_until_checkpoint
 from tools.run_hash import run_hash
 
 STAGES = [
@@ -47,11 +47,11 @@ MODIFIED: dict[str, Any] = dict(
 QUEUED: dict[str, Any] = dict(
     dataset="queued", training_type="unmasking", keep_last=99
 )  # no file of the queue is removed
-PARTLY: dict[str, Any] = dict(trainable="ln_f.*", unfreeze_at_iteration=4)
+UNFREEZING: dict[str, Any] = dict(trainable="ln_f.*", unfreeze_at_iteration=4)
 ADAPTIVE: dict[str, Any] = dict(lr_schedule="adaptive", lr_patience=1, learning_rate=0.3, eval_interval=1)
 RUNS = {
     "unmasking": UNMASKING, "classifying": CLASSIFYING, "scoring": SCORING, "modified": MODIFIED, "queued": QUEUED,
-    "partly": PARTLY, "adaptive": ADAPTIVE,
+    "unfreezing": UNFREEZING, "adaptive": ADAPTIVE,
 }  # fmt: skip
 LAST = 8  # iter_num after the updates of a run
 
@@ -87,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Enter the folder; fill the queue again if a test has consumed it."""
     monkeypatch.chdir(folder)
     if files("data/queued/queue/train") != list(range(6)):
@@ -116,9 +116,9 @@ def undisturbed(name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_resumed_earlier_ends_like_the_undisturbed_one(name: str) -> None:
-    for sequence in (2, 4):  # before and after a stage and the unfreezing begin
-        folder = cut(undisturbed(name), sequence, Path(f"{name}-cut{sequence}"))
+def test_a_run_resumed_from_an_old_checkpoint_ends_like_the_undisturbed(name: str) -> None:
+    for sequence in (2, 4):  # before and after the start of a stage and the unfreezing
+        folder = copy_until_checkpoint(undisturbed(name), sequence, Path(f"{name}-from{sequence}"))
         train.main(argv(str(folder), RUNS[name], init_from="resume", log_interval=1))
         assert run_hash(folder) == run_hash(name), f"resumed from checkpoint {sequence}"
 
@@ -126,9 +126,9 @@ def test_a_run_resumed_earlier_ends_like_the_undisturbed_one(name: str) -> None:
 @pytest.mark.parametrize(("name", "iter_num", "event"), [
     ("unmasking", 2, "on_eval_end"), ("classifying", 3, "on_step_begin"), ("scoring", 4, "on_step_begin"),
     ("scoring", 4, "on_step_end"), ("modified", 3, "on_eval_begin"), ("queued", 4, "on_step_begin"),
-    ("partly", 4, "on_step_end"), ("adaptive", 5, "on_eval_end"),
+    ("unfreezing", 4, "on_step_end"), ("adaptive", 5, "on_eval_end"),
 ])  # fmt: skip
-def test_a_run_that_was_preempted_ends_like_the_undisturbed_one(name: str, iter_num: int, event: str) -> None:
+def test_a_preempted_run_resumes_and_ends_like_the_undisturbed_one(name: str, iter_num: int, event: str) -> None:
     out_dir, expected = f"{name}-{event}", run_hash(undisturbed(name))
     with pytest.raises(PreemptedError):
         train.main(argv(out_dir, RUNS[name], log_interval=1), [StopAt(iter_num, event)])
@@ -139,20 +139,20 @@ def test_a_run_that_was_preempted_ends_like_the_undisturbed_one(name: str, iter_
 
 
 def test_two_ranks_resume_exactly() -> None:
-    uninterrupted = argv("two-uninterrupted", UNMASKING, save_interval=1, keep_last=99)
-    assert ranks(lambda: train.main(uninterrupted) and None) == [0, 0]
-    folder = cut(Path("two-uninterrupted"), 4, Path("two-cut"))
+    undisturbed_argv = argv("two-undisturbed", UNMASKING, save_interval=1, keep_last=99)
+    assert ranks(lambda: train.main(undisturbed_argv) and None) == [0, 0]
+    folder = copy_until_checkpoint(Path("two-undisturbed"), 4, Path("two-resumed"))
     resume = argv(str(folder), UNMASKING, init_from="resume")
     assert ranks(lambda: train.main(resume) and None) == [0, 0]
 
-    assert run_hash(folder) == run_hash("two-uninterrupted")
-    first, second = (rank["batch"]["target"] for rank in saved("two-uninterrupted")["ranks"])
+    assert run_hash(folder) == run_hash("two-undisturbed")
+    first, second = (rank["batch"]["target"] for rank in saved("two-undisturbed")["ranks"])
     assert not torch.equal(first, second)  # each rank has its own rows
-    assert saved("two-uninterrupted")["callbacks"]["StageProgress"]["current_stage"] == 2
+    assert saved("two-undisturbed")["callbacks"]["StageProgress"]["current_stage"] == 2
 
 
-class Spoil(Callback):
-    """Sets a weight to NaN, once."""
+class SetsNaN(Callback):
+    """Sets the first parameter to NaN, once."""
 
     def __init__(self, iter_num: int) -> None:
         self.iter_num, self.done = iter_num, False
@@ -165,11 +165,12 @@ class Spoil(Callback):
 
 
 def test_a_recovery_restores_the_stages() -> None:
-    train.main(argv("recovered", UNMASKING, save_interval=5), [Spoil(6)])
+    """The evaluation of iteration 3 begins stage 2; the run rolls back to iteration 2, and begins stage 2 again."""
+    train.main(argv("recovered", UNMASKING, save_interval=2, always_save_checkpoint=False), [SetsNaN(3)])
 
-    assert len(records("recovered", "recovery")) == 1
-    stages = [record["stage"] for record in records("recovered", "stage")]
-    assert stages == [1, 2]
+    (recovery,) = records("recovered", "recovery")
+    assert recovery["history"][0]["back_to"] == 2
+    assert [(record["iter"], record["stage"]) for record in records("recovered", "stage")] == [(1, 1), (3, 2)]
     assert saved("recovered")["iter_num"] == LAST
 
 
@@ -180,13 +181,13 @@ def test_a_queue_is_consumed_and_the_run_resumes_exactly() -> None:
     options = {**QUEUED, "keep_last": 1, "save_interval": 1}
     with pytest.raises(PreemptedError):
         train.main(argv("consuming", options, log_interval=1), [StopAt(5, "on_step_begin")])
-    halfway = files("data/queued/queue/train")
+    files_at_stop = files("data/queued/queue/train")
 
     train.main(argv("consuming", options, log_interval=1, init_from="resume"))
 
-    left = files("data/queued/queue/train")
+    files_at_end = files("data/queued/queue/train")
     assert run_hash("consuming") == expected
-    assert 0 < halfway[0] < left[0] and halfway[-1] == left[-1] == 5
+    assert 0 < files_at_stop[0] < files_at_end[0] and files_at_stop[-1] == files_at_end[-1] == 5
 
 
 def files(queue: str) -> list[int]:
@@ -194,7 +195,7 @@ def files(queue: str) -> list[int]:
     return sorted(int(path.name.split("-")[1]) for path in Path(queue).rglob("*.pt"))
 
 
-class Began(Callback):
+class RecordsStart(Callback):
     """Records the iteration in which a run began."""
 
     iter_num = -1
@@ -203,15 +204,15 @@ class Began(Callback):
         self.iter_num = trainer.iter_num
 
 
-def test_a_checkpoint_may_be_chosen_by_its_name() -> None:
+def test_a_checkpoint_can_be_chosen_by_its_file_name() -> None:
     shutil.copytree(undisturbed("classifying"), "named")
     shutil.copy("named/ckpt-000003.pt", "named/mine.pt")
     named, newest = torch.load("named/mine.pt", weights_only=True)["iter_num"], saved("named")["iter_num"]
-    began = Began()
+    start = RecordsStart()
 
-    train.main(argv("named", CLASSIFYING, init_from="resume", ckpt_filename="mine.pt", log_interval=1), [began])
+    train.main(argv("named", CLASSIFYING, init_from="resume", ckpt_filename="mine.pt", log_interval=1), [start])
 
-    assert 0 < named < newest and began.iter_num == named
+    assert 0 < named < newest and start.iter_num == named
     assert run_hash("named") == run_hash("classifying")
     with pytest.raises(CoreGPTError, match=r"no checkpoint at named/none\.pt: ckpt_filename is the name of a file"):
         train.main(argv("named", CLASSIFYING, init_from="resume", ckpt_filename="none.pt"))
@@ -220,14 +221,17 @@ def test_a_checkpoint_may_be_chosen_by_its_name() -> None:
 # the training of the runs above
 
 
-def test_a_part_trains_at_once_and_the_rest_after_the_unfreezing() -> None:
-    paths = sorted(undisturbed("partly").glob("ckpt-0*.pt"))
-    models = {found["iter_num"]: found["model"] for found in (torch.load(path, weights_only=True) for path in paths)}
+def test_only_the_trainable_part_trains_before_the_unfreezing() -> None:
+    paths = sorted(undisturbed("unfreezing").glob("ckpt-0*.pt"))
+    models = {
+        checkpoint["iter_num"]: checkpoint["model"]
+        for checkpoint in (torch.load(path, weights_only=True) for path in paths)
+    }
     body = [name for name in models[1] if name.startswith("transformer.h.")]
 
-    moved = {number: any(not torch.equal(models[number][n], models[1][n]) for n in body) for number in (2, 4, 5, 8)}
+    changed = {number: any(not torch.equal(models[number][n], models[1][n]) for n in body) for number in (2, 4, 5, 8)}
 
-    assert moved == {2: False, 4: False, 5: True, 8: True}
+    assert changed == {2: False, 4: False, 5: True, 8: True}
     assert not torch.equal(models[2]["transformer.ln_f.weight"], models[1]["transformer.ln_f.weight"])
 
 
@@ -260,15 +264,18 @@ def test_training_data_does_not_depend_on_evaluation() -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_the_scorer_is_unfrozen_in_the_middle() -> None:
+def test_the_transformer_of_a_scorer_trains_only_after_the_unfreezing() -> None:
     start = torch.load("filler/ckpt.pt", weights_only=True)["model"]  # the scorer's transformer starts from it
     paths = undisturbed("scoring").glob("ckpt-0*.pt")
-    models = {found["iter_num"]: found["model"] for found in (torch.load(path, weights_only=True) for path in paths)}
+    models = {
+        checkpoint["iter_num"]: checkpoint["model"]
+        for checkpoint in (torch.load(path, weights_only=True) for path in paths)
+    }
     body = [name for name in start if name.startswith("transformer.h.")]
 
-    moved = {number: not all(torch.equal(models[number][n], start[n]) for n in body) for number in (1, 4, 5, 8)}
+    changed = {number: not all(torch.equal(models[number][n], start[n]) for n in body) for number in (1, 4, 5, 8)}
 
-    assert moved == {1: False, 4: False, 5: True, 8: True}
+    assert changed == {1: False, 4: False, 5: True, 8: True}
     assert not torch.equal(models[4]["sequence_head.linear.weight"], models[1]["sequence_head.linear.weight"])
 
 

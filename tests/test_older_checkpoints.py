@@ -1,4 +1,4 @@
-"""Checkpoints of version 0.1 (commit a45e8e9) are restored to the bit, and training goes on as that version did.
+"""Checkpoints of version 0.1 (commit a45e8e9) are restored bit for bit, and training continues as in that version.
 
 Each folder in tests/fixtures has a checkpoint of iteration 6 on the tiny data set, its manifest, and in expected.json
 the options of its run with the batches and losses of the next three iterations, as that version computed them.
@@ -24,7 +24,7 @@ FIXTURES = sorted((Path(__file__).parent / "fixtures").iterdir())
 
 
 class Counter(core.Callback):
-    """The callback of that run: it keeps all losses; here it notes the batches of each iteration as well."""
+    """The callback of the saved runs, which saves all losses; here it also records the batch of each iteration."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
@@ -45,14 +45,14 @@ class Counter(core.Callback):
 
 @pytest.fixture(params=FIXTURES, ids=lambda path: path.name)
 def saved(request: pytest.FixtureRequest, run_dir: Path) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
-    """Copy a fixture to out/; return the command line that resumes it, the checkpoint, and what is expected."""
+    """Copy a fixture to out/; return the command line that resumes it, the checkpoint, and the expected values."""
     shutil.copytree(request.param, "out")
     expected = json.loads(Path("out/expected.json").read_text())
     argv = [f"--{name}={value}" for name, value in expected["options"].items()]
     return [*argv, "--init_from=resume"], core.load_checkpoint("out/ckpt-000002.pt"), expected
 
 
-def test_everything_is_restored_to_the_bit(saved: tuple[list[str], dict[str, Any], dict[str, Any]]) -> None:
+def test_the_state_is_restored_bit_for_bit(saved: tuple[list[str], dict[str, Any], dict[str, Any]]) -> None:
     argv, checkpoint, expected = saved
     counter = Counter()
     with core.Runtime(device="cpu") as run:
@@ -71,7 +71,7 @@ def test_everything_is_restored_to_the_bit(saved: tuple[list[str], dict[str, Any
         assert trainer.step.scaler.state_dict() == checkpoint["scaler"] == {}
 
 
-def test_training_goes_on_as_that_version_did(saved: tuple[list[str], dict[str, Any], dict[str, Any]]) -> None:
+def test_training_continues_as_that_version_did(saved: tuple[list[str], dict[str, Any], dict[str, Any]]) -> None:
     argv, _, expected = saved
     counter = Counter()
     train.main([*argv, f"--max_iters={expected['iter_num'] + 2}"], [counter])
@@ -80,22 +80,22 @@ def test_training_goes_on_as_that_version_did(saved: tuple[list[str], dict[str, 
     losses = [line["loss"] for line in lines if line["event"] == "step"]
     assert counter.batches == expected["batches"]
     assert losses == pytest.approx(expected["next_losses"], abs=1e-5)
-    assert not any(line["event"] == "eval" and line["iter"] == 6 for line in lines)  # measured before that save
+    assert not any(line["event"] == "eval" and line["iter"] == 6 for line in lines)  # it was evaluated before that save
 
 
-def test_a_new_checkpoint_has_the_same_keys_and_a_manifest_a_few_more(
+def test_checkpoint_keys_are_unchanged_and_manifests_have_one_key_more(
     saved: tuple[list[str], dict[str, Any], dict[str, Any]],
 ) -> None:
     argv, old, _ = saved
     old_manifest = read(Path("out/ckpt-000002.json"))
     train.main([*argv, "--max_iters=6"], [Counter()])
 
-    found = core.CheckpointManager("out").load()
-    assert found.manifest is not None and found.path.name == "ckpt-000003.pt"
-    new = core.load_checkpoint(found.path)
+    checkpoint_file = core.CheckpointManager("out").load()
+    assert checkpoint_file.manifest is not None and checkpoint_file.path.name == "ckpt-000003.pt"
+    new = core.load_checkpoint(checkpoint_file.path)
     assert list(new) == list(old) == [name for name in CHECKPOINT if name in new]
     assert list(new["ranks"][0]) == list(old["ranks"][0])
-    assert list(found.manifest) == list(MANIFEST)
+    assert list(checkpoint_file.manifest) == list(MANIFEST)
     renamed = {"data": "data_fingerprint"}
     assert {renamed.get(name, name) for name in old_manifest} == set(MANIFEST) - {"data_position"}
-    assert found.manifest["data_fingerprint"] == old_manifest["data"]
+    assert checkpoint_file.manifest["data_fingerprint"] == old_manifest["data"]

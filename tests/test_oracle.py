@@ -1,8 +1,8 @@
 """
-An oracle that is not ours: numbers measured by running nanoGPT itself, on data that a formula gives.
+Expected values that were measured by running nanoGPT itself, on data computed by a formula.
 
-Measured in float32, one thread, on CPU, with nanoGPT's train.py, sample.py and model.py as they are, but for printing
-losses in full.
+Measured in float32, one thread, on CPU, with train.py, sample.py and model.py of nanoGPT, changed only to print all
+digits of the losses.
 """
 
 import pickle
@@ -65,13 +65,13 @@ FIRST_LOSSES = {
          3.978322982788086, 4.006643772125244, 4.009305000305176, 3.8332765102386475, 3.9749505519866943],
         [(4.204235076904297, 4.179050922393799)],
     ),
-    "dropout, accumulation, bias, a clip that bites": (
+    "dropout, accumulation, bias, clipped gradients": (
         DROPOUT,
         [4.151059150695801, 4.125725269317627, 4.0887041091918945, 3.978600263595581, 3.8864688873291016,
          3.836287260055542, 3.7941105365753174, 3.7530040740966797, 3.739690065383911, 3.757091999053955],
         [(4.187277317047119, 4.1820197105407715)],
     ),
-    "constant rate, neither clip nor decay, evaluations in between": (
+    "constant rate, no clipping, no decay, several evaluations": (
         CONSTANT,
         [4.166850566864014, 4.148532390594482, 4.132643699645996, 4.0836181640625, 4.0884809494018555,
          4.061900615692139, 3.9584639072418213, 4.064642429351807, 4.0385050773620605, 3.9006195068359375],
@@ -93,7 +93,7 @@ ABWLaan6R]W?ecjLWRfWkWj;RG
 
 
 class Losses(Callback):
-    """Notes every loss of a run."""
+    """Records every loss of a run."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
@@ -108,7 +108,7 @@ class Losses(Callback):
 
 @pytest.fixture
 def formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Enter a folder with data/formula: a squared number, slowed down, on top of steps of three."""
+    """Enter a folder with data/formula, whose token i is (i * i // 5 + 3 * i) modulo 65."""
     folder = tmp_path / "data" / "formula"
     folder.mkdir(parents=True)
     for split, first, count in (("train", 0, 3000), ("val", 3000, 600)):
@@ -120,7 +120,7 @@ def formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_initial_weights(bias: bool) -> None:
+def test_initial_weights_equal_nanogpts(bias: bool) -> None:
     model = GPT(GPTConfig(**SHAPE, bias=bias))
 
     state = model.state_dict()
@@ -130,41 +130,41 @@ def test_initial_weights(bias: bool) -> None:
     assert all(state[name].dim() == 1 for name in set(state) - set(FIRST_WEIGHTS[bias]))
 
 
-def draws_as_measured() -> bool:
-    """Tell whether dropout and sampling draw from the plain generator here, and not from a vendor's library."""
+def has_the_measured_generator() -> bool:
+    """Return True if dropout and sampling use PyTorch's own generator here, and not a vendor's library."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         uniform = torch.rand(100, dtype=torch.float64)
         torch.manual_seed(0)
-        coins = torch.empty(100).bernoulli_(0.5)
+        bernoulli = torch.empty(100).bernoulli_(0.5)
         torch.manual_seed(0)
-        waits = torch.empty(100).exponential_()
-    same_waits = torch.allclose(waits, -torch.log1p(-uniform).float(), atol=1e-5)
-    return torch.equal(coins, (uniform < 0.5).float()) and same_waits
+        exponential = torch.empty(100).exponential_()
+    same_exponential = torch.allclose(exponential, -torch.log1p(-uniform).float(), atol=1e-5)
+    return torch.equal(bernoulli, (uniform < 0.5).float()) and same_exponential
 
 
 @pytest.mark.parametrize("name", FIRST_LOSSES)
-def test_first_losses(name: str, formula: Path) -> None:
+def test_first_losses_equal_nanogpts(name: str, formula: Path) -> None:
     options, steps, evaluations = FIRST_LOSSES[name]
-    if "dropout" in options and not draws_as_measured():
+    if "dropout" in options and not has_the_measured_generator():
         pytest.skip("dropout draws other numbers on this processor or build of PyTorch")
     argv = dict(dataset="formula", device="cpu", compile=False, n_layer=2, n_head=2, n_embd=32, block_size=16,
                 batch_size=4, max_iters=9, eval_iters=3)  # fmt: skip
-    seen = Losses()
+    losses = Losses()
 
-    lowest = train.main([f"--{key}={value}" for key, value in {**argv, **options}.items()], [seen])
+    lowest = train.main([f"--{key}={value}" for key, value in {**argv, **options}.items()], [losses])
 
-    assert seen.steps == pytest.approx(steps, abs=1e-5)
-    assert np.ravel(seen.evaluations) == pytest.approx(np.ravel(evaluations), abs=1e-5)
+    assert losses.steps == pytest.approx(steps, abs=1e-5)
+    assert np.ravel(losses.evaluations) == pytest.approx(np.ravel(evaluations), abs=1e-5)
     assert lowest == pytest.approx(min(val for _, val in evaluations), abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("bias", "without_positions", "all_of_them", "mfu", "rest"),
+    ("bias", "without_positions", "all_parameters", "mfu", "undecayed"),
     [(False, 26816, 27328, 1.7051963076923076e-06, (5, 160)), (True, 27552, 28064, 1.748676923076923e-06, (18, 896))],
 )
-def test_sizes_groups_and_mfu(
-    bias: bool, without_positions: int, all_of_them: int, mfu: float, rest: tuple[int, int]
+def test_sizes_groups_and_mfu_equal_nanogpts(
+    bias: bool, without_positions: int, all_parameters: int, mfu: float, undecayed: tuple[int, int]
 ) -> None:
     model = GPT(GPTConfig(**SHAPE, bias=bias))
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
@@ -173,23 +173,23 @@ def test_sizes_groups_and_mfu(
         return len(group["params"]), sum(parameter.numel() for parameter in group["params"])
 
     assert model.get_num_params() == without_positions
-    assert model.get_num_params(non_embedding=False) == all_of_them
+    assert model.get_num_params(non_embedding=False) == all_parameters
     assert model.estimate_mfu(48, 0.25) == pytest.approx(mfu, rel=1e-12)
-    assert [size(group) for group in optimizer.param_groups] == [(10, 27168), rest]
+    assert [size(group) for group in optimizer.param_groups] == [(10, 27168), undecayed]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
 
 
 @pytest.mark.parametrize(("bias", "loss"), [(False, 4.229959487915039), (True, 4.144726753234863)])
-def test_the_loss_of_a_fresh_model(bias: bool, loss: float) -> None:
-    """One of the eight targets is -1 and does not count."""
+def test_the_loss_of_a_new_model_equals_nanogpts(bias: bool, loss: float) -> None:
+    """One of the eight targets is -1 and is ignored."""
     idx = torch.tensor([[5, 4, 3, 2], [1, 0, 64, 9]])
     targets = torch.tensor([[4, 3, 2, 1], [0, 64, 9, -1]])
 
     assert GPT(GPTConfig(**SHAPE, bias=bias))(idx, targets)[1].item() == pytest.approx(loss, abs=1e-5)
 
 
-def test_generated_ids() -> None:
-    if not draws_as_measured():
+def test_generated_ids_equal_nanogpts() -> None:
+    if not has_the_measured_generator():
         pytest.skip("sampling draws other numbers on this processor or build of PyTorch")
     model = GPT(GPTConfig(**SHAPE, bias=False)).eval()
 
@@ -204,9 +204,11 @@ def test_generated_ids() -> None:
     ]
 
 
-def test_sampled_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """nanoGPT's sample.py wrote this from the same checkpoint: fresh weights, five times as large."""
-    if not draws_as_measured():
+def test_sampled_text_equals_nanogpts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SAMPLES was printed by nanoGPT's sample.py from the same checkpoint: new weights, multiplied by 5."""
+    if not has_the_measured_generator():
         pytest.skip("sampling draws other numbers on this processor or build of PyTorch")
     monkeypatch.chdir(tmp_path)
     chars = [chr(48 + i) for i in range(VOCAB)]

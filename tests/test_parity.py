@@ -1,4 +1,4 @@
-"""The trainer and the flat loop, benchmark/reference.py, end on the same bits: losses, weights, optimizer, best loss.
+"""The trainer and the flat loop, benchmark/reference.py, give bitwise equal losses, weights, optimizer and best loss.
 
 Most rows run both programs in this process or in forks of it; one of two ranks, and one of one, in new processes.
 """
@@ -36,8 +36,8 @@ REFERENCE = ROOT / "benchmark" / "reference.py"
 ITERS = 9
 TINY_GPT2 = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 50304}
 PRETRAINED = {"init_from": "gpt2-tiny", "dataset": "words"}
-HERE = [row for row in combinations() if row.processes == 1 and not {"compile", "init_from"} & set(row.options)]
-HERE += [
+ONE_PROCESS = [row for row in combinations() if row.processes == 1 and not {"compile", "init_from"} & set(row.options)]
+ONE_PROCESS += [
     Combination("pretrained", {**PRETRAINED, "dropout": 0.2}),
     Combination("pretrained-cropped", {**PRETRAINED, "block_size": 8, "gradient_accumulation_steps": 4}),
 ]
@@ -58,9 +58,9 @@ def launch(monkeypatch: pytest.MonkeyPatch):
         with monkeypatch.context() as patch, contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Hugging Face's, while it loads
             patch.chdir(folder)
-            patch.setattr(torch, "save", torch.save)  # so that what record.py does to it is undone
+            patch.setattr(torch, "save", torch.save)  # record.py replaces it; the context restores it
             patch.setattr(sys, "argv", [])
-            patch.setitem(sys.modules, "wandb", None)  # likewise
+            patch.setitem(sys.modules, "wandb", None)  # as above
             patch.setattr(sys, "path", [*sys.path])
             patch.setenv("HF_HUB_OFFLINE", "1")
             record.main(str(folder / "kept"), str(script), arguments)
@@ -69,7 +69,7 @@ def launch(monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-@pytest.mark.parametrize("row", HERE, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ONE_PROCESS, ids=lambda row: row.name)
 def test_same_bits_as_the_flat_loop(row: Combination, data: Path, launch) -> None:
     assert run_combination(row, REFERENCE, data, ITERS, launch) == []
 
@@ -93,7 +93,7 @@ def test_same_bits_as_the_flat_loop_on_two_ranks(name: str, launch: Launch, data
 
 
 def test_same_stdout_as_the_flat_loop(data: Path, tmp_path: Path) -> None:
-    """Byte for byte, but for the milliseconds."""
+    """All bytes are equal except for times and mfu."""
     sides = [
         Side.in_new_folder(script, tmp_path / script.stem, data, Processes())
         for script in (REFERENCE, ROOT / "train.py")
@@ -106,21 +106,21 @@ def test_same_stdout_as_the_flat_loop(data: Path, tmp_path: Path) -> None:
     assert "saving checkpoint to out\n" in ours and "mfu -100.00%" in ours and "mfu 0." in ours
 
 
-def test_a_difference_is_found(data: Path, tmp_path: Path, launch) -> None:
-    """The comparison can fail: it names what differs when the programs are given different options."""
+def test_a_difference_between_the_runs_is_reported(data: Path, tmp_path: Path, launch) -> None:
+    """The comparison can fail: it names the tensors and groups that differ if the programs get different options."""
     legacy, ours = (
         Side.in_new_folder(script, tmp_path / script.stem, data, launch) for script in (REFERENCE, ROOT / "train.py")
     )
     ours_run = ours.run
     ours.run = lambda arguments, processes=1: ours_run([*arguments, "--beta2=0.9501"], processes)
-    found = compare(legacy, ours, flags(TINY), ITERS, resume=False, processes=1)
+    lines = compare(legacy, ours, flags(TINY), ITERS, resume=False, processes=1)
 
-    assert any("model.transformer" in line for line in found)
-    assert any("optimizer groups" in line for line in found)
+    assert any("model.transformer" in line for line in lines)
+    assert any("optimizer groups" in line for line in lines)
 
 
-def test_a_checkpoint_more_or_less_is_found(data: Path, tmp_path: Path, launch) -> None:
-    """One more is demanded of ours, when training ends; here a loop that makes none stands in for it."""
+def test_a_missing_or_additional_checkpoint_is_reported(data: Path, tmp_path: Path, launch) -> None:
+    """train.py must save one more checkpoint at the end; here the reference, which does not, stands in for it."""
     legacy, ours = (Side.in_new_folder(REFERENCE, tmp_path / name, data, launch) for name in ("legacy", "ours"))
 
     assert compare(legacy, ours, flags(TINY), ITERS, resume=False, processes=1) == [
@@ -133,8 +133,8 @@ def test_a_checkpoint_more_or_less_is_found(data: Path, tmp_path: Path, launch) 
     assert differences(legacy, ours, final=10) == ["checkpoints at [3, 6, 9, 10] != [3, 6, 9, 10, 11]"]
 
 
-def test_a_ckpt_pt_that_is_not_the_last_of_the_other_program_is_found(data: Path, tmp_path: Path, launch) -> None:
-    """Ours has a newer checkpoint in the end, which must not be ckpt.pt."""
+def test_a_ckpt_pt_newer_than_the_references_is_reported(data: Path, tmp_path: Path, launch) -> None:
+    """train.py saves a newer checkpoint at the end, which must not become ckpt.pt."""
     legacy, ours = (
         Side.in_new_folder(script, tmp_path / script.stem, data, launch) for script in (REFERENCE, ROOT / "train.py")
     )
@@ -142,8 +142,8 @@ def test_a_ckpt_pt_that_is_not_the_last_of_the_other_program_is_found(data: Path
 
     shutil.copy(ours.folder / "kept" / "10.pt", ours.folder / "out" / "ckpt.pt")
 
-    found = differences(legacy, ours, final=10)
-    assert "out/ckpt.pt: iter_num" in found and all(line.startswith("out/ckpt.pt: ") for line in found)
+    lines = differences(legacy, ours, final=10)
+    assert "out/ckpt.pt: iter_num" in lines and all(line.startswith("out/ckpt.pt: ") for line in lines)
 
 
 @pytest.mark.parametrize(

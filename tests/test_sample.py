@@ -23,7 +23,7 @@ CPU = ["--device=cpu", "--num_samples=2", "--max_new_tokens=12"]
 
 @pytest.fixture
 def checkpoint(run_dir: Path, tiny_model: GPT) -> dict[str, Any]:
-    """Save a checkpoint in nanoGPT's format in out/, of a model with clear preferences; return its content."""
+    """Save a checkpoint of a model with large weights in out/, in nanoGPT's format; return its content."""
     with torch.no_grad():
         for parameter in tiny_model.parameters():
             parameter.mul_(5)
@@ -46,7 +46,7 @@ def save(content: Any) -> None:
 
 
 def printed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return what `sample.py argv` prints after its introduction."""
+    """Return the texts that `sample.py argv` prints after its header."""
     capsys.readouterr()
     sample.main(argv)
     return capsys.readouterr().out.split("meta.pkl...\n")[1].split("\n---------------\n")
@@ -94,7 +94,9 @@ def test_every_option_affects_the_generation(
 FOREIGN = r"out/ckpt\.pt has no manifest \(nanoGPT's, .*\): loaded after a check of its own\n"
 
 
-def test_the_complete_output(checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stdout_has_nanogpts_lines(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     sample.main([*CPU, "--start=a"])
 
@@ -109,19 +111,21 @@ def test_the_complete_output(checkpoint: dict[str, Any], tiny_model: GPT, capsys
     assert re.fullmatch(FOREIGN, err)
 
 
-def test_a_prompt_from_a_file(checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_can_be_read_from_a_file(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("prompt.txt").write_text("deaf\n", encoding="utf-8")
 
     assert printed([*CPU, "--start=FILE:prompt.txt"], capsys) == generated(tiny_model, "deaf\n")
 
 
-def test_a_prompt_longer_than_the_block(
+def test_a_prompt_can_be_longer_than_the_block(
     checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert printed([*CPU, f"--start={'abcde' * 8}"], capsys) == generated(tiny_model, "abcde" * 8)
 
 
-def test_a_checkpoint_of_a_compiled_model(
+def test_a_checkpoint_of_a_compiled_model_can_be_sampled_from(
     checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint["model"] = {f"_orig_mod.{name}": tensor for name, tensor in checkpoint["model"].items()}
@@ -130,15 +134,15 @@ def test_a_checkpoint_of_a_compiled_model(
     assert printed([*CPU, "--start=abc"], capsys) == generated(tiny_model, "abc")
 
 
-def test_other_architectures_come_with_the_checkpoint(
+def test_the_architecture_is_read_from_the_checkpoint(
     checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    further = {"attention_type": "bidirectional", "position_encoding": "rotary"}
+    changes = {"attention_type": "bidirectional", "position_encoding": "rotary"}
     checkpoint["model"].pop("transformer.wpe.weight")
-    checkpoint["model_args"].update(further)
+    checkpoint["model_args"].update(changes)
     save(checkpoint)
 
-    for name, value in further.items():
+    for name, value in changes.items():
         setattr(tiny_model.config, name, value)
     other = GPT(tiny_model.config)
     other.load_state_dict(checkpoint["model"])
@@ -167,7 +171,7 @@ def test_ids_beyond_the_vocabulary_are_shown_as_unknown(
 def test_without_meta_the_tokens_are_gpt2s(
     checkpoint: dict[str, Any], known: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GPT-2's vocabulary may have to be downloaded, so the test uses another tokenizer in its place."""
+    """Another tokenizer is used here, because GPT-2's vocabulary may have to be downloaded."""
 
     class Numbers:
         def encode(self, text: str) -> list[int]:
@@ -188,7 +192,7 @@ def test_without_meta_the_tokens_are_gpt2s(
     assert len(out.split("encodings...\n")[1].split("\n")[0].split(" ")) == 13
 
 
-# a run folder of ours
+# run folders of coreGPT
 
 
 @pytest.fixture
@@ -196,7 +200,7 @@ def models(checkpoint: dict[str, Any], tiny_model: GPT) -> dict[str, GPT]:
     """Save a run in out/ whose best checkpoint, `linked` as ckpt.pt, is not its `newest`; return both models."""
     Path("out/ckpt.pt").unlink()
     checkpoints = CheckpointManager("out")
-    found = {}
+    models = {}
     for name in ("linked", "newest"):
         model = GPT(tiny_model.config)
         weights = {key: tensor * 5 for key, tensor in model.state_dict().items()}
@@ -207,8 +211,8 @@ def models(checkpoint: dict[str, Any], tiny_model: GPT) -> dict[str, GPT]:
             notes,
             link=name == "linked",
         )
-        found[name] = model
-    return found
+        models[name] = model
+    return models
 
 
 def test_of_several_checkpoints_ckpt_pt_is_used(models: dict[str, GPT], capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +251,7 @@ def test_sampling_does_not_change_a_damaged_folder(models: dict[str, GPT]) -> No
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in Path().rglob("*")} == before
 
 
-def test_no_good_checkpoint(models: dict[str, GPT]) -> None:
+def test_a_folder_without_a_good_checkpoint_is_refused(models: dict[str, GPT]) -> None:
     for path in Path("out").glob("*.pt"):
         os.truncate(path, 1000)
 
@@ -266,12 +270,12 @@ MODES = {
 
 
 def trained(training_type: str, folder: str, size: int = 32, **config: Any) -> GPT:
-    """Save a model of that kind, with the 17 characters and 15 further ids, in a new folder; return the model."""
+    """Save a model of a training type, with 17 characters and 15 more ids, in a new folder; return the model."""
     shape = {**TINY, "vocab_size": size, **MODES[training_type]}
     model = GPT(GPTConfig(**shape)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.mul_(1 if name.endswith("slope") else 6)  # fresh weights have almost no preferences
+            parameter.mul_(1 if name.endswith("slope") else 6)  # new weights predict almost uniformly
     content = {
         "model": model.state_dict(),
         "model_args": {**shape, "dropout": 0.0},
@@ -294,11 +298,11 @@ def unmasked(model: GPT, start: str, count: int, candidates: int = 1, seed: int 
     shares = more.pop("shares", masked_shares("linear", 50))
     options = {"temperature": 0.8, "top_k": 200, "generator": torch.Generator().manual_seed(seed), **more}
     sampler = UnmaskSampler(model, 17, 17, shares, **options)
-    found = []
+    texts = []
     for _ in range(count):
         *_, last = sampler.states(torch.tensor(encode(start)), candidates)
-        found.append(["".join(CHARACTERS[i] for i in row) for row in last.tolist()])
-    return found
+        texts.append(["".join(CHARACTERS[i] for i in row) for row in last.tolist()])
+    return texts
 
 
 @pytest.fixture
@@ -313,11 +317,11 @@ def test_an_unmasking_model_fills_masks(unmasking: GPT, capsys: pytest.CaptureFi
     assert texts[0] != texts[1] and texts[0].startswith("abc")
 
 
-def test_without_a_prompt_all_tokens_are_masks(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_prompt_all_tokens_start_as_masks(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed(CPU, capsys) == [text for (text,) in unmasked(unmasking, "_" * 12, 2)] + [""]
 
 
-def test_masks_in_the_prompt(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_in_the_prompt_are_filled(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
     texts = printed([*CPU, "--start=a__d_f", "--mask_char=_"], capsys)
 
     assert texts == [text for (text,) in unmasked(unmasking, "a__d_f", 2)] + [""]
@@ -348,12 +352,12 @@ def test_every_option_affects_the_unmasking(
 
 
 def test_at_most_block_size_tokens_are_written(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
-    for asked, note in (
+    for flags, note in (
         ([], ""),
         (["--max_new_tokens=13"], ""),
         (["--max_new_tokens=14"], "block_size=16 has room for 13 new tokens, not 14"),
     ):
-        sample.main(["--device=cpu", "--num_samples=1", "--start=abc", *asked])
+        sample.main(["--device=cpu", "--num_samples=1", "--start=abc", *flags])
         shown = capsys.readouterr()
         notes = [line for line in shown.err.splitlines() if "manifest" not in line]
         assert "---------------" in shown.out and notes == [note] * bool(note)
@@ -361,7 +365,7 @@ def test_at_most_block_size_tokens_are_written(unmasking: GPT, capsys: pytest.Ca
     assert len(first) == 16
 
 
-def test_the_steps_in_a_file(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_steps_can_be_written_to_a_file(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
     (text,) = unmasked(unmasking, "a____", 1, shares=masked_shares("linear", 2))[0]
 
     lines, _ = printed(["--device=cpu", "--num_samples=1", "--steps=2", "--start=a____", "--mask_char=_",
@@ -372,7 +376,7 @@ def test_the_steps_in_a_file(unmasking: GPT, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("noted", [{"mask_token_id": 20}, {"meta": {"text_vocab_size": 17, "mask_token_id": 20}}])
-def test_the_mask_token_of_the_checkpoint(
+def test_the_mask_token_is_read_from_the_checkpoint(
     run_dir: Path, capsys: pytest.CaptureFixture[str], noted: dict[str, Any]
 ) -> None:
     model = trained("unmasking", "out", **noted)
@@ -383,8 +387,8 @@ def test_the_mask_token_of_the_checkpoint(
     assert printed(CPU, capsys)[0] == "".join(CHARACTERS[i] for i in last[0].tolist())
 
 
-def test_the_vocabulary_of_a_queue(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The meta.pkl of a queue counts the special tokens and has names for them."""
+def test_the_vocabulary_of_a_queue_is_used(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the meta.pkl of a queue, vocab_size includes the special tokens, and they have names."""
     model = trained("unmasking", "out", size=20)
     stoi = {**{char: i for i, char in enumerate(CHARACTERS)}, "[MASK]": 17, "[PAD]": 18, "[CLS]": 19}
     meta = {"vocab_size": 20, "stoi": stoi, "itos": {i: token for token, i in stoi.items()}}
@@ -394,16 +398,18 @@ def test_the_vocabulary_of_a_queue(run_dir: Path, capsys: pytest.CaptureFixture[
     assert printed(CPU, capsys) == [text for (text,) in unmasked(model, "_" * 12, 2)] + [""]
 
 
-def test_the_judge_chooses_the_least_machine_made(unmasking: GPT, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_judge_chooses_the_candidate_with_the_lowest_score(
+    unmasking: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
     judge = trained("sequence_scoring", "judge")
     expected = ""
     for candidates in unmasked(unmasking, "_" * 12, 2, candidates=3):
         with torch.no_grad():
             scores = [judge(torch.tensor([[22, *encode(text)]]))[0].item() for text in candidates]
-        least = min(scores)
-        listed = ", ".join(f"{score:.4f}" for score in sorted(scores))
-        expected += f"{candidates[scores.index(least)]}\njudge: {least:.4f}, of {listed}\n---------------\n"
-        assert max(scores) - least > 1e-3, "all candidates have the same score"
+        lowest = min(scores)
+        sorted_scores = ", ".join(f"{score:.4f}" for score in sorted(scores))
+        expected += f"{candidates[scores.index(lowest)]}\njudge: {lowest:.4f}, of {sorted_scores}\n---------------\n"
+        assert max(scores) - lowest > 1e-3, "all candidates have the same score"
 
     capsys.readouterr()
     sample.main([*CPU, "--judge=judge", "--judge_candidates=3"])
@@ -481,7 +487,7 @@ def test_a_scorer_scores_the_prompt_or_each_line(run_dir: Path, capsys: pytest.C
         ("sequence_scoring", ["--start=FILE:long.txt"], ConfigError, r"long\.txt line 3 has 16 tokens, .* takes 15"),
     ],
 )
-def test_mistakes_with_other_checkpoints(
+def test_wrong_options_and_prompts_of_other_model_kinds_are_refused(
     run_dir: Path, kind: str, flags: list[str], error: type[Exception], message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -494,7 +500,7 @@ def test_mistakes_with_other_checkpoints(
     with pytest.raises(error, match=message):
         sample.main([*CPU, *flags])
 
-    assert "---" not in capsys.readouterr().out  # nothing was printed before
+    assert "---" not in capsys.readouterr().out  # the error comes before the first text
 
 
 def test_options_of_other_kinds_are_refused_by_a_language_model(checkpoint: dict[str, Any]) -> None:
@@ -502,7 +508,7 @@ def test_options_of_other_kinds_are_refused_by_a_language_model(checkpoint: dict
         sample.main([*CPU, "--remask=True", "--top_p=0.9"])
 
 
-def test_an_unmasking_model_with_another_vocabulary(unmasking: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_with_another_vocabulary_is_refused(unmasking: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = {"vocab_size": 40, "stoi": {chr(i): i for i in range(40)}, "itos": {i: chr(i) for i in range(40)}}
     Path("data/tiny/meta.pkl").write_bytes(pickle.dumps(meta))
 
@@ -535,7 +541,9 @@ def test_an_unmasking_model_with_another_vocabulary(unmasking: GPT, monkeypatch:
         (["--batch_size=3"], ConfigError, r"unknown option 'batch_size'"),
     ],
 )
-def test_mistakes(checkpoint: dict[str, Any], flags: list[str], error: type[Exception], message: str) -> None:
+def test_wrong_options_and_prompts_are_refused(
+    checkpoint: dict[str, Any], flags: list[str], error: type[Exception], message: str
+) -> None:
     Path("empty.txt").touch()
     Path("latin.txt").write_bytes("Käse".encode("latin-1"))
 
@@ -558,14 +566,14 @@ def test_scratch_is_not_offered_for_sampling(checkpoint: dict[str, Any]) -> None
         ([], "holds a list, wanted a dict"),
     ],
 )
-def test_a_meta_that_describes_no_tokenizer(checkpoint: dict[str, Any], meta: Any, message: str) -> None:
+def test_a_meta_without_a_tokenizer_is_refused(checkpoint: dict[str, Any], meta: Any, message: str) -> None:
     Path("data/tiny/meta.pkl").write_bytes(pickle.dumps(meta))
 
     with pytest.raises(DataError, match=message):
         sample.main(CPU)
 
 
-def test_a_truncated_checkpoint(checkpoint: dict[str, Any]) -> None:
+def test_a_truncated_checkpoint_is_refused(checkpoint: dict[str, Any]) -> None:
     content = Path("out/ckpt.pt").read_bytes()
     Path("out/ckpt.pt").write_bytes(content[: len(content) // 2])
 

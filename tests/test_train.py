@@ -1,4 +1,4 @@
-"""train.py end to end: what it prints and where, what it leaves behind, and how it goes on."""
+"""train.py end to end: its output, its files, and resumed runs."""
 
 import contextlib
 import json
@@ -25,12 +25,12 @@ from tools.run_hash import run_hash
 
 ROOT = Path(__file__).parents[1]
 FLOAT = r"\d+\.\d{4}"
-UNTRUSTED = r"-100\.00%"  # the mfu of the first five iterations
+NO_MFU = r"-100\.00%"  # the mfu of the first five iterations
 MFU = r"\d+\.\d\d%"
 
 
 def introduction(argv: list[str], origin: str) -> list[str]:
-    """The lines, as patterns, of a run on data/tiny, up to its first evaluation."""
+    """Return patterns of the lines that a run on data/tiny prints before its first evaluation."""
     echo = ["Overriding: " + re.escape(argument.removeprefix("--").replace("=", " = ", 1)) for argument in argv]
     return [
         *echo,
@@ -61,7 +61,7 @@ def match(text: str, patterns: list[str]) -> None:
 
 @pytest.fixture
 def argv(tiny_argv: list[str]) -> list[str]:
-    """The tiny run, with its learning rate echoed as it was given."""
+    """Return tiny_argv with learning rates in the form in which the program echoes them."""
     return [argument.replace("1e-2", "0.01").replace("1e-3", "0.001") for argument in tiny_argv]
 
 
@@ -70,12 +70,12 @@ def checkpoint(folder: str = "out", name: str = "ckpt.pt") -> dict[str, Any]:
 
 
 def manifests(folder: str = "out") -> list[dict[str, Any]]:
-    """Those of all checkpoints that are there, the oldest first."""
+    """Return the manifests of all checkpoints, the oldest first."""
     return [json.loads(path.read_text()) for path in sorted(Path(folder).glob("ckpt-*.json"))]
 
 
-def as_nanogpt_saves(content: dict[str, Any], path: str, **changes: Any) -> None:
-    """Save a checkpoint with nanoGPT's six keys alone."""
+def save_as_nanogpt(content: dict[str, Any], path: str, **changes: Any) -> None:
+    """Save a checkpoint with only nanoGPT's six keys."""
     keys = ("model", "optimizer", "model_args", "iter_num", "best_val_loss", "config")
     torch.save({**{key: content[key] for key in keys}, **changes}, path)
 
@@ -85,7 +85,7 @@ def names(folder: str = "out") -> list[str]:
 
 
 def contents(folder: str = "out") -> dict[str, bytes]:
-    """All files, but for the lock, which every run writes its own number into."""
+    """Return the content of all files except the lock file, which contains the process id of the run."""
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path): path.read_bytes() for path in paths}
 
@@ -94,22 +94,24 @@ def records(folder: str = "out") -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
 
-class At(Callback):
-    """Does something after the update of one iteration, once."""
+class AtIteration(Callback):
+    """Calls a function after the update of one iteration."""
 
-    def __init__(self, iter_num: int, what: Callable[[Trainer], None]) -> None:
+    def __init__(self, iter_num: int, action: Callable[[Trainer], None]) -> None:
         self.iter_num = iter_num
-        self.what = what
+        self.action = action
 
     def on_step_end(self, trainer: Trainer, result: Any) -> None:
         if trainer.iter_num == self.iter_num:
-            self.what(trainer)
+            self.action(trainer)
 
 
-# what is printed
+# output
 
 
-def test_stdout_is_nanogpts_in_its_order(run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_stdout_has_nanogpts_lines_in_nanogpts_order(
+    run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     train.main(argv)
 
     out, err = capsys.readouterr()
@@ -119,10 +121,10 @@ def test_stdout_is_nanogpts_in_its_order(run_dir: Path, argv: list[str], capsys:
         [
             *introduction(argv, "Initializing a new model from scratch"),
             evaluation(0),
-            *(iteration(i, UNTRUSTED) for i in (0, 1, 2)),
+            *(iteration(i, NO_MFU) for i in (0, 1, 2)),
             evaluation(3),
             saving,
-            *(iteration(i, UNTRUSTED) for i in (3, 4)),
+            *(iteration(i, NO_MFU) for i in (3, 4)),
             iteration(5, MFU),
             evaluation(6),
             saving,
@@ -132,8 +134,8 @@ def test_stdout_is_nanogpts_in_its_order(run_dir: Path, argv: list[str], capsys:
     assert err == ""
 
 
-def test_the_program_in_a_process_of_its_own(run_dir: Path, tiny_argv: list[str]) -> None:
-    """With the default device, where the only line of ours goes to stderr and CUDA may be absent."""
+def test_the_program_runs_in_a_separate_process(run_dir: Path, tiny_argv: list[str]) -> None:
+    """The device is the default one; without CUDA, stderr has one line that names the device."""
     flags = [argument for argument in tiny_argv if not argument.startswith("--device")]
     if torch.cuda.is_available():
         flags.append("--device=cpu")
@@ -142,8 +144,10 @@ def test_the_program_in_a_process_of_its_own(run_dir: Path, tiny_argv: list[str]
     done = subprocess.run(command, capture_output=True, text=True)
 
     assert done.returncode == 0
-    said = [line for line in done.stderr.splitlines() if not re.match(r"device: no CUDA device here, using \w+", line)]
-    assert said == []
+    messages = [
+        line for line in done.stderr.splitlines() if not re.match(r"device: no CUDA device here, using \w+", line)
+    ]
+    assert messages == []
     kinds = [re.sub(r"[ :].*", "", line) for line in done.stdout.splitlines() if not line.startswith("Overriding: ")]
     assert kinds == ["tokens", "found", "Initializing", "number", "num", "num", "using",
                      "step", "iter", "step", "saving", "iter"]  # fmt: skip
@@ -165,13 +169,15 @@ def test_without_meta_the_vocabulary_is_gpt2s(
     ) in capsys.readouterr().out
 
 
-def test_log_interval(run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_iterations_are_logged_every_log_interval(
+    run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     train.main([*argv, "--log_interval=3"])
 
     assert re.findall(r"^iter (\d+):", capsys.readouterr().out, re.MULTILINE) == ["0", "3", "6"]
 
 
-# what is left behind
+# files
 
 
 def test_the_checkpoint_has_nanogpts_keys(run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,8 +195,8 @@ def test_the_checkpoint_has_nanogpts_keys(run_dir: Path, argv: list[str], capsys
     assert saved["optimizer"]["state"][0]["step"] == 6 and len(saved["optimizer"]["state"]) == 15
 
 
-def test_when_training_ends_all_of_it_is_kept_beside_ckpt_pt(run_dir: Path, argv: list[str]) -> None:
-    """ckpt.pt stays what nanoGPT would have written last: the state before the update of iteration 6."""
+def test_the_end_of_training_is_saved_in_a_file_other_than_ckpt_pt(run_dir: Path, argv: list[str]) -> None:
+    """ckpt.pt is the checkpoint that nanoGPT would write last: the state before the update of iteration 6."""
     train.main(argv)
 
     before, last = manifests()
@@ -218,20 +224,20 @@ def test_saving_more_often_changes_neither_ckpt_pt_nor_the_run(
     assert checkpoint()["iter_num"] == 6 and run_hash("out") == run_hash("plain")
 
 
-def test_what_is_saved_in_the_background_is_the_same(run_dir: Path, argv: list[str]) -> None:
-    for folder, flag in (("plain", "False"), ("behind", "True")):
+def test_background_saves_write_the_same_checkpoints(run_dir: Path, argv: list[str]) -> None:
+    for folder, flag in (("plain", "False"), ("background", "True")):
         train.main([*argv, f"--out_dir={folder}", "--save_interval=1", "--keep_last=9", f"--async_save={flag}"])
 
-    plain, behind = manifests("plain"), manifests("behind")
-    assert [manifest["iter_num"] for manifest in behind] == [manifest["iter_num"] for manifest in plain]
-    assert names("behind") == names("plain") and run_hash("behind") == run_hash("plain")
+    plain, background = manifests("plain"), manifests("background")
+    assert [manifest["iter_num"] for manifest in background] == [manifest["iter_num"] for manifest in plain]
+    assert names("background") == names("plain") and run_hash("background") == run_hash("plain")
 
 
-def test_only_so_many_checkpoints_are_kept(run_dir: Path, argv: list[str]) -> None:
-    """The newest, and the best that is older; ckpt.pt is one of them."""
-    ruin = ["--decay_lr=False", "--learning_rate=1", "--eval_iters=10", "--eval_interval=2"]
+def test_keep_last_and_keep_best_limit_the_number_of_checkpoints(run_dir: Path, argv: list[str]) -> None:
+    """The three newest checkpoints are kept, and the best older one; ckpt.pt is one of them."""
+    high_lr = ["--decay_lr=False", "--learning_rate=1", "--eval_iters=10", "--eval_interval=2"]
 
-    train.main([*argv, *ruin, "--save_interval=1", "--keep_last=3", "--keep_best=1"])
+    train.main([*argv, *high_lr, "--save_interval=1", "--keep_last=3", "--keep_best=1"])
 
     kept = {manifest["iter_num"]: manifest["val_loss"] for manifest in manifests()}
     evaluations = {record["iter"]: record["val/loss"] for record in records() if record["event"] == "eval"}
@@ -239,25 +245,25 @@ def test_only_so_many_checkpoints_are_kept(run_dir: Path, argv: list[str]) -> No
     assert list(kept) == sorted({best, 5, 6, 7}) and kept[best] == evaluations[best]
 
 
-def test_a_start_in_a_used_folder_moves_what_was_there_aside(run_dir: Path, argv: list[str]) -> None:
+def test_a_new_run_moves_the_previous_run_to_a_subfolder(run_dir: Path, argv: list[str]) -> None:
     train.main([*argv, "--max_iters=3"])
-    former, files = run_hash("out"), names()
+    previous, files = run_hash("out"), names()
 
     train.main(argv)
     train.main(argv)
 
-    assert run_hash("out/previous-1") == former and run_hash("out/previous-2") == run_hash("out") != former
+    assert run_hash("out/previous-1") == previous and run_hash("out/previous-2") == run_hash("out") != previous
     assert names("out/previous-1") == [name for name in files if name != ".lock"]
     assert [record["iter"] for record in records() if record["event"] == "step"] == list(range(7))
 
 
-def test_metrics_are_kept_as_json_lines(run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_are_logged_as_json_lines(run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     lowest = train.main(argv)
 
-    out, found = capsys.readouterr().out, records()
-    steps = [record for record in found if record["event"] == "step"]
-    evaluations = [record for record in found if record["event"] == "eval"]
-    order = [(record["event"], record.get("iter")) for record in found]
+    out, logged = capsys.readouterr().out, records()
+    steps = [record for record in logged if record["event"] == "step"]
+    evaluations = [record for record in logged if record["event"] == "eval"]
+    order = [(record["event"], record.get("iter")) for record in logged]
     assert order == [("eval", 0), ("step", 0), ("step", 1), ("step", 2), ("eval", 3), ("checkpoint", None), ("step", 3),
                      ("step", 4), ("step", 5), ("eval", 6), ("checkpoint", None), ("step", 6)]  # fmt: skip
     assert [f"{record['loss']:.4f}" for record in steps] == re.findall(r"iter \d+: loss ([\d.]+)", out)
@@ -269,7 +275,7 @@ def test_metrics_are_kept_as_json_lines(run_dir: Path, argv: list[str], capsys: 
     assert [record["mfu"] for record in steps[:5]] == [-100.0] * 5 and steps[5]["mfu"] > 0
 
 
-def test_clipping_off_means_no_gradient_norm(run_dir: Path, argv: list[str]) -> None:
+def test_without_clipping_no_gradient_norm_is_logged(run_dir: Path, argv: list[str]) -> None:
     train.main([*argv, "--grad_clip=0", "--max_iters=0"])
 
     assert [list(record) for record in records() if record["event"] == "step"] == [
@@ -277,27 +283,28 @@ def test_clipping_off_means_no_gradient_norm(run_dir: Path, argv: list[str]) -> 
     ]
 
 
-def test_a_worse_evaluation_is_not_saved_unless_always(run_dir: Path, argv: list[str]) -> None:
+def test_a_worse_evaluation_is_saved_only_if_always_save_checkpoint(run_dir: Path, argv: list[str]) -> None:
     """A learning rate that ruins the model after the first evaluation."""
-    ruin = ["--decay_lr=False", "--learning_rate=1", "--eval_iters=10"]
+    high_lr = ["--decay_lr=False", "--learning_rate=1", "--eval_iters=10"]
 
-    lowest = train.main([*argv, *ruin, "--out_dir=best", "--always_save_checkpoint=False"])
-    train.main([*argv, *ruin, "--out_dir=last"])
+    lowest = train.main([*argv, *high_lr, "--out_dir=best", "--always_save_checkpoint=False"])
+    train.main([*argv, *high_lr, "--out_dir=last"])
 
     losses = [record["val/loss"] for record in records("best") if record["event"] == "eval"]
     assert lowest == losses[0] < min(losses[1:])
-    assert names("best") == [".lock", "ckpt-000001.json", "ckpt-000001.pt", "metrics.jsonl"]  # the one at the end
+    # the only checkpoint is the one at the end of training
+    assert names("best") == [".lock", "ckpt-000001.json", "ckpt-000001.pt", "metrics.jsonl"]
     assert checkpoint("last")["iter_num"] == 6 and checkpoint("last")["best_val_loss"].item() == losses[2]
 
 
-def test_learning_happens(run_dir: Path, argv: list[str]) -> None:
+def test_the_validation_loss_falls(run_dir: Path, argv: list[str]) -> None:
     train.main([*argv, "--max_iters=60", "--lr_decay_iters=60", "--eval_interval=30", "--eval_iters=20", "--dropout=0"])
 
     losses = [record["val/loss"] for record in records() if record["event"] == "eval"]
-    assert losses[0] > 2.8 and losses[2] < 1.5  # three equally likely steps: 1.1 at best
+    assert losses[0] > 2.8 and losses[2] < 1.5  # at least ln 3 = 1.1, as three next tokens are equally likely
 
 
-# going on
+# resuming
 
 
 def stopped(trainer: Trainer) -> None:
@@ -320,11 +327,11 @@ def killed(trainer: Trainer) -> None:
 
 
 class Killed(Exception):
-    """What nobody catches: the process is gone."""
+    """Stands for a kill: no part of the program catches it."""
 
 
 ENDS = {
-    # how the run is ended after iteration 4, the iteration at which it goes on, and from what
+    # the function that ends the run after iteration 4, the iteration of the resume, and its checkpoint
     "stopped": (stopped, 5, "ckpt-000002.pt"),
     "signalled": (signalled, 5, "ckpt-000002.pt"),
     "killed": (killed, 3, "ckpt-000001.pt"),
@@ -333,53 +340,59 @@ ENDS = {
 
 @pytest.mark.parametrize("origin", ["resume", "auto"])
 @pytest.mark.parametrize("end", ENDS)
-def test_a_resumed_run_ends_on_the_bits_of_an_undisturbed_one(
+def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str], end: str, origin: str
 ) -> None:
-    how, first, name = ENDS[end]
-    train.main([*argv, "--out_dir=whole"])
+    end_run, first, name = ENDS[end]
+    train.main([*argv, "--out_dir=undisturbed"])
     with contextlib.suppress(PreemptedError, Killed):
-        train.main([*argv, "--out_dir=cut"], [At(4, how)])
-    assert checkpoint("cut")["iter_num"] == 3
-    assert [record["iter"] for record in records("cut") if record["event"] == "step"][-1] >= 3
+        train.main([*argv, "--out_dir=resumed"], [AtIteration(4, end_run)])
+    assert checkpoint("resumed")["iter_num"] == 3
+    assert [record["iter"] for record in records("resumed") if record["event"] == "step"][-1] >= 3
     capsys.readouterr()
 
-    resume = [*argv, "--out_dir=cut", f"--init_from={origin}"]
+    resume = [*argv, "--out_dir=resumed", f"--init_from={origin}"]
     train.main(resume)
 
     out, err = capsys.readouterr()
     match(
         out,
         [
-            *introduction(resume, "Resuming training from cut"),
-            *(iteration(i, UNTRUSTED) for i in range(first, 6)),
+            *introduction(resume, "Resuming training from resumed"),
+            *(iteration(i, NO_MFU) for i in range(first, 6)),
             evaluation(6),
-            "saving checkpoint to cut",
-            iteration(6, UNTRUSTED),
+            "saving checkpoint to resumed",
+            iteration(6, NO_MFU),
         ],
     )
     assert err == f"resume: iteration {first} from {name}, checksum and next batch verified\n"
-    whole, cut = checkpoint("whole"), checkpoint("cut")
-    assert all(torch.equal(whole["model"][name], cut["model"][name]) for name in whole["model"])
-    for number, state in whole["optimizer"]["state"].items():
-        assert all(torch.equal(state[key], cut["optimizer"]["state"][number][key]) for key in state)
-    assert whole["best_val_loss"] == cut["best_val_loss"] and whole["lowest_val_loss"] == cut["lowest_val_loss"]
-    assert run_hash("whole") == run_hash("cut")
-    seen = [[(r["iter"], r["loss"]) for r in records(folder) if r["event"] == "step"] for folder in ("whole", "cut")]
-    assert seen[0] == seen[1] and [number for number, _ in seen[1]] == list(range(7))
+    expected, resumed = checkpoint("undisturbed"), checkpoint("resumed")
+    assert all(torch.equal(expected["model"][name], resumed["model"][name]) for name in expected["model"])
+    for number, state in expected["optimizer"]["state"].items():
+        assert all(torch.equal(state[key], resumed["optimizer"]["state"][number][key]) for key in state)
+    assert (
+        expected["best_val_loss"] == resumed["best_val_loss"]
+        and expected["lowest_val_loss"] == resumed["lowest_val_loss"]
+    )
+    assert run_hash("undisturbed") == run_hash("resumed")
+    losses = [
+        [(r["iter"], r["loss"]) for r in records(folder) if r["event"] == "step"]
+        for folder in ("undisturbed", "resumed")
+    ]
+    assert losses[0] == losses[1] and [number for number, _ in losses[1]] == list(range(7))
 
 
-def test_a_signal_ends_the_run_with_all_of_it_saved(run_dir: Path, argv: list[str]) -> None:
-    former = signal.getsignal(signal.SIGTERM)
+def test_a_signal_saves_and_ends_the_run(run_dir: Path, argv: list[str]) -> None:
+    previous = signal.getsignal(signal.SIGTERM)
 
     with pytest.raises(
         PreemptedError, match=r"^stopped by SIGTERM at iteration 5; --init_from=resume goes on"
     ) as caught:
-        train.main(argv, [At(4, signalled)])
+        train.main(argv, [AtIteration(4, signalled)])
 
     assert caught.value.exit_status == 75
     assert manifests()[-1]["iter_num"] == 5 and not manifests()[-1]["finished"]
-    assert signal.getsignal(signal.SIGTERM) == former
+    assert signal.getsignal(signal.SIGTERM) == previous
 
 
 @pytest.mark.parametrize("resumes", ["", "exact", "reseed"])
@@ -405,16 +418,16 @@ def test_a_stop_before_the_first_batch_changes_no_checkpoint(
     assert after == before
 
 
-def test_auto_starts_where_there_is_nothing_to_resume(
+def test_auto_starts_a_new_run_if_there_is_no_checkpoint(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train.main([*argv, "--out_dir=whole"])
+    train.main([*argv, "--out_dir=undisturbed"])
     capsys.readouterr()
 
     train.main([*argv, "--init_from=auto"])
 
     out, err = capsys.readouterr()
-    assert "Initializing a new model from scratch\n" in out and run_hash("out") == run_hash("whole")
+    assert "Initializing a new model from scratch\n" in out and run_hash("out") == run_hash("undisturbed")
     assert err.startswith("init_from=auto: starting afresh (no checkpoint at out/ckpt.pt") and err.count("\n") == 1
 
 
@@ -434,25 +447,25 @@ def test_resuming_a_finished_run_makes_no_update(
     assert lowest == min(record["val/loss"] for record in records() if record["event"] == "eval")
 
 
-def test_a_finished_run_given_more_iterations_ends_as_the_longer_run(run_dir: Path, argv: list[str]) -> None:
-    train.main([*argv, "--max_iters=9", "--out_dir=whole"])
+def test_a_finished_run_can_be_resumed_with_more_iterations(run_dir: Path, argv: list[str]) -> None:
+    train.main([*argv, "--max_iters=9", "--out_dir=undisturbed"])
     train.main(argv)
 
     train.main([*argv, "--max_iters=9", "--init_from=resume"])
 
-    assert run_hash("out") == run_hash("whole")
+    assert run_hash("out") == run_hash("undisturbed")
 
 
 def test_resuming_with_a_fresh_seed_repeats_the_evaluation(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As nanoGPT does, and as a checkpoint of nanoGPT's is resumed: a ckpt.pt in a folder of its own."""
+    """nanoGPT does so too. A ckpt.pt of nanoGPT, which has no RNG state, is resumed in the same way."""
     train.main([*argv, "--max_iters=3"])
     for folder in ("ours", "theirs"):
         Path(folder).mkdir()
     shutil.copy("out/ckpt.pt", "ours")
     compiled = {f"_orig_mod.{name}": tensor for name, tensor in checkpoint()["model"].items()}
-    as_nanogpt_saves(checkpoint(), "theirs/ckpt.pt", model=compiled)
+    save_as_nanogpt(checkpoint(), "theirs/ckpt.pt", model=compiled)
     capsys.readouterr()
 
     train.main([*argv, "--init_from=resume", "--out_dir=ours", "--resume_rng=reseed", "--max_iters=4"])
@@ -470,12 +483,12 @@ def test_resuming_with_a_fresh_seed_repeats_the_evaluation(
     assert "no random state" not in err and "the checkpoint has no random state; weights" in their_err
 
 
-def test_what_another_program_wrote_last_is_what_a_resume_goes_on_from(
+def test_a_resume_uses_the_newer_ckpt_pt_of_another_program(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """nanoGPT's train.py went on in our folder; it writes ckpt.pt in place, whatever other names the file has."""
+    """nanoGPT's train.py continued the run in our folder; it overwrites ckpt.pt in place, with all its hard links."""
     train.main([*argv, "--max_iters=3"])
-    as_nanogpt_saves(checkpoint(), "out/ckpt.pt", iter_num=5)
+    save_as_nanogpt(checkpoint(), "out/ckpt.pt", iter_num=5)
     capsys.readouterr()
 
     train.main([*argv, "--init_from=resume"])
@@ -488,16 +501,16 @@ def test_what_another_program_wrote_last_is_what_a_resume_goes_on_from(
     assert manifests()[-1]["iter_num"] == 7 and "ckpt.pt.foreign" in names()
 
 
-def test_a_run_begun_with_a_foreign_checkpoint_goes_on_after_a_signal(
+def test_a_run_from_a_foreign_checkpoint_can_be_stopped_and_resumed(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where no evaluation has beaten that program's best, so that ckpt.pt is not ours yet."""
+    """No evaluation improves on that program's best loss, so ckpt.pt is still the file of that program."""
     train.main([*argv, "--max_iters=3"])
     Path("theirs").mkdir()
-    as_nanogpt_saves(checkpoint(), "theirs/ckpt.pt", best_val_loss=torch.tensor(0.1))
+    save_as_nanogpt(checkpoint(), "theirs/ckpt.pt", best_val_loss=torch.tensor(0.1))
     resume = [*argv, "--out_dir=theirs", "--init_from=resume", "--always_save_checkpoint=False"]
     with pytest.raises(PreemptedError):
-        train.main(resume, [At(4, signalled)])
+        train.main(resume, [AtIteration(4, signalled)])
     capsys.readouterr()
 
     train.main(resume)
@@ -505,11 +518,11 @@ def test_a_run_begun_with_a_foreign_checkpoint_goes_on_after_a_signal(
     assert re.findall(r"^iter \d+", capsys.readouterr().out, re.MULTILINE) == ["iter 5", "iter 6"]
 
 
-def test_auto_starts_afresh_where_all_is_damaged(
+def test_auto_starts_a_new_run_if_all_checkpoints_are_damaged(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.main(argv)
-    whole = run_hash("out")
+    expected = run_hash("out")
     for path in Path("out").glob("ckpt*.pt"):
         os.truncate(path, 1000)
     capsys.readouterr()
@@ -519,11 +532,11 @@ def test_auto_starts_afresh_where_all_is_damaged(
     err = capsys.readouterr().err
     assert "init_from=auto: starting afresh (no good checkpoint in out: " in err
     assert "could not be saved" not in err
-    assert run_hash("out") == whole and checkpoint()["iter_num"] == 6
+    assert run_hash("out") == expected and checkpoint()["iter_num"] == 6
     assert "ckpt.pt" in names("out/previous-1")
 
 
-def test_a_checkpoint_of_another_program_is_kept_when_ours_takes_its_name(run_dir: Path, argv: list[str]) -> None:
+def test_another_programs_ckpt_pt_is_renamed_and_kept(run_dir: Path, argv: list[str]) -> None:
     train.main([*argv, "--max_iters=3"])
     Path("theirs").mkdir()
     content = Path("out/ckpt.pt").read_bytes()
@@ -537,7 +550,7 @@ def test_a_checkpoint_of_another_program_is_kept_when_ours_takes_its_name(run_di
     assert Path("theirs/ckpt.pt").samefile("theirs/ckpt-000001.pt") and checkpoint("theirs")["iter_num"] == 6
 
 
-def test_what_differs_on_resume_is_said_in_one_line(
+def test_options_that_differ_on_resume_are_logged_in_one_line(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.main([*argv, "--max_iters=3"])
@@ -560,7 +573,7 @@ def test_what_differs_on_resume_is_said_in_one_line(
 
 
 @pytest.mark.parametrize("positions", ["absolute", "rotary"])
-def test_a_smaller_block_on_resume(run_dir: Path, argv: list[str], positions: str) -> None:
+def test_block_size_can_be_reduced_on_resume(run_dir: Path, argv: list[str], positions: str) -> None:
     """The position embeddings are cropped, and the optimizer's moments with them."""
     argv = [*argv, f"--position_encoding={positions}"]
     train.main([*argv, "--max_iters=3"])
@@ -574,17 +587,17 @@ def test_a_smaller_block_on_resume(run_dir: Path, argv: list[str], positions: st
         assert saved["optimizer"]["state"][1]["exp_avg"].shape == (8, 32)
 
 
-def test_a_smaller_batch_on_resume_is_small_from_the_start(run_dir: Path, argv: list[str]) -> None:
-    """The batch that was waiting in the checkpoint has the old size."""
+def test_a_smaller_batch_size_applies_to_the_first_batch_after_a_resume(run_dir: Path, argv: list[str]) -> None:
+    """The prefetched batch in the checkpoint has the old size."""
     train.main([*argv, "--max_iters=3"])
     sizes: list[int] = []
 
-    class Sizes(Callback):
+    class RecordsSizes(Callback):
         def on_step_begin(self, trainer: Trainer) -> None:
             if trainer.step.batch is not None:
                 sizes.append(len(trainer.step.batch[0]))
 
-    train.main([*argv, "--init_from=resume", "--batch_size=3", "--max_iters=4"], [Sizes()])
+    train.main([*argv, "--init_from=resume", "--batch_size=3", "--max_iters=4"], [RecordsSizes()])
 
     assert set(sizes) == {3}
 
@@ -613,10 +626,10 @@ def test_eval_only_stops_after_one_evaluation_and_saves_nothing(
         pytest.param(6, id="unfinished"),
     ],
 )
-def test_eval_only_after_a_resume_leaves_the_folder_alone(
+def test_eval_only_after_a_resume_changes_no_file(
     run_dir: Path, argv: list[str], capsys: pytest.CaptureFixture[str], max_iters: int
 ) -> None:
-    """nanoGPT would train on."""
+    """nanoGPT would continue to train."""
     train.main([*argv, "--max_iters=4"])
     Path("out/.lock").unlink()
     before = contents()
@@ -629,15 +642,15 @@ def test_eval_only_after_a_resume_leaves_the_folder_alone(
     assert contents() == before and not Path("out/.lock").exists()
 
 
-def test_nothing_to_resume(run_dir: Path, argv: list[str]) -> None:
+def test_a_resume_without_a_checkpoint_is_refused(run_dir: Path, argv: list[str]) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint at out/ckpt\.pt: set out_dir .* or train one"):
         train.main([*argv, "--init_from=resume"])
 
 
-# what a run does not change
+# reproducibility and failing parts
 
 
-def test_two_runs_are_the_same_run(run_dir: Path, argv: list[str]) -> None:
+def test_the_seed_determines_the_run(run_dir: Path, argv: list[str]) -> None:
     train.main([*argv, "--out_dir=one"])
     torch.rand(100)
     train.main([*argv, "--out_dir=two"])
@@ -648,25 +661,26 @@ def test_two_runs_are_the_same_run(run_dir: Path, argv: list[str]) -> None:
     assert not torch.equal(one["lm_head.weight"], three["lm_head.weight"])
 
 
-@pytest.mark.parametrize("fails_from", [0, 2])  # the header; the model that a rollback to the start makes anew
+# stdout fails from the header on, or from a rollback on, which initializes the model again
+@pytest.mark.parametrize("fails_from", [0, 2])
 def test_a_console_that_fails_does_not_stop_the_run(
     fails_from: int, run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    is_gone = fails_from == 0
+    is_closed = fails_from == 0
     log_info = core.ConsoleLogger.log_info
 
     def print_line(logger: core.ConsoleLogger, text: str) -> None:
-        if is_gone:
+        if is_closed:
             raise BrokenPipeError("stdout is closed")
         log_info(logger, text)
 
-    class Breaks(Callback):
+    class ClosesStdout(Callback):
         recoveries = -1
 
         def on_step_begin(self, trainer: Trainer) -> None:
-            nonlocal is_gone
-            if trainer.iter_num == 2 and fails_from == 2 and not is_gone:
-                is_gone = True
+            nonlocal is_closed
+            if trainer.iter_num == 2 and fails_from == 2 and not is_closed:
+                is_closed = True
                 with torch.no_grad():
                     next(trainer.raw_model.parameters())[0, 0] = float("nan")
 
@@ -674,14 +688,16 @@ def test_a_console_that_fails_does_not_stop_the_run(
             self.recoveries = len(trainer.monitor.history)
 
     monkeypatch.setattr(core.ConsoleLogger, "log_info", print_line)
-    breaks = Breaks()
-    train.main([*argv, "--max_iters=4", "--eval_interval=9"], [breaks])
+    callback = ClosesStdout()
+    train.main([*argv, "--max_iters=4", "--eval_interval=9"], [callback])
 
-    assert breaks.recoveries == (fails_from == 2)
-    assert sum("stdout is closed" in message for message in caplog.messages) == 1  # warned of once
+    assert callback.recoveries == (fails_from == 2)
+    assert sum("stdout is closed" in message for message in caplog.messages) == 1  # the warning is logged once
 
 
-def test_loggers_end_after_the_last_save(run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loggers_are_closed_after_the_checkpointer(
+    run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     closed: list[str] = []
 
     def watch(part: Any) -> None:
@@ -698,34 +714,36 @@ def test_loggers_end_after_the_last_save(run_dir: Path, argv: list[str], monkeyp
 # the wiring
 
 
-def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each seam is asked for its part, and each part gets what the runtime and the options say."""
+def test_every_function_of_wiring_is_called_and_its_values_arrive(
+    run_dir: Path, argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each function is called once and in this order; each part gets the values of the runtime and the options."""
     flags = ["--dtype=bfloat16", "--cpu_autocast=True", "--attention=manual", "--grad_clip=0.5", "--eval_iters=3",
              "--eval_rng=isolated", "--keep_last=4", "--keep_best=3", "--save_interval=5", "--save_minutes=2",
              "--async_save=True", "--on_instability=skip", "--max_recoveries=9", "--recovery_skip=2",
              "--recovery_lr_factor=0.5", "--spike_threshold=7", "--spike_window=20"]  # fmt: skip
     options = configure(Options, [*argv, *flags])
-    asked: list[str] = []
+    called: list[str] = []
 
     def watch(name: str) -> None:
         real = getattr(wiring, name)
-        monkeypatch.setattr(wiring, name, lambda *given, **named: asked.append(name) or real(*given, **named))
+        monkeypatch.setattr(wiring, name, lambda *args, **kwargs: called.append(name) or real(*args, **kwargs))
 
-    seams = [
+    functions = [
         "loop_numbers", "open_data", "find_start", "console", "print_header", "make_initializer",
         "find_transfer_source", "model_maker", "check_task", "make_objective", "enter_folder", "make_parallel",
         "make_optimizer", "step_settings", "evaluation_settings", "non_cosine_schedule", "make_checkpointer",
         "make_monitor", "loggers", "callbacks",
     ]  # fmt: skip
-    for name in seams:
+    for name in functions:
         watch(name)
     preemption = core.Preemption()
     with core.Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True) as run:
         trainer = train.build(options, run, preemption)
         step, evaluator, checkpointer, monitor = trainer.step, trainer.evaluator, trainer.checkpointer, trainer.monitor
 
-        assert asked == seams  # in the order in which things happen
-        assert {name for name in wiring.__all__ if name[0].islower()} == set(seams)
+        assert called == functions
+        assert {name for name in wiring.__all__ if name[0].islower()} == set(functions)
         assert step.autocast is evaluator.autocast is run.autocast
         assert step.scaler is run.scaler and step.objective is evaluator.objective
         assert step.get_batch == evaluator.get_batch
@@ -734,7 +752,7 @@ def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest
         assert trainer.raw_model is checkpointer.raw_model and checkpointer.step is step
         assert trainer.raw_model.config.attention == "manual" and "attention" not in checkpointer.notes.model_args
         assert checkpointer.notes.config == options.model_dump()
-        # what keeps the run
+        # checkpoints and recovery
         checkpoints, schedule = checkpointer.checkpoints, checkpointer.schedule
         assert (str(checkpoints.folder), checkpoints.keep_last, checkpoints.keep_best) == ("out", 4, 3)
         assert (schedule.interval, schedule.seconds) == (5, 120)
@@ -747,8 +765,8 @@ def test_every_part_is_wired(run_dir: Path, argv: list[str], monkeypatch: pytest
         assert (detector.spike_threshold, detector.spike_window, detector.warmup_iters) == (7, 20, 2)
 
 
-def test_a_signal_drops_the_wait_for_data(run_dir: Path, argv: list[str]) -> None:
-    """Where one process trains; of several, the others would wait for this one."""
+def test_a_signal_abandons_the_wait_for_data(run_dir: Path, argv: list[str]) -> None:
+    """This holds for one process; with several, the others would wait for this one."""
     preemption = core.Preemption()
     with core.Runtime(device="cpu") as run, preemption:
         trainer = train.build(configure(Options, argv), run, preemption)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core import ConfigError, LoadedModel, ModelInitializer, Runtime, find_checkpoint
 from core.checkpoint.checkpointer import MakeModel
 from core.model_initializer import ModelSource
-from extras.freezing import freeze_transformer, trainable
+from extras.freezing import freeze_transformer, train_only
 from model import GPT, GPTConfig
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def model_args(options: Options, data: RunData) -> dict[str, Any]:
 def adapt(model: Any, options: Options) -> Any:
     """Return the model, transformed as the options ask; before it is spread over processes and the optimizer made."""
     if options.trainable:
-        trainable(model, options.trainable)
+        train_only(model, options.trainable)
     elif options.freezes:
         freeze_transformer(model)
     else:

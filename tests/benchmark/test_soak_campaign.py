@@ -1,4 +1,4 @@
-"""Shared parts of the campaigns: child processes, the hash of the undisturbed run, the record of trials."""
+"""Shared parts of the campaigns: child processes, the hash of the undisturbed run, records of trials."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def kill_rank_1() -> None:
     time.sleep(30)
 
 
-def test_a_child_ends_as_a_program_does(tmp_path: Path) -> None:
+def test_a_child_process_has_the_exit_status_and_output_of_a_program(tmp_path: Path) -> None:
     assert in_child(lambda: print("done"), tmp_path) == 0
     assert (tmp_path / "stdout.txt").read_text() == "done\n"
     assert in_child(fail, tmp_path) == 3
@@ -56,7 +56,7 @@ def test_ranks_of_a_killed_rank_are_killed_after_the_grace_time(tmp_path: Path) 
     assert wait(start_ranks(kill_rank_1, 2, tmp_path), grace_s=0.05) == [-signal.SIGKILL] * 2
 
 
-def test_ranks_get_their_numbers(tmp_path: Path) -> None:
+def test_each_rank_gets_its_rank_number(tmp_path: Path) -> None:
     assert ranks(lambda: sys.exit(10 + int(os.environ["RANK"])), 2, tmp_path) == [10, 11]
     assert "RANK" not in os.environ
 
@@ -70,14 +70,14 @@ def test_each_command_line_has_one_hash_of_its_undisturbed_run(tmp_path: Path) -
     assert undisturbed_hash(argv) != undisturbed_hash(tiny_argv(max_iters=2, seed=1))
 
 
-def test_the_record_is_continued_and_a_failed_trial_is_kept_and_named(
+def test_a_record_is_continued_and_a_failed_trial_keeps_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    tried: list[int] = []
+    seeds: list[int] = []
 
     def trial(seed: int, folder: Path) -> dict[str, int]:
-        tried.append(seed)
+        seeds.append(seed)
         (folder / "trace").touch()
         if seed == 1:
             raise AssertionError("one is too few")
@@ -92,12 +92,12 @@ def test_the_record_is_continued_and_a_failed_trial_is_kept_and_named(
     assert not run(campaign, 3, 0, out)
 
     records = [json.loads(line) for line in out.read_text().splitlines() if line.endswith("}")]
-    kept = Path(records[-2]["folder"])
-    assert (tried, [record["passed"] for record in records]) == ([0, 1, 2], [True, False, True])
+    kept_folder = Path(records[-2]["folder"])
+    assert (seeds, [record["passed"] for record in records]) == ([0, 1, 2], [True, False, True])
     assert records[0]["details"] == {"twice": 0}
     assert records[1]["why"] == "one is too few"
-    assert (kept / "trace").exists()
-    assert capsys.readouterr().out.splitlines()[-1] == f"doubles: 2 of 3, 0 s; 2 doubled; failed: 1 ({kept})"
+    assert (kept_folder / "trace").exists()
+    assert capsys.readouterr().out.splitlines()[-1] == f"doubles: 2 of 3, 0 s; 2 doubled; failed: 1 ({kept_folder})"
 
 
 def test_an_unknown_campaign_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

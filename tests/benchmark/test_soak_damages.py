@@ -1,4 +1,4 @@
-"""A few trials of the campaign of damaged checkpoints, and that it notices broken code."""
+"""A few trials of the campaign of damaged checkpoints, which must detect broken code."""
 
 import random
 from collections.abc import Callable
@@ -26,7 +26,9 @@ from core.runtime import Runtime
 
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_kind_of_damage_is_done_and_noticed(kind: Callable[[Victim], None], links: bool, tmp_path: Path) -> None:
+def test_every_kind_of_damage_is_noticed_by_loading(
+    kind: Callable[[Victim], None], links: bool, tmp_path: Path
+) -> None:
     stopped = stopped_run(STOPS[links])
     stopped.write(tmp_path / OUT, links)
     assert stopped.is_intact(tmp_path / OUT, stopped.newest)
@@ -65,16 +67,16 @@ def test_a_checkpoint_that_is_not_found_again_is_noticed(monkeypatch: pytest.Mon
         trial(KINDS.index(flipped), tmp_path)
 
 
-def test_code_that_a_checkpoint_runs_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_checkpoint_that_runs_code_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     load = torch.load
 
-    def trusting(*arguments: Any, **options: Any) -> Any:
+    def unsafe_load(*arguments: Any, **options: Any) -> Any:
         return load(*arguments, **{**options, "weights_only": False})
 
     stopped = stopped_run(STOPS[0])  # ckpt.pt is linked to its newest checkpoint, and is read first
     stopped.write(tmp_path / OUT, links=True)
     damage(random.Random(0), hostile_in_place, tmp_path / OUT, stopped)
-    monkeypatch.setattr("core.checkpoint.format.torch.load", trusting)
+    monkeypatch.setattr("core.checkpoint.format.torch.load", unsafe_load)
 
     with pytest.raises(AssertionError, match="loading changed"):
         check_loading(tmp_path / OUT, stopped, is_foreign=False)

@@ -1,4 +1,4 @@
-"""A few trials on the model of a disk, what the model takes for durable, and that broken code is noticed."""
+"""A few trials on the model of a disk, the durable states of the model, and the detection of broken code."""
 
 import os
 import random
@@ -56,15 +56,15 @@ def test_the_same_seed_gives_the_same_schedule(tmp_path: Path) -> None:
 
 def states(folder: Path, act: Callable[[Disk], None]) -> set[tuple[tuple[str, bytes], ...]]:
     """Return the possible states of a folder after `act` and a power cut."""
-    found = set()
+    found_states = set()
     for seed in range(40):
         for path in folder.iterdir():
             path.unlink()
         disk = Disk(folder, random.Random(seed), links=True)
         act(disk)
         disk.power_cut()
-        found.add(tuple((path.name, path.read_bytes()) for path in sorted(folder.iterdir())))
-    return found
+        found_states.add(tuple((path.name, path.read_bytes()) for path in sorted(folder.iterdir())))
+    return found_states
 
 
 def write_and_rename(disk: Disk, with_file: bool, with_folder: bool) -> None:
@@ -86,7 +86,7 @@ def test_only_flushed_content_and_names_are_durable(tmp_path: Path) -> None:
     assert {(("a", b""),), complete} < broken and all(len(state) == 1 for state in broken)
 
 
-# broken code is noticed
+# detection of broken code
 
 
 def without_file_fsync(path: Path) -> None:
@@ -122,7 +122,7 @@ def manifest_first(
     return path
 
 
-MUTATIONS: dict[str, tuple[str, Any, str]] = {  # what is broken: the target, its replacement, and the expected message
+MUTATIONS: dict[str, tuple[str, Any, str]] = {  # title: the target, its replacement, and the expected message
     "a file's fsync is dropped": (
         "core.files._flush", without_file_fsync, r"\.json or its checkpoint is incomplete"
     ),
@@ -130,12 +130,12 @@ MUTATIONS: dict[str, tuple[str, Any, str]] = {  # what is broken: the target, it
         "core.files._flush", without_folder_fsync, r"the newest checkpoint is \d+ .*, after \d+ was saved"
     ),
     "renamed before fsync": ("core.files.write_atomically", renamed_before_fsync, r"ckpt-\d+\.pt is incomplete"),
-    "the manifest comes before the content": (
+    "the manifest is written before the content": (
         "core.checkpoint.manager.CheckpointManager._save", manifest_first, r"\.json or its checkpoint is incomplete"
     ),
-    "damaged ones are counted": (
+    "damaged checkpoints are counted": (
         "core.checkpoint.manager.CheckpointManager._damaged",
-        property(lambda manager: set(), lambda manager, found: None),
+        property(lambda manager: set(), lambda manager, value: None),
         r"\] are kept, wanted \[",
     ),
     "a checkpoint is not verified": (
@@ -152,7 +152,7 @@ def test_broken_code_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(target, broken, raising=False)
 
     messages: list[str] = []
-    for seed in SEEDS:  # the trials that pass without broken code
+    for seed in SEEDS:  # these trials pass with correct code
         folder = tmp_path / str(seed)
         folder.mkdir()
         try:

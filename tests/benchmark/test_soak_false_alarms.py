@@ -1,4 +1,4 @@
-"""A few trials of the campaign of stable runs, and that it notices an alarm."""
+"""A few trials of the campaign of stable runs, which must detect false alarms."""
 
 from pathlib import Path
 
@@ -30,13 +30,13 @@ def test_an_alarm_in_a_stable_run_is_noticed(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_search_for_spikes_that_changes_the_run_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = InstabilityDetector.check_spikes
+    check_spikes = InstabilityDetector.check_spikes
 
-    def draws(self: InstabilityDetector, loss: torch.Tensor, grad_norm: torch.Tensor) -> list[torch.Tensor]:
+    def check_and_draw(self: InstabilityDetector, loss: torch.Tensor, grad_norm: torch.Tensor) -> list[torch.Tensor]:
         torch.rand(())
-        return search(self, loss, grad_norm)
+        return check_spikes(self, loss, grad_norm)
 
-    monkeypatch.setattr(InstabilityDetector, "check_spikes", draws)
+    monkeypatch.setattr(InstabilityDetector, "check_spikes", check_and_draw)
     with pytest.raises(AssertionError, match="has changed the run"):
         trial(1, tmp_path)
 

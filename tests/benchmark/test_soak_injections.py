@@ -1,4 +1,4 @@
-"""A few trials of the campaign of injections, and that it notices a guarantee that does not hold."""
+"""A few trials of the campaign of injections, which must detect broken guarantees."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A few trials of the campaign that kills runs, and that it notices a loss."""
+"""A few trials of the campaign that kills runs, which must detect lost state."""
 
 from pathlib import Path
 from typing import Any

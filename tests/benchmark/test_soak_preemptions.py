@@ -1,4 +1,4 @@
-"""A few trials of the campaign that stops runs, and that it notices runs that do not stop, or lose something."""
+"""A few trials of the campaign that stops runs, which must detect runs that do not stop or lose state."""
 
 from pathlib import Path
 from typing import Any

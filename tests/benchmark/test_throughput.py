@@ -25,11 +25,11 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("script", ["train.py", "benchmark/reference.py"])
-def test_a_program_is_measured(script: str, run_dir: Path, tiny_argv: list[str]) -> None:
+def test_measure_returns_times_and_memory_of_a_program(script: str, run_dir: Path, tiny_argv: list[str]) -> None:
     """More evaluation batches take longer; time and memory of the tiny model are small."""
     arguments = [*tiny_argv, "--max_iters=15", "--log_interval=1", "--eval_interval=1000"]
     short, long = (measure(ROOT / script, [*arguments, f"--eval_iters={n}"], 1) for n in (1, 120))
 
     assert 0 < short.step_ms < 1000
-    assert long.eval_ms > max(short.eval_ms, 0)  # one batch is lost in the noise of a busy machine
+    assert long.eval_ms > max(short.eval_ms, 0)  # a single batch is too short to measure on a busy machine
     assert 1 < short.memory_mb < 1000

@@ -17,5 +17,5 @@ def test_a_ratio_is_printed_with_its_interval() -> None:
     assert median_and_interval([0.5] * 3, digits=2) == "0.50 [0.50, 0.50]"
 
 
-def test_work_is_timed() -> None:
+def test_seconds_returns_the_duration_of_a_call() -> None:
     assert 0.01 <= seconds(lambda: time.sleep(0.01)) < 1

@@ -62,7 +62,7 @@ TRAIN_RUN_VALUES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_repository_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run in the repository root."""
     monkeypatch.chdir(ROOT)
 
@@ -71,18 +71,18 @@ def load(*argv: str | Path) -> Options:
     return configure(Options, [str(argument) for argument in argv])
 
 
-def has(options: Options, **expected: Any) -> None:
+def check(options: Options, **expected: Any) -> None:
     batch = options.batch_size, options.gradient_accumulation_steps
-    found = {name: getattr(options, name, None) for name in expected}
-    found |= {"batch": batch, "stages": len(options.unmasking_stages or [])}
-    assert {name: found[name] for name in expected} == expected
+    values = {name: getattr(options, name, None) for name in expected}
+    values |= {"batch": batch, "stages": len(options.unmasking_stages or [])}
+    assert {name: values[name] for name in expected} == expected
 
 
 # base files
 
 
-def test_the_train_run_lines_defaults() -> None:
-    has(
+def test_base_train_run_has_the_defaults_of_the_train_run_line() -> None:
+    check(
         load("config/base_train_run.py"), training_type="unmasking", init_from="resume", dataset="shakespeare_char",
         n_layer=6, n_head=6, n_embd=384, block_size=1024, dropout=0.01, bias=False, attention_type="bidirectional",
         position_encoding="rotary", wandb_log=True, wandb_project="diffusion", eval_interval=200, eval_iters=20,
@@ -103,7 +103,7 @@ def test_few_core_line_defaults_differ_from_nanogpts() -> None:
 
 
 def test_the_newest_core_line_fills_masked_positions() -> None:
-    has(
+    check(
         load("config/base_core_line_newest.py"), training_type="unmasking", attention_type="bidirectional",
         position_encoding="rotary", enable_line_aligned_sequences=True, batch=(1, 1), n_layer=12, learning_rate=6e-4,
     )  # fmt: skip
@@ -122,7 +122,9 @@ def test_a_file_overrides_the_base_before_it(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("learning_rate = 5e-4\nuse_rope = False\nunmasking_stages = [{'type': 'span', 'spans_count': 3}]\n")
 
-    has(load("config/base_train_run.py", mine), learning_rate=5e-4, position_encoding="absolute", stages=1, n_embd=384)
+    check(
+        load("config/base_train_run.py", mine), learning_rate=5e-4, position_encoding="absolute", stages=1, n_embd=384
+    )
 
 
 # presets
@@ -133,11 +135,11 @@ def test_every_config_of_the_train_run_line_exists() -> None:
 
 
 @pytest.mark.parametrize("name", TRAIN_RUN)
-def test_configs_of_the_train_run_line(name: str) -> None:
+def test_configs_of_the_train_run_line_have_their_legacy_values(name: str) -> None:
     options = load(f"config/shkspr_char_diff/{name}.py")
 
-    has(options, **TRAIN_RUN_VALUES[name])
-    has(options, n_layer=6, n_embd=384, block_size=1024, position_encoding="rotary", beta2=0.99)  # from the base
+    check(options, **TRAIN_RUN_VALUES[name])
+    check(options, n_layer=6, n_embd=384, block_size=1024, position_encoding="rotary", beta2=0.99)  # from the base
     assert options.is_bidirectional and len(options.validation_stages or []) == 14
 
 
@@ -160,10 +162,10 @@ def test_two_configs_differ_in_the_order_of_stages() -> None:
     assert ratios[1] == [0.9, 0.8, 0.5, 0.6, 0.6, 0.2, 0.2, 0.4, 0.4, 0.55, 0.7, 0.8]
 
 
-def test_char_diffusion() -> None:
+def test_train_char_diffusion_has_its_legacy_values() -> None:
     options = load("config/train_char_diffusion.py")
 
-    has(
+    check(
         options, training_type="unmasking", out_dir="out-char-diffusion", dataset="char_diffusion", batch=(32, 4),
         eval_interval=250, eval_iters=50, log_interval=10, always_save_checkpoint=False, block_size=1024,
         learning_rate=5e-4, min_lr=5e-5, max_iters=10000, warmup_iters=500, n_layer=6, n_embd=384, dropout=0.1,
@@ -173,47 +175,47 @@ def test_char_diffusion() -> None:
     assert len(options.validation_stages or []) == 14
 
 
-def test_char_diffusion_with_modifiers() -> None:
+def test_train_char_diffusion_variants_have_their_legacy_values() -> None:
     first, second = (load(f"config/train_char_diffusion_modifiers{number}.py") for number in ("", "2"))
 
-    has(
+    check(
         first, batch=(32, 1), wandb_log=True, loss_modifiers_enabled=True, entropy_modifier_enabled=True,
         entropy_modifier_weight=0.3, entropy_modifier_threshold=0.1, target_smoothing_enabled=True,
         target_smoothing_factor=0.1, target_smoothing_special_tokens="65", mask_ratio_weight_enabled=True,
         mask_ratio_weight_power=0.5, stages=9,
     )  # fmt: skip
-    has(second, entropy_modifier_enabled=False, mask_ratio_weight_enabled=True, loss_modifiers_enabled=True)
-    has(load("config/train_char_diffusion_no_modifiers.py"), batch=(128, 2), max_iters=6000, compile=True,
+    check(second, entropy_modifier_enabled=False, mask_ratio_weight_enabled=True, loss_modifiers_enabled=True)
+    check(load("config/train_char_diffusion_no_modifiers.py"), batch=(128, 2), max_iters=6000, compile=True,
         loss_modifiers_enabled=False, training_type="unmasking", enable_line_aligned_sequences=True)  # fmt: skip
-    has(load("config/train_char_diffusion_judge_weight2.py"), judge_weight_modifier_enabled=True,
+    check(load("config/train_char_diffusion_judge_weight2.py"), judge_weight_modifier_enabled=True,
         judge_weight_exponent=2.0, judge_start_iter=2000, judge_max_iter=5000, judge_weight_min_factor=0.0333,
         judge_weight_max_factor=30.0)  # fmt: skip
-    quiet, large = (load(f"config/train_char_diffusion_judge_weight{name}.py") for name in ("", "_a40"))
-    has(quiet, batch=(16, 1), judge_weight_modifier_enabled=False, target_smoothing_enabled=True,
+    disabled, large = (load(f"config/train_char_diffusion_judge_weight{name}.py") for name in ("", "_a40"))
+    check(disabled, batch=(16, 1), judge_weight_modifier_enabled=False, target_smoothing_enabled=True,
         mask_ratio_weight_enabled=True, entropy_modifier_enabled=False, judge_max_iter=1)  # fmt: skip
-    has(large, batch=(64, 2), judge_weight_modifier_enabled=True, judge_start_iter=2000, judge_max_iter=5000)
-    has(load("config/train_char_diffusion_sticky_rounds.py"), batch=(48, 1), dataset="char_diffusion_sticky_rounds",
+    check(large, batch=(64, 2), judge_weight_modifier_enabled=True, judge_start_iter=2000, judge_max_iter=5000)
+    check(load("config/train_char_diffusion_sticky_rounds.py"), batch=(48, 1), dataset="char_diffusion_sticky_rounds",
         training_type="unmasking", stages=0, entropy_modifier_enabled=True, out_dir="out-char-diffusion-sticky-rounds",
         enable_line_aligned_sequences=True)  # fmt: skip
 
 
-def test_scorers_and_classifiers_of_the_core_line() -> None:
-    has(load("config/sequence_scorer_complex.py"), training_type="sequence_scoring", batch=(4, 2), learning_rate=1e-5,
+def test_scorers_and_classifiers_of_the_core_line_have_legacy_values() -> None:
+    check(load("config/sequence_scorer_complex.py"), training_type="sequence_scoring", batch=(4, 2), learning_rate=1e-5,
         min_lr=1e-5, freezes=True, unfreeze_at_iteration=500, sequence_variance_scale=5.0, sequence_variance_alpha=1.5,
         sequence_correlation_alpha=4.0, sequence_correlation_enabled=True, cls_token_id=66, stages=9)  # fmt: skip
-    has(load("config/sequence_scorer_lines.py"), batch=(4, 32), stages=10, freezes=False, score_transform=True)
-    has(load("config/sequence_scorer_lines_a40.py"), batch=(64, 2), stages=10, freezes=False)
-    has(load("config/sequence_scorer_simple.py"), batch=(16, 1), block_size=256, max_iters=8000, stages=0)
-    has(load("config/sequence_scorer_config.py"), freezes=True, unfreeze_at_iteration=3000, learning_rate=1e-4)
-    has(load("config/token_classifier_config.py"), training_type="token_classification", freezes=True,
+    check(load("config/sequence_scorer_lines.py"), batch=(4, 32), stages=10, freezes=False, score_transform=True)
+    check(load("config/sequence_scorer_lines_a40.py"), batch=(64, 2), stages=10, freezes=False)
+    check(load("config/sequence_scorer_simple.py"), batch=(16, 1), block_size=256, max_iters=8000, stages=0)
+    check(load("config/sequence_scorer_config.py"), freezes=True, unfreeze_at_iteration=3000, learning_rate=1e-4)
+    check(load("config/token_classifier_config.py"), training_type="token_classification", freezes=True,
         unfreeze_at_iteration=5000, batch=(16, 1), block_size=512, learning_rate=5e-5, max_iters=20000,
         entropy_modifier_enabled=True, target_smoothing_enabled=True)  # fmt: skip
 
 
-def test_language_models_of_the_core_line() -> None:
-    has(load("config/train_shakespeare_char_core_line.py"), training_type="language_model", block_size=1024,
+def test_language_models_of_the_core_line_have_their_legacy_values() -> None:
+    check(load("config/train_shakespeare_char_core_line.py"), training_type="language_model", block_size=1024,
         batch=(16, 4), learning_rate=1e-3, max_iters=5000, attention_type="causal", dropout=0.2)  # fmt: skip
-    has(load("config/train_mickiewicz_char.py"), dataset="mickiewicz_char", batch=(8, 16), weight_decay=1e-2)
+    check(load("config/train_mickiewicz_char.py"), dataset="mickiewicz_char", batch=(8, 16), weight_decay=1e-2)
 
 
 # compositions
@@ -240,7 +242,7 @@ def test_a_users_file_may_copy_a_composition_attribute_by_attribute(
 
     options = load("config/base_core_line.py", mine)
 
-    has(options, training_type="unmasking", use_all_stages_for_training=True, stages=stages)
+    check(options, training_type="unmasking", use_all_stages_for_training=True, stages=stages)
     assert options.unmasking_stages and options.unmasking_stages[-1]["type"] == last
     assert options.unmasking_stages[3] == {"type": "span", "spans_count": 20, "val_loss_stale_count": 10}
     assert len(options.validation_stages or []) == 14
@@ -303,4 +305,4 @@ def test_a_file_with_only_model_mode_works_after_either_base(tmp_path: Path, bas
     (tmp_path / "mine.py").write_text("model_mode = 'sequence_scorer'")
     options = load(f"config/{base}.py", tmp_path / "mine.py")
 
-    has(options, training_type="sequence_scoring", score_transform=base.endswith("newest"))
+    check(options, training_type="sequence_scoring", score_transform=base.endswith("newest"))

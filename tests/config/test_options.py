@@ -24,7 +24,7 @@ NANOGPT_SAMPLE = dict(init_from="resume", out_dir="out", start="\n", num_samples
                       temperature=0.8, top_k=200, seed=1337, device="cuda", compile=False)  # fmt: skip
 
 # every name that a user's config file may set; removing or renaming one breaks that file
-SURFACE = {
+OPTION_NAMES = {
     Options: {
         "run": "out_dir init_from resume_rng eval_only training_type model_mode ckpt_filename seed",
         "evaluation": "eval_interval eval_iters eval_rng",
@@ -67,43 +67,43 @@ SURFACE = {
         "system": "device dtype cpu_autocast compile",
     },
 }
-both = pytest.mark.parametrize("schema", [Options, SampleOptions])
+both_schemas = pytest.mark.parametrize("schema", [Options, SampleOptions])
 
 
-@pytest.mark.parametrize(("schema", "facts"), [(Options, NANOGPT), (SampleOptions, NANOGPT_SAMPLE)])
-def test_nanogpts_names_and_defaults(schema: type[Schema], facts: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("schema", "expected"), [(Options, NANOGPT), (SampleOptions, NANOGPT_SAMPLE)])
+def test_nanogpts_options_have_its_names_and_defaults(schema: type[Schema], expected: dict[str, Any]) -> None:
     defaults = schema.defaults()
 
-    assert {name: defaults[name] for name in facts} == facts
-    assert all(type(defaults[name]) is type(value) for name, value in facts.items())
+    assert {name: defaults[name] for name in expected} == expected
+    assert all(type(defaults[name]) is type(value) for name, value in expected.items())
 
 
-@both
+@both_schemas
 def test_the_default_dtype_is_nanogpts(schema: type[Schema]) -> None:
-    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
-    assert schema.defaults()["dtype"] == ("bfloat16" if able else "float16")
+    assert schema.defaults()["dtype"] == ("bfloat16" if has_bfloat16 else "float16")
 
 
-@both
+@both_schemas
 def test_no_option_was_lost_or_renamed(schema: type[Schema]) -> None:
-    assert {heading: " ".join(names) for heading, names in schema.sections().items()} == SURFACE[schema]
+    assert {heading: " ".join(names) for heading, names in schema.sections().items()} == OPTION_NAMES[schema]
 
 
-@both
+@both_schemas
 def test_every_option_has_a_meaning_and_a_section(schema: type[Schema]) -> None:
     for name, field in schema.model_fields.items():
         assert field.description and len(field.description) > 5, name
         assert isinstance(field.json_schema_extra, dict) and field.json_schema_extra["section"], name
 
 
-@both
+@both_schemas
 def test_no_option_is_named_like_a_section(schema: type[Schema]) -> None:
     """In YAML `model:` is a heading, so it cannot be an option too."""
     assert not set(schema.sections()) & set(schema.model_fields)
 
 
-@both
+@both_schemas
 def test_every_default_passes_its_own_check(schema: type[Schema]) -> None:
     for name, value in schema.defaults().items():
         fitted = schema.fit(name, value)
@@ -114,12 +114,12 @@ def shown_in_help(schema: type[Schema]) -> dict[str, str]:
     return dict(re.findall(r"^  --(\w+)=(.*?)  \[", schema.help(), re.MULTILINE))
 
 
-@both
+@both_schemas
 def test_help_shows_every_default_on_one_line(schema: type[Schema]) -> None:
     assert list(shown_in_help(schema)) == [name for names in schema.sections().values() for name in names]
 
 
-@both
+@both_schemas
 def test_help_shows_no_default_that_would_be_refused(schema: type[Schema]) -> None:
     configure(schema, [f"--{name}={text}" for name, text in shown_in_help(schema).items()])
 
@@ -198,13 +198,13 @@ def test_conflicts_are_refused_and_the_advice_resolves_them(
     configure(Options, [*flags, *remedy])
 
 
-@pytest.mark.parametrize(("head", "training_type"), [
+@pytest.mark.parametrize(("model_mode", "training_type"), [
     ("token_classifier", "token_classification"), ("sequence_scorer", "sequence_scoring"),
     ("language_model", "language_model"),
 ])  # fmt: skip
-def test_model_mode_sets_the_training_type(head: str, training_type: str) -> None:
-    assert configure(Options, [f"--model_mode={head}"]).training_type == training_type
-    assert Options(model_mode=head).training_type == training_type
+def test_model_mode_sets_the_training_type(model_mode: str, training_type: str) -> None:
+    assert configure(Options, [f"--model_mode={model_mode}"]).training_type == training_type
+    assert Options(model_mode=model_mode).training_type == training_type
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_model_mode_sets_the_training_type(head: str, training_type: str) -> Non
     [
         ["--n_embd=6", "--n_head=2"],
         ["--n_embd=8", "--n_head=2", "--position_encoding=rotary"],
-        ["--init_from=resume", "--n_head=5"],  # the shape comes with the checkpoint
+        ["--init_from=resume", "--n_head=5"],  # the checkpoint has the shape
         ["--init_from=gpt2", "--n_head=5"],
         ["--init_from=resume", "--position_encoding=rotary", "--attention_type=bidirectional"],
     ],
@@ -228,7 +228,7 @@ def test_a_core_line_file_may_set_entropy_modifier_verbose(tmp_path: Path) -> No
     assert "entropy_modifier_verbose" not in Options.model_fields
 
 
-def test_checks_that_wait_for_the_device_are_off_by_default() -> None:
+def test_check_every_step_is_off_by_default() -> None:
     assert Options().check_every_step is False
     assert configure(Options, ["--check_every_step=True"]).check_every_step is True
     assert "waits for the device" in Options.help(["stability"])

@@ -36,7 +36,7 @@ NANOGPT = {
     "eval_gpt2_xl": dict(EVALUATION, init_from="gpt2-xl"),
 }  # fmt: skip
 # values that a preset sets although they are defaults: a changed default must not change the preset
-WRITTEN_OUT = {
+SET_TO_DEFAULTS = {
     "train_gpt2": "wandb_log wandb_project wandb_run_name batch_size block_size gradient_accumulation_steps max_iters "
     "lr_decay_iters eval_interval eval_iters log_interval weight_decay",
     "train_shakespeare_char": "eval_iters wandb_log",
@@ -68,13 +68,13 @@ def test_nanogpts_presets_have_its_values(name: str) -> None:
     assert changed == NANOGPT[name]
 
 
-@pytest.mark.parametrize("name", WRITTEN_OUT)
+@pytest.mark.parametrize("name", SET_TO_DEFAULTS)
 def test_presets_set_the_same_names_as_nanogpts(name: str) -> None:
     tree = ast.parse(preset(name).read_text())
     assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
-    assert set(WRITTEN_OUT[name].split()) <= assigned
-    assert assigned - set(WRITTEN_OUT[name].split()) - {"wandb_run_name"} <= set(NANOGPT[name])
+    assert set(SET_TO_DEFAULTS[name].split()) <= assigned
+    assert assigned - set(SET_TO_DEFAULTS[name].split()) - {"wandb_run_name"} <= set(NANOGPT[name])
 
 
 def test_the_quickstart_needs_neither_gpu_nor_compiler() -> None:
@@ -85,14 +85,14 @@ def test_the_quickstart_needs_neither_gpu_nor_compiler() -> None:
     assert options.max_iters % options.eval_interval == 0  # the last iteration is evaluated and saved
 
 
-def same(ours: Any, theirs: Any) -> bool:
+def equal_bits(ours: Any, theirs: Any) -> bool:
     """Return True if nested values are equal bit for bit."""
     if isinstance(ours, torch.Tensor):
         return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
     if isinstance(ours, dict):
-        return list(ours) == list(theirs) and all(same(ours[key], theirs[key]) for key in ours)
+        return list(ours) == list(theirs) and all(equal_bits(ours[key], theirs[key]) for key in ours)
     if isinstance(ours, list | tuple):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+        return len(ours) == len(theirs) and all(map(equal_bits, ours, theirs))
     return bool(ours == theirs)
 
 
@@ -110,13 +110,14 @@ def test_python_yaml_and_flags_give_the_same_bits(run_dir: Path, tiny_argv: list
     argvs = {"py": ["x.py"], "yaml": ["x.yaml"], "flags": [f"--{key}={value}" for key, value in pairs]}
 
     saved = []
-    for way, argv in argvs.items():
-        train.main([*argv, f"--out_dir={way}"])
-        checkpoint = torch.load(f"{way}/ckpt.pt", weights_only=True)
-        assert checkpoint["config"].pop("out_dir") == way and checkpoint["iter_num"] == 3
-        assert checkpoint.pop("run") and checkpoint.pop("loggers")  # the run's name; byte counts that depend on times
+    for form, argv in argvs.items():
+        train.main([*argv, f"--out_dir={form}"])
+        checkpoint = torch.load(f"{form}/ckpt.pt", weights_only=True)
+        assert checkpoint["config"].pop("out_dir") == form and checkpoint["iter_num"] == 3
+        # the id of the run; byte counts, which depend on times
+        assert checkpoint.pop("run") and checkpoint.pop("loggers")
         saved.append(checkpoint)
 
-    assert same(saved[0], saved[1]) and same(saved[0], saved[2])
+    assert equal_bits(saved[0], saved[1]) and equal_bits(saved[0], saved[2])
     saved[1]["optimizer"]["state"][0]["exp_avg"][0, 0] += 1e-9
-    assert not same(saved[0], saved[1])  # the comparison detects the last bit
+    assert not equal_bits(saved[0], saved[1])  # the comparison detects the last bit

@@ -1,4 +1,4 @@
-"""Declaration of options, and everything that follows from one declaration."""
+"""Declared options: defaults, sections, conversion, checks, help and tables."""
 
 from typing import Any, ClassVar, Literal
 
@@ -41,7 +41,7 @@ def test_defaults_and_sections_keep_the_order_of_declaration() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "expected"),
+    ("name", "value", "expected"),
     [
         ("heat", 200, 200.0),
         ("heat", "1e2", 100.0),
@@ -66,14 +66,14 @@ def test_defaults_and_sections_keep_the_order_of_declaration() -> None:
         ("guests", "3", 3),
     ],
 )
-def test_a_value_is_converted_to_its_options_type(name: str, given: Any, expected: Any) -> None:
-    fitted = Kitchen.fit(name, given)
+def test_a_value_is_converted_to_its_options_type(name: str, value: Any, expected: Any) -> None:
+    fitted = Kitchen.fit(name, value)
 
     assert fitted == expected and type(fitted) is type(expected)
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "message"),
+    ("name", "value", "message"),
     [
         ("heat", 0, "float > 0 and <= 300"),
         ("heat", 301.0, "float > 0 and <= 300"),
@@ -92,9 +92,9 @@ def test_a_value_is_converted_to_its_options_type(name: str, given: Any, expecte
         ("guests", 0, "int or None >= 1"),
     ],
 )
-def test_a_value_that_cannot_be_converted(name: str, given: Any, message: str) -> None:
+def test_a_value_that_cannot_be_converted_is_refused(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        Kitchen.fit(name, given)
+        Kitchen.fit(name, value)
 
     assert str(caught.value) == message == wanted(Kitchen.model_fields[name])
 
@@ -106,13 +106,13 @@ class Cake(Schema):
     del opt
 
 
-@pytest.mark.parametrize("given", ["[{'of': None}]", '[{"of": null}]', [{"of": None}], ({"of": None},)])
-def test_a_list_of_dicts(given: Any) -> None:
-    assert Cake.fit("layers", given) == [{"of": None}]
+@pytest.mark.parametrize("value", ["[{'of': None}]", '[{"of": null}]', [{"of": None}], ({"of": None},)])
+def test_a_list_of_dicts_is_parsed_from_text(value: Any) -> None:
+    assert Cake.fit("layers", value) == [{"of": None}]
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "message"),
+    ("name", "value", "message"),
     [
         ("layers", "{'of': 'dough'}", "list of dicts or None"),
         ("layers", ["dough"], "list of dicts or None"),
@@ -121,18 +121,18 @@ def test_a_list_of_dicts(given: Any) -> None:
         ("sign", "", "one character or None"),
     ],
 )
-def test_lists_and_characters_of_the_wrong_form_are_refused(name: str, given: Any, message: str) -> None:
+def test_lists_and_characters_of_the_wrong_form_are_refused(name: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        Cake.fit(name, given)
+        Cake.fit(name, value)
 
     assert str(caught.value).startswith(message)
     assert Cake.fit("sign", "*") == "*"
 
 
-@pytest.mark.parametrize("given", [np.arange(2), torch.ones(2)])
-def test_an_array_is_not_a_number(given: Any) -> None:
+@pytest.mark.parametrize("value", [np.arange(2), torch.ones(2)])
+def test_an_array_is_not_a_number(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^int >= 1$"):
-        Kitchen.fit("minutes", given)
+        Kitchen.fit("minutes", value)
 
 
 def test_rules_between_options_keep_their_messages() -> None:
@@ -152,14 +152,14 @@ def test_options_are_immutable_and_reject_unknown_names() -> None:
         Kitchen(salt=1)  # type: ignore[call-arg]
 
 
-def test_pick_and_changed() -> None:
-    made = Kitchen(heat=200.0)
+def test_pick_returns_values_and_changed_those_that_are_not_defaults() -> None:
+    kitchen = Kitchen(heat=200.0)
 
-    assert made.pick("heat", "name") == {"heat": 200.0, "name": "cake"}
-    assert made.changed("heat", "name", "baked_at") == {"heat": 200.0}
+    assert kitchen.pick("heat", "name") == {"heat": 200.0, "name": "cake"}
+    assert kitchen.changed("heat", "name", "baked_at") == {"heat": 200.0}
 
 
-def test_help() -> None:
+def test_help_lists_options_with_type_and_description() -> None:
     assert Kitchen.help(["dish"]) == (
         "dish:\n"
         "  --name=cake  [str]\n      what is baked\n"
@@ -172,13 +172,13 @@ def test_help() -> None:
 
 
 def test_a_table_runs_as_a_config_file() -> None:
-    made = Kitchen(name="it's", guests=3)
+    kitchen = Kitchen(name="it's", guests=3)
     names: dict[str, Any] = {}
 
-    exec(made.table({"guests": "x.py:3"}), names)
+    exec(kitchen.table({"guests": "x.py:3"}), names)
 
-    assert {name: names[name] for name in Kitchen.model_fields} == made.model_dump()
-    assert "guests = 3  # x.py:3" in made.table({"guests": "x.py:3"})
+    assert {name: names[name] for name in Kitchen.model_fields} == kitchen.model_dump()
+    assert "guests = 3  # x.py:3" in kitchen.table({"guests": "x.py:3"})
 
 
 @pytest.mark.parametrize(

@@ -58,19 +58,19 @@ def test_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_options(["--help"])
 
-    shown = capsys.readouterr().out
-    assert all(f"--{name}=" in shown for name in StreamOptions.model_fields)
+    printed = capsys.readouterr().out
+    assert all(f"--{name}=" in printed for name in StreamOptions.model_fields)
 
 
-def test_the_text_folder_is_the_data_sets_or_char_diffusion(tmp_path: Path) -> None:
-    own = tmp_path / "set"
-    own.mkdir()
-    assert read_options([]).source(own) == tmp_path / "char_diffusion"
-    assert read_options([f"--source_data_dir={own}"]).source(tmp_path / "other") == own
+def test_the_text_comes_from_the_data_sets_folder_or_char_diffusion(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    assert read_options([]).source(folder) == tmp_path / "char_diffusion"
+    assert read_options([f"--source_data_dir={folder}"]).source(tmp_path / "other") == folder
     with pytest.raises(ConfigError, match="^source_data_dir=there: there is no such folder"):
-        read_options(["--source_data_dir=there"]).source(own)
-    (own / "input.txt").touch()
-    assert read_options([]).source(own) == own
+        read_options(["--source_data_dir=there"]).source(folder)
+    (folder / "input.txt").touch()
+    assert read_options([]).source(folder) == folder
 
 
 def test_a_quiet_producer_gets_no_print_function() -> None:
@@ -78,7 +78,7 @@ def test_a_quiet_producer_gets_no_print_function() -> None:
     assert "say" not in read_options(["--data_stream_verbose=False"]).producer()
 
 
-def test_option_names_of_training_configs() -> None:
+def test_option_names_of_training_configs_are_accepted() -> None:
     options = read_options(["--unmasking_model_checkpoint=out-u", "--score_transform=True"])
 
     assert options.mlm_checkpoint_path == "out-u" and options.score_transform

@@ -14,7 +14,7 @@ from extras.freezing import (
     freeze_transformer,
     is_frozen,
     mark_heads,
-    trainable,
+    train_only,
     unfreeze_transformer,
 )
 from model import GPT
@@ -72,7 +72,7 @@ def test_after_unfreezing_everything_trains(classifier: GPT) -> None:
     assert training(classifier) == everything and not is_frozen(classifier)
 
 
-def test_a_matrix_that_the_head_shares_continues_to_train(tiny_model: GPT) -> None:
+def test_a_matrix_shared_with_the_head_continues_to_train(tiny_model: GPT) -> None:
     freeze_transformer(tiny_model)
 
     assert training(tiny_model) == ["transformer.wte.weight"]
@@ -100,7 +100,7 @@ def test_the_cls_embedding_is_not_part_of_the_transformer(tiny_model: GPT) -> No
     ],
 )
 def test_patterns_choose_the_parameters_that_train(classifier: GPT, patterns: str, expected: list[str]) -> None:
-    trainable(classifier, patterns)
+    train_only(classifier, patterns)
 
     assert training(classifier) == [*expected, "lm_head.weight"]
     assert is_frozen(classifier)
@@ -108,7 +108,7 @@ def test_patterns_choose_the_parameters_that_train(classifier: GPT, patterns: st
 
 def test_a_pattern_can_unfreeze_everything(classifier: GPT) -> None:
     freeze_transformer(classifier)
-    trainable(classifier, "*")
+    train_only(classifier, "*")
 
     assert not is_frozen(classifier)
 
@@ -116,7 +116,7 @@ def test_a_pattern_can_unfreeze_everything(classifier: GPT) -> None:
 @pytest.mark.parametrize("pattern", ["h.[8-9].*", "H.0", "transformer.h.1.ln", "ln_f.weight.*"])
 def test_a_pattern_that_matches_nothing_is_refused_and_freezes_nothing(classifier: GPT, pattern: str) -> None:
     with pytest.raises(ConfigError) as error:
-        trainable(classifier, f"wte,{pattern}")
+        train_only(classifier, f"wte,{pattern}")
 
     message = str(error.value)
     assert message.startswith(f"trainable pattern {pattern!r} matches no parameter")
@@ -144,7 +144,7 @@ def test_unfrozen_parameters_join_the_optimizer_in_two_groups(tiny_model: GPT) -
     body = [(name, p) for name, p in classifier.named_parameters() if name.startswith("transformer.")]
     assert extend_optimizer(optimizer, classifier, 0.3) == len(body)
 
-    matrices, vectors = ([name for name, p in body if (p.dim() >= 2) == wide] for wide in (True, False))
+    matrices, vectors = ([name for name, p in body if (p.dim() >= 2) == is_matrix] for is_matrix in (True, False))
     assert names_of(optimizer, classifier) == [["lm_head.weight"], [], matrices, vectors]
     for group, decay in zip(optimizer.param_groups[2:], (0.3, 0.0), strict=True):
         assert (group["weight_decay"], group["betas"], group["eps"], group["lr"]) == (decay, BETAS, 1e-5, 7.0)
@@ -154,7 +154,7 @@ def test_unfrozen_parameters_join_the_optimizer_in_two_groups(tiny_model: GPT) -
 
 
 def test_empty_groups_are_not_added(classifier: GPT) -> None:
-    trainable(classifier, "h,wte,wpe")
+    train_only(classifier, "h,wte,wpe")
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     unfreeze_transformer(classifier)
 
@@ -164,7 +164,7 @@ def test_empty_groups_are_not_added(classifier: GPT) -> None:
 
 
 def test_extending_does_not_change_the_updates_of_the_head(classifier: GPT) -> None:
-    """Extending changes no moment, and the next update of the head equals that of a frozen run to the bit."""
+    """Extending changes no moment, and the next update of the head equals that of a frozen run bit for bit."""
     freeze_transformer(classifier)
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     for seed in range(3):
@@ -204,7 +204,7 @@ def test_heads_get_their_own_groups(tiny_model: GPT) -> None:
     assert {name for group in names for name in group} == all_names
 
 
-def test_of_a_frozen_model_only_heads_are_marked(classifier: GPT) -> None:
+def test_only_the_heads_of_a_frozen_model_are_marked(classifier: GPT) -> None:
     freeze_transformer(classifier)
     optimizer = classifier.configure_optimizers(0.1, 1e-2, BETAS, "cpu")
     mark_heads(optimizer, classifier)

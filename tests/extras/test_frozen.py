@@ -10,28 +10,28 @@ import core
 from core import CheckpointError
 from data.vocabulary import Vocabulary
 from extras.frozen import load_filler, load_judge
-from tests.wiring.tiny_task import SCORING, TEXT, keep_model, task
+from tests.wiring.tiny_task import SCORING, TEXT, save_model, task
 
-WORDS = Vocabulary.beyond(TEXT)
+VOCABULARY = Vocabulary.beyond(TEXT)
 
 
 @pytest.mark.parametrize("default", [False, True])
 def test_a_judge_has_the_settings_of_its_checkpoint(
     run: core.Runtime, initializer: core.ModelInitializer, default: bool
 ) -> None:
-    keep_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5, block_size=33)
-    judge = load_judge(initializer, Path("judge.pt"), WORDS, 20, transformed=default)
+    save_model("judge.pt", mode="sequence_scorer", cls_token_id=TEXT + 5, block_size=33)
+    judge = load_judge(initializer, Path("judge.pt"), VOCABULARY, 20, transformed=default)
 
     assert (judge.cls_token_id, judge.block_size, judge.transformed) == (TEXT + 5, 33, default)
     assert judge(torch.zeros(3, 9, dtype=torch.int64)).shape == (3,)
     for scale in (False, True):
         checkpoint = torch.load("judge.pt", weights_only=True)
-        torch.save({**checkpoint, "config": {"training_type": "x", "score_transform": scale}}, "told.pt")
-        assert load_judge(initializer, Path("told.pt"), WORDS, 20, transformed=default).transformed == scale
+        torch.save({**checkpoint, "config": {"training_type": "x", "score_transform": scale}}, "scaled.pt")
+        assert load_judge(initializer, Path("scaled.pt"), VOCABULARY, 20, transformed=default).transformed == scale
 
 
 def test_a_filler_has_the_settings_of_the_options(run: core.Runtime, initializer: core.ModelInitializer) -> None:
-    keep_model("filler.pt")
+    save_model("filler.pt")
     scoring = task(run, **SCORING, fill="sample", fill_temperature=0.5, fill_top_k=7)
     objective: Any = scoring.objective(initializer)
     filler = objective.filler
@@ -40,20 +40,22 @@ def test_a_filler_has_the_settings_of_the_options(run: core.Runtime, initializer
     assert not filler.model.training
 
 
-def test_padding_and_mask_get_the_ids_of_the_model(run: core.Runtime, initializer: core.ModelInitializer) -> None:
-    pad = WORDS.pad
-    keep_model("judge.pt", mode="sequence_scorer", cls_token_id=pad, meta={"pad_token_id": 18, "cls_token_id": pad})
-    keep_model("filler.pt", meta={"mask_token_id": 19, "pad_token_id": None})
+def test_padding_and_mask_ids_are_mapped_to_those_of_the_model(
+    run: core.Runtime, initializer: core.ModelInitializer
+) -> None:
+    pad = VOCABULARY.pad
+    save_model("judge.pt", mode="sequence_scorer", cls_token_id=pad, meta={"pad_token_id": 18, "cls_token_id": pad})
+    save_model("filler.pt", meta={"mask_token_id": 19, "pad_token_id": None})
 
-    judge = load_judge(initializer, Path("judge.pt"), WORDS, 16)
+    judge = load_judge(initializer, Path("judge.pt"), VOCABULARY, 16)
     filler = load_filler(
-        initializer, Path("filler.pt"), WORDS, 16, sample=False, temperature=1.0, top_k=None
+        initializer, Path("filler.pt"), VOCABULARY, 16, sample=False, temperature=1.0, top_k=None
     )  # fmt: skip
 
-    assert judge.renamed == {pad: 18} and filler.renamed == {WORDS.mask: 19}
-    keep_model("same.pt", meta=WORDS.meta())
+    assert judge.renamed == {pad: 18} and filler.renamed == {VOCABULARY.mask: 19}
+    save_model("same.pt", meta=VOCABULARY.meta())
     assert not load_filler(
-        initializer, Path("same.pt"), WORDS, 16, sample=False, temperature=1.0, top_k=None
+        initializer, Path("same.pt"), VOCABULARY, 16, sample=False, temperature=1.0, top_k=None
     ).renamed  # fmt: skip
 
 
@@ -78,14 +80,14 @@ SCORER = {"mode": "sequence_scorer", "cls_token_id": TEXT + 5}
         (JUDGING, {**SCORER, "vocab_size": 40}, "^other.pt has vocab_size=40 and block_size=16, wanted 32"),
     ],
 )
-def test_another_runs_model_that_does_not_fit(
+def test_another_runs_model_that_does_not_fit_is_refused(
     run: core.Runtime,
     initializer: core.ModelInitializer,
     options: dict[str, Any],
     config: dict[str, Any],
     message: str,
 ) -> None:
-    keep_model("other.pt", **config)
+    save_model("other.pt", **config)
 
     with pytest.raises(CheckpointError, match=message) as error:
         task(run, **options).objective(initializer)
@@ -93,7 +95,7 @@ def test_another_runs_model_that_does_not_fit(
 
 
 @pytest.mark.parametrize("options", [FILLING, JUDGING], ids=["filler", "judge"])
-def test_another_runs_model_that_is_missing(
+def test_a_missing_model_of_another_run_is_reported(
     run: core.Runtime, initializer: core.ModelInitializer, options: dict[str, Any]
 ) -> None:
     with pytest.raises(CheckpointError, match=r"other\.pt"):

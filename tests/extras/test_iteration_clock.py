@@ -6,7 +6,7 @@ from extras.iteration_clock import IterationClock
 from loss_modifiers import EntropyPenaltyModifier, LossModifierPipeline
 
 
-def test_every_modifier_has_the_iteration_before_its_update() -> None:
+def test_modifiers_get_the_iteration_before_each_update() -> None:
     modifier = EntropyPenaltyModifier(1.0, start_iter=0, max_iters=10)
     pipeline = LossModifierPipeline([modifier])
     clock = IterationClock([pipeline])

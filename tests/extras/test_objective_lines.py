@@ -1,4 +1,4 @@
-"""The lines below nanoGPT's: each is printed only if its metrics are reported."""
+"""The additional lines of objectives: each is printed only if its metrics are reported."""
 
 import pytest
 
@@ -12,14 +12,14 @@ def lines() -> ObjectiveLines:
     return ObjectiveLines("unmasking", max_entropy_penalty=0.5)
 
 
-def test_a_plain_run_prints_nothing(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_of_a_language_model_print_no_line(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
     lines.log_step({"iter": 3, "loss": 2.0, "time_ms": 1.0, "mfu": 0.0, "finite": 1.0})
     lines.log_eval({"iter": 3, "train/loss": 2.0, "val/loss": 2.5, "lr": 1e-3})
 
     assert capsys.readouterr().out == ""
 
 
-def test_mask_counts(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mask_counts_are_printed(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
     counts = {"mean": 3.25, "var": 1.5, "min": 2.0, "max": 5.0}
 
     lines.log_step({f"mask_counts/{name}": value for name, value in counts.items()})
@@ -29,7 +29,9 @@ def test_mask_counts(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) 
     )
 
 
-def test_the_entropy_penalty_once_it_is_positive(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_entropy_penalty_is_printed_once_it_is_positive(
+    lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines.log_step({f"{PENALTY}entropy_penalty": 0.0, f"{PENALTY}multiplier_ema": 1.0})
     assert capsys.readouterr().out == ""
 
@@ -38,20 +40,22 @@ def test_the_entropy_penalty_once_it_is_positive(lines: ObjectiveLines, capsys: 
     assert capsys.readouterr().out == 2 * "  entropy_penalty: 0.2500, multiplier_ema: 1.0625 (max: 0.5)\n"
 
 
-def test_the_mean_error_of_scores(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_mean_error_of_scores_is_printed(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
     lines.log_step({"ratio": 0.1256})
 
     assert capsys.readouterr().out == "  ratio 0.126\n"
 
 
-def test_an_evaluation_of_unmasking(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {
+def test_metrics_of_an_unmasking_evaluation_are_printed(
+    lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = {
         "model vs random": 3.456, "avg correct prob": 0.12345, "random prob": 0.0125, "signal to noise": 1.234,
         "signal to noise median": 0.5, "most likely accuracy": 43.21, "val/stage_0_loss": 2.5,
         "val/stage_0_samples": 20, "val/stage_10_loss": 1.25, "val/stage_10_samples": 19, "masked_token_ratio": 0.4,
     }  # fmt: skip
 
-    lines.log_eval({"train/loss": 2.0, "val/loss": 2.5, **figures})
+    lines.log_eval({"train/loss": 2.0, "val/loss": 2.5, **metrics})
 
     assert capsys.readouterr().out.splitlines() == [
         "  val model vs random: 3.46x better",
@@ -63,7 +67,9 @@ def test_an_evaluation_of_unmasking(lines: ObjectiveLines, capsys: pytest.Captur
     ]
 
 
-def test_an_evaluation_of_token_classification(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_of_a_token_classification_evaluation_are_printed(
+    lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = ("f1", "precision", "recall", "accuracy", "majority_f1", "majority_accuracy")
 
     lines.log_eval({f"val/{name}": (number + 1) / 8 for number, name in enumerate(names)})
@@ -75,14 +81,16 @@ def test_an_evaluation_of_token_classification(lines: ObjectiveLines, capsys: py
     ]
 
 
-def test_an_evaluation_of_sequence_scoring(lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {"val/mse": 0.0125, "val/mse_ratio": 0.5, "val/correlation": 0.75}
+def test_metrics_of_a_sequence_scoring_evaluation_are_printed(
+    lines: ObjectiveLines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = {"val/mse": 0.0125, "val/mse_ratio": 0.5, "val/correlation": 0.75}
 
-    lines.log_eval(figures)
+    lines.log_eval(metrics)
     assert capsys.readouterr().out.splitlines() == [
         "  val correlation 0.7500",
         "  val mse 0.012500, 0.500 of the constant predictor's",
     ]
 
-    lines.log_eval({**figures, "val/zero_mean": 0.0625, "val/zero_p90": 0.125})
+    lines.log_eval({**metrics, "val/zero_mean": 0.0625, "val/zero_p90": 0.125})
     assert capsys.readouterr().out.splitlines()[2:] == ["  val untouched texts: mean score 0.0625, 90 % below 0.1250"]

@@ -14,7 +14,7 @@ ERASE = "\r\x1b[K"
 
 
 class Clock:
-    """A clock that only the test moves."""
+    """A clock that the test sets."""
 
     now = 1000.0
 
@@ -23,14 +23,14 @@ class Clock:
 
 
 class Stream(io.StringIO):
-    """Keeps the flushed text separately."""
+    """Records the flushed text separately."""
 
     flushed = ""
 
     def flush(self) -> None:
         self.flushed = self.getvalue()
 
-    def take(self) -> str:
+    def take_flushed(self) -> str:
         """Return the text flushed since the last call."""
         text, self.flushed = self.flushed, ""
         self.seek(0)
@@ -46,10 +46,10 @@ class Terminal:
         self.bar = ProgressBar(self.stream, max_iters, self.clock)
 
     def step(self, iter_num: int, seconds: float = 1.0) -> str:
-        """Make an update that takes so many seconds; return the text that is drawn."""
+        """Report an update that takes the given seconds; return the text that is drawn."""
         self.clock.now += seconds
         self.bar.on_step_end(SimpleNamespace(iter_num=iter_num), None)
-        return self.stream.take()
+        return self.stream.take_flushed()
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ class Terminal:
         (100, 50, f"{ERASE}[{'#' * 12}{' ' * 12}]  50% "),
         (100, 99, f"{ERASE}[{'#' * 24}]  99% "),
         (100, 100, f"{ERASE}[{'#' * 24}] 100% "),
-        (100, 130, f"{ERASE}[{'#' * 24}] 100% "),  # max_iters was lowered by a resume
+        (100, 130, f"{ERASE}[{'#' * 24}] 100% "),  # a resume reduced max_iters
         (0, 0, f"{ERASE}[{' ' * 24}]   0% "),
     ],
 )
-def test_bar_shows_the_share_of_iterations_made(max_iters: int, iter_num: int, expected: str) -> None:
+def test_bar_shows_the_percentage_of_iterations(max_iters: int, iter_num: int, expected: str) -> None:
     assert Terminal(max_iters).step(iter_num) == expected
 
 
@@ -73,7 +73,7 @@ def test_bar_shows_the_share_of_iterations_made(max_iters: int, iter_num: int, e
 )
 def test_time_left_follows_from_the_pace_so_far(seconds_each: float, left: str) -> None:
     terminal = Terminal(max_iters=100)
-    terminal.step(0, seconds=500.0)  # start-up does not count
+    terminal.step(0, seconds=500.0)  # the time of the start is excluded
     terminal.step(1, seconds=seconds_each)
 
     assert terminal.step(2, seconds=seconds_each) == f"{ERASE}[{' ' * 24}]   2% {left}"
@@ -104,7 +104,7 @@ def test_bar_is_erased_before_every_line(method: str, argument: Any, capsys: pyt
 
     getattr(terminal.bar, method)(argument)
 
-    assert terminal.stream.take() == ERASE
+    assert terminal.stream.take_flushed() == ERASE
     assert capsys.readouterr() == ("", "")
 
 
@@ -113,7 +113,7 @@ def test_bar_is_erased_after_the_run() -> None:
     terminal.step(0)
     terminal.bar.on_train_end(None)
 
-    assert terminal.stream.take() == ERASE
+    assert terminal.stream.take_flushed() == ERASE
 
 
 def test_bar_is_erased_before_other_loggers_print(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,4 +138,4 @@ def test_bar_is_erased_after_a_failed_run() -> None:
     terminal.step(0)
     core.CompositeLogger([terminal.bar]).close()  # train.main does this also after an error
 
-    assert terminal.stream.take() == ERASE
+    assert terminal.stream.take_flushed() == ERASE

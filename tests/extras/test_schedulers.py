@@ -13,9 +13,9 @@ ITERATIONS = [-5, -1, 0, 1, 49, 50, 51, 99, 100, 101, 150, 199, 200, 201, 1200, 
 
 
 @pytest.mark.parametrize("iter_num", ITERATIONS)
-@pytest.mark.parametrize(("hold_iters", "held"), [(None, 50), (100, 100), (0, 0)])
-def test_warmup_only_holds_then_decays(iter_num: int, hold_iters: int | None, held: int) -> None:
-    late = iter_num - 50 - held
+@pytest.mark.parametrize(("hold_iters", "expected_hold"), [(None, 50), (100, 100), (0, 0)])
+def test_warmup_only_holds_then_decays(iter_num: int, hold_iters: int | None, expected_hold: int) -> None:
+    late = iter_num - 50 - expected_hold
     if iter_num < 50:
         expected = 2e-3 * (max(iter_num, 0) + 1) / 51
     elif late < 0:
@@ -34,8 +34,8 @@ def test_transfer_rates_of_the_transformer_and_the_head(iter_num: int, decay_lr:
         transformer, head = 0.0, 1e-3 * 4 * (min(max(iter_num, 0), 50) + 1) / 51
     else:
         peak, late = 1e-3 * 0.5, iter_num - 200
-        share = 0.5 + 0.5 * math.cos(math.pi * late / (late + 1000)) if decay_lr else 1
-        transformer = 0.3 * peak + share * (peak - 0.3 * peak)
+        factor = 0.5 + 0.5 * math.cos(math.pi * late / (late + 1000)) if decay_lr else 1
+        transformer = 0.3 * peak + factor * (peak - 0.3 * peak)
         head = 2 * transformer
 
     scheduler = TransferLearningScheduler(1e-3, 4, 50, 200, 0.5, decay_lr, 0.3)
@@ -47,7 +47,7 @@ def test_transfer_rates_of_the_transformer_and_the_head(iter_num: int, decay_lr:
     ("iter_num", "transformer", "head"),
     [(0, 0, 5e-4 / 501), (500, 0, 5e-4), (1999, 0, 5e-4), (2000, 5e-6, 1e-5), (3000, 2.75e-6, 5.5e-6)],
 )
-def test_the_default_values_of_transfer(iter_num: int, transformer: float, head: float) -> None:
+def test_transfer_has_its_default_rates(iter_num: int, transformer: float, head: float) -> None:
     groups: list[dict[str, Any]] = [{}, {"is_head": True}, {"is_head": True, "lr_factor": 0.1}]
 
     assert TransferLearningScheduler().set_lr(groups, iter_num) == pytest.approx(transformer)
@@ -113,11 +113,11 @@ def test_adaptive_resumed_anywhere_equals_an_uninterrupted_run(stop: int) -> Non
     losses = [3.0, 3.1, 2.0, 2.0, 2.5, 2.5]
 
     def rates(scheduler: AdaptiveScheduler, first: int, last: int) -> list[float]:
-        found = []
+        lrs = []
         for iter_num in range(first, last):
-            found.append(scheduler.get_lr(iter_num))
+            lrs.append(scheduler.get_lr(iter_num))
             evaluate(scheduler, iter_num, losses[iter_num])
-        return found
+        return lrs
 
     uninterrupted = rates(AdaptiveScheduler(1.0, patience=1, warmup_iters=0), 0, 6)
     scheduler = AdaptiveScheduler(1.0, patience=1, warmup_iters=0)

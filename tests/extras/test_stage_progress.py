@@ -13,7 +13,7 @@ STAGES = [RandomStage(0.5, 2), StickyStage(0.4, 0.15, 0.3, 3), SpanStage(5, 1)]
 
 
 class Trainer(SimpleNamespace):
-    """The attributes of a trainer that the callback uses; keeps the logged lines and events."""
+    """The attributes of a trainer that the callback uses; records the logged lines and events."""
 
     def __init__(self, evaluations: int = 0) -> None:
         super().__init__(iter_num=10 * evaluations, lines=[], events=[])
@@ -21,12 +21,12 @@ class Trainer(SimpleNamespace):
 
     def evaluate(self, progress: StageProgress, *losses: float) -> list[int]:
         """Report validation losses to the callback; return the current stage after each."""
-        found = []
+        stages = []
         for loss in losses:
             progress.on_eval_end(self, {"train": torch.tensor(9.0), "val": torch.tensor(loss)})  # type: ignore[arg-type]
-            found.append(progress.current_stage)
+            stages.append(progress.current_stage)
             self.iter_num += 10
-        return found
+        return stages
 
 
 def test_a_stage_ends_after_its_count_of_evaluations_without_a_new_best() -> None:
@@ -59,7 +59,7 @@ def test_the_last_stage_lasts_until_the_end_and_keeps_counting() -> None:
     assert trainer.evaluate(progress, 0.5) == [1] and progress.stale_count == 0
 
 
-def test_a_nan_loss_is_no_best() -> None:
+def test_a_nan_loss_is_not_a_new_best() -> None:
     progress = StageProgress(STAGES)
 
     assert Trainer().evaluate(progress, float("nan"), float("nan")) == [0, 1]
@@ -72,7 +72,7 @@ def test_a_count_of_zero_or_one_ends_the_stage_at_once(count: int) -> None:
     assert Trainer().evaluate(progress, 2.0, 2.0) == [0, 1]
 
 
-def test_logged_lines() -> None:
+def test_evaluations_and_new_stages_are_logged() -> None:
     progress, trainer = StageProgress(STAGES), Trainer()
 
     trainer.evaluate(progress, 3.0, 3.5, 3.5)
@@ -104,7 +104,7 @@ def test_a_reload_continues_as_if_uninterrupted(evaluations: int) -> None:
 
 
 def test_a_repeated_evaluation_counts_once() -> None:
-    """As in a resume with reseeded random numbers."""
+    """A resume with reseeded random numbers repeats the evaluation."""
     progress = StageProgress(STAGES)
     Trainer().evaluate(progress, 3.0, 3.5)
 
@@ -120,7 +120,7 @@ def test_a_reload_into_fewer_stages_stays_within_them() -> None:
     assert progress.reached() == 2
 
 
-def test_the_state_is_plain() -> None:
+def test_the_initial_state_has_plain_values() -> None:
     state: dict[str, Any] = StageProgress(STAGES).state_dict()
 
     assert state == {"current_stage": 0, "stale_count": 0, "best_val_loss": float("inf"), "judged_at": -1}

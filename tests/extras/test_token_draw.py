@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from extras.token_draw import draw_tokens
 
-SHARES = [0.5, 0.3, 0.15, 0.05]
-ROWS = torch.tensor(SHARES).log().repeat(4000, 1)
+PROBABILITIES = [0.5, 0.3, 0.15, 0.05]
+ROWS = torch.tensor(PROBABILITIES).log().repeat(4000, 1)
 
 
-def drawn(**more: Any) -> list[float]:
-    """Return the share of each token in 4000 draws."""
-    tokens = draw_tokens(ROWS, torch.Generator().manual_seed(0), **more)
+def frequencies(**options: Any) -> list[float]:
+    """Return the frequency of each token in 4000 draws."""
+    tokens = draw_tokens(ROWS, torch.Generator().manual_seed(0), **options)
     return (tokens.bincount(minlength=4) / len(tokens)).tolist()
 
 
 @pytest.mark.parametrize(
-    ("more", "allowed"),
+    ("options", "allowed"),
     [
         ({}, 4),
         ({"top_p": 0.4}, 1),  # the likeliest token is always allowed
@@ -34,28 +34,26 @@ def drawn(**more: Any) -> list[float]:
         ({"top_k": 3, "top_p": 0.8}, 2),  # two of the three tokens that top_k allows have 0.84 together
     ],
 )
-def test_allowed_tokens_are_drawn_in_proportion(more: dict[str, Any], allowed: int) -> None:
-    total = sum(SHARES[:allowed])
+def test_allowed_tokens_are_drawn_in_proportion(options: dict[str, Any], allowed: int) -> None:
+    total = sum(PROBABILITIES[:allowed])
 
-    for share, found in zip(SHARES, drawn(**more), strict=True):
-        expected = share / total if share in SHARES[:allowed] else 0.0
-        assert abs(found - expected) <= 4 * math.sqrt(expected * (1 - expected) / 4000), (more, share)
+    for probability, frequency in zip(PROBABILITIES, frequencies(**options), strict=True):
+        expected = probability / total if probability in PROBABILITIES[:allowed] else 0.0
+        assert abs(frequency - expected) <= 4 * math.sqrt(expected * (1 - expected) / 4000), (options, probability)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_temperature(temperature: float) -> None:
-    weights = [share ** (1 / temperature) for share in SHARES]
+def test_temperature_flattens_or_sharpens_the_probabilities(temperature: float) -> None:
+    weights = [probability ** (1 / temperature) for probability in PROBABILITIES]
 
-    for weight, found in zip(weights, drawn(temperature=temperature), strict=True):
+    for weight, frequency in zip(weights, frequencies(temperature=temperature), strict=True):
         expected = weight / sum(weights)
-        assert abs(found - expected) <= 4 * math.sqrt(expected * (1 - expected) / 4000)
+        assert abs(frequency - expected) <= 4 * math.sqrt(expected * (1 - expected) / 4000)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    eighths=st.lists(
-        st.integers(-32, 32), min_size=2, max_size=7, unique=True
-    ),  # the differences are large enough to rank
+    eighths=st.lists(st.integers(-32, 32), min_size=2, max_size=7, unique=True),  # no ties after rounding
     top_k=st.none() | st.integers(1, 8),
     top_p=st.floats(0.05, 1.0),
     temperature=st.floats(0.3, 3.0),
@@ -64,19 +62,19 @@ def test_only_allowed_tokens_are_drawn(eighths: list[int], top_k: int | None, to
     logits = [number / 8 for number in eighths]
     ranked = sorted(range(len(logits)), key=lambda token: -logits[token])[:top_k]
     weights = [math.exp(logits[token] / temperature) for token in ranked]
-    shares = [weight / sum(weights) for weight in weights]
-    allowed = {token for place, token in enumerate(ranked) if sum(shares[:place]) < top_p + 1e-9}
+    probabilities = [weight / sum(weights) for weight in weights]
+    allowed = {token for index, token in enumerate(ranked) if sum(probabilities[:index]) < top_p + 1e-9}
 
     rows = torch.tensor(logits, dtype=torch.float64).repeat(200, 1)
-    found = draw_tokens(rows, torch.Generator(), temperature, top_k, top_p)
+    drawn = draw_tokens(rows, torch.Generator(), temperature, top_k, top_p)
 
-    assert set(found.tolist()) <= allowed
+    assert set(drawn.tolist()) <= allowed
 
 
 def test_rows_of_any_shape_are_drawn_independently() -> None:
-    answers = torch.tensor([[1, 0, 2], [2, 2, 1]])
-    sure = torch.zeros(2, 3, 3).scatter(2, answers[..., None], 100.0)
+    tokens = torch.tensor([[1, 0, 2], [2, 2, 1]])
+    certain = torch.zeros(2, 3, 3).scatter(2, tokens[..., None], 100.0)
 
-    for more in ({}, {"top_k": 2}, {"top_p": 0.9}):
-        assert torch.equal(draw_tokens(sure, torch.Generator(), **more), answers)
-        assert draw_tokens(torch.zeros(0, 5), torch.Generator(), **more).shape == (0,)
+    for options in ({}, {"top_k": 2}, {"top_p": 0.9}):
+        assert torch.equal(draw_tokens(certain, torch.Generator(), **options), tokens)
+        assert draw_tokens(torch.zeros(0, 5), torch.Generator(), **options).shape == (0,)

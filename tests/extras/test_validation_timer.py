@@ -24,8 +24,8 @@ def test_data_loading_and_forward_are_timed_separately() -> None:
         timer.on_eval_end(trainer, {})
 
     for line in lines:
-        found = re.fullmatch(r"  validation: ([0-9.]+)ms \(data: ([0-9.]+)ms, forward: ([0-9.]+)ms\)", line)
-        assert found
-        total, data, forward = map(float, found.groups())
+        match = re.fullmatch(r"  validation: ([0-9.]+)ms \(data: ([0-9.]+)ms, forward: ([0-9.]+)ms\)", line)
+        assert match
+        total, data, forward = map(float, match.groups())
         assert data >= 40 and forward >= 30 and abs(total - data - forward) < 0.02
         assert data < 80  # 80 if the first evaluation were added

@@ -33,15 +33,17 @@ UNMASKING = ["--training_type=unmasking", "--position_encoding=rotary", "--dropo
 
 
 @pytest.mark.parametrize("args", [{}, BIDIRECTIONAL])
-def test_a_language_model_of_the_train_run_line(args: State, tmp_path: Path, save: Callable[[Any, Path], Path]) -> None:
-    made = our_model(**args)
-    old = train_run(made)
-    old["model"]["transformer.h.0.attn.rotary_emb.inv_freq"] = torch.ones(8)  # a buffer that today is not saved
+def test_a_language_model_of_the_train_run_line_is_converted(
+    args: State, tmp_path: Path, save: Callable[[Any, Path], Path]
+) -> None:
+    model_before = our_model(**args)
+    old = train_run(model_before)
+    old["model"]["transformer.h.0.attn.rotary_emb.inv_freq"] = torch.ones(8)  # a buffer that is no longer saved
     checkpoint, notes = convert(read(save(old, tmp_path / "old.pt")))
     assert notes == []
     assert checkpoint["model_args"] == {**SIZES, **args}
     assert torch.equal(
-        outputs(checkpoint["model_args"], checkpoint["model"]), outputs({**SIZES, **args}, made.state_dict())
+        outputs(checkpoint["model_args"], checkpoint["model"]), outputs({**SIZES, **args}, model_before.state_dict())
     )
     assert (checkpoint["iter_num"], checkpoint["best_val_loss"]) == (7, 2.5)
     assert type(checkpoint["best_val_loss"]) is float
@@ -53,17 +55,17 @@ def test_a_language_model_of_the_train_run_line(args: State, tmp_path: Path, sav
 
 
 def test_a_scorer_of_the_train_run_line_gets_a_cls_embedding() -> None:
-    made = our_model(**SCORER)
-    torch.nn.init.ones_(made.sequence_head.slope)
-    torch.nn.init.zeros_(made.sequence_head.offset)
-    checkpoint, notes = convert(as_read(train_run_scorer(made)))
+    model_before = our_model(**SCORER)
+    torch.nn.init.ones_(model_before.sequence_head.slope)
+    torch.nn.init.zeros_(model_before.sequence_head.offset)
+    checkpoint, notes = convert(as_read(train_run_scorer(model_before)))
     assert checkpoint["model_args"] == {**SIZES, **SCORER}
     scores = outputs(checkpoint["model_args"], checkpoint["model"], scores=True)
-    assert torch.equal(scores, outputs({**SIZES, **SCORER}, made.state_dict(), scores=True))
+    assert torch.equal(scores, outputs({**SIZES, **SCORER}, model_before.state_dict(), scores=True))
     assert any("slope" in note for note in notes)
     model = converted_model(checkpoint)
     moments = loaded_moments(model, model.configure_optimizers(0.1, 1e-2, (0.9, 0.9), "cpu"), checkpoint["optimizer"])
-    rows = mark("transformer.wte.weight", made.transformer["wte"].weight)
+    rows = mark("transformer.wte.weight", model_before.transformer["wte"].weight)
     assert torch.equal(moments["cls_embedding"]["exp_avg"], rows[22])
     assert torch.equal(
         moments["sequence_head.linear.weight"]["exp_avg"], mark("sequence_head.0.weight", torch.ones(1, 32))
@@ -77,7 +79,7 @@ def test_a_stage_saved_as_the_config_is_ignored(tmp_path: Path, save: Callable[[
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"ranks": []}, "nothing to convert"),
         ({"model": None}, "no model"),
@@ -88,8 +90,8 @@ def test_a_stage_saved_as_the_config_is_ignored(tmp_path: Path, save: Callable[[
         ({"model_args": {**SIZES, "vocab_size": 31}}, "wanted .31, 32."),
     ],
 )
-def test_anything_but_a_legacy_checkpoint_is_refused(change: State, said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
+def test_anything_but_a_legacy_checkpoint_is_refused(change: State, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         convert({**as_read(train_run(our_model())), **change})
 
 

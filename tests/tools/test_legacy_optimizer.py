@@ -29,8 +29,8 @@ from tools.convert import convert, read
 
 
 def test_moments_follow_their_parameters_into_another_order() -> None:
-    made = our_model()  # with learned positions: the legacy order has them last, ours second
-    checkpoint, _ = convert(as_read(train_run(made)))
+    model_before = our_model()  # with learned positions: the legacy order has them last, ours second
+    checkpoint, _ = convert(as_read(train_run(model_before)))
     model = converted_model(checkpoint)
     moments = loaded_moments(model, model.configure_optimizers(0.5, 1e-2, (0.8, 0.8), "cpu"), checkpoint["optimizer"])
     assert moments["transformer.wpe.weight"]["exp_avg"].shape == (16, 32)
@@ -41,12 +41,14 @@ def test_moments_follow_their_parameters_into_another_order() -> None:
 
 
 @pytest.mark.parametrize("phase", ["frozen", "unfrozen"])
-def test_a_scorer_of_the_core_line(phase: str, tmp_path: Path, save: Callable[[Any, Path], Path]) -> None:
-    made = our_model(**SCORER)
-    checkpoint, notes = convert(read(save(core_scorer(made, phase), tmp_path / "old.pt")))
+def test_a_scorer_of_the_core_line_is_converted_in_both_phases(
+    phase: str, tmp_path: Path, save: Callable[[Any, Path], Path]
+) -> None:
+    model_before = our_model(**SCORER)
+    checkpoint, notes = convert(read(save(core_scorer(model_before, phase), tmp_path / "old.pt")))
     assert checkpoint["model_args"] == {**SIZES, **SCORER}
     scores = outputs(checkpoint["model_args"], checkpoint["model"], scores=True)
-    assert torch.equal(scores, outputs({**SIZES, **SCORER}, made.state_dict(), scores=True))
+    assert torch.equal(scores, outputs({**SIZES, **SCORER}, model_before.state_dict(), scores=True))
     assert any("sequence_head.temperature" in note for note in notes)
 
     model = converted_model(checkpoint)  # resume as a run that began with a frozen transformer
@@ -74,15 +76,15 @@ def test_the_train_run_lines_optimizer_after_unfreezing_gets_four_groups() -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"optimizer": None}, "has none"),
         ({"optimizer": {"state": {}, "param_groups": [{"params": [0, 1]}]}}, "groups of .2. tensors"),
         ({"optimizer": {"state": {}}}, "damaged, KeyError"),
     ],
 )
-def test_an_optimizer_that_does_not_fit_is_dropped_with_a_note(change: State, said: str) -> None:
+def test_an_optimizer_that_does_not_fit_is_dropped_with_a_note(change: State, message: str) -> None:
     checkpoint, notes = convert({**as_read(train_run(our_model())), **change})
     assert "optimizer" not in checkpoint
     assert len(notes) == 1 and "cannot be resumed" in notes[0]
-    assert re.search(said, notes[0])
+    assert re.search(message, notes[0])

@@ -56,13 +56,13 @@ def test_clusters_are_the_runs_of_each_row(mask: list[list[bool]]) -> None:
     assert cluster_sizes(torch.tensor(mask)).tolist() == runs
 
 
-def test_ratios_leave_padding_out() -> None:
+def test_masked_ratios_ignore_padding() -> None:
     rows = rows_of([HIDDEN, REPLACED, KEPT, GIVEN], [HIDDEN, GIVEN, PADDING, PADDING], [PADDING] * 4)
 
     assert masked_ratios(rows).tolist() == [0.75, 0.5, 0.0]
 
 
-def test_shares_are_those_of_the_masked_positions() -> None:
+def test_kind_shares_are_fractions_of_the_masked_positions() -> None:
     shares = kind_shares(rows_of([HIDDEN, HIDDEN, KEPT, REPLACED], [GIVEN, GIVEN, PADDING, HIDDEN]))
 
     assert shares == {HIDDEN: 0.6, REPLACED: 0.2, KEPT: 0.2}
@@ -77,7 +77,7 @@ def test_tokens_of_a_batch_are_classified() -> None:
     assert rows.answer.tolist() == [[5, 3, 3, 7, 23]]
 
 
-def test_samples_are_what_training_sees(run_dir: Path, tiny_argv: list[str]) -> None:
+def test_samples_equal_the_batches_of_training(run_dir: Path, tiny_argv: list[str]) -> None:
     with opened(tiny_argv, training_type="unmasking", unmasking_stages=STAGES[:1]) as chosen:
         batches = chosen[1].batches
         batch = batches.get_batch("train")
@@ -88,7 +88,7 @@ def test_samples_are_what_training_sees(run_dir: Path, tiny_argv: list[str]) -> 
     assert torch.equal(sample.rows.mask[:4], batch["target"] >= 0)
 
 
-def test_every_stage_is_shown_the_later_ones_of_training_too(run_dir: Path, tiny_argv: list[str]) -> None:
+def test_samples_are_drawn_from_all_stages_of_training(run_dir: Path, tiny_argv: list[str]) -> None:
     uniform = [{"type": "uniform", "mask_probability": 0.2}]
     with opened(tiny_argv, training_type="unmasking", unmasking_stages=STAGES, validation_stages=uniform) as chosen:
         samples = draw_samples(*chosen, 30)
@@ -98,7 +98,7 @@ def test_every_stage_is_shown_the_later_ones_of_training_too(run_dir: Path, tiny
     ]  # fmt: skip
     assert [len(sample.rows.seen) for sample in samples] == [30, 30, 8]  # 2 batches of 4 in an evaluation
     assert set(masked_ratios(samples[0].rows).tolist()) == {7 / 16}  # 0.4 of 16, rounded up
-    assert kind_shares(samples[1].rows)[HIDDEN] == 1  # spans are hidden altogether
+    assert kind_shares(samples[1].rows)[HIDDEN] == 1  # every masked token of a span is hidden
 
 
 def test_padding_is_distinguished_from_text(run_dir: Path, tiny_argv: list[str]) -> None:

@@ -9,7 +9,7 @@ from core.logger import JsonlLogger
 from tools.metrics import read_records
 
 
-def test_records_are_read_as_they_were_written_without_a_half_line(tmp_path: Path) -> None:
+def test_records_are_read_without_an_incomplete_last_line(tmp_path: Path) -> None:
     logger = JsonlLogger(str(tmp_path / "metrics.jsonl"))
     for number in (1, 2):
         logger.log_event({"event": "stage", "iter": number})
@@ -27,7 +27,7 @@ def test_records_are_read_up_to_a_size(tmp_path: Path) -> None:
     assert read_records(tmp_path, len(first)) == read_records(tmp_path, len(first) + 9) == read_records(tmp_path)[:1]
 
 
-def test_missing_and_broken_metrics_are_named(tmp_path: Path) -> None:
+def test_missing_and_damaged_metrics_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no metrics at .*give the out_dir of a run"):
         read_records(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("{half}")

@@ -1,4 +1,4 @@
-"""Pictures of what a model has learnt, drawn from plain values, some of which may be missing."""
+"""Pictures of evaluations and fillings, drawn from plain values, some of which may be missing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +43,7 @@ def size(file: Path) -> tuple[int, int]:
     return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
 
 
-def test_a_filling_grows_with_its_rows_and_its_longest_tokens(tmp_path: Path) -> None:
+def test_a_filling_is_larger_with_more_rows_and_longer_tokens(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     draw_filling(ROWS, tmp_path / "x.png")
     draw_filling([*ROWS[:1], *ROWS], tmp_path / "more.png")
@@ -82,19 +82,19 @@ def pyplot() -> Iterator[Any]:
     pyplot.close("all")
 
 
-def points(drawn: Any) -> list[tuple[float, float]]:
-    return [(round(x, 6), round(y, 6)) for x, y in drawn]
+def points(coordinates: Any) -> list[tuple[float, float]]:
+    return [(round(x, 6), round(y, 6)) for x, y in coordinates]
 
 
 def test_a_filling_shows_every_character_but_the_masked_ones(pyplot: Any) -> None:
     (axes,) = filling_figure(ROWS).axes
 
-    found = {(text.get_position()[1], text.get_text(), text.get_position()[0]) for text in axes.texts}
+    drawn = {(text.get_position()[1], text.get_text(), text.get_position()[0]) for text in axes.texts}
 
     labels = {(number, label, -1) for number, (label, _) in enumerate(ROWS)}
-    second = {(1, char, 1.5 + place) for place, char in enumerate("house")} | {(1, "a", 0.5), (1, "c", 6.5)}
-    third = {(2, char, 1.5 + place) for place, char in enumerate("the")} | {(2, "a", 0.5), (2, "c", 6.5)}
-    assert found == labels | {(0, "a", 0.5)} | second | third
+    second = {(1, char, 1.5 + index) for index, char in enumerate("house")} | {(1, "a", 0.5), (1, "c", 6.5)}
+    third = {(2, char, 1.5 + index) for index, char in enumerate("the")} | {(2, "a", 0.5), (2, "c", 6.5)}
+    assert drawn == labels | {(0, "a", 0.5)} | second | third
 
 
 def test_a_filling_colours_all_tokens_but_the_given_ones(pyplot: Any) -> None:
@@ -102,19 +102,19 @@ def test_a_filling_colours_all_tokens_but_the_given_ones(pyplot: Any) -> None:
 
     (axes,) = filling_figure(ROWS).axes
 
-    found = {(round(patch.get_y() + 0.42), patch.get_x(), patch.get_width(), to_hex(patch.get_facecolor()))
+    drawn = {(round(patch.get_y() + 0.42), patch.get_x(), patch.get_width(), to_hex(patch.get_facecolor()))
              for patch in axes.patches}  # fmt: skip
-    assert found == {
+    assert drawn == {
         (0, 1, 5, BACKGROUNDS[MASKED]), (0, 6, 1, BACKGROUNDS[MASKED]), (1, 1, 5, BACKGROUNDS[NEW]),
         (1, 6, 1, BACKGROUNDS[FILLED]), (2, 1, 5, BACKGROUNDS[WRONG]), (2, 6, 1, BACKGROUNDS[RIGHT]),
     }  # fmt: skip
 
 
-def test_a_scatter_tells_untouched_texts_from_filled_ones(pyplot: Any) -> None:
+def test_a_scatter_separates_untouched_texts_from_filled_ones(pyplot: Any) -> None:
     (axes,) = scatter_figure([0.0, 0.5, 0.9], [0.2, 0.4, 0.8], FIGURES).axes
 
-    found = {drawn.get_label(): points(drawn.get_offsets()) for drawn in axes.collections}
-    assert found == {"filled texts": [(0.5, 0.4), (0.9, 0.8)], "untouched texts": [(0.0, 0.2)]}
+    drawn = {item.get_label(): points(item.get_offsets()) for item in axes.collections}
+    assert drawn == {"filled texts": [(0.5, 0.4), (0.9, 0.8)], "untouched texts": [(0.0, 0.2)]}
     truth, mean = (points(zip(*line.get_data(), strict=True)) for line in axes.lines)
     assert truth == [(0, 0), (1, 1)] and {y for _, y in mean} == {round(1.4 / 3, 6)}
     assert axes.get_title() == "correlation 0.90, error 0.25 of the constant predictor's"
@@ -124,11 +124,11 @@ def test_a_timeline_has_a_line_for_every_stage_that_was_evaluated(pyplot: Any) -
     (axes,) = timeline_figure(EVALUATIONS, [(50, 1)], ["random", "span", "line"]).axes
 
     lines = {line.get_label(): points(zip(*line.get_data(), strict=True)) for line in axes.lines}
-    assert {label: drawn for label, drawn in lines.items() if not label.startswith("_")} == {
+    assert {label: item for label, item in lines.items() if not label.startswith("_")} == {
         "stage 0: random": [(0, 4.0), (50, 3.0)],
         "stage 1: span": [(0, 4.2)],
         "all stages": [(0, 4.1), (50, 3.1), (90, 2.5)],
         "training texts, of the stages begun": [(0, 4.0), (50, 3.0), (90, 2)],
     }
-    assert [drawn for label, drawn in lines.items() if label.startswith("_")] == [[(50, 0), (50, 1)]]
+    assert [item for label, item in lines.items() if label.startswith("_")] == [[(50, 0), (50, 1)]]
     assert [(text.get_text(), text.xy[0]) for text in axes.texts] == [("stage 0", 25), ("stage 1", 70)]

@@ -25,7 +25,7 @@ def unmasking(run_dir: Path, tiny_argv: list[str]) -> Path:
 
 def test_an_unmasking_run_gets_a_filling_and_a_timeline(unmasking: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    # in so short a run the loss only falls, and the run stays in its first stage: add an event of a second stage
+    # in a short run the loss only falls and the first stage does not end: add the event of a second stage
     with open(unmasking / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"event": "stage", "iter": 3, "stage": 1}) + "\n")
     capsys.readouterr()
@@ -39,15 +39,15 @@ def test_all_masked_tokens_of_a_line_are_filled_and_given_tokens_stay(unmasking:
     with Runtime(device="cpu") as runtime:
         rows = fill(Run(unmasking, runtime), seed=7)
     kinds = [[cell.kind for cell in cells] for _, cells in rows]
-    given = [place for place, kind in enumerate(kinds[0]) if kind == GIVEN]
+    given_positions = [position for position, kind in enumerate(kinds[0]) if kind == GIVEN]
 
     assert [label for label, _ in rows] == ["masked", *(f"step {number + 1}" for number in range(STEPS)), "original"]
     assert kinds[0].count(MASKED) == 8  # half of 16
     assert MASKED in kinds[1] and MASKED not in kinds[-2]
-    assert all(cells[place] == rows[-1][1][place] for _, cells in rows for place in given)
+    assert all(cells[position] == rows[-1][1][position] for _, cells in rows for position in given_positions)
 
 
-def test_a_scorers_scatter_shows_what_its_evaluations_measured(
+def test_a_scorers_scatter_has_the_metrics_of_its_evaluation(
     unmasking: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -84,7 +84,7 @@ def test_states_mark_new_tokens_and_the_original_marks_correct_ones() -> None:
     assert ["".join(cell.text for cell in cells) for _, cells in rows] == ["124", "124", "123", "124"]
 
 
-def test_a_line_lies_between_two_newlines_and_is_neither_short_nor_long() -> None:
+def test_find_line_returns_a_line_of_medium_length() -> None:
     text = "x" * 40 + "\n" + "short\n" + "y" * 80 + "\n" + "z" * 50 + "\n" + "w" * 40
     begin, end = find_line([ord(char) for char in text], ord("\n"))
 
@@ -112,6 +112,6 @@ def test_a_timeline_keeps_the_later_of_two_and_skips_non_finite_losses(tmp_path:
     )
 
 
-def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at .*set out_dir"):
         main([str(tmp_path / "absent")])

@@ -1,4 +1,4 @@
-"""matplotlib installed, and matplotlib missing."""
+"""Loading pyplot, and the error if matplotlib is missing."""
 
 import sys
 
@@ -8,7 +8,7 @@ from core.errors import ConfigError
 from tools.pyplot import load_pyplot
 
 
-def test_it_draws_without_a_screen() -> None:
+def test_pyplot_uses_a_backend_without_a_screen() -> None:
     pytest.importorskip("matplotlib").use("svg")
 
     assert load_pyplot().get_backend().lower() == "agg"

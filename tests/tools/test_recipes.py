@@ -65,7 +65,7 @@ def test_ngrams_add_one_to_every_count() -> None:
     assert bigrams.exp().sum(dim=1).tolist() == pytest.approx([1.0] * 4)
 
 
-def test_bigrams_use_the_true_left_neighbour_and_the_first_token_has_none() -> None:
+def test_bigrams_condition_on_the_true_left_neighbour() -> None:
     unigrams, bigrams = count_ngrams(np.array([0, 1, 2, 0, 1, 2, 2]), vocab_size=3)
     inputs, targets = torch.tensor([[9, 1, 9, 9]]), torch.tensor([[0, -1, 2, 1]])  # 9 stands for the mask token
 
@@ -75,7 +75,7 @@ def test_bigrams_use_the_true_left_neighbour_and_the_first_token_has_none() -> N
     assert two == pytest.approx(-(unigrams[0] + bigrams[1, 2] + bigrams[2, 1]).item() / 3)
 
 
-def test_baselines_are_taken_on_the_batches_that_the_model_is_evaluated_on(python_source: Path) -> None:
+def test_baselines_depend_on_the_seed_of_the_evaluation_batches(python_source: Path) -> None:
     options = configure(Options, [str(CONFIG / "recipe_unmasking.py"), *SHORT])
 
     unigram, bigram = baselines(options)
@@ -90,23 +90,23 @@ def test_baselines_are_taken_on_the_batches_that_the_model_is_evaluated_on(pytho
 
 
 @pytest.mark.parametrize(
-    ("got", "higher", "reached"),
+    ("value", "higher", "reached"),
     [(2.0, True, True), (1.49, True, False), (0.5, False, True), (0.51, False, False), (math.nan, True, False)],
 )
-def test_a_margin_is_reached_or_missed(got: float, higher: bool, reached: bool) -> None:
-    comparison = Comparison("loss", got, baseline=1.0, margin=0.5, is_higher_better=higher)
+def test_a_margin_is_reached_or_missed(value: float, higher: bool, reached: bool) -> None:
+    comparison = Comparison("loss", value, baseline=1.0, margin=0.5, is_higher_better=higher)
 
     assert comparison.is_reached is reached
     assert ("reached" in str(comparison)) is reached and ("MISSED" in str(comparison)) is not reached
 
 
-def test_every_recipe_states_its_margins() -> None:
-    stated = {name: margins(str(CONFIG / f"recipe_{name}.py")) for name in RECIPES}
+def test_every_recipe_has_margins() -> None:
+    recipe_margins = {name: margins(str(CONFIG / f"recipe_{name}.py")) for name in RECIPES}
 
-    assert set(stated["unmasking"]) == {"margin_unigram", "margin_bigram"}
-    assert set(stated["token_classification"]) == {"margin_f1"}
-    assert stated["sequence_scoring"] == {"margin_mse_ratio": 0.5, "margin_pearson": 0.7}
-    assert all(margin > 0 for wanted in stated.values() for margin in wanted.values())
+    assert set(recipe_margins["unmasking"]) == {"margin_unigram", "margin_bigram"}
+    assert set(recipe_margins["token_classification"]) == {"margin_f1"}
+    assert recipe_margins["sequence_scoring"] == {"margin_mse_ratio": 0.5, "margin_pearson": 0.7}
+    assert all(margin > 0 for wanted in recipe_margins.values() for margin in wanted.values())
 
 
 def test_a_scorer_must_halve_the_error_and_correlate_with_the_targets() -> None:
@@ -155,7 +155,7 @@ def test_without_the_text_the_error_says_how_to_make_it(tmp_path: Path, monkeypa
         main([])
 
 
-def test_a_stray_argument_is_refused(python_source: Path) -> None:
+def test_a_positional_argument_is_refused(python_source: Path) -> None:
     with pytest.raises(ConfigError, match="unmasking: wanted --only"):
         main(["unmasking"])
 

@@ -45,7 +45,7 @@ def lines(*records: dict[str, Any]) -> bytes:
     return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
 
-def keep(folder: Path, content: dict[str, Any], metrics: bytes = lines(STEP, EVAL), later: bytes = b"") -> Path:
+def make_run(folder: Path, content: dict[str, Any], metrics: bytes = lines(STEP, EVAL), later: bytes = b"") -> Path:
     """Make a run folder with a checkpoint, the metrics up to it, and later metrics."""
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_bytes(metrics + later)
@@ -59,26 +59,26 @@ def keep(folder: Path, content: dict[str, Any], metrics: bytes = lines(STEP, EVA
 
 
 def test_the_same_run_has_the_same_hash_in_any_folder(tmp_path: Path) -> None:
-    first = run_hash(keep(tmp_path / "a", checkpoint()))
+    first = run_hash(make_run(tmp_path / "a", checkpoint()))
     elsewhere = {**checkpoint(), "config": {"out_dir": "b", "init_from": "resume"}, "run": "def"}
     slower = STEP | {"time_ms": 99.0, "mfu": 1.0}
     event = {"event": "recovery", "history": []}
-    second = run_hash(keep(tmp_path / "b" / "c", elsewhere, lines(event, slower, EVAL, event), lines(STEP)))
+    second = run_hash(make_run(tmp_path / "b" / "c", elsewhere, lines(event, slower, EVAL, event), lines(STEP)))
 
     assert first == second
     assert len(first) == 64 and set(first) <= set("0123456789abcdef")
 
 
-def nudge(tensor: torch.Tensor) -> None:
+def change_last_element(tensor: torch.Tensor) -> None:
     tensor.view(-1)[-1] += 1
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "a weight": lambda content: nudge(content["model"]["wte"]),
+    "a weight": lambda content: change_last_element(content["model"]["wte"]),
     "a weight's name": lambda content: content["model"].update(wpe=content["model"].pop("wte")),
     "a weight's type": lambda content: content["model"].update(bias=torch.zeros(3, dtype=torch.int32)),
     "a weight's shape": lambda content: content["model"].update(bias=torch.zeros(3, 1)),
-    "a moment": lambda content: nudge(content["optimizer"]["state"][0]["exp_avg"]),
+    "a moment": lambda content: change_last_element(content["optimizer"]["state"][0]["exp_avg"]),
     "a learning rate": lambda content: content["optimizer"]["param_groups"][0].update(lr=2e-3),
     "the shape of the model": lambda content: content["model_args"].update(n_layer=2),
     "iter_num": lambda content: content.update(iter_num=6),
@@ -88,22 +88,22 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "the scaler": lambda content: content.update(scaler={"scale": 1.0}),
     "a callback": lambda content: content["callbacks"]["Patience"].update(left=2),
     "a recovery": lambda content: content["recovery"]["history"].append({"iter": 3}),
-    "a random state": lambda content: nudge(content["ranks"][1]["rng"]["cpu"]),
-    "a batch": lambda content: nudge(content["ranks"][0]["batch"][0]),
+    "a random state": lambda content: change_last_element(content["ranks"][1]["rng"]["cpu"]),
+    "a batch": lambda content: change_last_element(content["ranks"][0]["batch"][0]),
     "a position in the data": lambda content: content["ranks"][1]["data"]["starts"].append(3),
     "a rank": lambda content: content["ranks"].pop(),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_of_any_part_shows(tmp_path: Path, change: str) -> None:
+def test_a_change_of_any_part_changes_the_hash(tmp_path: Path, change: str) -> None:
     content = checkpoint()
     content["ranks"] = [
         {**rank, "rng": {**rank["rng"], "cpu": rank["rng"]["cpu"].clone()}} for rank in content["ranks"]
     ]
     CHANGES[change](content)
 
-    assert run_hash(keep(tmp_path / "changed", content)) != run_hash(keep(tmp_path / "plain", checkpoint()))
+    assert run_hash(make_run(tmp_path / "changed", content)) != run_hash(make_run(tmp_path / "plain", checkpoint()))
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,14 @@ def test_a_change_of_any_part_shows(tmp_path: Path, change: str) -> None:
         b"",
     ],
 )
-def test_other_metrics_show(tmp_path: Path, metrics: bytes) -> None:
-    assert run_hash(keep(tmp_path / "other", checkpoint(), metrics)) != run_hash(keep(tmp_path / "plain", checkpoint()))
+def test_other_metrics_change_the_hash(tmp_path: Path, metrics: bytes) -> None:
+    assert run_hash(make_run(tmp_path / "other", checkpoint(), metrics)) != run_hash(
+        make_run(tmp_path / "plain", checkpoint())
+    )
 
 
-def test_the_newest_good_checkpoint_counts(tmp_path: Path) -> None:
-    first = run_hash(keep(tmp_path / "a", checkpoint()))
+def test_the_newest_good_checkpoint_is_hashed(tmp_path: Path) -> None:
+    first = run_hash(make_run(tmp_path / "a", checkpoint()))
     newer = {**checkpoint(), "iter_num": 7, "loggers": {"JsonlLogger": {"offset": len(lines(STEP, EVAL))}}}
     notes = {"iter_num": 7, "val_loss": 2.5, "healthy": True}
     path = save_checkpoint(CheckpointManager(tmp_path / "a"), newer, notes)
@@ -159,11 +161,11 @@ def test_different_values_have_different_hashes() -> None:
 
 
 def test_equal_values_have_equal_hashes() -> None:
-    across = torch.arange(6.0).view(3, 2).t()
+    transposed = torch.arange(6.0).view(3, 2).t()
 
     assert value_hash({"b": [1, (2,)], "a": float("nan")}) == value_hash({"a": float("nan"), "b": (1, [2])})
     assert value_hash({1: "x", "1": "y"}) == value_hash({"1": "y", 1: "x"})
-    assert value_hash(across) == value_hash(across.contiguous()) == value_hash(torch.nn.Parameter(across))
+    assert value_hash(transposed) == value_hash(transposed.contiguous()) == value_hash(torch.nn.Parameter(transposed))
     assert value_hash({"b", "a"}) == value_hash({"a", "b"})
 
 
@@ -172,16 +174,16 @@ def test_equal_values_have_equal_hashes() -> None:
 
 def test_metrics_are_read_up_to_a_size_and_without_times(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    kept = lines(STEP, {"event": "checkpoint", "text": "saving"}, EVAL)
-    path.write_bytes(kept + b'{"event": "st')
+    complete = lines(STEP, {"event": "checkpoint", "text": "saving"}, EVAL)
+    path.write_bytes(complete + b'{"event": "st')
 
     step = {"event": "step", "iter": 0, "loss": 4.05, "lr": 1e-3}
-    assert read_metrics(tmp_path, len(kept)) == [step, {key: value for key, value in EVAL.items() if key != "mfu"}]
+    assert read_metrics(tmp_path, len(complete)) == [step, {key: value for key, value in EVAL.items() if key != "mfu"}]
     assert read_metrics(tmp_path, len(lines(STEP))) == [step]
     assert read_metrics(tmp_path / "absent", 0) == []
 
 
-def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_metrics_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b"{half}\n")
 
     with pytest.raises(DataError, match=r"metrics\.jsonl is not a file of JSON lines"):
@@ -194,14 +196,14 @@ def test_metrics_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_the_program_prints_only_the_hash(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = keep(tmp_path / "a", checkpoint())
+    folder = make_run(tmp_path / "a", checkpoint())
     capfd.readouterr()
     main([str(folder)])
 
     assert capfd.readouterr() == (run_hash(folder) + "\n", "")
 
 
-def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at .*absent"):
         run_hash(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()

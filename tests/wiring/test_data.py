@@ -1,4 +1,4 @@
-"""Where batches come from: a text or a queue, and how texts are cut and masked as the options say."""
+"""The source of batches, a text or a queue, and the options for the boundaries and masking of texts."""
 
 from pathlib import Path
 from typing import Any
@@ -14,56 +14,61 @@ from data.token_bins import TokenBins
 from tests.data.streaming.conftest import content
 from tests.wiring.tiny_task import QUEUED, SCORING, STAGES, TEXT, fill_queue, task
 
-# which of them
+# text or queue
 
 
-def test_batches_come_from_a_queue_where_there_is_one(run: core.Runtime) -> None:
+def test_batches_come_from_a_queue_if_there_is_one(run: core.Runtime) -> None:
     folder = fill_queue("queued", "unmasking")
     run.rank, run.world_size = 1, 2
-    filling = task(
+    unmasking = task(
         run, dataset="queued", training_type="unmasking", data_wait_sleep_seconds=0.5, data_wait_timeout_seconds=7
     )
 
-    data = filling.data
-    assert isinstance(data, DatasetConsumer) and data is filling.source and data.folder == folder
+    data = unmasking.data
+    assert isinstance(data, DatasetConsumer) and data is unmasking.source and data.folder == folder
     assert (data.batch_size, data.block_size) == (4, 16)
     assert (data.rank, data.world_size) == (1, 2)
     assert (data.wait_sleep_seconds, data.wait_timeout_seconds) == (0.5, 7)
     batch: Any = data.get_batch("train")
-    assert batch["input"].tolist() == content(folder)[3]  # the first of the second file: the other rank has the first
+    # the first batch of the second file; the other rank has the first file
+    assert batch["input"].tolist() == content(folder)[3]
 
 
 @pytest.mark.parametrize("training_type", ["language_model", "unmasking", "sequence_scoring", "token_classification"])
 @pytest.mark.parametrize("made_for", QUEUED)
-def test_a_queue_serves_what_it_is_made_for_alone(run: core.Runtime, made_for: str, training_type: str) -> None:
+def test_a_queue_serves_only_the_training_type_that_it_is_made_for(
+    run: core.Runtime, made_for: str, training_type: str
+) -> None:
     fill_queue("queued", made_for)
 
     if made_for == training_type:
-        assert task(run, dataset="queued", training_type=training_type).found.is_queue
+        assert task(run, dataset="queued", training_type=training_type).run_data.is_queue
     else:
         with pytest.raises(ConfigError, match=f"is made for training_type={made_for}, not {training_type}: set"):
             task(run, dataset="queued", training_type=training_type)
 
 
-def test_with_both_a_text_and_a_queue_the_choice_is_the_users(run: core.Runtime) -> None:
+def test_with_a_text_and_a_queue_data_source_must_be_set(run: core.Runtime) -> None:
     fill_queue("tiny", "language_model")
 
     with pytest.raises(ConfigError, match="set data_source=bins or data_source=queue"):
         task(run)
     assert isinstance(task(run, data_source="queue").data, DatasetConsumer)
     text = task(run, data_source="bins")
-    assert isinstance(text.data, TokenBins) and not text.found.is_queue
+    assert isinstance(text.data, TokenBins) and not text.run_data.is_queue
 
 
-@pytest.mark.parametrize(("source", "there", "missing"), [("queue", "tiny", "no queue at"), ("bins", "queued", "bin")])
-def test_a_data_source_that_is_not_there(run: core.Runtime, source: str, there: str, missing: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "dataset", "missing"), [("queue", "tiny", "no queue at"), ("bins", "queued", "bin")]
+)
+def test_a_missing_data_source_is_refused(run: core.Runtime, source: str, dataset: str, missing: str) -> None:
     fill_queue("queued", "language_model")
 
     with pytest.raises(DataError, match=missing):
-        task(run, dataset=there, data_source=source)
+        task(run, dataset=dataset, data_source=source)
 
 
-def test_a_queue_for_two_heads_is_for_no_run(run: core.Runtime) -> None:
+def test_a_queue_for_two_heads_is_refused(run: core.Runtime) -> None:
     folder = fill_queue("queued", "unmasking")
     write_meta(folder / "meta.pkl", {**read_meta(folder / "meta.pkl"), "training_type": "DUAL_MODE"})
 
@@ -72,7 +77,7 @@ def test_a_queue_for_two_heads_is_for_no_run(run: core.Runtime) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "messages"),
     [
         ({}, []),
         ({"data_source": "bins"}, ["data: from data/tiny/train.bin"]),
@@ -80,18 +85,18 @@ def test_a_queue_for_two_heads_is_for_no_run(run: core.Runtime) -> None:
         ({"training_type": "unmasking", "dataset": "queued"}, ["data: from data/queued/queue"]),
     ],
 )
-def test_where_batches_come_from_is_said(
-    run: core.Runtime, options: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture
+def test_the_source_of_batches_is_logged(
+    run: core.Runtime, options: dict[str, Any], messages: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     fill_queue("queued", "unmasking")
     caplog.clear()
     with caplog.at_level("INFO", logger="coregpt"):
         task(run, **options)
 
-    assert caplog.messages == said
+    assert caplog.messages == messages
 
 
-def test_a_folder_that_is_to_be_filled_says_so(run: core.Runtime) -> None:
+def test_a_folder_without_batches_is_refused_with_the_command_to_fill_it(run: core.Runtime) -> None:
     Path("data/new").mkdir()
     Path("data/new/prepare_streaming.py").touch()
     with pytest.raises(
@@ -102,7 +107,7 @@ def test_a_folder_that_is_to_be_filled_says_so(run: core.Runtime) -> None:
         task(run, dataset="new", data_source="bins")
 
 
-# what is made of the text
+# windows and stages of texts
 
 
 TABLE = {"a": 0, "b": 1, "\n": 2}
@@ -118,7 +123,7 @@ TABLE = {"a": 0, "b": 1, "\n": 2}
         ({"vocab_size": 300}, None),
         ({"vocab_size": 50257, "tokenizer": "gpt2"}, 198),
     ],
-    ids=["characters", "characters without one", "bytes", "numbers", "GPT-2 by name"],
+    ids=["characters", "characters without a newline", "bytes", "token ids", "GPT-2 by name"],
 )  # fmt: skip
 def test_the_newline_is_found_in_every_kind_of_meta(
     run: core.Runtime, tiny_bins: Path, meta: dict[str, Any], newline: int | None
@@ -128,7 +133,7 @@ def test_the_newline_is_found_in_every_kind_of_meta(
     assert task(run, training_type="unmasking").data.newline_id == newline
 
 
-def test_without_a_newline_there_are_no_lines(run: core.Runtime, tiny_bins: Path) -> None:
+def test_line_options_need_a_newline_in_the_vocabulary(run: core.Runtime, tiny_bins: Path) -> None:
     write_meta(tiny_bins / "meta.pkl", {"vocab_size": TEXT})
     lines = [{"type": "line", "min_ratio": 0.1, "max_ratio": 0.5, "val_loss_stale_count": 1}]
 
@@ -138,13 +143,13 @@ def test_without_a_newline_there_are_no_lines(run: core.Runtime, tiny_bins: Path
         task(run, training_type="unmasking", enable_line_aligned_sequences=True)
 
 
-def test_texts_may_begin_at_a_line_and_end_in_padding(run: core.Runtime) -> None:
-    filling = task(run, training_type="unmasking", enable_line_aligned_sequences=True)
+def test_line_aligned_texts_end_at_a_newline_or_in_padding(run: core.Runtime) -> None:
+    unmasking = task(run, training_type="unmasking", enable_line_aligned_sequences=True)
 
-    batch = filling.data.get_batch("train")
+    batch = unmasking.data.get_batch("train")
 
     original = batch["target"].where(batch["target"] >= 0, batch["input"])
-    assert all(row[-1] in (0, filling.vocabulary.pad) or 0 not in row for row in original.tolist())
+    assert all(row[-1] in (0, unmasking.vocabulary.pad) or 0 not in row for row in original.tolist())
     assert (batch["target"] < TEXT).all()
 
 
@@ -158,7 +163,7 @@ def test_texts_may_begin_at_a_line_and_end_in_padding(run: core.Runtime) -> None
     ],
 )
 @pytest.mark.parametrize("training_type", ["unmasking", "token_classification"])
-def test_texts_begin_where_the_options_say(
+def test_the_options_set_the_starts_of_texts(
     run: core.Runtime, tiny_bins: Path, training_type: str, options: dict[str, Any], starts: list[int]
 ) -> None:
     tokens = (np.arange(400) % 16 + 1).astype(np.uint16)
@@ -171,7 +176,7 @@ def test_texts_begin_where_the_options_say(
     assert {split: list(windows.starts) for split, windows in data.windows.items()} == {"train": starts, "val": starts}
 
 
-def test_validation_has_stages_of_its_own_if_they_are_given(run: core.Runtime) -> None:
+def test_validation_can_have_its_own_stages(run: core.Runtime) -> None:
     stages = [{"type": "span", "spans_count": 3}]
     data = task(run, training_type="unmasking", unmasking_stages=STAGES, validation_stages=stages).data
 
@@ -181,7 +186,9 @@ def test_validation_has_stages_of_its_own_if_they_are_given(run: core.Runtime) -
 
 @pytest.mark.parametrize(("training_type", "spans"), [("unmasking", 17), ("sequence_scoring", 16)])
 @pytest.mark.parametrize("option", ["unmasking_stages", "validation_stages"])
-def test_a_stage_has_to_fit_the_text(run: core.Runtime, training_type: str, spans: int, option: str) -> None:
+def test_a_stage_must_fit_the_length_of_the_text(
+    run: core.Runtime, training_type: str, spans: int, option: str
+) -> None:
     options: dict[str, Any] = {option: [{"type": "span", "spans_count": spans, "val_loss_stale_count": 1}]}
     if training_type == "sequence_scoring":
         options |= SCORING
@@ -190,18 +197,20 @@ def test_a_stage_has_to_fit_the_text(run: core.Runtime, training_type: str, span
         task(run, **{"training_type": training_type, **options})
 
 
-WAVY: dict[str, Any] = {"unmasking_stages": [{"type": "wavy"}]}
+WRONG_STAGE: dict[str, Any] = {"unmasking_stages": [{"type": "wavy"}]}
 
 
 @pytest.mark.parametrize("options", [{"training_type": "token_classification"}, {"dataset": "queued"}])
-def test_a_mistake_in_stages_is_told_where_nothing_comes_of_them(run: core.Runtime, options: dict[str, Any]) -> None:
+def test_an_error_in_unused_stages_is_reported(run: core.Runtime, options: dict[str, Any]) -> None:
     fill_queue("queued", "unmasking")
 
     with pytest.raises(ConfigError, match=r"^unmasking_stages\[0\], .*: type is 'wavy'"):
-        task(run, **{"training_type": "unmasking", **options}, **WAVY)
+        task(run, **{"training_type": "unmasking", **options}, **WRONG_STAGE)
 
 
-def test_a_classifier_says_that_stages_are_not_for_it(run: core.Runtime, caplog: pytest.LogCaptureFixture) -> None:
+def test_stages_of_a_classifier_are_reported_as_without_effect(
+    run: core.Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
     task(run, training_type="token_classification", validation_stages=STAGES)
 
     assert [message for message in caplog.messages if "without effect" in message] == [

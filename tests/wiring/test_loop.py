@@ -1,4 +1,4 @@
-"""The settings of the loop's parts."""
+"""The settings of the training loop, the training step and the evaluator."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.comparing import assert_same
 from wiring.loop import where_to_evaluate
 
 
-def test_the_loops_numbers_are_the_options(run: core.Runtime) -> None:
+def test_loop_numbers_come_from_the_options(run: core.Runtime) -> None:
     options = Options(batch_size=3, gradient_accumulation_steps=4, max_iters=7, check_every_step=True)
 
     numbers = wiring.loop_numbers(options, run)
@@ -24,7 +24,7 @@ def test_the_loops_numbers_are_the_options(run: core.Runtime) -> None:
     assert (numbers.max_iters, numbers.check_every_step, numbers.eval_interval) == (7, True, 2000)
 
 
-def test_an_update_is_shared_by_all_ranks(run: core.Runtime) -> None:
+def test_micro_steps_are_divided_among_all_ranks(run: core.Runtime) -> None:
     run.world_size = 4
     options = Options(batch_size=3, gradient_accumulation_steps=8)
 
@@ -36,7 +36,7 @@ def settings(run: core.Runtime, **options: Any) -> dict[str, Any]:
     return wiring.evaluation_settings(Options(**options), run, core.Replicated(), core.Preemption())
 
 
-def test_evaluations_draw_from_the_runs_generators_or_their_own(run: core.Runtime) -> None:
+def test_eval_rng_sets_the_rng_context_of_evaluations(run: core.Runtime) -> None:
     assert settings(run)["rng"] is nullcontext
     assert settings(run, eval_rng="isolated")["rng"] == run.isolated_rng
 
@@ -57,11 +57,11 @@ class Sharded(core.Replicated):
     evaluates_on_every_rank = True
 
 
-def test_a_strategy_may_evaluate_on_every_rank(run: core.Runtime) -> None:
+def test_a_strategy_can_evaluate_on_every_rank(run: core.Runtime) -> None:
     assert where_to_evaluate(run, Sharded(), core.Preemption()) == run.on_every_rank
 
 
-class Halving(core.Replicated):
+class ChangesModel(core.Replicated):
     """A strategy that changes the model before the optimizer is made, as sharding does."""
 
     def __init__(self) -> None:
@@ -82,10 +82,10 @@ class Halving(core.Replicated):
         return super().state_dict(model, optimizer)
 
 
-def test_a_strategy_may_change_the_model_before_the_optimizer(
+def test_a_strategy_can_change_the_model_before_the_optimizer(
     run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strategy = Halving()
+    strategy = ChangesModel()
     train.main([*tiny_argv, "--out_dir=plain"])
     monkeypatch.setattr(wiring, "make_parallel", lambda *_: strategy)
 
@@ -93,4 +93,4 @@ def test_a_strategy_may_change_the_model_before_the_optimizer(
 
     assert strategy.calls == ["shard", "wrap", "state_dict", "state_dict", "state_dict"]
     ours, theirs = (core.load_checkpoint(core.find_latest_checkpoint(name)) for name in ("changed", "plain"))
-    assert_same(ours["model"], theirs["model"])  # the optimizer was made of the changed model's parameters
+    assert_same(ours["model"], theirs["model"])  # the optimizer updates the parameters of the changed model

@@ -1,4 +1,4 @@
-"""Where a run's model comes from, and what is changed in it before training."""
+"""The source of a run's model, and frozen parameters."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ TINY_SCORER: dict[str, Any] = dict(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "messages"),
     [
         ({"freeze_transformer": True}, ["transfer: 4 of 13 tensors train, the others stay frozen"]),
         (
@@ -31,19 +31,21 @@ TINY_SCORER: dict[str, Any] = dict(
         ({}, []),
     ],
 )
-def test_how_much_trains_is_said(given: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_number_of_trainable_tensors_is_logged(
+    options: dict[str, Any], messages: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     model = GPT(GPTConfig(**TINY_SCORER, bias=False))
     with caplog.at_level("INFO", logger="coregpt"):
-        adapt(model, Options(training_type="sequence_scoring", **given))
+        adapt(model, Options(training_type="sequence_scoring", **options))
 
-    assert caplog.messages == said
+    assert caplog.messages == messages
 
 
 TINY = dict(n_layer=1, n_head=1, n_embd=8, block_size=8, bias=False, dropout=0.0, vocab_size=20)
 
 
 class Pretrained(GPT):
-    """A stand-in for GPT-2: a tiny model whatever its name."""
+    """A stand-in for GPT-2: from_pretrained returns a tiny model for every name."""
 
     @classmethod
     def from_pretrained(cls, model_type: str, override_args: dict[str, Any] | None = None) -> GPT:
@@ -67,14 +69,14 @@ def test_init_from_decides_where_the_weights_come_from(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("name", ["scartch", "gpt3", "no/such/folder", ""])
-def test_an_unknown_origin_is_refused_before_a_line_is_printed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_init_from_is_refused_before_any_output(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(core.ConfigError, match=rf"^init_from={name!r} is not known: wanted scratch, resume, gpt2, "):
         model_source(name, core.ModelInitializer(GPT, GPTConfig, torch.device("cpu")), None)
     assert capsys.readouterr().out == ""
 
 
-def test_another_source_is_one_function() -> None:
-    """As a folder of Hugging Face's could be: it returns a model, and the arguments that belong to its weights."""
+def test_another_source_of_weights_is_a_function() -> None:
+    """Such as one that reads a Hugging Face folder: it returns a model and the arguments that fit its weights."""
     initializer = core.ModelInitializer(GPT, GPTConfig, torch.device("cpu"))
 
     def folder(model_args: dict[str, Any]) -> core.LoadedModel:
@@ -87,7 +89,7 @@ def test_another_source_is_one_function() -> None:
 
 
 class Bigram(nn.Module):
-    """Another architecture with the model contract: a table of next tokens."""
+    """Another architecture with the model contract: a table of logits for the next token."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()

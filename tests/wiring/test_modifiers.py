@@ -1,4 +1,4 @@
-"""Options to loss modifiers: each option reaches its place, and the order is the same whatever is chosen."""
+"""Loss modifiers made from options: each option reaches its modifier, and the order of modifiers is fixed."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from config.options import Options
 from core.errors import ConfigError
 from wiring.modifiers import create_loss_modifier_pipeline
 
-CORE_LINE = {  # what enables a modifier of the core line, and its class
+CORE_LINE = {  # the option that enables a modifier of the core line, and the modifier's class
     "target_smoothing_enabled": "TargetSmoothingModifier",
     "entropy_modifier_enabled": "EntropyModifier",
     "mask_ratio_weight_enabled": "MaskRatioWeightModifier",
@@ -44,31 +44,31 @@ def pipeline(training_type: str = "unmasking", rank: int = 0, **options: Any) ->
 
 
 def training_type(enabled: str) -> dict[str, Any]:
-    """Return the options of a run that a modifier of the core line is for, without the figures of a scorer."""
+    """Return the options of a run to which the modifier applies, without the metrics collector of a scorer."""
     scoring = enabled.startswith("sequence_")
     return {"training_type": "sequence_scoring", "seq_scorer_log_abs_rel_err": False} if scoring else {}
 
 
 def only(name: str, **options: Any) -> Any:
-    (found,) = (modifier for modifier in pipeline(**options).modifiers if type(modifier).__name__ == name)
-    return found
+    (match,) = (modifier for modifier in pipeline(**options).modifiers if type(modifier).__name__ == name)
+    return match
 
 
-# which ones there are
+# which modifiers are enabled
 
 
 @pytest.mark.parametrize("training_type", TYPES)
-def test_by_default_there_are_none(training_type: str) -> None:
+def test_by_default_there_are_no_modifiers(training_type: str) -> None:
     assert pipeline(training_type).is_empty()
 
 
 @pytest.mark.parametrize("training_type", TYPES[:3])
-def test_enabling_them_altogether_adds_none_by_itself(training_type: str) -> None:
-    """So that the model's own fused loss is used untouched."""
+def test_loss_modifiers_enabled_alone_adds_no_modifier(training_type: str) -> None:
+    """Without modifiers, the model's own fused loss is used."""
     assert pipeline(training_type, loss_modifiers_enabled=True).is_empty()
 
 
-def test_a_scorer_has_its_figures_taken_unless_they_are_unwanted() -> None:
+def test_a_scorer_has_the_metrics_collector_unless_it_is_switched_off() -> None:
     names = pipeline("sequence_scoring", loss_modifiers_enabled=True).get_enabled_modifier_names()
     unwanted = pipeline("sequence_scoring", loss_modifiers_enabled=True, seq_scorer_log_abs_rel_err=False)
 
@@ -76,7 +76,7 @@ def test_a_scorer_has_its_figures_taken_unless_they_are_unwanted() -> None:
 
 
 @pytest.mark.parametrize(("option", "name"), CORE_LINE.items())
-def test_one_of_the_core_line_needs_two_options(option: str, name: str) -> None:
+def test_a_modifier_of_the_core_line_needs_two_options(option: str, name: str) -> None:
     options = {**PATHS, **training_type(option), option: True}
 
     assert pipeline(**options).is_empty()
@@ -84,17 +84,17 @@ def test_one_of_the_core_line_needs_two_options(option: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("option", TRAIN_RUN_LINE)
-def test_one_of_the_train_run_line_needs_its_own_option_alone(option: str) -> None:
+def test_a_modifier_of_the_train_run_line_needs_only_its_own_option(option: str) -> None:
     value, name = TRAIN_RUN_LINE[option]
 
     assert pipeline(**{option: value}, **PATHS).get_enabled_modifier_names() == [name]
 
 
-def test_all_of_them_stack_in_their_fixed_order() -> None:
+def test_modifiers_are_applied_in_a_fixed_order() -> None:
     everything: dict[str, Any] = dict.fromkeys(CORE_LINE, True)
     everything |= {name: value for name, (value, _) in TRAIN_RUN_LINE.items() if name != "weight_loss_by_mask_ratio"}
 
-    filling, scoring = (
+    unmasking, scoring = (
         pipeline(kind, loss_modifiers_enabled=True, **everything, **PATHS).get_enabled_modifier_names()
         for kind in ("unmasking", "sequence_scoring")
     )
@@ -105,21 +105,21 @@ def test_all_of_them_stack_in_their_fixed_order() -> None:
         ["SequenceScoringJudgeWeightModifier", "JudgeFactorModifier"],
         ["SequenceScorerVarianceModifier", "SequenceScorerCorrelationModifier"],
     )  # fmt: skip
-    assert filling == [*first, *judges]
+    assert unmasking == [*first, *judges]
     assert scoring == [*last, "MetricsCollectorModifier"]
 
 
-def test_a_judge_is_not_looked_for_where_nobody_asks_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_judge_is_not_loaded_for_other_training_types(caplog: pytest.LogCaptureFixture) -> None:
     judging = {"enable_judge_model": True, "loss_modifiers_enabled": True, "judge_weight_modifier_enabled": True}
 
-    assert pipeline("token_classification", **judging).is_empty()  # though no checkpoint is named
+    assert pipeline("token_classification", **judging).is_empty()  # no checkpoint is given, and none is needed
     assert caplog.messages == [
         f"{name}: not for training_type=token_classification, without effect"
         for name in ("JudgeFactorModifier", "SequenceScoringJudgeWeightModifier")
     ]
 
 
-def test_a_modifier_that_would_begin_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_modifier_that_starts_after_the_last_iteration_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     pipeline(enable_entropy_penalty=True, entropy_penalty_start_iter=9, max_iters=10)
     assert caplog.messages == []
     pipeline(enable_entropy_penalty=True, entropy_penalty_start_iter=10, max_iters=10)
@@ -131,9 +131,9 @@ def test_a_modifier_that_would_begin_after_the_end(caplog: pytest.LogCaptureFixt
     ]
 
 
-# where the options arrive
+# values of options
 
-REACHES = [  # option, value, what enables it, class, attribute
+OPTION_CASES = [  # option, value, option that enables the modifier, attribute
     ("target_smoothing_factor", 0.25, "target_smoothing_enabled", "factor"),
     ("target_smoothing_exclude_padding", False, "target_smoothing_enabled", "exclude_padding"),
     ("target_smoothing_padding_token", 3, "target_smoothing_enabled", "padding_token"),
@@ -156,16 +156,16 @@ REACHES = [  # option, value, what enables it, class, attribute
 ]
 
 
-@pytest.mark.parametrize(("option", "value", "enabled", "attribute"), REACHES)
-def test_an_option_of_the_core_line_arrives(option: str, value: Any, enabled: str, attribute: str) -> None:
+@pytest.mark.parametrize(("option", "value", "enabled", "attribute"), OPTION_CASES)
+def test_options_of_the_core_line_reach_their_modifier(option: str, value: Any, enabled: str, attribute: str) -> None:
     settings = {"judge_max_iter": 70, **PATHS, "loss_modifiers_enabled": True, **training_type(enabled), enabled: True}
-    known = getattr(only(CORE_LINE[enabled], **settings), attribute)
+    default = getattr(only(CORE_LINE[enabled], **settings), attribute)
 
     assert getattr(only(CORE_LINE[enabled], **{**settings, option: value}), attribute) == value
-    assert option == "judge_max_iter" or known != value  # it is this option that made it so
+    assert option == "judge_max_iter" or default != value  # the default differs
 
 
-def test_the_limits_of_the_judges_weight_arrive() -> None:
+def test_the_limits_of_the_judge_weight_reach_the_modifier() -> None:
     modifier = only(
         "SequenceScoringJudgeWeightModifier", loss_modifiers_enabled=True, judge_weight_modifier_enabled=True,
         judge_weight_min_factor=0.5, judge_weight_max_factor=2.0, **PATHS,
@@ -174,19 +174,19 @@ def test_the_limits_of_the_judges_weight_arrive() -> None:
     assert modifier.limits == (0.5, 2.0)
 
 
-def test_the_options_of_the_collector_arrive() -> None:
-    found = only(
+def test_the_options_of_the_collector_reach_the_modifier() -> None:
+    modifier = only(
         "MetricsCollectorModifier", training_type="sequence_scoring", loss_modifiers_enabled=True,
         sequence_metrics_ema_alpha=0.25, sequence_metrics_eps=1e-3,
     )  # fmt: skip
-    found.modify(*(torch.tensor([value]) for value in (0.0, 0.5, 1.0, True)))
-    found.modify(*(torch.tensor([value]) for value in (0.0, 1.0, 1.0, True)))
+    modifier.modify(*(torch.tensor([value]) for value in (0.0, 0.5, 1.0, True)))
+    modifier.modify(*(torch.tensor([value]) for value in (0.0, 1.0, 1.0, True)))
 
-    assert found.metrics()["aare_ema"].item() == pytest.approx(0.5 * 0.75)
-    assert found.eps == 1e-3
+    assert modifier.metrics()["aare_ema"].item() == pytest.approx(0.5 * 0.75)
+    assert modifier.eps == 1e-3
 
 
-def test_the_options_of_the_train_run_line_arrive() -> None:
+def test_options_of_the_train_run_line_reach_their_modifier() -> None:
     assert only("ZLossModifier", z_loss_weight=0.5).weight == 0.5
     smoothing = only("LabelSmoothingModifier", uncertainty_factor=0.3)
     assert (smoothing.factor, list(smoothing.special_tokens)) == (0.3, [17, 18])
@@ -199,15 +199,15 @@ def test_the_options_of_the_train_run_line_arrive() -> None:
     assert (ratio.power, ratio.min_weight, ratio.max_weight) == (0.5, 0.0, math.inf)
 
 
-def test_each_judge_is_the_one_of_its_own_checkpoint() -> None:
+def test_each_modifier_loads_the_judge_of_its_own_checkpoint() -> None:
     both = {**PATHS, "loss_modifiers_enabled": True, "judge_weight_modifier_enabled": True, "enable_judge_model": True}
     weight, factor = (only(f"{name}Modifier", **both) for name in ("SequenceScoringJudgeWeight", "JudgeFactor"))
 
     assert (weight.judge.block_size, factor.judge.block_size) == (8, 9)
-    assert (weight.judge.transformed, factor.judge.transformed) == (True, False)  # as each line trained its scorers
+    assert (weight.judge.transformed, factor.judge.transformed) == (True, False)  # the score scale of each line
 
 
-def test_every_rank_and_seed_draws_differently_for_the_judge() -> None:
+def test_the_generator_of_the_judge_weight_is_seeded_by_seed_and_rank() -> None:
     settings = {**PATHS, "loss_modifiers_enabled": True, "judge_weight_modifier_enabled": True}
     name = "SequenceScoringJudgeWeightModifier"
 
@@ -222,24 +222,24 @@ def test_every_rank_and_seed_draws_differently_for_the_judge() -> None:
 def test_special_tokens_are_a_list_or_a_text_with_commas(tokens: Any, ids: tuple[int, ...]) -> None:
     settings = {"loss_modifiers_enabled": True, "target_smoothing_enabled": True}
 
-    found = only("TargetSmoothingModifier", **settings, target_smoothing_special_tokens=tokens)
+    modifier = only("TargetSmoothingModifier", **settings, target_smoothing_special_tokens=tokens)
 
-    assert tuple(found.special_tokens) == ids
+    assert tuple(modifier.special_tokens) == ids
 
 
-def test_no_option_of_the_section_is_forgotten() -> None:
-    """Whoever adds one is asked here to show where it arrives."""
-    shown = {option for option, *_ in REACHES} | set(CORE_LINE) | set(TRAIN_RUN_LINE) | set(PATHS)
-    shown |= {
+def test_every_option_of_the_section_has_a_test() -> None:
+    """A new option needs a test that it reaches its modifier."""
+    tested = {option for option, *_ in OPTION_CASES} | set(CORE_LINE) | set(TRAIN_RUN_LINE) | set(PATHS)
+    tested |= {
         "loss_modifiers_enabled", "target_smoothing_special_tokens", "judge_weight_min_factor",
         "judge_weight_max_factor", "seq_scorer_log_abs_rel_err", "sequence_metrics_ema_alpha", "sequence_metrics_eps",
         "max_entropy_penalty", "entropy_penalty_start_iter",
     }  # fmt: skip
 
-    assert set(Options.sections()["modifiers"]) == shown
+    assert set(Options.sections()["modifiers"]) == tested
 
 
-# what cannot be
+# errors
 
 
 @pytest.mark.parametrize(
@@ -254,14 +254,14 @@ def test_a_judge_needs_a_checkpoint(options: dict[str, Any], missing: str) -> No
         pipeline(**options)
 
 
-def test_special_tokens_that_are_none() -> None:
+def test_special_tokens_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^target_smoothing_special_tokens='3,x': wanted token ids, such as \[65\]"):
         pipeline(
             loss_modifiers_enabled=True, target_smoothing_enabled=True, target_smoothing_special_tokens="3,x"
         )  # fmt: skip
 
 
-def test_two_weights_by_mask_ratio_are_one_too_many() -> None:
+def test_both_options_for_the_mask_ratio_weight_together_are_refused() -> None:
     both = {"mask_ratio_weight_enabled": True, "weight_loss_by_mask_ratio": True}
 
     with pytest.raises(ConfigError, match="^mask_ratio_weight_enabled and weight_loss_by_mask_ratio are one modifier"):

@@ -1,4 +1,4 @@
-"""The optimizer with the state of a resumed run, and the schedule of the learning rate."""
+"""The optimizer with the state of a resumed run, and the learning-rate schedule."""
 
 import itertools
 from typing import Any
@@ -22,29 +22,31 @@ TINY_SCORER: dict[str, Any] = dict(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("frozen_then", [False, True])
-def test_a_run_that_froze_other_parameters_is_not_resumed(run: core.Runtime, frozen_then: bool) -> None:
-    def made(frozen: bool) -> tuple[Any, torch.optim.Optimizer]:
+@pytest.mark.parametrize("was_frozen", [False, True])
+def test_a_run_with_other_frozen_parameters_is_not_resumed(run: core.Runtime, was_frozen: bool) -> None:
+    def make_model(frozen: bool) -> tuple[Any, torch.optim.Optimizer]:
         model = GPT(GPTConfig(**TINY_SCORER))
         if frozen:
             freeze_transformer(model)
         return model, model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
 
-    _, then = made(frozen_then)
-    config = {"training_type": "sequence_scoring", "freeze_transformer": frozen_then, "trainable": ""}
-    model, optimizer = made(not frozen_then)
-    given = Options(training_type="sequence_scoring", freeze_transformer=not frozen_then, out_dir="mine")
+    _, saved_optimizer = make_model(was_frozen)
+    config = {"training_type": "sequence_scoring", "freeze_transformer": was_frozen, "trainable": ""}
+    model, optimizer = make_model(not was_frozen)
+    options = Options(training_type="sequence_scoring", freeze_transformer=not was_frozen, out_dir="mine")
 
     with pytest.raises(core.CheckpointError) as error:
-        make_optimizer(given, run, model, core.Replicated(), {"optimizer": then.state_dict(), "config": config})
+        make_optimizer(
+            options, run, model, core.Replicated(), {"optimizer": saved_optimizer.state_dict(), "config": config}
+        )
     assert str(error.value).endswith(
         f" tensors, this model's has {[len(group['params']) for group in optimizer.param_groups]}: it was saved for "
-        f"another model; its run had freeze_transformer={frozen_then}: resume it with that, or begin a new run from it "
+        f"another model; its run had freeze_transformer={was_frozen}: resume it with that, or begin a new run from it "
         "with init_from_checkpoint=mine and another out_dir"
     )
 
 
-def test_the_optimizer_of_another_model_is_named_as_such(run: core.Runtime) -> None:
+def test_the_optimizer_of_another_model_is_refused(run: core.Runtime) -> None:
     model = GPT(GPTConfig(**TINY_SCORER))
     other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))]).state_dict()
 
@@ -66,13 +68,13 @@ def test_the_optimizer_of_another_model_is_named_as_such(run: core.Runtime) -> N
 def test_each_schedule_gets_its_options(schedule: str, rates: list[float]) -> None:
     flags = dict(lr_schedule=schedule, learning_rate=1.0, min_lr=0.1, warmup_iters=4, lr_decay_iters=10)
 
-    made = non_cosine_schedule(Options(**flags))  # type: ignore[arg-type]
+    scheduler = non_cosine_schedule(Options(**flags))  # type: ignore[arg-type]
 
-    assert made is not None
-    assert [made.get_lr(iter_num) for iter_num in (0, 4, 10, 20)] == pytest.approx(rates)
+    assert scheduler is not None
+    assert [scheduler.get_lr(iter_num) for iter_num in (0, 4, 10, 20)] == pytest.approx(rates)
 
 
-def test_a_transfer_schedule_tells_heads_apart_and_brings_its_own_drop(run: core.Runtime) -> None:
+def test_a_transfer_schedule_has_a_head_rate_and_its_own_reduction(run: core.Runtime) -> None:
     options = Options(
         dataset="tiny", block_size=16, lr_schedule="transfer", learning_rate=1.0, warmup_iters=0,
         freeze_transformer=True, unfreeze_at_iteration=5, unfreeze_lr_multiplier=0.5, head_lr_multiplier=3.0,
@@ -91,19 +93,19 @@ def test_a_transfer_schedule_tells_heads_apart_and_brings_its_own_drop(run: core
     assert schedule.get_lr(5) == 0.5 and unfreezing.lr_multiplier == 1.0  # type: ignore[attr-defined]
 
 
-def test_nanogpts_cosine_is_train_pys() -> None:
+def test_the_default_schedule_is_nanogpts_cosine() -> None:
     assert non_cosine_schedule(Options()) is None
 
 
-class Several:
-    """Optimizers, each with its own parameters, as one."""
+class CombinedOptimizer:
+    """Several optimizers with separate parameters, behind the interface of one."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
         self.optimizers = list(optimizers)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """All groups, which an optimizer replaces when its state is loaded."""
+        """Return all groups; not stored, because load_state_dict replaces the groups of an optimizer."""
         return [*itertools.chain.from_iterable(part.param_groups for part in self.optimizers)]
 
     def step(self) -> None:
@@ -119,37 +121,37 @@ class Several:
         return [getattr(part, method)(*arguments) for part in self.optimizers]
 
 
-class Mixed(GPT):
+class MixedOptimizersGPT(GPT):
     """A GPT whose matrices are trained by SGD with momentum, and the rest by AdamW."""
 
     def configure_optimizers(self, weight_decay: float, learning_rate: float, betas: Any, device_type: str) -> Any:
         parameters = list(self.parameters())
         matrices = torch.optim.SGD([p for p in parameters if p.dim() >= 2], lr=learning_rate, momentum=0.9)
-        return Several(matrices, torch.optim.AdamW([p for p in parameters if p.dim() < 2], lr=learning_rate))
+        return CombinedOptimizer(matrices, torch.optim.AdamW([p for p in parameters if p.dim() < 2], lr=learning_rate))
 
 
-def test_an_optimizer_may_be_several(
+def test_an_optimizer_can_consist_of_several(
     run_dir: Any, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stepped, scheduled, saved, resumed exactly and rolled back like one."""
-    monkeypatch.setattr(wiring.model, "GPT", Mixed)
+    """It is stepped, scheduled, saved, resumed exactly and rolled back like a single optimizer."""
+    monkeypatch.setattr(wiring.model, "GPT", MixedOptimizersGPT)
     argv = [*tiny_argv, "--learning_rate=0.05"]
-    train.main([*argv, "--out_dir=whole"])
+    train.main([*argv, "--out_dir=undisturbed"])
     train.main([*argv, "--out_dir=halves", "--max_iters=3"])
     train.main([*argv, "--out_dir=halves", "--init_from=resume"])
 
-    ours, theirs = (core.load_checkpoint(core.find_latest_checkpoint(name)) for name in ("halves", "whole"))
+    ours, theirs = (core.load_checkpoint(core.find_latest_checkpoint(name)) for name in ("halves", "undisturbed"))
     assert len(theirs["optimizer"]["optimizers"]) == 2
     assert_same(ours["model"], theirs["model"])
     assert_same(ours["optimizer"], theirs["optimizer"])
 
-    poisoned = Poison(2)
-    train.main([*argv, "--out_dir=poisoned", "--eval_interval=1"], [poisoned])
+    callback = MakesLossNaN(2)
+    train.main([*argv, "--out_dir=poisoned", "--eval_interval=1"], [callback])
     recovered = core.load_checkpoint(core.find_latest_checkpoint("poisoned"))
     assert len(recovered["recovery"]["history"]) == 1 and recovered["iter_num"] == 7
 
 
-class Poison(core.Callback):
+class MakesLossNaN(core.Callback):
     """Makes the loss of one update NaN."""
 
     def __init__(self, iter_num: int) -> None:
@@ -159,8 +161,8 @@ class Poison(core.Callback):
         if trainer.iter_num == self.iter_num:
             objective, self.iter_num = trainer.step.objective, -1
 
-            def poisoned(model: Any, batch: Any, train: bool) -> core.Output:
+            def nan_objective(model: Any, batch: Any, train: bool) -> core.Output:
                 trainer.step.objective = objective
                 return core.Output(objective(model, batch, train).loss * float("nan"), {})
 
-            trainer.step.objective = poisoned  # type: ignore[assignment]
+            trainer.step.objective = nan_objective  # type: ignore[assignment]

@@ -20,7 +20,7 @@ SHAPE: dict[str, Any] = dict(
 )
 
 
-def keep(model_args: dict[str, Any], config: dict[str, Any]) -> None:
+def save_checkpoint(model_args: dict[str, Any], config: dict[str, Any]) -> None:
     """Save a checkpoint of a new model in out/."""
     args = {**SHAPE, **model_args}
     Path("out").mkdir(exist_ok=True)
@@ -28,12 +28,12 @@ def keep(model_args: dict[str, Any], config: dict[str, Any]) -> None:
     torch.save(content, "out/ckpt.pt")
 
 
-def options(**given: Any) -> SampleOptions:
-    return SampleOptions(device="cpu", **given)
+def options(**settings: Any) -> SampleOptions:
+    return SampleOptions(device="cpu", **settings)
 
 
-def load(**given: Any) -> TrainedModel:
-    return sampling.load_trained_model(options(**given), core.ModelInitializer(GPT, GPTConfig, CPU))
+def load(**settings: Any) -> TrainedModel:
+    return sampling.load_trained_model(options(**settings), core.ModelInitializer(GPT, GPTConfig, CPU))
 
 
 def trained(model_args: dict[str, Any] | None = None, **config: Any) -> TrainedModel:
@@ -51,29 +51,31 @@ def trained(model_args: dict[str, Any] | None = None, **config: Any) -> TrainedM
         ({"mode": "sequence_scorer", "cls_token_id": 22}, "sequence_scoring", "sequence_scorer"),
     ],
 )
-def test_the_kind_of_a_model(run_dir: Path, model_args: dict[str, Any], training_type: str | None, kind: str) -> None:
-    keep({"dropout": 0.3, **model_args}, {"dataset": "tiny", "training_type": training_type})
+def test_the_kind_of_a_model_follows_from_the_checkpoint(
+    run_dir: Path, model_args: dict[str, Any], training_type: str | None, kind: str
+) -> None:
+    save_checkpoint({"dropout": 0.3, **model_args}, {"dataset": "tiny", "training_type": training_type})
 
-    found = load()
+    trained_model = load()
 
-    assert found.kind == kind and not found.model.training
-    assert found.config["dataset"] == "tiny" and found.tokenizer.vocab_size == 17
-    assert (found.encoder().vocab_size, found.encoder().block_size) == (32, 16)
+    assert trained_model.kind == kind and not trained_model.model.training
+    assert trained_model.config["dataset"] == "tiny" and trained_model.tokenizer.vocab_size == 17
+    assert (trained_model.encoder().vocab_size, trained_model.encoder().block_size) == (32, 16)
 
 
 @pytest.mark.parametrize("section", sampling.KINDS)
 def test_every_option_of_a_kind_is_refused_by_others(run_dir: Path, section: str) -> None:
-    keep({}, {"dataset": "tiny"})
+    save_checkpoint({}, {"dataset": "tiny"})
     values = {"masking_ratios": [0.5, 0.0], "mask_char": "_", "judge": "x", "judge_candidates": 3, "original": "x",
               "steps": 7, "schedule": "cosine", "order": "confidence", "top_p": 0.5}  # fmt: skip
 
     for name in SampleOptions.sections()[section]:
-        given = {name: values.get(name, True), **({"judge": "x"} if name == "judge_candidates" else {})}
+        settings = {name: values.get(name, True), **({"judge": "x"} if name == "judge_candidates" else {})}
         with pytest.raises(core.ConfigError, match=rf"{name}: for checkpoints of the kind {sampling.KINDS[section]}"):
-            load(**given)
+            load(**settings)
 
 
-def test_the_tokenizer_of_a_data_set(
+def test_the_tokenizer_follows_from_the_data_set(
     run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "Gpt2Tokenizer", ByteTokenizer)  # GPT-2's may have to be downloaded
@@ -89,12 +91,12 @@ def test_the_vocabulary_follows_checkpoint_then_meta_then_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    noted = sampling.find_vocabulary(trained(meta={"text_vocab_size": 20, "mask_token_id": 25}))
-    chosen = sampling.find_vocabulary(trained(mask_token_id=9, cls_token_id=11))
+    from_meta = sampling.find_vocabulary(trained(meta={"text_vocab_size": 20, "mask_token_id": 25}))
+    from_options = sampling.find_vocabulary(trained(mask_token_id=9, cls_token_id=11))
     default = sampling.find_vocabulary(trained(dataset="gone"))
 
-    assert (noted.text, noted.mask, noted.size) == (20, 25, 32)
-    assert (chosen.text, chosen.mask, chosen.cls) == (4, 9, 11)
+    assert (from_meta.text, from_meta.mask, from_meta.size) == (20, 25, 32)
+    assert (from_options.text, from_options.mask, from_options.cls) == (4, 9, 11)
     assert (default.text, default.mask) == (4, 4)
 
 
@@ -109,7 +111,7 @@ def test_text_of_an_option_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "note"), [(13, ""), (14, "block_size=16 has room for 13 new tokens, not 14\n")])
-def test_a_prompt_with_masks(capsys: pytest.CaptureFixture[str], wanted: int, note: str) -> None:
+def test_a_prompt_is_filled_up_with_masks(capsys: pytest.CaptureFixture[str], wanted: int, note: str) -> None:
     ids = sampling.masked_prompt("abc", trained(), 4, options(max_new_tokens=wanted), CPU)
 
     assert ids.tolist() == [0, 1, 2, *[4] * 13]
@@ -118,18 +120,18 @@ def test_a_prompt_with_masks(capsys: pytest.CaptureFixture[str], wanted: int, no
 
 def test_the_sampler_gets_every_option() -> None:
     vocabulary = sampling.find_vocabulary(trained(mask_token_id=6))
-    given = {"temperature": 0.3, "top_k": 5, "top_p": 0.6, "order": "confidence", "remask": True}
+    settings = {"temperature": 0.3, "top_k": 5, "top_p": 0.6, "order": "confidence", "remask": True}
 
-    sampler = sampling.make_sampler(None, vocabulary, options(steps=4, seed=8, **given), CPU)
+    sampler = sampling.make_sampler(None, vocabulary, options(steps=4, seed=8, **settings), CPU)
 
-    assert {name: getattr(sampler, name) for name in given} == given
+    assert {name: getattr(sampler, name) for name in settings} == settings
     assert (sampler.text_vocab_size, sampler.mask_token_id) == (4, 6)
     assert sampler.shares == [0.75, 0.5, 0.25, 0.0] and sampler.generator.initial_seed() == 8
     ratios = sampling.make_sampler(None, vocabulary, options(masking_ratios=[0.9, 0.4]), CPU)
     assert ratios.shares == [0.9, 0.0]
 
 
-def test_the_original_text_of_labels() -> None:
+def test_the_original_text_is_encoded() -> None:
     assert sampling.original_ids(trained(), options()) is None
     assert sampling.original_ids(trained(), options(original="dab")) == [3, 0, 1]
     with pytest.raises(core.DataError, match=r"^--original: .*'x'"):

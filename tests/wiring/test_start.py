@@ -1,4 +1,4 @@
-"""How a run starts, and what becomes of its folder."""
+"""The start of a run, its checkpoint, and the files in its folder."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class NoWait:
-    """Data that is there."""
+    """Data that is available at once."""
 
     def wait(self) -> None:
         pass
@@ -37,7 +37,7 @@ def enter(options: Options, run: core.Runtime, start: RunStart, needed: Any = ()
     enter_folder(options, run, core.Preemption(), data, core.CheckpointManager(options.out_dir), start, needed)
 
 
-def found_start(options: Options, run: core.Runtime) -> RunStart:
+def make_start(options: Options, run: core.Runtime) -> RunStart:
     return find_start(options, run, core.CheckpointManager(options.out_dir))
 
 
@@ -47,7 +47,7 @@ def checkpoints(options: Options) -> core.CheckpointManager:
 
 
 def saved(checkpoints: core.CheckpointManager) -> CheckpointFile:
-    """Leave a previous run in its folder, and return its checkpoint."""
+    """Save a checkpoint of a previous run, and return its file."""
     notes = {"iter_num": 3, "val_loss": 2.0, "healthy": True}
     checkpoints.save(lambda path: torch.save({"model": {}, "model_args": {}}, path), notes)
     return checkpoints.load()
@@ -58,37 +58,37 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
-def test_a_run_has_its_folder_to_itself_until_it_ends(options: Options, folder: Path) -> None:
+def test_a_run_locks_its_folder_until_it_ends(options: Options, folder: Path) -> None:
     with core.Runtime(device="cpu") as run:
-        enter(options, run, found_start(options, run))
+        enter(options, run, make_start(options, run))
         assert names(folder) == [".lock"]
-        assert not free(folder)
-    assert free(folder)
+        assert not is_unlocked(folder)
+    assert is_unlocked(folder)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
-def test_nobody_else_writes_in_the_folder_once_it_is_looked_at(options: Options, folder: Path) -> None:
-    """Else another run could save and end between the look and the lock, and its files would be moved away."""
-    asked = options.model_copy(update={"init_from": "auto"})
+def test_the_folder_is_locked_before_the_search_for_a_checkpoint(options: Options, folder: Path) -> None:
+    """Otherwise another run could save and end between search and lock, and its files would be moved."""
+    changed_options = options.model_copy(update={"init_from": "auto"})
     with core.Runtime(device="cpu") as run:
-        assert found_start(asked, run)[:2] == ("scratch", None)
-        assert not free(folder)
+        assert make_start(changed_options, run)[:2] == ("scratch", None)
+        assert not is_unlocked(folder)
 
 
-def test_a_look_makes_no_folder(options: Options, run: core.Runtime, tmp_path: Path) -> None:
-    assert found_start(options, run)[:2] == ("scratch", None)
+def test_the_search_for_a_checkpoint_creates_no_folder(options: Options, run: core.Runtime, tmp_path: Path) -> None:
+    assert make_start(options, run)[:2] == ("scratch", None)
     assert not (tmp_path / "out").exists()
 
 
-def free(folder: Path) -> bool:
-    """Ask from another process, as locks are between processes."""
+def is_unlocked(folder: Path) -> bool:
+    """Return True if another process can lock the folder."""
     program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     done = subprocess.run([sys.executable, "-c", program, folder / ".lock"], capture_output=True, text=True)
     assert done.returncode == 0 or "BlockingIOError" in done.stderr, done.stderr
     return done.returncode == 0
 
 
-def test_a_fresh_start_moves_the_previous_run_away(
+def test_a_new_run_moves_the_previous_run_to_a_subfolder(
     options: Options, run: core.Runtime, checkpoints: core.CheckpointManager, folder: Path
 ) -> None:
     saved(checkpoints)
@@ -101,7 +101,7 @@ def test_a_fresh_start_moves_the_previous_run_away(
     assert names(folder) == [".lock", "notes.txt", *(f"previous-1/{name}" for name in previous)]
 
 
-def test_a_fresh_start_does_not_move_what_it_needs(
+def test_a_new_run_does_not_move_a_file_that_it_needs(
     options: Options, run: core.Runtime, checkpoints: core.CheckpointManager, folder: Path
 ) -> None:
     file = saved(checkpoints).path
@@ -114,46 +114,46 @@ def test_a_fresh_start_does_not_move_what_it_needs(
 def test_a_resume_moves_nothing_and_repairs_the_link(
     options: Options, run: core.Runtime, checkpoints: core.CheckpointManager, folder: Path
 ) -> None:
-    found = saved(checkpoints)
-    checkpoints.path.unlink()  # as if the process had been killed before it made that name
+    checkpoint_file = saved(checkpoints)
+    checkpoints.path.unlink()  # as after a kill between the save and the link
 
-    enter(options, run, RunStart("resume", found, core.RunFolder(folder)))
+    enter(options, run, RunStart("resume", checkpoint_file, core.RunFolder(folder)))
 
     assert names(folder) == [".lock", "ckpt-000001.json", "ckpt-000001.pt", "ckpt.pt"]
-    assert checkpoints.path.samefile(found.path)
+    assert checkpoints.path.samefile(checkpoint_file.path)
 
 
-def test_an_evaluation_alone_touches_no_folder(options: Options, run: core.Runtime, tmp_path: Path) -> None:
-    asked = options.model_copy(update={"eval_only": True})
+def test_eval_only_creates_no_folder(options: Options, run: core.Runtime, tmp_path: Path) -> None:
+    changed_options = options.model_copy(update={"eval_only": True})
 
-    enter(asked, run, found_start(asked, run))
+    enter(changed_options, run, make_start(changed_options, run))
 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_may_be_named(options: Options, run: core.Runtime, folder: Path) -> None:
+def test_a_checkpoint_can_be_chosen_by_its_file_name(options: Options, run: core.Runtime, folder: Path) -> None:
     torch.save({"model": {}, "model_args": {}, "iter_num": 5}, folder / "mine.pt")
-    asked = options.model_copy(update={"init_from": "resume", "ckpt_filename": "mine.pt"})
+    changed_options = options.model_copy(update={"init_from": "resume", "ckpt_filename": "mine.pt"})
 
-    start = found_start(asked, run)
+    start = make_start(changed_options, run)
 
     assert (start.init_from, start.found, start.manifest) == ("resume", CheckpointFile(folder / "mine.pt", None), None)
     checkpoint = start.read_checkpoint()
     assert checkpoint is not None and checkpoint["iter_num"] == 5
     with pytest.raises(core.CheckpointError, match="ckpt_filename is the name of a file in out_dir, or None"):
-        found_start(asked.model_copy(update={"ckpt_filename": "other.pt"}), run)
+        make_start(changed_options.model_copy(update={"ckpt_filename": "other.pt"}), run)
 
 
-def test_a_previous_run_stays_until_there_is_data(
+def test_a_previous_run_is_not_moved_before_data_is_available(
     options: Options, run: core.Runtime, checkpoints: core.CheckpointManager, folder: Path
 ) -> None:
     saved(checkpoints)
 
-    class Empty:
+    class NeverReady:
         def wait(self) -> None:
             raise core.DataError("waited")
 
-    data: Any = Empty()
+    data: Any = NeverReady()
     with pytest.raises(core.DataError):
         enter_folder(
             options, run, core.Preemption(), data, checkpoints, RunStart("scratch", None, core.RunFolder(folder))

@@ -1,4 +1,4 @@
-"""Loggers and callbacks: absent unless asked for, and never in the way."""
+"""Loggers and callbacks: added only by options, and skipped with a warning if they cannot start."""
 
 import io
 import json
@@ -32,9 +32,7 @@ def close(loggers: list[core.Logger]) -> None:
         logger.close()
 
 
-def test_by_default_there_is_nanogpts_way_and_a_file_of_metrics(
-    options: Options, run: core.Runtime, tmp_path: Path
-) -> None:
+def test_by_default_there_is_only_a_file_of_metrics(options: Options, run: core.Runtime, tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
     assert adapt(model, options) is model
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -47,7 +45,7 @@ def test_by_default_there_is_nanogpts_way_and_a_file_of_metrics(
     assert isinstance(logger, core.JsonlLogger) and logger.path == tmp_path / "out" / "metrics.jsonl"
 
 
-def test_only_the_master_has_loggers_and_a_bar(
+def test_only_rank_0_has_loggers_and_a_progress_bar(
     options: Options, run: core.Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.is_master = False
@@ -58,7 +56,7 @@ def test_only_the_master_has_loggers_and_a_bar(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_wandb_that_is_not_installed_is_warned_of_and_left_out(
+def test_wandb_is_skipped_with_a_warning_if_it_is_not_installed(
     options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -72,7 +70,7 @@ def test_wandb_that_is_not_installed_is_warned_of_and_left_out(
     ]
 
 
-def test_wandb_that_cannot_start_is_warned_of_and_left_out(
+def test_wandb_is_skipped_with_a_warning_if_it_cannot_start(
     options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Refusing:
@@ -89,30 +87,30 @@ def test_wandb_that_cannot_start_is_warned_of_and_left_out(
 
 
 @pytest.mark.parametrize("state", [None, {"run_id": "abc", "step": 3}])
-def test_wandb_gets_nanogpts_names_every_option_and_the_run_to_go_on_with(
+def test_wandb_gets_nanogpts_names_all_options_and_the_id_of_a_resumed_run(
     options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any] | None
 ) -> None:
-    given = []
+    calls = []
 
-    class Keeping(core.Logger):
+    class RecordsArguments(core.Logger):
         def __init__(self, *arguments: Any, saved: dict[str, Any] | None, also: dict[str, str]) -> None:
-            given.append((*arguments, saved))
+            calls.append((*arguments, saved))
             assert also["loss"] == "train/loss" and "entropy_penalty" in also.values()
 
         log_step = log_eval = lambda self, metrics: None
 
-    monkeypatch.setattr(wiring.watchers, "WandBLogger", Keeping)
-    asked = options.model_copy(update={"wandb_log": True, "wandb_run_name": "mine"})
+    monkeypatch.setattr(wiring.watchers, "WandBLogger", RecordsArguments)
+    wandb_options = options.model_copy(update={"wandb_log": True, "wandb_run_name": "mine"})
     states = {"JsonlLogger": {"offset": 7}} | ({"WandBLogger": state} if state else {})
-    loggers = wiring.loggers(asked, run, None, {"loggers": states})
+    loggers = wiring.loggers(wandb_options, run, None, {"loggers": states})
     close(loggers)
 
-    assert type(loggers[1]) is Keeping
-    assert given == [("owt", "mine", asked.model_dump(), options.out_dir, 0, state)]
-    assert json.loads(json.dumps(given[0][2]))["learning_rate"] == 6e-4
+    assert type(loggers[1]) is RecordsArguments
+    assert calls == [("owt", "mine", wandb_options.model_dump(), options.out_dir, 0, state)]
+    assert json.loads(json.dumps(calls[0][2]))["learning_rate"] == 6e-4
 
 
-def test_second_names_are_those_of_both_lines() -> None:
+def test_wandb_also_gets_the_metric_names_of_the_legacy_lines() -> None:
     assert wiring.watchers.WANDB_NAMES == {
         "loss": "train/loss",
         "loss_modifiers/EntropyPenaltyModifier.entropy_penalty": "entropy_penalty",
@@ -124,7 +122,7 @@ def test_second_names_are_those_of_both_lines() -> None:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream whose isatty() returns True."""
 
     def isatty(self) -> bool:
         return True
@@ -141,11 +139,13 @@ def test_a_terminal_gets_a_progress_bar(options: Options, run: core.Runtime, mon
     assert made_callbacks(options, run, [bar, lines]) == [bar]
 
 
-def test_a_file_or_pipe_gets_none(options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_or_pipe_gets_no_progress_bar(
+    options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
 
     assert [type(logger) for logger in wiring.console(options, run)] == [core.ConsoleLogger]
 
 
-def test_what_is_not_frozen_is_not_unfrozen(run: core.Runtime) -> None:
+def test_a_run_without_frozen_parameters_has_no_unfreezing_callback(run: core.Runtime) -> None:
     assert made_callbacks(Options(unfreeze_at_iteration=5, dataset="tiny", block_size=16), run) == []

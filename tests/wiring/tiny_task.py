@@ -1,4 +1,4 @@
-"""Parts wired for the tiny data set, a queue next to it, and a saved model with its vocabulary."""
+"""The parts of a run on the tiny data set, a queue of batches, and a saved model with the same vocabulary."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from wiring.model import check_task, model_args
 from wiring.objective import Learning, make_objective
 from wiring.watchers import callbacks, loggers
 
-TEXT = 17  # of data/tiny
+TEXT = 17  # characters in data/tiny
 STAGES = [
     {"type": "random", "max_masked_ratio": 0.5, "val_loss_stale_count": 2},
     {"type": "span", "spans_count": 2, "val_loss_stale_count": 2},
@@ -26,26 +26,26 @@ QUEUED = {"unmasking": "MLM", "sequence_scoring": "SEQUENCE_SCORING", "language_
 
 
 class Task:
-    """What `wiring` makes of options, one part after the other."""
+    """The parts that `wiring` makes from options."""
 
     def __init__(self, run: core.Runtime, options: Options) -> None:
         self.run = run
         self.options = options
-        self.found: RunData = open_data(options, run, core.Preemption())
-        self.data: Any = self.found.batches
-        self.source: Any = self.found.source
-        self.vocabulary: Any = self.found.vocabulary
+        self.run_data: RunData = open_data(options, run, core.Preemption())
+        self.data: Any = self.run_data.batches
+        self.source: Any = self.run_data.source
+        self.vocabulary: Any = self.run_data.vocabulary
         self.learning: Learning | None = None
 
     def model_args(self) -> dict[str, Any]:
-        return model_args(self.options, self.found)
+        return model_args(self.options, self.run_data)
 
     def check(self, args: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
-        check_task(self.options, self.found, args, checkpoint)
+        check_task(self.options, self.run_data, args, checkpoint)
 
     def objective(self, initializer: core.ModelInitializer) -> core.Objective:
         detector = core.InstabilityDetector()
-        self.learning = make_objective(self.options, self.run, self.found, initializer, detector)
+        self.learning = make_objective(self.options, self.run, self.run_data, initializer, detector)
         return self.learning.objective
 
     @property
@@ -53,10 +53,10 @@ class Task:
         return self.learning.modifiers if self.learning else None
 
     def callbacks(self) -> list[core.Callback]:
-        return callbacks(self.options, self.found, self.modifiers, core.ConstantLRScheduler(1.0, 0), [])
+        return callbacks(self.options, self.run_data, self.modifiers, core.ConstantLRScheduler(1.0, 0), [])
 
     def loggers(self) -> list[core.Logger]:
-        """Return the loggers but the file of metrics."""
+        """Return the loggers without the JsonlLogger."""
         return [
             logger
             for logger in loggers(self.options, self.run, self.modifiers, None)
@@ -64,12 +64,14 @@ class Task:
         ]
 
     def saved_config(self) -> dict[str, Any]:
-        """Return the options as checkpoints keep them."""
+        """Return the config that is saved in checkpoints."""
         model = torch.nn.Linear(1, 1)
-        step = core.TrainingStep(model, core.LanguageModeling(), torch.optim.SGD(model.parameters()), self.found.draw)
+        step = core.TrainingStep(
+            model, core.LanguageModeling(), torch.optim.SGD(model.parameters()), self.run_data.draw
+        )
         manager, detector = core.CheckpointManager(self.options.out_dir), core.InstabilityDetector()
         parts = model, {}, lambda: (core.LoadedModel(model, {}), None), step, manager, detector
-        return make_checkpointer(self.options, self.run, self.found, *parts).notes.config
+        return make_checkpointer(self.options, self.run, self.run_data, *parts).notes.config
 
 
 def task(run: core.Runtime, **options: Any) -> Task:
@@ -77,8 +79,8 @@ def task(run: core.Runtime, **options: Any) -> Task:
     return Task(run, Options(**{**shape, "gradient_accumulation_steps": 2, **options}))
 
 
-def keep_model(path: str, **config: Any) -> None:
-    """Save a checkpoint of a new model that knows the tiny data set's vocabulary, but for what `config` says."""
+def save_model(path: str, **config: Any) -> None:
+    """Save a checkpoint of a new model with the vocabulary of the tiny data set; `config` overrides its arguments."""
     shape = dict(n_layer=1, n_head=1, n_embd=8, block_size=16, vocab_size=TEXT + 15, bias=False, dropout=0.0)
     args = {**shape, "attention_type": "bidirectional", **config}
     notes = {"training_type": "unmasking", "meta": args.pop("meta", {})}
@@ -90,7 +92,7 @@ def fill_queue(name: str, training_type: str) -> Path:
     folder = Path("data", name)
     noise = Noise(QUEUED[training_type], batch_size=4, block_size=16)
     noise.meta |= {"mask_token_id": 6, "pad_token_id": 7, "cls_token_id": 8}
-    if (folder / "meta.pkl").exists():  # of the same text
+    if (folder / "meta.pkl").exists():  # the queue belongs to an existing data set
         noise.meta |= {name: read_meta(folder / "meta.pkl")[name] for name in ("vocab_size", "stoi", "itos")}
     producer(folder, noise).run(once=True)
     return folder

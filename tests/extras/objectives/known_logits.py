@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class Known(nn.Module):
+class KnownLogits(nn.Module):
     """Returns the same logits (B, T, V) for every input, and the loss that GPT computes from them."""
 
     def __init__(self, logits: torch.Tensor) -> None:

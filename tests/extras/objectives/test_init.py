@@ -7,6 +7,6 @@ from core.objective import Objective
 
 
 @pytest.mark.parametrize("name", ["SequenceScoring", "TokenClassification", "Unmasking"])
-def test_each_is_an_objective(name: str) -> None:
+def test_exported_classes_are_objectives(name: str) -> None:
     assert name in extras.objectives.__all__
     assert issubclass(getattr(extras.objectives, name), Objective)

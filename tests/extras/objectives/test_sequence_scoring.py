@@ -20,7 +20,7 @@ CLS, MASK, TEXT = 9, 5, 5
 
 
 class Scores(nn.Module):
-    """A scorer that returns the same scores (B,) for every input, and keeps the inputs."""
+    """A scorer that returns the same scores (B,) for every input, and records the inputs."""
 
     def __init__(self, scores: torch.Tensor) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Scores(nn.Module):
         return self.scores, (self.scores - targets).square().mean()
 
 
-class Always(nn.Module):
+class ConstantToken(nn.Module):
     """An unmasking model whose likeliest token is the same at every position."""
 
     def __init__(self, token: int) -> None:
@@ -62,7 +62,7 @@ def test_filled_texts_follow_cls_and_the_target_is_the_masked_share() -> None:
     batch = masked([[-1, 2, -1, 0], [-1, -1, -1, -1], [4, 4, 4, 4]])
     model = Scores(torch.tensor([0.5, 0.25, 0.0]))
 
-    output = SequenceScoring(CLS, Filler(Always(3), TEXT))(model, batch, train=True)
+    output = SequenceScoring(CLS, Filler(ConstantToken(3), TEXT))(model, batch, train=True)
 
     ids, targets = model.seen[0]
     assert ids.tolist() == [[CLS, 1, 3, 1, 3], [CLS, 1, 1, 1, 1], [CLS, 3, 3, 3, 3]]
@@ -72,10 +72,10 @@ def test_filled_texts_follow_cls_and_the_target_is_the_masked_share() -> None:
     assert list(output.metrics) == ["ratio", "finite"] and output.details is None
 
 
-def test_the_target_may_be_the_transformed_share() -> None:
+def test_the_target_can_be_transformed() -> None:
     model = Scores(torch.zeros(2))
 
-    SequenceScoring(CLS, Filler(Always(3), TEXT), transform=True)(
+    SequenceScoring(CLS, Filler(ConstantToken(3), TEXT), transform=True)(
         model, masked([[2, -1, -1, -1], [2, 2, -1, -1]]), train=True
     )
 
@@ -93,8 +93,8 @@ def test_without_a_filler_batches_are_used_unchanged() -> None:
     assert output.loss.item() == pytest.approx(0.25)
 
 
-def test_the_batch_brings_the_seed_of_the_filler() -> None:
-    filler = Filler(Always(3), TEXT, sample=True, temperature=10.0)
+def test_the_filler_draws_with_the_seed_of_the_batch() -> None:
+    filler = Filler(ConstantToken(3), TEXT, sample=True, temperature=10.0)
     model = Scores(torch.zeros(1))
     for seed in (1, 2, 1):
         SequenceScoring(CLS, filler)(model, masked([[2] * 40], seed), train=True)
@@ -103,7 +103,7 @@ def test_the_batch_brings_the_seed_of_the_filler() -> None:
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_only_training_sees_the_modifiers() -> None:
+def test_modifiers_apply_only_in_training() -> None:
     batch = masked([[-1, 2, -1, 0], [-1, -1, -1, -1]])
     model = Scores(torch.tensor([0.1, 0.3]))
     seen: list[tuple[torch.Tensor, ...]] = []
@@ -113,7 +113,7 @@ def test_only_training_sees_the_modifiers() -> None:
         return parts[0] * 2
 
     modifiers = Modifying(doubled)
-    objective = SequenceScoring(CLS, Filler(Always(3), TEXT), modifiers=modifiers)
+    objective = SequenceScoring(CLS, Filler(ConstantToken(3), TEXT), modifiers=modifiers)
 
     evaluated, trained = (objective(model, batch, train) for train in (False, True))
 
@@ -124,15 +124,15 @@ def test_only_training_sees_the_modifiers() -> None:
     assert squares.tolist() == pytest.approx([0.16, 0.09]) and scores is model.scores
     assert targets.tolist() == [0.5, 0.0] and every_text.tolist() == [True, True]
     assert modifiers.inputs is model.seen[1][0]
-    again = Modifying(doubled)
-    SequenceScoring(CLS, None, modifiers=again).load_state_dict(objective.state_dict())
-    assert again.calls == 1 and SequenceScoring(CLS, None).state_dict() == {}
+    restored = Modifying(doubled)
+    SequenceScoring(CLS, None, modifiers=restored).load_state_dict(objective.state_dict())
+    assert restored.calls == 1 and SequenceScoring(CLS, None).state_dict() == {}
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, 0.5])
 def test_training_reports_whether_all_scores_are_finite(number: float) -> None:
     batch = masked([[-1, 2, -1, 0], [-1, -1, -1, -1]])
-    filler = Filler(Always(3), TEXT)
+    filler = Filler(ConstantToken(3), TEXT)
     objective, model = SequenceScoring(CLS, filler), Scores(torch.tensor([0.1, number]))
 
     assert objective(model, batch, train=True).metrics["finite"].item() is math.isfinite(number)
@@ -169,8 +169,8 @@ def measured(scores: list[float], targets: list[float], parts: int = 1) -> dict[
     meter = SequenceScoring(CLS, None).meter("val")
     assert isinstance(meter, ScoreMeter)
     for part in range(parts):
-        some = [torch.tensor(values[part::parts]) for values in (scores, targets)]
-        meter.add({}, tuple(some))
+        values_of_part = [torch.tensor(values[part::parts]) for values in (scores, targets)]
+        meter.add({}, tuple(values_of_part))
     return meter.result()
 
 
@@ -184,28 +184,28 @@ numbers = st.lists(
 def test_metrics_equal_a_plain_computation(drawn: list[tuple[float, float]], parts: int) -> None:
     scores, targets = [score for score, _ in drawn], [target for _, target in drawn]
     error = statistics.fmean((s - t) ** 2 for s, t in drawn)
-    constant = statistics.pvariance(targets)
-    varied = len(set(scores)) > 1 and len(set(targets)) > 1
+    constant_mse = statistics.pvariance(targets)
+    has_variance = len(set(scores)) > 1 and len(set(targets)) > 1
     expected = {
         "val/mse": error,
-        "val/constant_mse": constant,
-        "val/mse_ratio": error / constant if constant else math.inf if error else 1.0,
-        "val/correlation": statistics.correlation(scores, targets) if varied else 0.0,
+        "val/constant_mse": constant_mse,
+        "val/mse_ratio": error / constant_mse if constant_mse else math.inf if error else 1.0,
+        "val/correlation": statistics.correlation(scores, targets) if has_variance else 0.0,
     }
     untouched = sorted(score for score, target in drawn if target == 0)
     if untouched:
-        place = 0.9 * (len(untouched) - 1)
-        low, high = untouched[math.floor(place)], untouched[math.ceil(place)]
+        index = 0.9 * (len(untouched) - 1)
+        low, high = untouched[math.floor(index)], untouched[math.ceil(index)]
         expected["val/zero_mean"] = statistics.fmean(untouched)
-        expected["val/zero_p90"] = low + (place - math.floor(place)) * (high - low)
+        expected["val/zero_p90"] = low + (index - math.floor(index)) * (high - low)
 
     assert measured(scores, targets, parts) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_metrics_computed_by_hand() -> None:
-    found = measured([0.0, 0.5, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0])
+    metrics = measured([0.0, 0.5, 0.5, 1.0], [0.0, 0.0, 1.0, 1.0])
 
-    assert found == pytest.approx(
+    assert metrics == pytest.approx(
         {
             "val/mse": 0.125,
             "val/constant_mse": 0.25,
@@ -220,9 +220,9 @@ def test_metrics_computed_by_hand() -> None:
 @pytest.mark.parametrize("score", [0.1, 0.3, 0.7])
 def test_constant_scores_have_correlation_zero(score: float) -> None:
     """A variance that consists of rounding errors must count as zero."""
-    found = measured([score] * 7, [0.0, 0.3, 0.6, 0.1, 0.2, 0.9, 0.1])
+    metrics = measured([score] * 7, [0.0, 0.3, 0.6, 0.1, 0.2, 0.9, 0.1])
 
-    assert found["val/correlation"] == 0.0
+    assert metrics["val/correlation"] == 0.0
 
 
 @pytest.mark.parametrize("target", [0.1, 0.3, 0.7])
@@ -231,7 +231,7 @@ def test_constant_targets_have_an_infinite_error_ratio(target: float) -> None:
 
     assert wrong["val/mse_ratio"] == math.inf and wrong["val/correlation"] == 0.0
     assert right["val/mse_ratio"] == 1.0
-    assert "val/zero_mean" not in wrong  # every text was changed
+    assert "val/zero_mean" not in wrong  # every text has masked positions
 
 
 def test_only_the_validation_data_has_a_meter() -> None:

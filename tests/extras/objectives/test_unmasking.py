@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from extras.objectives.unmasking import Unmasking, UnmaskingMeter
 from loss_modifiers import LossModifierPipeline, MaskRatioWeightModifier
 from model import GPT, GPTConfig
-from tests.extras.objectives.known_logits import Known
+from tests.extras.objectives.known_logits import KnownLogits
 from tests.loss_modifiers.batches import softmax
 from tests.modifying import Modifying
 
@@ -54,8 +54,8 @@ def test_loss_is_the_mean_over_positions_or_over_the_means_of_sequences(shape: A
     logits, batch = masked(shape)
     losses = row_losses(logits, batch["target"])
 
-    by_token = Unmasking("tokens")(Known(logits), batch, train).loss.item()
-    by_sequence = Unmasking("sequences")(Known(logits), batch, train).loss.item()
+    by_token = Unmasking("tokens")(KnownLogits(logits), batch, train).loss.item()
+    by_sequence = Unmasking("sequences")(KnownLogits(logits), batch, train).loss.item()
 
     assert by_token == pytest.approx(mean([loss for row in losses for loss in row]), rel=1e-6)
     assert by_sequence == pytest.approx(mean([mean(row) for row in losses if row]), rel=1e-6)
@@ -67,7 +67,7 @@ def test_training_reports_the_number_of_masked_positions(shape: Any) -> None:
     logits, batch = masked(shape)
     counts = [len(row) for row in row_losses(logits, batch["target"])]
 
-    metrics = Unmasking()(Known(logits), batch, train=True).metrics
+    metrics = Unmasking()(KnownLogits(logits), batch, train=True).metrics
 
     assert metrics.pop("finite")
     assert {name: value.item() for name, value in metrics.items()} == {
@@ -80,73 +80,75 @@ def test_training_reports_the_number_of_masked_positions(shape: Any) -> None:
 
 def test_without_modifiers_the_loss_is_the_models_own_tensor() -> None:
     logits, batch = masked((1, 3, 4, 5))
-    model = Known(logits)
-    own: list[torch.Tensor] = []
-    model.register_forward_hook(lambda *parts: own.append(parts[-1][1]))
+    model = KnownLogits(logits)
+    losses: list[torch.Tensor] = []
+    model.register_forward_hook(lambda *parts: losses.append(parts[-1][1]))
 
-    assert Unmasking()(model, batch, train=True).loss is own[0]
-    assert Unmasking(modifiers=Modifying(lambda *parts: parts[0] * 9))(model, batch, train=False).loss is own[1]
+    assert Unmasking()(model, batch, train=True).loss is losses[0]
+    assert Unmasking(modifiers=Modifying(lambda *parts: parts[0] * 9))(model, batch, train=False).loss is losses[1]
 
 
 @pytest.mark.parametrize("mean", ["tokens", "sequences"])
-def test_evaluation_never_sees_the_modifiers(mean: str) -> None:
+def test_modifiers_do_not_change_an_evaluation(mean: str) -> None:
     logits, batch = masked((2, 3, 4, 5))
     modifiers = Modifying(lambda loss, *_: loss * 2)
-    plain = Unmasking(mean)(Known(logits), batch, train=False)
+    plain = Unmasking(mean)(KnownLogits(logits), batch, train=False)
 
-    seen = Unmasking(mean, modifiers)(Known(logits), batch, train=False)
-    doubled = Unmasking(mean, modifiers)(Known(logits), batch, train=True)
+    evaluated = Unmasking(mean, modifiers)(KnownLogits(logits), batch, train=False)
+    doubled = Unmasking(mean, modifiers)(KnownLogits(logits), batch, train=True)
 
-    torch.testing.assert_close(seen.loss, plain.loss)
+    torch.testing.assert_close(evaluated.loss, plain.loss)
     torch.testing.assert_close(doubled.loss, 2 * plain.loss)
-    assert seen.metrics == {} and modifiers.calls == 1
+    assert evaluated.metrics == {} and modifiers.calls == 1
     assert doubled.metrics["loss_modifiers/Modifying.calls"] == 1
     assert doubled.details is None
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, 1.0])
-@pytest.mark.parametrize("place", [(0, 0), (1, 1)])  # not masked, masked
-def test_training_reports_whether_all_logits_are_finite(number: float, place: tuple[int, int]) -> None:
+@pytest.mark.parametrize("position", [(0, 0), (1, 1)])  # not masked, masked
+def test_training_reports_whether_all_logits_are_finite(number: float, position: tuple[int, int]) -> None:
     logits = torch.zeros(2, 2, 3, requires_grad=True)
     with torch.no_grad():
-        logits[place][2] = number
+        logits[position][2] = number
     batch = {"input": torch.zeros(2, 2, dtype=torch.int64), "target": torch.tensor([[-1, 0], [0, 1]])}
 
-    flag = Unmasking()(Known(logits), batch, train=True).metrics["finite"]
+    flag = Unmasking()(KnownLogits(logits), batch, train=True).metrics["finite"]
 
     assert flag.dtype == torch.bool and flag.shape == () and not flag.requires_grad
     assert flag.item() is math.isfinite(number)
-    assert "finite" not in Unmasking()(Known(logits), batch, train=False).metrics
+    assert "finite" not in Unmasking()(KnownLogits(logits), batch, train=False).metrics
 
 
 def test_the_check_of_logits_can_be_replaced() -> None:
-    seen: list[torch.Tensor] = []
+    checked: list[torch.Tensor] = []
     logits, batch = masked((2, 3, 4, 5))
     flag = torch.tensor(False)
 
-    output = Unmasking(check_logits=lambda values: seen.append(values) or flag)(Known(logits), batch, train=True)
+    output = Unmasking(check_logits=lambda values: checked.append(values) or flag)(
+        KnownLogits(logits), batch, train=True
+    )
 
-    assert output.metrics["finite"] is flag and torch.equal(seen[0], logits)
+    assert output.metrics["finite"] is flag and torch.equal(checked[0], logits)
 
 
 @quick
 @given(shapes, st.sampled_from(["tokens", "sequences"]))
-def test_a_modifier_that_weighs_sequences_averages_over_masked_sequences(shape: Any, kind: str) -> None:
+def test_the_mean_of_weighted_sequences_is_over_masked_sequences(shape: Any, kind: str) -> None:
     logits, batch = masked(shape)
     modifiers = LossModifierPipeline([MaskRatioWeightModifier(0.5, 0.0, math.inf)])
     length = batch["target"].size(1)
     expected = [mean(row) * (len(row) / length) ** -0.5 for row in row_losses(logits, batch["target"]) if row]
 
-    loss = Unmasking(kind, modifiers)(Known(logits), batch, train=True).loss
+    loss = Unmasking(kind, modifiers)(KnownLogits(logits), batch, train=True).loss
 
     assert loss.item() == pytest.approx(mean(expected), rel=1e-6)
     assert modifiers.inputs is batch["input"]
 
 
-def test_the_state_of_modifiers_is_kept() -> None:
+def test_the_state_of_modifiers_is_saved_and_restored() -> None:
     first, second = Modifying(lambda loss, *_: loss), Modifying(lambda loss, *_: loss)
     logits, batch = masked((2, 3, 4, 5))
-    Unmasking(modifiers=first)(Known(logits), batch, train=True)
+    Unmasking(modifiers=first)(KnownLogits(logits), batch, train=True)
 
     Unmasking(modifiers=second).load_state_dict(Unmasking(modifiers=first).state_dict())
 
@@ -182,7 +184,7 @@ def near(value: float) -> Any:
 
 def measured(meter: UnmaskingMeter, *batches: tuple[torch.Tensor, dict[str, torch.Tensor]]) -> dict[str, float]:
     for logits, batch in batches:
-        output = Unmasking()(Known(logits), batch, train=False)
+        output = Unmasking()(KnownLogits(logits), batch, train=False)
         meter.add(batch, output.details)
     return meter.result()
 
@@ -203,15 +205,15 @@ def test_validation_metrics_equal_a_plain_computation(one: Any, other: Any) -> N
             for position, target in zip(row, wanted, strict=True):
                 if target < 0:
                     continue
-                chances = softmax(position)
-                wrong = max(chances[:target] + chances[target + 1 :])
-                correct.append(chances[target])
-                ratios.append(min(chances[target] / wrong, 100.0))
-                hits.append(chances[target] > wrong)
+                probabilities = softmax(position)
+                wrong = max(probabilities[:target] + probabilities[target + 1 :])
+                correct.append(probabilities[target])
+                ratios.append(min(probabilities[target] / wrong, 100.0))
+                hits.append(probabilities[target] > wrong)
 
-    found = measured(UnmaskingMeter("val"), *batches)
+    metrics = measured(UnmaskingMeter("val"), *batches)
 
-    assert found == {
+    assert metrics == {
         "model vs random": near(mean(correct) * vocab),
         "avg correct prob": near(mean(correct)),
         "random prob": pytest.approx(1 / vocab),
@@ -224,22 +226,22 @@ def test_validation_metrics_equal_a_plain_computation(one: Any, other: Any) -> N
 
 
 def test_metrics_of_a_batch_computed_by_hand() -> None:
-    chances = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], [[0.2, 0.4, 0.4], [1 / 3, 1 / 3, 1 / 3]]])
+    probabilities = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], [[0.2, 0.4, 0.4], [1 / 3, 1 / 3, 1 / 3]]])
     batch = {
         "input": torch.full((2, 2), 2),
         "target": torch.tensor([[0, 1], [2, -1]]),  # the last position is not masked
         "stage": torch.tensor([1, 0]),
     }
 
-    found = measured(UnmaskingMeter("val"), (chances.log(), batch))
+    metrics = measured(UnmaskingMeter("val"), (probabilities.log(), batch))
 
-    assert found == {
+    assert metrics == {
         "model vs random": pytest.approx(3 * (0.5 + 0.1 + 0.4) / 3),
         "avg correct prob": pytest.approx(1 / 3),
         "random prob": pytest.approx(1 / 3),
         "signal to noise": pytest.approx((2 + 0.125 + 1) / 3),
         "signal to noise median": pytest.approx(1.0),
-        "most likely accuracy": pytest.approx(100 / 3),  # a tie does not count
+        "most likely accuracy": pytest.approx(100 / 3),  # a tie counts as wrong
         "val/stage_0_loss": pytest.approx(math.log(2.5)),
         "val/stage_0_samples": 1,
         "val/stage_1_loss": pytest.approx((math.log(2) + math.log(10)) / 2),
@@ -249,11 +251,11 @@ def test_metrics_of_a_batch_computed_by_hand() -> None:
 
 def test_the_signal_to_noise_ratio_is_limited_to_100() -> None:
     logits = torch.tensor([[[200.0, 0.0, 0.0]]])
-    found = measured(UnmaskingMeter("val"), (logits, {"input": torch.tensor([[2]]), "target": torch.tensor([[0]])}))
+    metrics = measured(UnmaskingMeter("val"), (logits, {"input": torch.tensor([[2]]), "target": torch.tensor([[0]])}))
 
-    assert found["signal to noise"] == found["signal to noise median"] == 100.0
-    assert found["most likely accuracy"] == 100.0
-    assert not any("stage" in name for name in found)  # the batch has no stages
+    assert metrics["signal to noise"] == metrics["signal to noise median"] == 100.0
+    assert metrics["most likely accuracy"] == 100.0
+    assert not any("stage" in name for name in metrics)  # the batch has no stages
 
 
 def test_a_sequence_without_masks_does_not_count_in_its_stage() -> None:
@@ -264,22 +266,22 @@ def test_a_sequence_without_masks_does_not_count_in_its_stage() -> None:
         "stage": torch.tensor([0, 1]),
     }
 
-    found = measured(UnmaskingMeter("val"), (logits, batch))
+    metrics = measured(UnmaskingMeter("val"), (logits, batch))
 
-    assert {name for name in found if "stage" in name} == {"val/stage_1_loss", "val/stage_1_samples"}
-    assert found["val/stage_1_loss"] == pytest.approx(math.log(4))
+    assert {name for name in metrics if "stage" in name} == {"val/stage_1_loss", "val/stage_1_samples"}
+    assert metrics["val/stage_1_loss"] == pytest.approx(math.log(4))
 
 
 @quick
 @given(shapes, shapes)
-def test_the_training_meter_measures_the_masked_shares(one: Any, other: Any) -> None:
+def test_the_training_meter_measures_the_masked_ratios(one: Any, other: Any) -> None:
     batches = [masked(one), masked(other)]
-    shares = [sum(target >= 0 for target in row) / len(row) for _, batch in batches for row in batch["target"].tolist()]
+    ratios = [sum(target >= 0 for target in row) / len(row) for _, batch in batches for row in batch["target"].tolist()]
 
     assert measured(UnmaskingMeter("train"), *batches) == {
-        "masked_token_ratio": pytest.approx(mean(shares), rel=1e-6),
-        "min_masked_token_ratio": pytest.approx(min(shares)),
-        "max_masked_token_ratio": pytest.approx(max(shares)),
+        "masked_token_ratio": pytest.approx(mean(ratios), rel=1e-6),
+        "min_masked_token_ratio": pytest.approx(min(ratios)),
+        "max_masked_token_ratio": pytest.approx(max(ratios)),
     }
 
 

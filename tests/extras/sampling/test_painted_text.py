@@ -8,12 +8,12 @@ def test_paint_colours_each_line_separately() -> None:
     assert paint("ab\n", "") == "ab\n"
 
 
-def test_pieces_are_decoded_together() -> None:
-    asked = []
+def test_tokens_of_one_colour_are_decoded_together() -> None:
+    decoded = []
 
     def decode(ids: list[int]) -> str:
-        asked.append(ids)
+        decoded.append(ids)
         return bytes(ids).decode()
 
     assert pieces([97, 0xC3, 0xA4, 98], ["", "red", "red", ""], decode) == [("a", ""), ("ä", "red"), ("b", "")]
-    assert asked == [[97], [0xC3, 0xA4], [98]]
+    assert decoded == [[97], [0xC3, 0xA4], [98]]

@@ -1,4 +1,4 @@
-"""A user's text as token ids, or an error message that says what is wrong with the text."""
+"""A user's text as token ids, or an error that names the problem."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def prompts() -> PromptEncoder:
     return PromptEncoder(CharTokenizer.from_text("abcde"), 8, 6)
 
 
-def test_a_text(prompts: PromptEncoder) -> None:
+def test_a_text_is_encoded(prompts: PromptEncoder) -> None:
     assert prompts.encode("abcdea") == [0, 1, 2, 3, 4, 0]
 
 
@@ -27,7 +27,7 @@ def test_a_text(prompts: PromptEncoder) -> None:
         ("abcabc", 1, r"page has 6 tokens, and the model takes 5 at most"),
     ],
 )
-def test_a_text_that_does_not_fit(prompts: PromptEncoder, text: str, reserved: int, message: str) -> None:
+def test_a_text_that_does_not_fit_is_refused(prompts: PromptEncoder, text: str, reserved: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         prompts.encode(text, "page", reserved)
 
@@ -44,29 +44,33 @@ def test_a_text_that_does_not_fit(prompts: PromptEncoder, text: str, reserved: i
         ("abca", "b", 9, [0, MASK, 2, 0]),
     ],
 )
-def test_masks(prompts: PromptEncoder, text: str, mask_char: str | None, new: int, ids: list[int]) -> None:
+def test_masks_are_appended_or_replace_mask_characters(
+    prompts: PromptEncoder, text: str, mask_char: str | None, new: int, ids: list[int]
+) -> None:
     assert prompts.with_masks(text, MASK, mask_char, new) == ids
 
 
 @pytest.mark.parametrize(("text", "mask_char"), [("abcabc", None), ("abcabca", None), ("abc_abc", "_")])
-def test_a_prompt_that_fills_the_block(prompts: PromptEncoder, text: str, mask_char: str | None) -> None:
+def test_a_prompt_that_leaves_no_position_for_masks_is_refused(
+    prompts: PromptEncoder, text: str, mask_char: str | None
+) -> None:
     with pytest.raises(ConfigError, match=rf"--start has {len(text)} tokens, .* block_size=6 leaves no place"):
         prompts.with_masks(text, MASK, mask_char, 5)
 
 
-def test_a_prompt_without_the_character_for_masks(prompts: PromptEncoder) -> None:
+def test_a_prompt_without_mask_characters_is_refused(prompts: PromptEncoder) -> None:
     with pytest.raises(ConfigError, match=r"^--start has no '_' \(mask_char\): put one where a mask is to be filled"):
         prompts.with_masks("ab", MASK, "_", 1)
 
 
-def test_characters_that_the_data_set_lacks(prompts: PromptEncoder) -> None:
+def test_characters_that_the_data_set_lacks_are_refused(prompts: PromptEncoder) -> None:
     with pytest.raises(DataError, match=r"^page: the data set's \d+ characters lack 'z'"):
         prompts.encode("abz", "page")
     with pytest.raises(DataError, match=r"^--start: the data set's \d+ characters lack 'z'"):
         prompts.with_masks("a_z", MASK, "_", 1)
 
 
-def test_ids_outside_the_models_vocabulary(prompts: PromptEncoder) -> None:
+def test_ids_outside_the_models_vocabulary_are_refused(prompts: PromptEncoder) -> None:
     prompts.vocab_size = 4
 
     with pytest.raises(DataError, match=r"token 4 is none of the model's 4: .* another vocabulary"):

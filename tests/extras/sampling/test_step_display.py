@@ -46,7 +46,7 @@ def display(stream: io.StringIO, columns: int = 80, lines: int = 24, blocks: boo
     return StepDisplay(stream, decode, MASK, blocks=blocks, size=lambda: os.terminal_size((columns, lines)))
 
 
-def test_a_terminal_shows_the_newest_state_in_place() -> None:
+def test_a_terminal_overwrites_the_previous_state() -> None:
     stream = Terminal("")
     shown = display(stream)
 

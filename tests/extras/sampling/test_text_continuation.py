@@ -1,4 +1,4 @@
-"""Continuing a prompt: what the model is asked, and what is yielded."""
+"""Continuing a prompt: the arguments of the model's generate, and the yielded texts."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ TOKENIZER = CharTokenizer.from_text("abcd")
 SETTINGS: dict[str, Any] = dict(num_samples=2, max_new_tokens=3, temperature=0.5, top_k=7)
 
 
-class Counting:
-    """Continues a text with one more `d` at each call, and keeps its arguments."""
+class CountingModel:
+    """Appends one more `d` at each call, and records the arguments."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -25,7 +25,7 @@ class Counting:
 
 
 def test_texts_are_generated_one_by_one() -> None:
-    model = Counting()
+    model = CountingModel()
     texts = continue_text(model, TOKENIZER, "ab", torch.device("cpu"), **SETTINGS)
 
     assert next(texts) == f"abd\n{SEPARATOR}" and len(model.calls) == 1
@@ -35,4 +35,4 @@ def test_texts_are_generated_one_by_one() -> None:
 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^--start is empty: give the model at least one character"):
-        next(continue_text(Counting(), TOKENIZER, "", torch.device("cpu"), **SETTINGS))
+        next(continue_text(CountingModel(), TOKENIZER, "", torch.device("cpu"), **SETTINGS))

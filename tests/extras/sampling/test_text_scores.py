@@ -1,4 +1,4 @@
-"""Scoring texts: a line each, and an error before the first line if a text does not fit."""
+"""Scoring texts: a line for each text, and an error before the first line if a text does not fit."""
 
 import pytest
 import torch
@@ -12,15 +12,15 @@ ENCODER = PromptEncoder(CharTokenizer.from_text("abc"), 8, 4)
 CPU = torch.device("cpu")
 
 
-def share_of_c(ids: torch.Tensor) -> torch.Tensor:
-    """Return the share of the character c in each row."""
+def fraction_of_c(ids: torch.Tensor) -> torch.Tensor:
+    """Return the fraction of the character c in each row."""
     return (ids == 2).float().mean(dim=1)
 
 
-def test_a_line_for_each_text() -> None:
+def test_each_text_gets_a_line_with_its_score() -> None:
     texts = [("--start", "abc"), ("line 2", "c"), ("line 3", "ab")]
 
-    assert list(score_texts(share_of_c, ENCODER, texts, CPU)) == ["0.3333  abc", "1.0000  c", "0.0000  ab"]
+    assert list(score_texts(fraction_of_c, ENCODER, texts, CPU)) == ["0.3333  abc", "1.0000  c", "0.0000  ab"]
 
 
 def test_a_text_that_leaves_no_room_for_cls_is_refused_before_any_score() -> None:
