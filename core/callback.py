@@ -37,8 +37,9 @@ class Callback:
         trainer.stop(reason)        ends the run after this iteration; with several processes one later, on several GPUs
                                     up to two
         trainer.save()              asks for a checkpoint, written where `save_interval` writes one: after the
-                                    evaluation of an iteration and before its `on_step_begin`; with several processes
-                                    one iteration later. The final save counts; in `on_train_end` it does nothing
+                                    evaluation of an iteration and before its `on_step_begin` (called there, one
+                                    iteration later; with several processes, too). The final save counts as one; in
+                                    `on_train_end` it does nothing
         trainer.preemption.abandonable()   a context for long work such as sampling: a signal ends the work there.
                                     The random state must be as before when the work ends
 

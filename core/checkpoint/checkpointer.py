@@ -132,11 +132,12 @@ class Checkpointer:
         self.schedule.is_agreed |= self.runtime.world_size == 1
 
     def is_finite(self) -> bool:
-        """Return whether all weights and moments are finite, on all ranks; if not, note it as a failed save."""
+        """Return whether all weights and moments are finite, on all ranks; if not, no save is due any more."""
         tensors = [*self.raw_model.state_dict().values(), *moments(self.step.optimizer)]
         is_finite = self.detector.check_parameter_stability(tensors)
         if self.runtime.is_true_on_any_rank(not is_finite):
             self.failure = NOT_FINITE
+            self.schedule.dropped()
             return False
         return True
 

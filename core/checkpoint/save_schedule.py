@@ -45,6 +45,10 @@ class SaveSchedule:
         self.saved_at, self.retries = None, True
         self._restart()
 
+    def dropped(self) -> None:
+        """Record that there is nothing to save: a request is forgotten, and the clock starts again."""
+        self._restart()
+
     def rolled_back(self, saved_at: int | None) -> None:
         """Record that the run is back at the checkpoint of iteration `saved_at`, or at its beginning (None)."""
         self.saved_at = saved_at

@@ -421,6 +421,20 @@ def test_with_warn_the_run_continues_but_its_weights_are_not_saved(
     assert run.trainer.iter_num == 5
 
 
+def test_a_requested_save_of_damaged_weights_is_tried_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class RequestsSave(Callback):
+        def on_step_end(self, trainer: Trainer, result: Any) -> None:
+            if trainer.iter_num == 3:
+                trainer.save()
+
+    run = Run(tmp_path, [Flips(2), RequestsSave()], on_instability="warn", max_iters=6, eval_interval=100)
+    with pytest.raises(SaveError):
+        run.trainer.train()
+
+    refused = [message for message in caplog.messages if "a weight or a moment" in message]
+    assert [message.split(":")[0] for message in refused] == ["iteration 3", "iteration 6"]  # requested; final
+
+
 @pytest.mark.parametrize(("val", "stops"), [(NAN, True), (math.inf, True), (9.0, False)])
 def test_a_non_finite_evaluation_stops_the_run_before_a_save(tmp_path: Path, val: float, stops: bool) -> None:
     run = Run(tmp_path, max_iters=2)

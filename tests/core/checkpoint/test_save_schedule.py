@@ -83,6 +83,16 @@ def test_a_requested_save_is_due_when_all_ranks_agree() -> None:
     assert not saves.wants_save() and not saves.is_due(4)
 
 
+def test_a_request_is_dropped_if_there_is_nothing_to_save() -> None:
+    saves = SaveSchedule()
+    saves.request()
+    saves.is_agreed = True
+
+    saves.dropped()
+
+    assert not saves.wants_save() and not saves.is_due(4)
+
+
 def test_a_rollback_drops_requests_and_sets_the_last_save() -> None:
     saves = SaveSchedule(2)
     saves.saved(6)
