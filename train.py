@@ -24,7 +24,7 @@ def build(
     start = wiring.find_start(options, runtime, checkpoints)
     console = wiring.console(options, runtime)
     logger = core.CompositeLogger(console)
-    runtime.at_exit(logger.close)  # parts made later are closed earlier: the last save comes before the loggers' end
+    runtime.at_exit(logger.close)  # what registers later is closed earlier: the last save ends before the loggers
     wiring.print_header(options, runtime, data, start, logger)
 
     # the model, what it learns, and the folder of the run

@@ -63,7 +63,7 @@ class Callback:
         """Called before each update."""
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
-        """Called after each update, on a CPU not if it led to a rollback. Reading `result` waits for a GPU."""
+        """Called after each update; on a CPU not if it led to a rollback. Reading `result` waits for a GPU."""
 
     def on_eval_begin(self, trainer: Trainer) -> None:
         """Called before each evaluation."""

@@ -1,4 +1,4 @@
-"""The states of several parts in one dict, each under the name of its class."""
+"""The parts that have a `state_dict`, by class name: the keys of their states in checkpoints."""
 
 from collections.abc import Iterable
 from typing import Any

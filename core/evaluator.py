@@ -19,7 +19,7 @@ MeasureSplit = Callable[[nn.Module, str], dict[str, float]]
 
 
 class Evaluator:
-    """Averages the loss over `eval_iters` fresh batches of a split, dropout and loss modifiers off.
+    """Averages the loss over `eval_iters` batches of a split, dropout and loss modifiers off.
 
     rng:     `rng() -> context`; random draws are made inside it. By default they are the next ones of the generators
              that training uses, as in nanoGPT

@@ -12,7 +12,13 @@ from core.errors import CheckpointError
 
 CHUNK_BYTES = 2**20
 PARTIAL = ".part"  # suffix of a temporary file
-FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT)  # not a missing feature
+FAILURES = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EROFS,
+    errno.ENOENT,
+)  # the disk failed; other errors mean that the file system cannot do it
 
 
 def make_folder(folder: Path) -> None:

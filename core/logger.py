@@ -22,7 +22,7 @@ BLOCK = 2**16  # bytes read at a time
 
 
 class Logger(ABC):
-    """Takes a run's reports. The seam for another place to send them to.
+    """Takes a run's reports. Subclass it to send them somewhere else.
 
     log_step: iter, loss, lr, time_ms, mfu (percent), grad_norm if known, and the objective's metrics
     log_eval: iter, train/loss, val/loss, lr, mfu (percent), and the objective's metrics

@@ -58,7 +58,7 @@ class Meter(ABC):
 
 
 class Objective(ABC):
-    """Turns a model and a batch into a loss. The seam for training something other than the next token.
+    """Turns a model and a batch into a loss. Subclass it to train something other than the next token.
 
     The contract: called once per micro-batch inside autocast; draws whatever corruption or noise it needs; modifies
     the loss only if `train` is true, so that evaluations of differently trained runs can be compared.

@@ -79,7 +79,7 @@ class Replicated:
         load_optimizer_state(optimizer, state.get("optimizer"))
 
     def broadcast_parameters(self, model: nn.Module) -> None:
-        """Give all ranks rank 0's weights; only `wrap` does so by itself."""
+        """Broadcast rank 0's weights to all ranks; not needed before `wrap`, as DistributedDataParallel does it."""
         if self.distributed:
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor, src=0)

@@ -35,7 +35,7 @@ class Preemption:
         self._signal: str | None = None  # the first that came
         self._interrupts = 0  # SIGINTs so far
         self._region = _Region()
-        self._former: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
         self._pid = os.getpid()
 
     def __enter__(self) -> "Preemption":
@@ -43,14 +43,14 @@ class Preemption:
         with suppress(ValueError):  # outside the main thread Python installs no handler
             for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
                 # a handler that was not set from Python reads as None and cannot be restored
-                self._former[number] = signal.signal(number, self._notice) or signal.SIG_DFL
+                self._previous[number] = signal.signal(number, self._notice) or signal.SIG_DFL
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._former:
-            signal.signal(*self._former.popitem())
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     @property
     def requested(self) -> str | None:
@@ -113,7 +113,7 @@ class Preemption:
     def _notice(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal, in the main thread, between any two steps of the program."""
         if os.getpid() != self._pid:  # a forked child, such as a data loader's worker: the signal must end it
-            signal.signal(number, self._former.get(number, signal.SIG_DFL))
+            signal.signal(number, self._previous.get(number, signal.SIG_DFL))
             signal.raise_signal(number)
             return
         if number == signal.SIGINT:

@@ -34,7 +34,7 @@ class StopRequest:
             self.reason = reason
 
     def agree(self, is_preempted: bool, is_requested: bool) -> None:
-        """Take over what all ranks agreed on after an update: a signal or the clock on some rank, or a request."""
+        """Apply what all ranks agreed on after an update: a signal or the clock on some rank, or a request."""
         if is_preempted:
             self.preempt()
         elif is_requested:

@@ -51,7 +51,7 @@ class LoopNumbers(NamedTuple):
 
 
 class _RolledBack(Exception):
-    """Raised when the run is at an older checkpoint, from where it goes on. Its text says why and where."""
+    """Raised after a rollback, to leave the iteration. Its text names the cause and the checkpoint."""
 
 
 class Trainer:
@@ -119,7 +119,7 @@ class Trainer:
 
                     # every eval_interval: measure the loss on both splits; save if it is lower, or always
                     if self.should_evaluate(self.iter_num):
-                        self.settle()  # on a GPU the verdict on the last update, and so a stop, may still be under way
+                        self.settle()  # wait for the verdict on the last update, which a GPU delivers one update late
                         if self.stop_request.reason:
                             break
                         losses = self.evaluate(lr)
@@ -203,7 +203,7 @@ class Trainer:
         self.monitor.remember_step(self.iter_num, self.step.used_batch, self.step_start)
         self.apply_verdict(self.monitor.verdict())
         if self.check_every_step and not self.checkpointer.is_finite():
-            self.react(self.monitor.decide_on_damage(str(self.checkpointer.failure), self.iter_num))
+            self.react(self.monitor.decide_on_damage(self.iter_num))
         return result
 
     def inspect_step(
@@ -240,25 +240,25 @@ class Trainer:
         self.step_start = self.checkpointer.position()
         raise _RolledBack(self.monitor.record_rollback(decision, self.iter_num, place))
 
-    def save_checkpoint(self, link: bool = False, wait: bool = False) -> None:
-        """Write a checkpoint now. link: also as nanoGPT's ckpt.pt, with its line; wait: not in the background"""
+    def save_checkpoint(self, link: bool = False) -> None:
+        """Write a checkpoint now. link: also as nanoGPT's ckpt.pt, with its line"""
         self.settle()
         if not self.checkpointer.is_finite():
-            self.react(self.monitor.decide_on_damage(str(self.checkpointer.failure), self.iter_num - 1))
+            self.checkpointer.refuse()
+            self.react(self.monitor.decide_on_damage(self.iter_num - 1))
             return
         self.emit_checkpoint(self.checkpointer.join())
         if link:
             self.logger.log_checkpoint(f"saving checkpoint to {self.checkpointer.checkpoints.out_dir}")
         notes = self.counters.manifest_notes(self.monitor.is_healthy, self.max_iters)
-        self.emit_checkpoint(self.checkpointer.save(self.state_dict(), notes, link=link, wait=wait))
+        self.emit_checkpoint(self.checkpointer.save(self.state_dict(), notes, link=link))
         self.monitor.is_healthy |= self.checkpointer.failure is None  # what comes after a save starts healthy
 
     def save_final(self) -> None:
         """Save the updates since the last checkpoint. Raises SaveError if that fails."""
         self.emit_checkpoint(self.checkpointer.join())  # if it failed in the background, the state is saved once more
-        is_new = self.step.updates > 0 and self.checkpointer.schedule.saved_at != self.iter_num
-        if is_new and not self.eval_only:
-            self.save_checkpoint(wait=True)
+        if self.step.updates > 0 and self.checkpointer.schedule.saved_at != self.iter_num and not self.eval_only:
+            self.save_checkpoint()
         self.emit_checkpoint(self.checkpointer.join())
         self.checkpointer.raise_if_failed()
 

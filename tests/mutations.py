@@ -208,7 +208,7 @@ MUTATIONS = [
     Mutation("move a scalar to the device", "core/batch.py", "if is_on_cpu and batch.dim() == 0:", "if False:", "tests/core/test_batch.py"),
     Mutation("keep the likeliest token out of top_p", "extras/token_draw.py", "shares.cumsum(dim=-1) - shares", "shares.cumsum(dim=-1)", "tests/extras/test_token_draw.py"),
     Mutation("omit modifier metrics from wandb's evaluations", "core/logger.py", "self._send({**metrics, **self.modifiers})", "self._send(metrics)", "tests/core/test_logger.py"),
-    Mutation("accept frozen models of any size", "extras/frozen.py", "if config.vocab_size != vocabulary.size or config.block_size < block_size:", "if False:", "tests/extras/test_frozen.py"),
+    Mutation("accept frozen models of any size", "extras/other_runs.py", "if config.vocab_size != vocabulary.size or config.block_size < block_size:", "if False:", "tests/extras/test_other_runs.py"),
     Mutation("count one token id too few in a queue", "data/streaming/consumer.py", 'self.meta.get("largest_token_id", self.vocab_size - 1) + 1', 'self.meta.get("largest_token_id", self.vocab_size - 1)', "tests/data/streaming/test_consumer.py"),
     Mutation("allow queue rows without a masked position", "data/streaming/masked.py", "            mask_one_at_least(inputs[batch], mask[batch], lengths[batch], self.text.mask_id, generator)\n", "            pass\n", "tests/data/streaming/test_masked.py"),
 ]  # fmt: skip

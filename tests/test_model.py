@@ -154,7 +154,7 @@ def test_initial_standard_deviations() -> None:
             assert torch.equal(tensor, torch.full_like(tensor, float(name.endswith("weight")))), name
 
 
-def test_frozen_parameters_are_not_in_the_optimizer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_runs_parameters_are_not_in_the_optimizer(capsys: pytest.CaptureFixture[str]) -> None:
     model = make(bias=True)
     model.transformer["h"].requires_grad_(False)
 

@@ -82,9 +82,8 @@ def open_data(options: Options, runtime: Runtime, preemption: Preemption | None 
             batches = _masked_text(source, options, training, validation or training, stages, vocabulary, runtime)
 
     draw = _on_device(batches.get_batch, runtime)
-    if (
-        preemption and runtime.world_size == 1
-    ):  # with several processes a signal to one of them would leave the others waiting
+    # with several processes, a signal to one of them would leave the others waiting
+    if preemption and runtime.world_size == 1:
         draw = preemption.guard(draw)
     eval_draw = draw  # nanoGPT's evaluations draw as training does
     if is_queue or timer:

@@ -16,8 +16,8 @@ from core import (
     Runtime,
     find_checkpoint,
 )
-from extras.frozen import load_filler, load_judge
 from extras.objectives import SequenceScoring, TokenClassification, Unmasking
+from extras.other_runs import load_filler, load_judge
 from wiring.data import find_vocabulary
 from wiring.modifiers import create_loss_modifier_pipeline
 

@@ -13,7 +13,7 @@ from config.options import SampleOptions
 from data.meta import read_meta
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
-from extras.frozen import load_judge
+from extras.other_runs import load_judge
 from extras.sampling.prompt_encoder import PromptEncoder
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from loss_modifiers import Judge

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 class RunStart(NamedTuple):
-    """init_from: how the run starts; found: the checkpoint that it resumes, if it does; and its locked folder"""
+    """How a run starts.
+
+    init_from: `scratch`, `resume`, or the name of a GPT-2
+    found:     the checkpoint to resume; None for a fresh start
+    folder:    the run folder
+    """
 
     init_from: str
     found: CheckpointFile | None

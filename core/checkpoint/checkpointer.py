@@ -23,6 +23,7 @@ from core.checkpoint.writer import TorchFile
 from core.errors import CheckpointError, ConfigError, SaveError, WarnOnce
 from core.model_initializer import LoadedModel
 from core.optimizer import moments
+from core.stability.detector import NOT_FINITE
 
 if TYPE_CHECKING:
     from core.checkpoint.manager import CheckpointManager
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("coregpt")
 State = dict[str, Any]
 MakeModel = Callable[[], tuple[LoadedModel, State | None]]  # with the checkpoint that the model comes from, if any
-NOT_FINITE = "a weight or a moment of the optimizer is not finite"
 
 
 class RunNotes(NamedTuple):
@@ -89,7 +89,7 @@ class Checkpointer:
         self.notes = notes or RunNotes()
         self.writer = writer or TorchFile()
         self.snapshot = Snapshot() if in_background else None
-        self.run_id = uuid.uuid4().hex  # a resume keeps it
+        self.run_id = uuid.uuid4().hex  # an exact resume keeps it
         self.has_saved = False  # by this process
         self.failure: str | None = None  # why the last save failed; None if it succeeded
         self._beginning: State = {}
@@ -132,22 +132,22 @@ class Checkpointer:
         self.schedule.is_agreed |= self.runtime.world_size == 1
 
     def is_finite(self) -> bool:
-        """Return whether all weights and moments are finite, on all ranks; if not, no save is due any more."""
+        """Return whether all weights and moments are finite, on all ranks."""
         tensors = [*self.raw_model.state_dict().values(), *moments(self.step.optimizer)]
         is_finite = self.detector.check_parameter_stability(tensors)
-        if self.runtime.is_true_on_any_rank(not is_finite):
-            self.failure = NOT_FINITE
-            self.schedule.dropped()
-            return False
-        return True
+        return not self.runtime.is_true_on_any_rank(not is_finite)
 
-    def save(self, state: State, notes: State, *, link: bool, wait: bool) -> Path | None:
+    def refuse(self) -> None:
+        """Record that weights or moments are not finite, so that no checkpoint is written."""
+        self.failure = NOT_FINITE
+        self.schedule.dropped()
+
+    def save(self, state: State, notes: State, *, link: bool) -> Path | None:
         """Write a checkpoint. Return its path; None if the save failed (see `failure`) or goes on in the background.
 
         state: of the trainer: counters, and the states of its parts
         notes: what the trainer adds to the manifest
         link:  make nanoGPT's ckpt.pt a second name of it
-        wait:  do not write in the background
         """
         positions = self.runtime.gather(self._saved_position())
         checkpoint = arrange(
@@ -172,7 +172,7 @@ class Checkpointer:
             "saved": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         checkpoint = self.writer.gather(checkpoint)
-        path, self.failure = self.runtime.on_master(lambda: self._write(checkpoint, manifest, link, wait))
+        path, self.failure = self.runtime.on_master(lambda: self._write(checkpoint, manifest, link))
         if self.failure:
             self.schedule.failed()
         else:
@@ -196,10 +196,10 @@ class Checkpointer:
             raise SaveError(f"the last checkpoint could not be saved in {self.checkpoints.out_dir}: {self.failure}")
 
     def close(self) -> None:
-        """Wait for a save in the background when the run has failed: it still writes to the run folder."""
+        """Wait for a save in the background; called when the program ends, whatever ends it."""
         self._attempt(self.checkpoints.join)
 
-    def _write(self, checkpoint: State, manifest: State, link: bool, wait: bool) -> tuple[Path | None, str | None]:
+    def _write(self, checkpoint: State, manifest: State, link: bool) -> tuple[Path | None, str | None]:
         if self.snapshot is not None:
             self._attempt(self.checkpoints.join)  # it reads the snapshot, which is about to be overwritten
             checkpoint = self.snapshot.take(checkpoint)
@@ -208,7 +208,7 @@ class Checkpointer:
                 lambda path: self.writer.write(checkpoint, path),
                 manifest,
                 link=link,
-                wait=wait or self.snapshot is None,
+                wait=self.snapshot is None,
                 suffix=self.writer.suffix,
             )
         )

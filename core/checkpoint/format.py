@@ -30,7 +30,7 @@ CHECKPOINT = {
     "loggers": "states of the loggers that have one, by class name",
     "scaler": "the gradient scaler's state dict; empty without float16",
     "ranks": "for each rank: its position, as below",
-    "run": "id of the run, the same after every resume",
+    "run": "id of the run, kept by an exact resume",
     # only in a checkpoint that tools.convert made, which has no ranks
     "objective": "state of the objective",
 }
@@ -57,7 +57,7 @@ MANIFEST = {
     "lowest_val_loss": "the lowest validation loss seen; null before the first evaluation",
     "healthy": "nothing was unstable since the checkpoint before: a rollback may go back here",
     "finished": "the run has made its last update",
-    "run": "id of the run, the same after every resume",
+    "run": "id of the run, kept by an exact resume",
     "launch": "torchrun's id of this launch; null without",
     "batch": "for each rank: hash of the batch that was drawn for the next update",
     "data_position": "for each rank: state of the data source; null if it has none, or none that JSON holds",

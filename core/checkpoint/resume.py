@@ -91,6 +91,6 @@ def damaged_if_it_fails() -> Iterator[None]:
         yield
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(
-            f"the checkpoint's own notes are damaged ({type(error).__name__}: {error}): "
+            f"the checkpoint's counters or states are damaged ({type(error).__name__}: {error}): "
             "it can be sampled from, but not resumed"
         ) from None

@@ -8,6 +8,7 @@ import torch
 
 RECENT = 8  # losses kept for a diagnosis
 LASTING_OVERFLOW = 32  # overflows in a row, each of which halves the loss scale
+NOT_FINITE = "a weight or a moment of the optimizer is not finite"
 NORMAL = 1.4826  # a normal distribution's standard deviation, in median absolute deviations
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from core.stability.detector import InstabilityDetector
+from core.stability.detector import NOT_FINITE, InstabilityDetector
 from core.stability.flags import AgreedFlags, RankFlags
 from core.stability.recovery import GO_ON, Decision, Recovery
 
@@ -130,9 +130,9 @@ class StabilityMonitor:
             return Decision(GO_ON, iter_num)
         return self._decide_unstable("the evaluation after it is not finite", iter_num)
 
-    def decide_on_damage(self, cause: str, iter_num: int) -> Decision:
+    def decide_on_damage(self, iter_num: int) -> Decision:
         """Return what to do about weights or moments that are not finite after the update of `iter_num`."""
-        return self._decide_unstable(cause, iter_num, is_made=True)
+        return self._decide_unstable(NOT_FINITE, iter_num, is_made=True)
 
     def _decide_unstable(self, cause: str, iter_num: int, is_made: bool = False) -> Decision:
         self.is_healthy = False

@@ -22,7 +22,7 @@ from data.streaming.producer import Producer
 from data.streaming.sequence_scorer import Fill, SequenceScorerProvider
 from data.vocabulary import Vocabulary
 from extras.filler import Filler
-from extras.frozen import load_unmasking_model
+from extras.other_runs import load_unmasking_model
 from loss_modifiers import sequence_scorer_target_transform
 from model import GPT, GPTConfig
 

@@ -80,7 +80,7 @@ class Run:
             self.step.execute_step()
 
     def save(self, **changes: Any) -> Path | None:
-        return self.checkpointer.save(STATE | changes, NOTES | changes, link=False, wait=True)
+        return self.checkpointer.save(STATE | changes, NOTES | changes, link=False)
 
     def weights(self) -> list[torch.Tensor]:
         moments = [value for state in self.step.optimizer.state.values() for value in state.values()]
@@ -208,7 +208,7 @@ def test_a_background_save_writes_the_weights_of_its_start(tmp_path: Path) -> No
     run = Run(tmp_path / "a", in_background=True)
     run.train(2)
     run.checkpointer.run_id = "1"
-    assert run.checkpointer.save(STATE, NOTES, link=False, wait=False) is None
+    assert run.checkpointer.save(STATE, NOTES, link=False) is None
     at_start = run.weights()
     run.train(5)
     path = run.checkpointer.join()
@@ -226,7 +226,7 @@ def test_a_save_in_the_background_writes_the_same_bytes(tmp_path: Path) -> None:
         run = Run(tmp_path / name, in_background=in_background)
         run.train(2)
         run.checkpointer.run_id = "1"
-        run.checkpointer.save(STATE, NOTES, link=False, wait=not in_background)
+        run.checkpointer.save(STATE, NOTES, link=False)
         run.checkpointer.join()
         contents.append((tmp_path / name / "ckpt-000001.pt").read_bytes())
 
@@ -241,7 +241,7 @@ def test_a_failure_in_the_background_is_recorded_by_join(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        run.checkpointer.save(STATE, NOTES, link=False, wait=False)
+        run.checkpointer.save(STATE, NOTES, link=False)
         assert run.checkpointer.join() is None
     assert "No space left" in str(run.checkpointer.failure)
     assert run.schedule.retries

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.stability.detector import InstabilityDetector
+from core.stability.detector import NOT_FINITE, InstabilityDetector
 from core.stability.flags import RankFlags
 from core.stability.monitor import RecentStep, Requests, StabilityMonitor, StepVerdict
 from core.stability.recovery import GO_ON, ROLL_BACK, SKIP, STOP, Decision, Recovery
@@ -105,17 +105,16 @@ def test_a_gpus_verdict_comes_one_update_late_and_can_be_awaited() -> None:
 def test_a_rollback_drops_pending_verdicts_and_is_recorded() -> None:
     monitor = make_monitor(flags=LateFlags(CPU), recovery_lr_factor=0.5)
     inspect(monitor, NAN, 1.0, iter_num=7)
-    decision = monitor.decide_on_damage("the loss is not finite", 7)
+    decision = monitor.decide_on_damage(7)
     assert not monitor.is_healthy
 
     message = monitor.record_rollback(decision, 4, "ckpt-000002.pt")
 
     assert message == (
-        "iteration 7: the loss is not finite; going on from iteration 4 (ckpt-000002.pt) without that batch; "
-        "recovery 1 of 3"
+        f"iteration 7: {NOT_FINITE}; going on from iteration 4 (ckpt-000002.pt) without that batch; recovery 1 of 3"
     )
     assert monitor.wait_for_verdict() is None
-    assert monitor.history == [{"iter": 7, "cause": "the loss is not finite", "back_to": 4}]
+    assert monitor.history == [{"iter": 7, "cause": NOT_FINITE, "back_to": 4}]
     assert (monitor.lr_scale, monitor.is_healthy, monitor.batches_to_skip(7)) == (0.5, True, 1)
 
 

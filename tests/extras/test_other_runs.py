@@ -9,7 +9,7 @@ import torch
 import core
 from core import CheckpointError
 from data.vocabulary import Vocabulary
-from extras.frozen import load_filler, load_judge
+from extras.other_runs import load_filler, load_judge
 from tests.wiring.tiny_task import SCORING, TEXT, save_model, task
 
 VOCABULARY = Vocabulary.beyond(TEXT)

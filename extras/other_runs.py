@@ -24,9 +24,15 @@ def load_unmasking_model(initializer: ModelInitializer, path: Path) -> tuple[Any
 
 
 def load_filler(
-    initializer: ModelInitializer, path: Path, vocabulary: Vocabulary, block_size: int,
-    *, sample: bool, temperature: float, top_k: int | None,
-) -> Filler:  # fmt: skip
+    initializer: ModelInitializer,
+    path: Path,
+    vocabulary: Vocabulary,
+    block_size: int,
+    *,
+    sample: bool,
+    temperature: float,
+    top_k: int | None,
+) -> Filler:
     """Return a filler with a checkpoint's unmasking model. block_size: of the texts to fill"""
     model, notes = load_unmasking_model(initializer, path)
     _require_size(path, model.config, vocabulary, block_size)
