@@ -99,6 +99,17 @@ def test_a_copy_is_made_where_links_are_impossible(
     assert not os.path.samefile(tmp_path / "a", tmp_path / "b")
 
 
+def test_a_copy_is_flushed_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(files.os, "link", failing(errno.EPERM))
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
+    (tmp_path / "a").write_text("new")
+
+    files.link(tmp_path / "a", tmp_path / "b")
+
+    assert flushed == [(tmp_path / "b").stat().st_ino]
+
+
 def test_on_a_full_disk_no_copy_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.os, "link", failing(errno.ENOSPC))
     (tmp_path / "a").write_text("new")
@@ -183,6 +194,16 @@ def test_a_folders_hash_depends_on_names_sizes_and_contents(tmp_path: Path) -> N
     assert len(set(different)) == len(different)
 
 
+def test_a_folders_hash_does_not_depend_on_the_order_of_a_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "folder")
+    digest, rglob = files.sha256(tmp_path / "folder"), Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda path, pattern: reversed(sorted(rglob(path, pattern))))
+
+    assert files.sha256(tmp_path / "folder") == digest
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_link_has_no_hash(tmp_path: Path, inside: bool) -> None:
     (tmp_path / "secret").write_text("x")
@@ -214,6 +235,18 @@ def test_a_stamp_changes_when_a_file_is_written_or_replaced(tmp_path: Path) -> N
     stamps.append(files.stamp(path))
 
     assert stamps[0] is None and len(set(stamps)) == 4
+
+
+def test_a_stamp_tells_files_of_equal_size_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, ns=(0, 5))
+    before = files.stamp(tmp_path / "a")
+    os.replace(tmp_path / "b", tmp_path / "a")
+    replaced = files.stamp(tmp_path / "a")
+    os.utime(tmp_path / "a", ns=(0, 6))
+
+    assert len({before, replaced, files.stamp(tmp_path / "a")}) == 3
 
 
 def test_hard_links_are_the_same_file_and_symbolic_links_are_not(tmp_path: Path) -> None:

@@ -256,6 +256,16 @@ def test_a_resume_continues_the_file_and_repeats_no_line(jsonl: MakeLogger) -> N
     assert logged(first.path) == [0, 1, 2, 3, 4]
 
 
+def test_the_lines_that_a_state_counts_are_flushed_to_disk(jsonl: MakeLogger, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, flushed = jsonl("metrics.jsonl"), []
+    log_iters(logger, 0)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
+
+    logger.state_dict()
+
+    assert flushed == [logger.path.stat().st_ino]
+
+
 def test_a_rollback_removes_the_lines_after_the_checkpoint(jsonl: MakeLogger) -> None:
     logger = jsonl("metrics.jsonl")
     log_iters(logger, 0)

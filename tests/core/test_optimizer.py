@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,15 @@ def test_the_state_of_an_optimizer_without_updates_can_be_loaded(tiny_model: GPT
 
     assert not fresh.state
     update(tiny_model, fresh)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_states_of_another_number_of_optimizers_are_refused(tiny_model: GPT, count: int) -> None:
+    parts = [make_optimizer(tiny_model) for _ in range(2)]
+    optimizer: Any = SimpleNamespace(optimizers=parts)
+
+    with pytest.raises(CheckpointError, match="optimizer state is damaged"):
+        load_optimizer_state(optimizer, {"optimizers": [parts[0].state_dict()] * count})
 
 
 @pytest.mark.parametrize(

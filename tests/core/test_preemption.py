@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 import torch
@@ -322,6 +323,21 @@ def test_previous_handlers_are_restored_even_after_an_error() -> None:
         _ = 1 / 0
 
     assert {name: signal.getsignal(getattr(signal, name)) for name in NAMES} == previous
+
+
+def test_the_default_replaces_a_handler_that_python_did_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    install = signal.signal
+
+    def install_over_another(number: int, handler: Any) -> None:
+        install(number, handler)
+
+    monkeypatch.setattr("core.preemption.SIGNALS", ("SIGUSR1",))
+    monkeypatch.setattr(signal, "signal", install_over_another)
+
+    with Preemption():
+        pass
+
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
 def test_outside_the_main_thread_only_the_time_limit_works() -> None:

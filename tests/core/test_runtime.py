@@ -5,6 +5,7 @@ import logging
 import random
 import socket
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from benchmark.soak.campaign import ranks
 from core.errors import ConfigError
 from core.runtime import Runtime, resolve_device
 
@@ -78,6 +80,26 @@ def test_the_group_is_destroyed_after_an_error(monkeypatch: pytest.MonkeyPatch) 
         _ = 1 / 0
 
     assert not dist.is_initialized()
+
+
+def test_unreachable_objects_are_freed_before_the_group_is_destroyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+    launched(monkeypatch, rank=0, world_size=1)
+    freed: list[bool] = []
+    with Runtime(device="cpu"):
+        weakref.finalize(Cycle(), lambda: freed.append(dist.is_initialized()))
+
+    assert freed == [True]
+
+
+def test_entering_allows_tf32() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+    with Runtime(device="cpu"):
+        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -335,6 +357,15 @@ def test_isolated_rng_starts_from_the_seed_and_restores_the_state() -> None:
 @pytest.mark.parametrize("value", [True, False])
 def test_is_true_on_any_rank_returns_the_value_of_a_single_process(value: bool) -> None:
     assert Runtime(device="cpu").is_true_on_any_rank(value) is value
+
+
+def test_a_flag_is_1_if_any_of_two_ranks_has_set_it(tmp_path: Path) -> None:
+    def work() -> None:
+        with Runtime(device="cpu") as runtime:
+            flags = torch.tensor([0, runtime.rank, 1], dtype=torch.int32)
+            assert runtime.any_rank(flags).tolist() == [0, 1, 1]
+
+    assert ranks(work, folder=tmp_path) == [0, 0]
 
 
 def test_on_every_rank_returns_rank_0s_result_on_all(monkeypatch: pytest.MonkeyPatch) -> None:

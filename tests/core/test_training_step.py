@@ -305,6 +305,17 @@ def test_an_unstable_update_changes_neither_weights_nor_optimizer(fused: bool, g
     assert not any(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
 
 
+def test_a_skipped_update_does_not_skip_an_update_without_inspection() -> None:
+    model = Line()
+    step = training_step(model, optimizer=torch.optim.AdamW(model.parameters(), fused=True))
+    step.execute_step(verdict(1))
+    before = values(model)
+
+    step.execute_step()
+
+    assert not any(torch.equal(old, new) for old, new in zip(before, values(model), strict=True))
+
+
 @pytest.mark.parametrize("grad_clip", [0.0, 1.0])
 @pytest.mark.parametrize("fused", [False, True])
 def test_inspecting_a_stable_update_changes_no_bit(fused: bool, grad_clip: float) -> None:

@@ -139,3 +139,18 @@ def test_bar_is_erased_after_a_failed_run() -> None:
     core.CompositeLogger([terminal.bar]).close()  # train.main does this also after an error
 
     assert terminal.stream.take_flushed() == ERASE
+
+
+def test_bar_is_not_drawn_again_after_the_terminal_was_closed() -> None:
+    terminal = Terminal(max_iters=10)
+    written: list[str] = []
+
+    def write(text: str) -> int:
+        written.append(text)
+        raise OSError(5, "Input/output error")
+
+    terminal.stream.write = write  # type: ignore[method-assign]
+    terminal.step(0)
+    terminal.step(1)
+
+    assert len(written) == 1

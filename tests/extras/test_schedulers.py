@@ -108,6 +108,14 @@ def test_a_reduced_rate_applies_from_the_next_iteration() -> None:
     assert scheduler.get_lr(11) == 0.5
 
 
+def test_an_evaluation_that_is_repeated_counts_once() -> None:
+    scheduler = AdaptiveScheduler(1.0, patience=2)
+    for iter_num in (0, 10, 10):
+        evaluate(scheduler, iter_num, 3.0)
+
+    assert (scheduler.stale_count, scheduler.reductions) == (1, 0)
+
+
 @pytest.mark.parametrize("stop", range(6))
 def test_adaptive_resumed_anywhere_equals_an_uninterrupted_run(stop: int) -> None:
     losses = [3.0, 3.1, 2.0, 2.0, 2.5, 2.5]

@@ -156,6 +156,14 @@ def test_the_factor_scales_the_learning_rate_after_the_unfreezing() -> None:
     assert run.events == [{"event": "unfreezing", **record}]
 
 
+def test_an_earlier_lr_factor_of_a_group_is_multiplied() -> None:
+    run = Run().train(UNFREEZE_AT)
+    run.step.optimizer.param_groups[0]["lr_factor"] = 0.25
+    run.begin_iteration()
+
+    assert [group["lr_factor"] for group in run.step.optimizer.param_groups] == [0.125, 0.5, 0.5, 0.5]
+
+
 @pytest.mark.parametrize("stop", range(END))
 def test_a_resumed_run_equals_an_undisturbed_one_around_the_unfreezing(stop: int, undisturbed: State) -> None:
     first = Run().train(stop)

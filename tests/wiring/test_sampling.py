@@ -63,6 +63,16 @@ def test_the_kind_of_a_model_follows_from_the_checkpoint(
     assert (trained_model.encoder().vocab_size, trained_model.encoder().block_size) == (32, 16)
 
 
+def test_ckpt_pt_is_sampled_even_if_a_newer_checkpoint_was_saved(run_dir: Path) -> None:
+    save_checkpoint({}, {"dataset": "tiny"})
+    checkpoints = core.CheckpointManager("out")
+    checkpoints.load()
+    newer, notes = torch.load("out/ckpt.pt") | {"config": {}}, {"iter_num": 5, "val_loss": None, "healthy": True}
+    checkpoints.save(lambda path: torch.save(newer, path), notes, link=False)
+
+    assert load().config == {"dataset": "tiny"}
+
+
 @pytest.mark.parametrize("section", sampling.KINDS)
 def test_every_option_of_a_kind_is_refused_by_others(run_dir: Path, section: str) -> None:
     save_checkpoint({}, {"dataset": "tiny"})

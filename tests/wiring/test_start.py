@@ -32,8 +32,15 @@ class NoWait:
         pass
 
 
-def enter(options: Options, run: core.Runtime, start: RunStart, needed: Any = ()) -> None:
-    data: Any = NoWait()
+class NeverReady:
+    """Data that never becomes available."""
+
+    def wait(self) -> None:
+        raise core.DataError("waited")
+
+
+def enter(options: Options, run: core.Runtime, start: RunStart, needed: Any = (), data: Any = None) -> None:
+    data = data or NoWait()
     enter_folder(options, run, core.Preemption(), data, core.CheckpointManager(options.out_dir), start, needed)
 
 
@@ -73,6 +80,20 @@ def test_the_folder_is_locked_before_the_search_for_a_checkpoint(options: Option
     with core.Runtime(device="cpu") as run:
         assert make_start(changed_options, run)[:2] == ("scratch", None)
         assert not is_unlocked(folder)
+
+
+@pytest.mark.parametrize(("count", "wait_s"), [("0", 0), ("1", 30)])
+def test_only_a_restarted_group_waits_for_the_lock(
+    options: Options, run: core.Runtime, folder: Path, monkeypatch: pytest.MonkeyPatch, count: str, wait_s: int
+) -> None:
+    """A process of the group that failed may still be ending."""
+    waits: list[float] = []
+    monkeypatch.setattr(core.RunFolder, "claim", lambda folder, wait_s: waits.append(wait_s))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+
+    make_start(options, run)
+
+    assert waits == [wait_s]
 
 
 def test_the_search_for_a_checkpoint_creates_no_folder(options: Options, run: core.Runtime, tmp_path: Path) -> None:
@@ -149,13 +170,14 @@ def test_a_previous_run_is_not_moved_before_data_is_available(
 ) -> None:
     saved(checkpoints)
 
-    class NeverReady:
-        def wait(self) -> None:
-            raise core.DataError("waited")
-
-    data: Any = NeverReady()
     with pytest.raises(core.DataError):
-        enter_folder(
-            options, run, core.Preemption(), data, checkpoints, RunStart("scratch", None, core.RunFolder(folder))
-        )
+        enter(options, run, RunStart("scratch", None, core.RunFolder(folder)), data=NeverReady())
     assert names(folder) == ["ckpt-000001.json", "ckpt-000001.pt", "ckpt.pt"]
+
+
+def test_one_of_several_processes_does_not_wait_for_data(options: Options, run: core.Runtime, folder: Path) -> None:
+    run.world_size = 2
+
+    enter(options, run, RunStart("scratch", None, core.RunFolder(folder)), data=NeverReady())
+
+    assert names(folder) == [".lock"]

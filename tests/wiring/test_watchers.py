@@ -13,8 +13,11 @@ import core
 import wiring
 import wiring.watchers
 from config.options import Options
+from extras.objective_lines import ObjectiveLines
 from extras.progress_bar import ProgressBar
+from loss_modifiers import LossModifierPipeline
 from wiring.model import adapt
+from wiring.start import RunStart
 
 
 @pytest.fixture
@@ -54,6 +57,24 @@ def test_only_rank_0_has_loggers_and_a_progress_bar(
     assert wiring.loggers(options, run, None, None) == []
     assert wiring.console(options, run) == []
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_header_counts_the_tokens_of_all_ranks(
+    options: Options, run: core.Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, start = wiring.open_data(options, run, core.Preemption()), RunStart("scratch", None, core.RunFolder("out"))
+    run.world_size = 4
+    wiring.print_header(options, run, data, start, core.ConsoleLogger())
+
+    tokens = options.batch_size * options.gradient_accumulation_steps * 16
+    assert capsys.readouterr().out.startswith(f"tokens per iteration will be: {tokens:,}\n")
+
+
+def test_a_language_model_with_modifiers_has_objective_lines(options: Options, run: core.Runtime) -> None:
+    loggers = wiring.loggers(options, run, LossModifierPipeline(), None)
+    close(loggers)
+
+    assert [type(logger) for logger in loggers] == [ObjectiveLines, core.JsonlLogger]
 
 
 def test_wandb_is_skipped_with_a_warning_if_it_is_not_installed(

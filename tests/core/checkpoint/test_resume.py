@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.checkpoint.manager import CheckpointManager
-from core.checkpoint.resume import changed_options, launch_id, restarted, same_batches, where_to_start
+from core.checkpoint.resume import changed_options, launch_id, require_counters, restarted, same_batches, where_to_start
 from core.errors import CheckpointError
 
 SAVED = {"n_layer": 2, "learning_rate": 0.1, "dataset": "a", "batch_size": 4, "block_size": 16, "out_dir": "x"}
@@ -63,6 +63,14 @@ def test_resume_raises_without_an_intact_checkpoint(tmp_path: Path, damaged: Che
     for checkpoints in (damaged, CheckpointManager(tmp_path / "nothing")):
         with pytest.raises(CheckpointError):
             where_to_start("resume", checkpoints)
+
+
+@pytest.mark.parametrize("iter_num", [True, False, 5.0, -1, None])
+def test_an_iteration_that_is_no_count_is_refused(iter_num: Any) -> None:
+    require_counters({"iter_num": 5, "best_val_loss": 2.5})
+
+    with pytest.raises(CheckpointError, match="^the checkpoint lacks iter_num: "):
+        require_counters({"iter_num": iter_num, "best_val_loss": 2.5})
 
 
 def test_auto_refuses_checkpoints_of_a_newer_format(intact: CheckpointManager) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from core import files
 from core.checkpoint.find import save_checkpoint
 from core.checkpoint.format import load_checkpoint
 from core.checkpoint.manager import CheckpointManager
@@ -280,12 +281,30 @@ def test_a_foreign_ckpt_pt_from_before_our_last_save_is_not_the_newest(tmp_path:
     assert loaded(tmp_path) == ("ckpt.pt", 5)  # the only intact one
 
 
+def test_a_foreign_ckpt_pt_of_the_same_iteration_is_not_rejected(tmp_path: Path) -> None:
+    """Neither checkpoint has a run id."""
+    notes = {"iter_num": 10, "val_loss": None, "healthy": True}
+    save_checkpoint(CheckpointManager(tmp_path), content(10, run=None), notes, link=False)
+    torch.save(content(10, run=None) | {"more": 1}, tmp_path / "ckpt.pt")
+
+    assert loaded(tmp_path) == ("ckpt.pt", 10)
+
+
 def test_prefer_linked_loads_ckpt_pt(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path)
     save(manager, 10)
     save(manager, 20, link=False)
 
     assert loaded(tmp_path) == ("ckpt-000002.pt", 20)
+    assert loaded(tmp_path, prefer_linked=True) == ("ckpt-000001.pt", 10)
+
+
+def test_of_equal_checkpoints_the_one_that_is_ckpt_pt_is_loaded(tmp_path: Path) -> None:
+    torch.save(content(10), tmp_path / "same")
+    for link in (True, False):  # `torch.save` would write other bytes, because it writes the file's name too
+        notes = {"iter_num": 10, "val_loss": None, "healthy": True}
+        CheckpointManager(tmp_path).save(lambda path: shutil.copy(tmp_path / "same", path) and None, notes, link=link)
+
     assert loaded(tmp_path, prefer_linked=True) == ("ckpt-000001.pt", 10)
 
 
@@ -360,14 +379,27 @@ def test_a_file_without_manifest_is_reported_and_its_number_not_reused(
     assert loaded(folder) == ("ckpt-000006.pt", 60) and not (folder / "ckpt-000005.pt").exists()
 
 
-def test_a_file_with_two_names_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from core import files
-
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the name of every file is added whose content is read for its checksum."""
     read: list[str] = []
     sha256 = files.sha256
     monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or sha256(path))
+    return read
+
+
+def test_a_file_with_two_names_is_read_once(folder: Path, read: list[str]) -> None:
     linked = os.path.samefile(folder / "ckpt.pt", folder / "ckpt-000004.pt")
 
     CheckpointManager(folder).load()
 
     assert len(read) == (1 if linked else 2)
+
+
+def test_a_file_without_manifest_is_not_read_if_its_size_is_not_ckpt_pts(folder: Path, read: list[str]) -> None:
+    torch.save(content(45, run=None), folder / "ckpt.pt")
+    (folder / "ckpt-000005.pt").write_text("complete, but its manifest was not written")
+
+    CheckpointManager(folder).load()
+
+    assert "ckpt-000005.pt" not in read

@@ -2,9 +2,10 @@
 
 import copy
 import io
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -199,6 +200,16 @@ def test_an_object_that_occurs_twice_is_copied_once() -> None:
     assert one is other and one is not part
 
 
+def test_a_named_tuple_is_not_copied() -> None:
+    class Point(NamedTuple):
+        x: int
+        y: int
+
+    point = Point(1, 2)
+
+    assert Snapshot().take([point])[0] is point
+
+
 def test_tensors_that_share_memory_share_it_in_the_copy() -> None:
     base = torch.arange(6.0)
 
@@ -226,3 +237,16 @@ def test_the_first_copy_uses_the_memory_allocated_in_the_background() -> None:
 
     assert {tensor.untyped_storage().data_ptr() for tensor in copy.values()} < allocated
     assert all(torch.equal(tree[name], copy[name]) for name in tree)
+
+
+def test_the_first_copy_waits_for_the_memory_allocated_in_the_background() -> None:
+    class SlowSnapshot(Snapshot):
+        def _touch(self, sizes: list[int]) -> None:
+            time.sleep(0.1)
+            super()._touch(sizes)
+
+    snapshot = SlowSnapshot()
+    snapshot.warm([4000])
+    snapshot.take(torch.randn(1000))
+
+    assert snapshot._warming is not None and not snapshot._warming.is_alive()

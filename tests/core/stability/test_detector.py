@@ -210,3 +210,12 @@ def test_recent_holds_the_last_losses() -> None:
         judge(detector, float(loss), 1.0)
 
     assert [loss.item() for loss in detector.recent] == list(range(20 - RECENT, 20))
+
+
+def test_a_restored_detector_has_no_recent_losses() -> None:
+    detector = InstabilityDetector()
+    judge(detector, 2.5, 1.0)
+
+    detector.load_state_dict(detector.state_dict())
+
+    assert not detector.recent

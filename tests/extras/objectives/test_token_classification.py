@@ -83,11 +83,12 @@ def test_with_one_class_present_the_balanced_loss_is_the_plain_mean() -> None:
     assert balanced.item() == pytest.approx(plain.item(), rel=1e-6)
 
 
-def test_a_batch_without_labels_has_loss_zero() -> None:
+@pytest.mark.parametrize("modifiers", [None, Modifying(lambda loss, logits, *_: loss + logits.logsumexp(dim=2))])
+def test_a_batch_without_labels_has_loss_and_gradient_zero(modifiers: Modifying | None) -> None:
     logits = torch.randn(2, 3, 2, requires_grad=True)
     batch = {"input": torch.zeros(2, 3, dtype=torch.int64), "target": torch.full((2, 3), -1)}
 
-    loss = TokenClassification(2)(KnownLogits(logits), batch, train=True).loss
+    loss = TokenClassification(2, modifiers=modifiers)(KnownLogits(logits), batch, train=True).loss
     loss.backward()
 
     assert loss.item() == 0.0
