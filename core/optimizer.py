@@ -25,11 +25,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     if not state:
         raise CheckpointError("the checkpoint lacks the optimizer: it can be sampled from, but not resumed")
     try:
-        if hasattr(optimizer, "optimizers"):
-            for part, part_state in zip(optimizer.optimizers, state["optimizers"], strict=True):
-                _load(part, part_state)
-        else:
-            _load(optimizer, state)
+        several = hasattr(optimizer, "optimizers")
+        parts, states = (optimizer.optimizers, state["optimizers"]) if several else ([optimizer], [state])
+        # all are checked before the first one changes
+        fitted = [_fitted(part, part_state) for part, part_state in zip(parts, states, strict=True)]
+        for part, part_state in zip(parts, fitted, strict=True):
+            _load(part, part_state)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(
             f"the checkpoint's optimizer state is damaged ({type(error).__name__}: {error})"
@@ -42,7 +43,8 @@ def moments(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [value for state in states for value in state.values() if torch.is_tensor(value)]
 
 
-def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def _fitted(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a saved state in the form that the optimizer can load. Raises CheckpointError if it is another model's."""
     kept = list(optimizer.param_groups)
     while len(kept) > len(state["param_groups"]) and kept[-1].get(UNFROZEN):
         kept.pop()
@@ -59,12 +61,18 @@ def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
         {**saved, **{name: own[name] for name in NOT_RESTORED if name in own}}
         for saved, own in zip(state["param_groups"], kept, strict=True)
     ]
-    for group in optimizer.param_groups[len(kept) :]:
+    return {**state, "state": moments, "param_groups": groups}
+
+
+def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a fitted state; freeze the parameters of groups that it lacks."""
+    count = len(state["param_groups"])
+    for group in optimizer.param_groups[count:]:
         for parameter in group["params"]:
             parameter.requires_grad_(False)
             parameter.grad = None
-    del optimizer.param_groups[len(kept) :]
-    optimizer.load_state_dict({**state, "state": moments, "param_groups": groups})
+    del optimizer.param_groups[count:]
+    optimizer.load_state_dict(state)
 
 
 def _cropped(moments: dict[str, Any], parameter: torch.Tensor) -> dict[str, Any]:

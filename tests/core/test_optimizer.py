@@ -109,8 +109,23 @@ def test_states_of_another_number_of_optimizers_are_refused(tiny_model: GPT, cou
     parts = [make_optimizer(tiny_model) for _ in range(2)]
     optimizer: Any = SimpleNamespace(optimizers=parts)
 
+    saved = copy.deepcopy(parts[0].state_dict())
+    saved["param_groups"][0]["lr"] = 0.7
     with pytest.raises(CheckpointError, match="optimizer state is damaged"):
-        load_optimizer_state(optimizer, {"optimizers": [parts[0].state_dict()] * count})
+        load_optimizer_state(optimizer, {"optimizers": [saved] * count})
+    assert parts[0].param_groups[0]["lr"] != 0.7  # no part has changed
+
+
+def test_no_optimizer_changes_if_a_later_ones_state_is_refused(tiny_model: GPT) -> None:
+    parts = [make_optimizer(tiny_model) for _ in range(2)]
+    optimizer: Any = SimpleNamespace(optimizers=parts)
+    saved = [copy.deepcopy(part.state_dict()) for part in parts]
+    saved[0]["param_groups"][0]["lr"] = 0.7
+    saved[1]["param_groups"].pop()
+
+    with pytest.raises(CheckpointError, match="saved for another model"):
+        load_optimizer_state(optimizer, {"optimizers": saved})
+    assert parts[0].param_groups[0]["lr"] != 0.7
 
 
 @pytest.mark.parametrize(
