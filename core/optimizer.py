@@ -25,8 +25,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     if not state:
         raise CheckpointError("the checkpoint lacks the optimizer: it can be sampled from, but not resumed")
     try:
-        several = hasattr(optimizer, "optimizers")
-        parts, states = (optimizer.optimizers, state["optimizers"]) if several else ([optimizer], [state])
+        parts = getattr(optimizer, "optimizers", None)
+        parts, states = (parts, state["optimizers"]) if parts else ([optimizer], [state])
         # all are checked before the first one changes
         fitted = [_fitted(part, part_state) for part, part_state in zip(parts, states, strict=True)]
         for part, part_state in zip(parts, fitted, strict=True):
