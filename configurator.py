@@ -16,18 +16,20 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from core.errors import ConfigError, exit_on_error
+from core.errors import ConfigError, exit_on_error, is_rank_0
 
 if TYPE_CHECKING:
     from config.schema import Schema
 
     SchemaT = TypeVar("SchemaT", bound=Schema)
 
+LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # added by `python -m torch.distributed.launch`, next to LOCAL_RANK
 CONFIG_FILES = (".py", ".yaml", ".yml")
 _MODULES = {name: name for name in ("os", "sys", "time", "math", "pickle", "torch")} | {"np": "numpy"}
 
@@ -74,6 +76,8 @@ class Overrides:
     def apply(self, arguments: Sequence[str]) -> None:
         """Apply config files and `--key=value` arguments, left to right."""
         for argument in arguments:
+            if LOCAL_RANK.fullmatch(argument):
+                continue
             if argument.startswith("--"):
                 self.apply_flag(argument)
             elif argument.endswith(CONFIG_FILES[1:]):
@@ -300,7 +304,7 @@ def _edit_distance(left: str, right: str) -> int:
 
 
 def _echo(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # under torchrun, print once
+    if is_rank_0():
         print(text)
 
 

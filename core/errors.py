@@ -1,13 +1,18 @@
 """The errors that end a program with one message and an exit status, and warnings that come once."""
 
 import logging
+import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("coregpt")
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: not a failure, start the run again later
+
+
+GRACE_SECONDS = 5.0  # in which a launcher ends the other ranks when one of them has failed
 
 
 class CoreGPTError(Exception):
@@ -65,13 +70,27 @@ class WarnOnce:
         self._causes.add(cause)
 
 
+def is_rank_0() -> bool:
+    """Return whether this process is rank 0 or alone: RANK is not set, empty, -1 or 0, as in nanoGPT."""
+    return os.environ.get("RANK", "").strip() in ("", "-1", "0")
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Turn the errors above into their message on stderr and their exit status, around a program's `main`."""
+    """Turn the errors above into their message on stderr and their exit status, around a program's `main`.
+
+    Under torchrun an error of all ranks is printed once per machine: the others wait, and torchrun ends them meanwhile.
+    """
     try:
         yield
+    except PreemptedError as error:
+        if is_rank_0():
+            print(error, file=sys.stderr)
+        sys.exit(error.exit_status)
     except CoreGPTError as error:
-        print(error if isinstance(error, PreemptedError) else f"error: {error}", file=sys.stderr)
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(GRACE_SECONDS)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; --init_from=resume goes on from the last checkpoint", file=sys.stderr)

@@ -5,10 +5,10 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,13 +17,57 @@ from core.errors import ConfigError
 
 log = logging.getLogger("coregpt")
 T = TypeVar("T")
+GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a process group needs
+
+
+class Ranks(NamedTuple):
+    """This process's place among the processes of a run.
+
+    distributed: a launcher such as torchrun started it, alone or with others
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    distributed: bool = False
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> "Ranks":
+        """Return what torchrun's variables say. Without RANK, or if it is empty or -1, the process is alone.
+
+        Raises ConfigError if another variable that the process group needs is missing, or is no number.
+        """
+        given = {name: environment.get(name, "").strip() for name in GROUP_VARIABLES}
+        if given["RANK"] in ("", "-1"):
+            return cls()
+        if missing := [name for name, value in given.items() if not value]:
+            raise ConfigError(
+                f"RANK={given['RANK']} is set, but not {', '.join(missing)}: start several processes with "
+                "`torchrun --standalone --nproc_per_node=N train.py ...`, or unset RANK to use one process"
+            )
+        given["LOCAL_RANK"] = environment.get("LOCAL_RANK", "").strip() or "0"
+        numbers = {name: _number(name, given[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+        rank, world_size = numbers["RANK"], numbers["WORLD_SIZE"]
+        if world_size == 0:
+            raise ConfigError(
+                "WORLD_SIZE='0' in the environment, wanted at least 1: let torchrun set it, or unset RANK"
+            )
+        if rank >= world_size:
+            raise ConfigError(
+                f"RANK={rank} with WORLD_SIZE={world_size}, wanted a rank from 0 to {world_size - 1}: let torchrun set "
+                "both, or unset RANK to use one process"
+            )
+        return cls(rank, numbers["LOCAL_RANK"], world_size, True)
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(f"{name}={text!r} in the environment, wanted a number: let torchrun set it, or unset RANK")
+    return int(text)
 
 
 class Runtime:
-    """Sets up the process on entering and tears it down on leaving; in between it talks to the other ranks.
-
-    Reads RANK, LOCAL_RANK and WORLD_SIZE as torchrun sets them; without them the run is a single process.
-    """
+    """Sets up the process on entering and tears it down on leaving; in between it talks to the other ranks."""
 
     def __init__(
         self,
@@ -34,14 +78,13 @@ class Runtime:
         seed: int = 1337,
         cpu_autocast: bool = False,
     ) -> None:
-        self.distributed = "RANK" in os.environ
-        self.rank = int(os.environ.get("RANK", 0))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.local_rank, self.world_size, self.distributed = Ranks.read(os.environ)
         self.is_master = self.rank == 0
         self.seed = seed
         self._at_exit = ExitStack()
         _notes_to_stderr(logging.INFO if self.is_master else logging.ERROR)
+        if not self.distributed:
+            _log_idle_tasks(os.environ)
 
         self.device = resolve_device(device, self.local_rank if self.distributed else None)
         self.backend = backend if self.device.type == "cuda" else "gloo"
@@ -198,6 +241,16 @@ def _keep_freed_memory() -> None:
     step took 4 % less time and an evaluation 8 % less (2026-11, 1 thread).
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)  # larger than 32 MB has no effect
+
+
+def _log_idle_tasks(environment: Mapping[str, str]) -> None:
+    """Say that SLURM has several tasks, and that this process does not work with the others."""
+    tasks, task = environment.get("SLURM_NTASKS", ""), environment.get("SLURM_PROCID", "0")
+    if tasks.isdecimal() and int(tasks) > 1 and task == "0":
+        log.warning(
+            f"SLURM_NTASKS={tasks}, but this process works alone: start one task per node, and in it torchrun with one "
+            "process per GPU"
+        )
 
 
 def _notes_to_stderr(level: int) -> None:

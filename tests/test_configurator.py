@@ -359,6 +359,20 @@ def test_no_alias_is_also_an_option() -> None:
 # the echo
 
 
+@pytest.mark.parametrize("flag", ["--local-rank=0", "--local_rank=3"])
+def test_the_flag_of_older_launchers_is_ignored(flag: str) -> None:
+    assert configure(Options, [flag, "--batch_size=3"]) == configure(Options, ["--batch_size=3"])
+
+
+@pytest.mark.parametrize(("rank", "prints"), [("", True), ("-1", True), ("0", True), ("1", False)])
+def test_only_rank_0_echoes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, rank: str, prints: bool
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    configure(Options, ["--batch_size=3"])
+    assert capsys.readouterr().out == ("Overriding: batch_size = 3\n" if prints else "")
+
+
 def test_the_echo_is_nanogpts(capsys: pytest.CaptureFixture[str]) -> None:
     text = "# mine\nbatch_size = 3\n\nmin_lr = 1e-5 # low"
     Path("x.py").write_text(text)

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import time
 
 import pytest
 
@@ -49,6 +50,33 @@ def test_stopping_early_on_request_is_no_error(
 
     assert end.value.code == status
     assert capsys.readouterr() == ("", "stopped by SIGTERM after iteration 7, all saved\n")
+
+
+@pytest.mark.parametrize(("rank", "waits"), [("0", False), ("1", True)])
+def test_under_torchrun_the_other_ranks_wait_before_they_print(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, waits: bool
+) -> None:
+    """If rank 0 fails as well, torchrun ends the others while they wait; a failure of one rank alone is printed."""
+    printed: list[str] = []
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(time, "sleep", lambda seconds: printed.append(capsys.readouterr().err))
+    with pytest.raises(SystemExit), exit_on_error():
+        raise ConfigError("learning_rate=-1, wanted 0 or more")
+
+    assert printed == ([""] if waits else [])
+    assert capsys.readouterr().err == "error: learning_rate=-1, wanted 0 or more\n"
+
+
+@pytest.mark.parametrize(("rank", "prints"), [("0", True), ("", True), ("-1", True), ("2", False)])
+def test_an_early_stop_is_reported_by_rank_0_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, prints: bool
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit), exit_on_error():
+        raise PreemptedError("stopped by SIGTERM")
+
+    assert (capsys.readouterr().err != "") is prints
 
 
 @pytest.mark.parametrize("error", [SaveError("no space left, for out"), PreemptedError("stopped", 130)])

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import random
+import re
 import socket
 import sys
 import weakref
@@ -18,7 +19,7 @@ import torch.distributed as dist
 
 from benchmark.soak.campaign import ranks
 from core.errors import ConfigError
-from core.runtime import Runtime, resolve_device
+from core.runtime import Ranks, Runtime, resolve_device
 
 no_gpu = pytest.mark.skipif(
     torch.cuda.is_available() or torch.backends.mps.is_available(), reason="for machines without a GPU"
@@ -27,7 +28,7 @@ no_gpu = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -61,6 +62,77 @@ def test_without_a_launcher_the_run_is_one_process() -> None:
 
     assert (runtime.rank, runtime.local_rank, runtime.world_size) == (0, 0, 1)
     assert (runtime.is_master, runtime.distributed) == (True, False)
+
+
+GROUP = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"WORLD_SIZE": "4"},
+        {"WORLD_SIZE": "4", "LOCAL_RANK": "3", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"},
+        {**GROUP, "RANK": ""},
+        {**GROUP, "RANK": " "},
+        {**GROUP, "RANK": "-1"},
+        {"LOCAL_RANK": "x"},
+    ],
+)
+def test_without_a_rank_the_process_is_alone_as_in_nanogpt(environment: dict[str, str]) -> None:
+    assert Ranks.read(environment) == (0, 0, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (1, 1, 4, True)),
+        ({"LOCAL_RANK": ""}, (1, 0, 4, True)),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, (0, 0, 1, True)),
+        ({"RANK": " 3 "}, (3, 1, 4, True)),
+    ],
+)
+def test_ranks_are_read_as_torchrun_sets_them(changes: dict[str, str], expected: tuple[Any, ...]) -> None:
+    assert Ranks.read({**GROUP, **changes}) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"MASTER_ADDR": ""}, "RANK=1 is set, but not MASTER_ADDR: start several processes with `torchrun "),
+        ({"WORLD_SIZE": "", "MASTER_ADDR": "", "MASTER_PORT": " "}, "but not WORLD_SIZE, MASTER_ADDR, MASTER_PORT: "),
+        ({"RANK": "one"}, "RANK='one' in the environment, wanted a number"),
+        ({"RANK": "-2"}, "RANK='-2' in the environment, wanted a number"),
+        ({"WORLD_SIZE": "4.0"}, "WORLD_SIZE='4.0' in the environment, wanted a number"),
+        ({"LOCAL_RANK": "a"}, "LOCAL_RANK='a' in the environment, wanted a number"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT='http' in the environment, wanted a number"),
+        ({"RANK": "4"}, "RANK=4 with WORLD_SIZE=4, wanted a rank from 0 to 3"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' in the environment, wanted at least 1"),
+    ],
+)
+def test_an_incomplete_group_is_refused_in_one_message(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Ranks.read({**GROUP, **changes})
+
+
+@pytest.mark.parametrize(("tasks", "task", "warns"), [("4", "0", True), ("4", "1", False), ("1", "0", False)])
+def test_idle_tasks_of_slurm_are_reported_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tasks: str, task: str, warns: bool
+) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    monkeypatch.setenv("SLURM_PROCID", task)
+    Runtime(device="cpu")
+    assert [message.startswith("SLURM_NTASKS=4, but this process works alone") for message in caplog.messages] == (
+        [True] if warns else []
+    )
+
+
+def test_tasks_of_slurm_that_torchrun_started_are_not_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    launched(monkeypatch, rank=0, world_size=1)
+    Runtime(device="cpu")
+    assert caplog.messages == []
 
 
 def test_a_launched_process_joins_the_group_and_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
