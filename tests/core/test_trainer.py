@@ -765,16 +765,20 @@ def test_training_continues_when_a_save_fails(
     assert len(caplog.messages) == 1 and "No space left on device" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("in_background", [False, True])
 def test_after_instability_only_a_complete_save_makes_a_run_healthy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_background: bool
 ) -> None:
     trainer = Run(tmp_path).trainer
+    trainer.checkpointer.snapshot = Snapshot() if in_background else None
     trainer.monitor.is_healthy = False
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", no_space)
         trainer.save_checkpoint()
-    trainer.save_checkpoint()
-    trainer.save_checkpoint()
+        trainer.report_save(trainer.checkpointer.join())
+    for _ in range(2):
+        trainer.save_checkpoint()
+        trainer.report_save(trainer.checkpointer.join())
 
     assert [manifest["healthy"] for manifest in manifests(tmp_path)] == [False, True]
 
@@ -953,6 +957,16 @@ def test_background_saves_write_the_same_checkpoints(tmp_path: Path) -> None:
         del one["run"], other["run"]
         assert_same(one, other)
     assert sum("checkpoint ckpt" in event for event in run.recorder.events) == 7
+
+
+def test_a_background_save_is_reported_before_a_rollback_to_it(tmp_path: Path) -> None:
+    run = recovering(tmp_path, 2)
+    run.trainer.checkpointer.snapshot = Snapshot()
+    run.trainer.train()
+
+    assert run.trainer.monitor.history[0]["back_to"] == 2
+    saved = [event for event in run.recorder.events if event.startswith("checkpoint")]
+    assert saved == [f"checkpoint ckpt-{number:06}.pt" for number in (1, 2, 3, 4)]
 
 
 def test_a_background_save_is_reported_before_the_next_one_is_announced(tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ def test_a_rollback_restores_the_scale_of_the_loss(tmp_path: Path) -> None:
 def test_a_rollback_joins_a_save_in_the_background(tmp_path: Path) -> None:
     run = Run(tmp_path, in_background=True)
     run.checkpointer.begin({"iter_num": 0})
-    run.checkpointer.save(STATE, NOTES, link=False, wait=False)
+    run.checkpointer.save(STATE, NOTES, link=False)
 
     assert run.checkpointer.roll_back()[1] == "ckpt-000001.pt"
     assert run.checkpointer.join() is None  # otherwise a failure would be reported after the rollback
