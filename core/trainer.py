@@ -220,11 +220,10 @@ class Trainer:
 
     def apply_verdict(self, verdict: StepVerdict | None) -> None:
         """Do what all ranks agreed on after an update. May raise as `react`."""
-        if verdict is None:
-            return
-        self.stop_request.agree(verdict.requests.preempt, verdict.requests.stop)
-        self.checkpointer.schedule.is_agreed |= verdict.requests.save
-        self.react(self.monitor.decide_on(verdict))
+        if verdict is not None:
+            self.stop_request.agree(verdict.requests.preempt, verdict.requests.stop)
+            self.checkpointer.schedule.is_agreed |= verdict.requests.save
+            self.react(self.monitor.decide_on(verdict))
 
     def react(self, decision: Decision) -> None:
         """Roll back or stop if the decision says so: raises _RolledBack, or DivergedError with a diagnosis."""
@@ -235,6 +234,7 @@ class Trainer:
 
     def roll_back(self, decision: Decision) -> None:
         """Restore the last healthy checkpoint, or where this process started. Raises _RolledBack: go on from there."""
+        self.report_save(self.checkpointer.join())
         state, place = self.checkpointer.roll_back()
         self.load_state_dict(state)
         self.step_start = self.checkpointer.position()
@@ -247,24 +247,26 @@ class Trainer:
             self.checkpointer.refuse()
             self.react(self.monitor.decide_on_damage(self.iter_num - 1))
             return
-        self.emit_checkpoint(self.checkpointer.join())
+        self.report_save(self.checkpointer.join())
         if link:
             self.logger.log_checkpoint(f"saving checkpoint to {self.checkpointer.checkpoints.out_dir}")
         notes = self.counters.manifest_notes(self.monitor.is_healthy, self.max_iters)
-        self.emit_checkpoint(self.checkpointer.save(self.state_dict(), notes, link=link))
-        self.monitor.is_healthy |= self.checkpointer.failure is None  # what comes after a save starts healthy
+        self.monitor.begin_save()
+        self.report_save(self.checkpointer.save(self.state_dict(), notes, link=link))
 
     def save_final(self) -> None:
         """Save the updates since the last checkpoint. Raises SaveError if that fails."""
-        self.emit_checkpoint(self.checkpointer.join())  # if it failed in the background, the state is saved once more
+        self.report_save(self.checkpointer.join())  # if it failed in the background, the state is saved once more
         if self.step.updates > 0 and self.checkpointer.schedule.saved_at != self.iter_num and not self.eval_only:
             self.save_checkpoint()
-        self.emit_checkpoint(self.checkpointer.join())
+        self.report_save(self.checkpointer.join())
         self.checkpointer.raise_if_failed()
 
-    def emit_checkpoint(self, path: Path | None) -> None:
-        """Call `on_checkpoint` if there is a path."""
-        if path is not None:
+    def report_save(self, path: Path | None) -> None:
+        """Call `on_checkpoint` for a complete checkpoint; tell the monitor of a failed save."""
+        if self.checkpointer.failure:
+            self.monitor.fail_save()
+        elif path is not None:
             self.callbacks.emit("on_checkpoint", self, path)
 
     def end(self) -> None:
@@ -300,10 +302,7 @@ class Trainer:
         self.logger.load_state_dict(state.get("loggers", {}))
 
     def restore(self, checkpoint: State, exact: bool, manifest: State | None = None) -> None:
-        """Go on from a checkpoint whose weights and optimizer are loaded.
-
-        exact: restore random state, next batch and scaler as well; without them other batches follow, as in nanoGPT
-        """
+        """Go on from a checkpoint whose weights and optimizer are loaded; exact: with its random state and batch."""
         require_counters(checkpoint)
         with damaged_if_it_fails():
             is_exact = self.checkpointer.resume(checkpoint, manifest, exact)

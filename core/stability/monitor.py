@@ -54,7 +54,7 @@ class StabilityMonitor:
     flags:    reduces verdict and requests over all ranks, one message per update
     diagnose: explains an unstable update
 
-    is_healthy: nothing was unstable since the last checkpoint
+    is_healthy: nothing was unstable since the last complete checkpoint
     """
 
     def __init__(self, detector: InstabilityDetector, recovery: Recovery, flags: RankFlags, diagnose: Diagnose) -> None:
@@ -63,6 +63,7 @@ class StabilityMonitor:
         self.flags = flags
         self.diagnose = diagnose
         self.is_healthy = True
+        self._was_healthy = True  # before the last save
         self.recent_steps: deque[RecentStep] = deque(maxlen=2)  # a GPU delivers the verdict on the one before
         self._verdict: StepVerdict | None = None
 
@@ -137,6 +138,16 @@ class StabilityMonitor:
     def _decide_unstable(self, cause: str, iter_num: int, is_made: bool = False) -> Decision:
         self.is_healthy = False
         return self.recovery.decide(cause, iter_num, is_made)
+
+    # saves
+
+    def begin_save(self) -> None:
+        """Start healthy: the checkpoint that is about to be written holds what was unstable before."""
+        self._was_healthy, self.is_healthy = self.is_healthy, True
+
+    def fail_save(self) -> None:
+        """Take `begin_save` back: the checkpoint could not be written."""
+        self.is_healthy &= self._was_healthy
 
     def diagnosis(self, iter_num: int) -> str:
         """Return a report on the update of `iter_num`, of the first rank that found something in its batch."""

@@ -3,13 +3,14 @@
 import inspect
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 import core
 import train
-from core.callback import Callback
+from core.callback import Callback, CallbackList
 
 EVENTS = [
     "on_train_begin",
@@ -47,6 +48,17 @@ class CallRecorder(Callback):
             self.details += details
 
         return record
+
+
+def test_an_interrupted_callback_does_not_end_the_others() -> None:
+    class Abandoned(Callback):
+        def on_train_begin(self, trainer: core.Trainer) -> None:
+            raise core.Interrupted
+
+    recorder = CallRecorder()
+    CallbackList([Abandoned(), recorder]).emit("on_train_begin", SimpleNamespace(iter_num=0))  # type: ignore[arg-type]
+
+    assert recorder.calls == [("train_begin", 0)]
 
 
 def test_callbacks_are_called_around_every_part_of_a_run(run_dir: Path, tiny_argv: list[str]) -> None:

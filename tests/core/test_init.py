@@ -46,7 +46,3 @@ def test_every_public_class_except_the_internal_ones_is_exported() -> None:
                 else:
                     not_exported.add(class_name)
     assert not_exported == INTERNAL
-
-
-def test_every_public_name_has_a_docstring() -> None:
-    assert [name for name in core.__all__ if not inspect.getdoc(getattr(core, name))] == []

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import signal
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ from core.logger import CompositeLogger, Logger, Metrics
 from core.objective import LanguageModeling, Objective, Output
 from core.optimizer import load_optimizer_state
 from core.preemption import Interrupted
+from core.stability.flags import RankFlags
 from core.stability.recovery import Recovery
 from core.trainer import Trainer
 from tests.comparing import assert_same
@@ -361,9 +363,8 @@ def test_a_checkpoint_has_nanogpts_keys_first(tmp_path: Path) -> None:
     assert torch.equal(checkpoint["best_val_loss"], run.recorder.evals[1]["val/loss"])
 
 
-def test_only_the_master_writes(tmp_path: Path) -> None:
+def test_the_trainer_writes_files_only_inside_on_master(tmp_path: Path) -> None:
     run = Run(tmp_path, max_iters=2)
-    run.trainer.runtime.is_master = False
     received = iter([(run.path, None), (run.path, None)])  # what rank 0 would broadcast
 
     run.trainer.runtime.on_master = lambda compute: next(received)  # type: ignore[method-assign]
@@ -742,6 +743,10 @@ def test_a_save_request_is_kept_when_flags_come_late(
     assert saved_iterations(tmp_path) == [expected, 7]
 
 
+def no_space(*names: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_training_continues_when_a_save_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -758,6 +763,24 @@ def test_training_continues_when_a_save_fails(
 
     assert saved_iterations(tmp_path) == [6, 7]
     assert len(caplog.messages) == 1 and "No space left on device" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_after_instability_only_a_complete_save_makes_a_run_healthy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_background: bool
+) -> None:
+    trainer = Run(tmp_path).trainer
+    trainer.checkpointer.snapshot = Snapshot() if in_background else None
+    trainer.monitor.is_healthy = False
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", no_space)
+        trainer.save_checkpoint()
+        trainer.report_save(trainer.checkpointer.join())
+    for _ in range(2):
+        trainer.save_checkpoint()
+        trainer.report_save(trainer.checkpointer.join())
+
+    assert [manifest["healthy"] for manifest in manifests(tmp_path)] == [False, True]
 
 
 def test_a_worse_evaluation_is_saved_if_the_save_of_the_best_one_failed(
@@ -793,6 +816,23 @@ def test_a_save_requested_in_an_evaluation_is_still_linked(tmp_path: Path) -> No
     assert [(manifest["iter_num"], manifest["linked"]) for manifest in manifests(tmp_path)] == [
         (0, False), (2, True), (4, False), (5, False)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", [RankFlags, LateFlags])
+def test_a_signal_that_interrupts_nothing_prevents_the_next_evaluation(tmp_path: Path, flags: Any) -> None:
+    """With several processes a signal interrupts no draw; on a GPU its verdict comes late."""
+
+    class Signals(Callback):
+        def on_step_begin(self, trainer: Trainer) -> None:
+            if trainer.iter_num == 1:
+                signal.raise_signal(signal.SIGTERM)
+
+    run = Run(tmp_path, [Signals()])
+    run.trainer.monitor.flags = flags(torch.device("cpu"))
+    with run.trainer.preemption, pytest.raises(PreemptedError, match="^stopped by SIGTERM at iteration 2;"):
+        run.trainer.train()
+
+    assert [metrics["iter"] for metrics in run.recorder.evals] == [0]
 
 
 class InterruptsAt(Callback):
@@ -870,13 +910,16 @@ def test_a_signal_while_waiting_for_the_first_batch_ends_the_run(tmp_path: Path,
     trainer.step.get_batch = waiting
     with pytest.raises(PreemptedError, match="^stopped by SIGTERM " + ("at iteration 0" if updates else "before the")):
         trainer.train()
-    assert trainer.iter_num == 0 and run.recorder.events[-1] == "train_end"
+    assert trainer.iter_num == 0 and trainer.step.batch is None and run.recorder.events[-1] == "train_end"
 
 
-def test_a_background_save_that_failed_is_repeated_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failures", [0, 1])
+def test_a_background_save_is_repeated_at_the_end_only_if_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
     run = Run(tmp_path, [InterruptsAt(3)], save_interval=3, eval_interval=100)
     run.trainer.checkpointer.snapshot = Snapshot()
-    fails, replace = iter([True] + [False] * 99), os.replace
+    fails, replace = iter([True] * failures + [False] * 99), os.replace
 
     def full(*names: Any) -> None:
         if next(fails):
@@ -891,10 +934,7 @@ def test_a_background_save_that_failed_is_repeated_at_the_end(tmp_path: Path, mo
 
 
 def test_a_final_save_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*names: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "replace", no_space)
 
     with pytest.raises(SaveError, match="could not be saved in .*No space left on device") as error:
         Run(tmp_path, max_iters=1).trainer.train()
@@ -919,6 +959,16 @@ def test_background_saves_write_the_same_checkpoints(tmp_path: Path) -> None:
     assert sum("checkpoint ckpt" in event for event in run.recorder.events) == 7
 
 
+def test_a_background_save_is_reported_before_a_rollback_to_it(tmp_path: Path) -> None:
+    run = recovering(tmp_path, 2)
+    run.trainer.checkpointer.snapshot = Snapshot()
+    run.trainer.train()
+
+    assert run.trainer.monitor.history[0]["back_to"] == 2
+    saved = [event for event in run.recorder.events if event.startswith("checkpoint")]
+    assert saved == [f"checkpoint ckpt-{number:06}.pt" for number in (1, 2, 3, 4)]
+
+
 def test_a_background_save_is_reported_before_the_next_one_is_announced(tmp_path: Path) -> None:
     run = Run(tmp_path, keep_last=99)
     run.trainer.checkpointer.snapshot = Snapshot()
@@ -939,7 +989,7 @@ def test_a_checkpoint_of_more_processes_is_continued_with_other_batches(
     checkpoint = load_checkpoint(run.path)
     checkpoint["ranks"] *= 4
 
-    resumed = Run(tmp_path).trainer
+    resumed = Run(tmp_path, max_iters=1).trainer
     with caplog.at_level(logging.INFO, logger="coregpt"):
         resumed.restore(checkpoint, exact=True)
 
@@ -948,6 +998,7 @@ def test_a_checkpoint_of_more_processes_is_continued_with_other_batches(
         "batches follow, as with --resume_rng=reseed"
     ]
     assert resumed.iter_num == 2 and resumed.step.batch is None and resumed.counters.evaluated_at is None
+    assert resumed.max_iters == 1  # with resume_rng=reseed it would be 2, for one more update
 
 
 def test_resumed_counters_follow_the_checkpoint(tmp_path: Path) -> None:

@@ -16,9 +16,3 @@ def test_modifiers_get_the_iteration_before_each_update() -> None:
         seen.append((pipeline.iter_num, modifier.get_penalty(modifier.iter_num)))
 
     assert seen == [(0, 0.0), (5, 0.5), (6, 0.6), (2, 0.2)]
-
-
-def test_the_clock_has_no_state() -> None:
-    clock = IterationClock([LossModifierPipeline()])
-
-    assert not hasattr(clock, "state_dict") or not clock.state_dict()

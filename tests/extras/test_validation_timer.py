@@ -23,6 +23,7 @@ def test_data_loading_and_forward_are_timed_separately() -> None:
         time.sleep(0.03)
         timer.on_eval_end(trainer, {})
 
+    assert len(lines) == 2
     for line in lines:
         match = re.fullmatch(r"  validation: ([0-9.]+)ms \(data: ([0-9.]+)ms, forward: ([0-9.]+)ms\)", line)
         assert match

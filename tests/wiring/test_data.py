@@ -13,6 +13,7 @@ from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
 from tests.data.streaming.conftest import content
 from tests.wiring.tiny_task import QUEUED, SCORING, STAGES, TEXT, fill_queue, task
+from wiring.data import open_data
 
 # text or queue
 
@@ -59,7 +60,8 @@ def test_with_a_text_and_a_queue_data_source_must_be_set(run: core.Runtime) -> N
 
 
 @pytest.mark.parametrize(
-    ("source", "dataset", "missing"), [("queue", "tiny", "no queue at"), ("bins", "queued", "bin")]
+    ("source", "dataset", "missing"),
+    [("queue", "tiny", "no queue at"), ("bins", "queued", r"^no data at data/queued/train\.bin")],
 )
 def test_a_missing_data_source_is_refused(run: core.Runtime, source: str, dataset: str, missing: str) -> None:
     fill_queue("queued", "language_model")
@@ -107,6 +109,16 @@ def test_a_folder_without_batches_is_refused_with_the_command_to_fill_it(run: co
         task(run, dataset="new", data_source="bins")
 
 
+def test_a_signal_interrupts_a_draw_only_in_a_single_process(run: core.Runtime) -> None:
+    """With several processes the other ranks would wait for the interrupted one."""
+    options, preemption = task(run).options, core.Preemption(time_limit_hours=0.0)
+    with pytest.raises(core.Interrupted):
+        open_data(options, run, preemption).draw("train")
+
+    run.world_size = 2
+    open_data(options, run, preemption).draw("train")
+
+
 # windows and stages of texts
 
 
@@ -150,7 +162,7 @@ def test_line_aligned_texts_end_at_a_newline_or_in_padding(run: core.Runtime) ->
 
     original = batch["target"].where(batch["target"] >= 0, batch["input"])
     assert all(row[-1] in (0, unmasking.vocabulary.pad) or 0 not in row for row in original.tolist())
-    assert (batch["target"] < TEXT).all()
+    assert (batch["target"] < TEXT).all() and (original == unmasking.vocabulary.pad).any()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,10 @@ import train
 import wiring.model
 from config.options import Options
 from model import GPT, GPTConfig
-from wiring.model import adapt, model_source
+from tests.comparing import assert_same
+from tests.wiring.tiny_task import task
+from wiring.model import adapt, model_maker, model_source
+from wiring.start import RunStart
 
 TINY_SCORER: dict[str, Any] = dict(
     n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=20, mode="sequence_scorer", cls_token_id=19,
@@ -39,6 +42,16 @@ def test_the_number_of_trainable_tensors_is_logged(
         adapt(model, Options(training_type="sequence_scoring", **options))
 
     assert caplog.messages == messages
+
+
+def test_a_model_made_again_has_the_same_weights(run: core.Runtime, initializer: core.ModelInitializer) -> None:
+    """A rollback to where a fresh run started makes its model again."""
+    tiny, start = task(run), RunStart("scratch", None, core.RunFolder("out"))
+    make = model_maker(tiny.options, run, tiny.run_data, start, initializer, None)
+
+    models = [make()[0].model.state_dict() for _ in range(2)]
+
+    assert_same(*models)
 
 
 TINY = dict(n_layer=1, n_head=1, n_embd=8, block_size=8, bias=False, dropout=0.0, vocab_size=20)

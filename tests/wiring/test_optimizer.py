@@ -74,6 +74,28 @@ def test_each_schedule_gets_its_options(schedule: str, rates: list[float]) -> No
     assert [scheduler.get_lr(iter_num) for iter_num in (0, 4, 10, 20)] == pytest.approx(rates)
 
 
+@pytest.mark.parametrize(("wsd_decay_iters", "rates"), [(0, [1.0, 1.0, 0.5]), (40, [1.0, 0.5, 0.125])])
+def test_wsd_decays_over_its_own_option_or_a_tenth(wsd_decay_iters: int, rates: list[float]) -> None:
+    flags = dict(lr_schedule="wsd", learning_rate=1.0, min_lr=0.0, warmup_iters=4, lr_decay_iters=100)
+
+    scheduler = non_cosine_schedule(Options(**flags, wsd_decay_iters=wsd_decay_iters))  # type: ignore[arg-type]
+
+    assert scheduler is not None
+    assert [scheduler.get_lr(iter_num) for iter_num in (60, 80, 95)] == pytest.approx(rates)
+
+
+def test_the_adaptive_schedule_gets_patience_factor_and_min_lr() -> None:
+    flags = dict(lr_schedule="adaptive", learning_rate=1.0, min_lr=0.2, warmup_iters=0, lr_patience=2, lr_factor=0.3)
+    scheduler: Any = non_cosine_schedule(Options(**flags))  # type: ignore[arg-type]
+
+    rates = []
+    for _ in range(5):
+        scheduler.step(3.0)
+        rates.append(scheduler.get_lr(9))
+
+    assert rates == [1.0, 1.0, 0.3, 0.3, 0.2]
+
+
 def test_a_transfer_schedule_has_a_head_rate_and_its_own_reduction(run: core.Runtime) -> None:
     options = Options(
         dataset="tiny", block_size=16, lr_schedule="transfer", learning_rate=1.0, warmup_iters=0,

@@ -165,6 +165,17 @@ def test_a_checkpoint_can_be_chosen_by_its_file_name(options: Options, run: core
         make_start(changed_options.model_copy(update={"ckpt_filename": "other.pt"}), run)
 
 
+def test_a_damaged_checkpoint_chosen_by_its_name_is_refused(options: Options, run: core.Runtime, folder: Path) -> None:
+    torch.save({"model": {"weight": torch.zeros(999)}, "model_args": {}}, folder / "mine.pt")
+    content = (folder / "mine.pt").read_bytes()
+    (folder / "mine.pt").write_bytes(content.replace(bytes(999), bytes(998) + b"1", 1))  # one byte of the weight
+
+    start = make_start(options.model_copy(update={"init_from": "resume", "ckpt_filename": "mine.pt"}), run)
+
+    with pytest.raises(core.CheckpointError, match="truncated, damaged, or holds more"):
+        start.read_checkpoint()
+
+
 def test_a_previous_run_is_not_moved_before_data_is_available(
     options: Options, run: core.Runtime, checkpoints: core.CheckpointManager, folder: Path
 ) -> None:

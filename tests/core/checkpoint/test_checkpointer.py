@@ -279,6 +279,21 @@ def test_without_its_own_checkpoint_a_process_rolls_back_to_its_start(tmp_path: 
     assert same(run.weights(), first)
 
 
+def test_a_resumed_process_rolls_back_to_the_moments_of_its_checkpoint(tmp_path: Path) -> None:
+    _, checkpoint, _ = saved(tmp_path)
+    resumed = Run(tmp_path)
+    resumed.step.parallel.load_state_dict(resumed.model, resumed.step.optimizer, copy.deepcopy(checkpoint))
+    model = LoadedModel(copy.deepcopy(resumed.model), {})
+    resumed.checkpointer.make_model = lambda: (model, checkpoint)
+    resumed.checkpointer.begin({"iter_num": 5})
+    start = resumed.weights()
+    resumed.train(3)
+
+    resumed.checkpointer.roll_back()
+
+    assert same(resumed.weights(), start)
+
+
 def test_a_rollback_to_the_start_broadcasts_the_parameters_of_rank_0(tmp_path: Path) -> None:
     """Each rank makes its model from its own seed, and no DDP wrapper broadcasts it."""
     run = Run(tmp_path)
@@ -307,6 +322,37 @@ def test_a_rollback_is_to_the_newest_healthy_checkpoint_of_this_process(tmp_path
     assert same(run.weights(), at_checkpoint)
     run.train(3)
     assert same(run.weights(), first)
+
+
+def test_a_checkpoint_of_fewer_processes_is_not_rolled_back_to(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.checkpointer.begin({"iter_num": 0})
+    run.save()
+    run.runtime.world_size = 2
+
+    assert run.checkpointer.roll_back()[1] == "where this process started"
+
+
+def test_a_rollback_restores_the_scale_of_the_loss(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.step.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1)  # doubles after every update
+    run.checkpointer.begin({"iter_num": 0})
+    run.train(1)
+    run.save()
+    run.train(2)
+
+    run.checkpointer.roll_back()
+
+    assert run.step.scaler.get_scale() == 16.0
+
+
+def test_a_rollback_joins_a_save_in_the_background(tmp_path: Path) -> None:
+    run = Run(tmp_path, in_background=True)
+    run.checkpointer.begin({"iter_num": 0})
+    run.checkpointer.save(STATE, NOTES, link=False)
+
+    assert run.checkpointer.roll_back()[1] == "ckpt-000001.pt"
+    assert run.checkpointer.join() is None  # otherwise a failure would be reported after the rollback
 
 
 def test_a_list_in_a_callbacks_state_survives_every_rollback(

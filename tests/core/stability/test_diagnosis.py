@@ -1,6 +1,7 @@
 """Diagnosis of an instability: each cause is named, the model is not changed, and no exception escapes."""
 
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from core.objective import LanguageModeling, Output
-from core.stability.diagnosis import ADVICE, diagnose
+from core.stability.diagnosis import ADVICE, Diagnosis, diagnose
+from core.stability.monitor import RecentStep
 from model import GPT
 from tests.modifying import Modifying
 
@@ -177,6 +179,16 @@ def test_the_objective_is_called_once_and_for_training(tiny_model: GPT, batch: A
     with torch.no_grad():
         assert "the largest gradient norms" in lines(tiny_model, batch, objective)
     assert calls == [(True, True, True)]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(NAN, "parameters that are not finite"), (1.0, "of rank 0")])
+def test_the_report_is_of_the_first_rank_with_non_finite_numbers(
+    tiny_model: GPT, batch: Any, value: float, expected: str
+) -> None:
+    fill(tiny_model.lm_head.weight, value=value)
+    diagnosis = Diagnosis(tiny_model, LanguageModeling(), nullcontext(), lambda report: ["of rank 0", report])
+
+    assert diagnosis(RecentStep(3, batch, {}), []).startswith(expected)
 
 
 # side effects

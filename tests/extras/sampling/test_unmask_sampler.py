@@ -107,6 +107,7 @@ def test_kept_tokens_never_change_without_remask() -> None:
     start = torch.full((12,), MASK)
     states = list(sampler(FixedLogits(torch.zeros(12, V)), masked_shares("linear", 6)).states(start, count=2))
 
+    assert len(states) == 6
     for before, after in pairwise(states):
         kept = before != MASK
         assert torch.equal(before[kept], after[kept])
