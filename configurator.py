@@ -1,5 +1,6 @@
 """
-Options from defaults, `config/x.py`, `x.yaml` and `--key=value`, applied left to right; the last value wins.
+Options from defaults, `config/x.py`, `x.yaml` and `--key=value`, applied left to right; the last value wins. JSON and
+TOML files are taken like YAML files.
 
 Two ways to use the same code:
 
@@ -19,9 +20,10 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from config import mappings, spelling
 from core.errors import ConfigError, exit_on_error, is_rank_0
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     SchemaT = TypeVar("SchemaT", bound=Schema)
 
 LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # added by `python -m torch.distributed.launch`, next to LOCAL_RANK
-CONFIG_FILES = (".py", ".yaml", ".yml")
+CONFIG_FILES = (".py", *mappings.ENDINGS)
 _MODULES = {name: name for name in ("os", "sys", "time", "math", "pickle", "torch")} | {"np": "numpy"}
 
 
@@ -49,6 +51,7 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
     overrides = Overrides({**script, **modules, **schema.defaults()}, schema)
     overrides.apply([argument for argument in argv if argument != "--print_config"])
     overrides.refuse_unsupported()
+    overrides.check_files()
     try:
         options = schema.validated(overrides.values)
     except ValueError as error:
@@ -72,50 +75,78 @@ class Overrides:
         self.initial = {name: values[name] for name in self.names}
         self.origins: dict[str, str] = {}
         self.errors: list[str] = []
+        self.unread: dict[str, str] = {}  # names that config files assign and nothing has read yet: the file
+        self.idle: dict[str, set[str]] = {}  # files that set no option: the names that they define for later files
 
     def apply(self, arguments: Sequence[str]) -> None:
         """Apply config files and `--key=value` arguments, left to right."""
-        for argument in arguments:
-            if LOCAL_RANK.fullmatch(argument):
-                continue
+        waiting = [argument for argument in arguments if not LOCAL_RANK.fullmatch(argument)]
+        while waiting:
+            argument = waiting.pop(0)
             if argument.startswith("--"):
-                self.apply_flag(argument)
-            elif argument.endswith(CONFIG_FILES[1:]):
-                self.apply_yaml(argument)
-            else:
+                self.apply_flag(argument, waiting)
+            elif argument.lower().endswith(mappings.ENDINGS):
+                self.apply_mapping(argument)
+            elif os.path.exists(argument) or not self.looks_like_a_flag(argument):
                 self.apply_python(argument)
+            else:
+                key = spelling.split_flag(argument)[0]
+                hint = self.repaired(argument) or (self.suggestion(key) if key not in self.names else "")
+                self.errors.append(f"{argument!r}: wanted --key=value{hint}")
+
+    def looks_like_a_flag(self, argument: str) -> bool:
+        """Return whether an argument that is no file is a flag with other dashes, or without any."""
+        return "=" in argument or (argument[:1] in spelling.DASHES and not argument.endswith(".py"))
 
     def check(self) -> None:
         """Raise one ConfigError that lists all errors, if there are any."""
         if self.errors:
             raise ConfigError("\n".join(self.errors))
 
-    def apply_flag(self, argument: str) -> None:
-        """Apply one `--key=value`; the key is an option, flat or dotted, or a variable of an earlier config file."""
+    def apply_flag(self, argument: str, following: list[str] | None = None) -> None:
+        """Apply one `--key=value`; the key is an option, flat or dotted, or a variable of an earlier config file.
+
+        following: the arguments after it; a value that was given as an argument of its own is taken from them
+        """
         key, equals, text = argument[2:].partition("=")
         if isinstance(unquoted := _literal(text), str):
             text = unquoted  # --start="'two words'": nanoGPT reads a Python string
         if not equals:
-            hint = f", did you mean --{key}=VALUE?" if key in self.names else self.suggestion(key)
-            self.errors.append(f"{argument}: wanted --key=value{hint} (--help lists the options)")
+            self.errors.append(self.without_value(argument, [] if following is None else following))
         elif key not in self.names | set(self.aliases) and _is_setting(key, self.values):
             self.values[key] = _literal(text)
             _echo(f"Overriding: {key} = {self.values[key]}")
-        elif name := self.assign(key, text, argument):
+        elif (meant := self.repaired(argument)) and not self.is_acceptable(key, text):
+            self.errors.append(f"{argument!r}: got a flag that is not plain --key=value{meant}")
+        elif name := self.assign(key, text, argument if argument.isprintable() else repr(argument)):
             _echo(f"Overriding: {name} = {self.values[name]}")
 
-    def apply_yaml(self, path: str) -> None:
-        """Apply a YAML file: options by flat name or under section headings, also mixed."""
-        import yaml
+    def without_value(self, argument: str, following: list[str]) -> str:
+        """Return the error for a flag without `=`; remove its value from `following` if it is there."""
+        key, _, _ = spelling.split_flag(argument)
+        if key.removeprefix("no_") in self.names and key not in self.names:
+            return f"{argument}: wanted --key=value, did you mean --{key.removeprefix('no_')}=False?"
+        if key not in self.names:
+            return f"{argument}: wanted --key=value{self.suggestion(key)} (--help lists the options)"
+        if following[:1] == ["="]:
+            following.pop(0)
+        if following and not following[0].startswith("--") and not following[0].endswith(CONFIG_FILES):
+            value = following.pop(0).removeprefix("=")
+            if self.fits(key, value):
+                return f"{argument} {value}: wanted --key=value, did you mean --{key}={value}?"
+        value = "True" if isinstance(self.initial[key], bool) else "VALUE"
+        return f"{argument}: wanted --key=value, did you mean --{key}={value}? (--help lists the options)"
 
+    def apply_mapping(self, path: str) -> None:
+        """Apply a YAML, JSON or TOML file: options by flat name or under section headings, also mixed."""
+        count = len(self.errors)
         text = self.read(path)
-        try:
-            content = yaml.safe_load(text) or {}
-        except (yaml.YAMLError, ValueError) as error:
-            self.errors.append(f"{path} is not valid YAML: {error}")
+        if len(self.errors) > count:
             return
-        if not isinstance(content, dict):
-            self.errors.append(f"{path}: wanted options as 'name: value' lines, got {type(content).__name__}")
+        try:
+            content = mappings.parse(path, text)
+        except ValueError as error:
+            self.errors.append(str(error))
             return
         headings = {*self.sections, *(alias.split(".")[0] for alias in self.aliases if "." in alias)}
         for key, value in content.items():
@@ -131,13 +162,18 @@ class Overrides:
 
     def apply_python(self, path: str) -> None:
         """Execute a config file with the current values as its globals, and apply its assignments."""
+        count = len(self.errors)
         text = self.read(path)
+        if len(self.errors) > count:
+            return
         before = dict(self.values)
         try:
             exec(compile(text, path, "exec"), self.values)
             tree = ast.parse(text)
         except SyntaxError as error:
-            self.errors.append(f"{path}:{error.lineno}: {error.msg}: {(error.text or '').strip()}")
+            line = (text.splitlines()[error.lineno - 1 : error.lineno] or [""])[0] if error.lineno else ""
+            hint = "; write a path as r'C:\\...' or with /" if "unicodeescape" in str(error.msg) else ""
+            self.errors.append(f"{path}:{error.lineno}: {error.msg}: {line.strip()}{hint}")
             return
         except Exception as error:
             self.values.update({name: before[name] for name in self.names - set(self.values)})
@@ -149,6 +185,7 @@ class Overrides:
         for name in self.names - set(self.values):
             self.errors.append(f"{path}: deletes the option {name!r}")
             self.values[name] = before[name]
+        self._note_unread(path, lines, read)
         touched = {name for name in self.values if name not in before or before[name] is not self.values[name]}
         for name in sorted(touched | (self.names & set(lines)), key=lambda name: lines.get(name, 0)):
             origin, value = f"{path}:{lines.get(name, '?')}", self.values.get(name)
@@ -157,16 +194,42 @@ class Overrides:
             elif name in self.names or name in self.aliases:
                 self.values[name] = before.get(name, value)
                 self.assign(name, value, origin)
-            elif (
-                name in lines
-                and name not in read
-                and _is_setting(name, self.values)
-                and (option := self.misspelt(name))
-            ):
+            elif self.unread.get(name) == path and (option := self.misspelt(name)):
+                del self.unread[name]
                 self.errors.append(
                     f"{origin}: unknown option {name!r}, did you mean {option!r}? "
                     "(if it is a helper variable, use it in the file or rename it)"
                 )
+        self.idle = {file: names for file, names in self.idle.items() if not names & read}
+        if not (touched | set(lines)) & self.known() and not _runs_other_files(tree):
+            self.idle[path] = touched
+
+    def _note_unread(self, path: str, lines: dict[str, int], read: set[str]) -> None:
+        """Keep the names that a file assigns and that neither this nor a later file reads."""
+        assigned = {name for name in lines if _is_setting(name, self.values)} - read - self.known()
+        self.unread = {name: file for name, file in self.unread.items() if name not in read}
+        self.unread |= dict.fromkeys(sorted(assigned, key=lambda name: lines[name]), path)
+
+    def check_files(self) -> None:
+        """Add an error for each file that sets no option; print the names that files assign and nothing reads."""
+        for path in self.idle:
+            self.errors.append(
+                f"{path} sets no option: wanted lines such as `batch_size = 8`, outside of any dict, class or function "
+                "(--help lists the options)"
+            )
+        for path in dict.fromkeys(self.unread.values()):
+            names = [name for name, file in self.unread.items() if file == path]
+            meant = {name: spelling.FOREIGN.get(name) for name in names}
+            shown = [f"{name} (here: {meant[name]})" if meant[name] in self.names else name for name in names]
+            if is_rank_0():
+                print(f"{path}: these set nothing here: {', '.join(shown)}", file=sys.stderr)
+
+    def known(self) -> set[str]:
+        """Return the names that are an option here or of another program of ours, or that are accepted as one."""
+        others = (
+            {*self.schema.ELSEWHERE, *self.schema.NOT_SUPPORTED, *self.schema.WITHOUT_EFFECT} if self.schema else set()
+        )
+        return self.names | set(self.aliases) | others
 
     def assign(self, key: str, value: Any, origin: str) -> str | None:
         """Set the option that `key` names (flat, dotted or alias) and return its flat name; on an error return None."""
@@ -182,6 +245,11 @@ class Overrides:
             name = key.partition(".")[2]
         if self.schema and name in {**self.schema.NOT_SUPPORTED, **self.schema.WITHOUT_EFFECT}:
             self.values[name] = _literal(value)
+            return None
+        if self.schema and name in self.schema.ELSEWHERE and name not in self.names:
+            self.values[name] = _literal(value)
+            if origin.startswith("--") and is_rank_0():
+                print(f"{origin}: an option of {self.schema.ELSEWHERE[name]}, without effect here", file=sys.stderr)
             return None
         if name not in self.names:
             self.errors.append(f"{origin}: unknown option {key!r}{self.suggestion(key)}")
@@ -205,28 +273,65 @@ class Overrides:
     def read(self, path: str) -> str:
         """Return a config file's text and echo it as nanoGPT does; on an error return an empty text."""
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:  # editors on Windows write a byte order mark
                 text = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            hint = f"; did you mean --{path.lstrip('-')}?" if "=" in path else ""
-            self.errors.append(f"cannot read config file {path}: {getattr(error, 'strerror', None) or error}{hint}")
+        except (OSError, ValueError) as error:  # among them UnicodeDecodeError, and a null byte in the path
+            near = spelling.near_file(path, CONFIG_FILES)
+            hint = f"; did you mean {near}?" if near else ""
+            shown = path if path.isprintable() else repr(path)  # a carriage return would hide the message
+            self.errors.append(f"cannot read config file {shown}: {getattr(error, 'strerror', None) or error}{hint}")
             return ""
         _echo(f"Overriding config with {path}:\n{text}")
         return text
 
     def suggestion(self, key: str) -> str:
         """Return `, did you mean ...?` with at most three similar options, or an empty text if none is similar."""
+        if advice := spelling.ADVICE.get(key):
+            meant = spelling.FOREIGN.get(key)
+            return f", did you mean {meant!r}? ({advice})" if meant in self.names else f": {advice}"
+        if (meant := spelling.FOREIGN.get(key)) in self.names:
+            return f", did you mean {meant!r}?"
+        plain = spelling.split_flag(key)[0]
+        if plain != key and plain in self.names:
+            return f", did you mean {plain!r}?"
         dotted = [f"{heading}.{name}" for heading, names in self.sections.items() for name in names]
         if "." in key and (elsewhere := [name for name in dotted if name.partition(".")[2] == key.partition(".")[2]]):
             return f", did you mean {elsewhere[0]!r}?"
         candidates = [*dotted, *(alias for alias in self.aliases if "." in alias)] if "." in key else self.names
-        edits, near = _nearest(key, candidates)
-        return f", did you mean {' or '.join(map(repr, near[:3]))}?" if edits <= max(2, len(key) // 2) else ""
+        edits, near = spelling.nearest(key, candidates)
+        return f", did you mean {' or '.join(map(repr, near[:3]))}?" if edits <= max(1, len(key) // 3) else ""
+
+    def repaired(self, argument: str) -> str:
+        """Return `, did you mean --key=value?` if plain dashes, quotes and spaces make an argument valid, else ''."""
+        key, value, has_value = spelling.split_flag(argument)
+        return f", did you mean --{key}={value}?" if has_value and self.fits(key, value) else ""
+
+    def is_acceptable(self, key: str, text: str) -> bool:
+        """Return whether a flag is taken as it is; a name in typographic quotes is not meant to have them."""
+        is_quoted = text[:1] in spelling.TYPOGRAPHIC and bool(text) and not self.takes_prose(key)
+        return not is_quoted and (self.fits(key, text) if key in self.names else "." in key or key in self.known())
+
+    def takes_prose(self, key: str) -> bool:
+        """Return whether an option is a text of the user's, such as a prompt, in which every character counts."""
+        return self.schema is not None and self.schema.text_kind(key) == "prose"
+
+    def fits(self, key: str, value: Any) -> bool:
+        """Return whether an option takes a value."""
+        try:
+            self.schema.fit(key, value) if self.schema else _converted_like(self.initial[key], value)
+        except (LookupError, ValueError):
+            return False
+        return True
 
     def misspelt(self, name: str) -> str | None:
         """Return the option that a config file's variable probably misspells, or None."""
-        edits, near = _nearest(name, self.names)
-        return near[0] if edits <= (1 if len(name) < 8 else 2) else None
+        edits, near = spelling.nearest(name, self.names)
+        if edits > (1 if len(name) < 8 else 2) or name in spelling.FOREIGN:
+            return None
+        value = self.values[name]
+        if self.schema and isinstance(value, list | tuple | dict) and not self.fits(near[0], value):
+            return None  # no slip of an option that is a number or a text
+        return near[0]
 
 
 class _LazyModule:
@@ -265,9 +370,12 @@ def _is_setting(name: str, values: dict[str, Any]) -> bool:
 
 
 def _assigned_and_read_names(tree: ast.Module) -> tuple[dict[str, int], set[str]]:
-    """Return the names that a file assigns, with the line of the last assignment, and the names that it reads."""
+    """Return the names that a file assigns, with the line of the last assignment, and the names that it reads.
+
+    Names of functions and classes of the file are their own: assigning them sets nothing.
+    """
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    assigned = {node.id: node.lineno for node in names if isinstance(node.ctx, ast.Store)}
+    assigned = {node.id: node.lineno for node in _outside_of_scopes(tree) if isinstance(node.ctx, ast.Store)}
     updated = {
         node.target.id
         for node in ast.walk(tree)
@@ -276,31 +384,22 @@ def _assigned_and_read_names(tree: ast.Module) -> tuple[dict[str, int], set[str]
     return assigned, updated | {node.id for node in names if isinstance(node.ctx, ast.Load)}
 
 
-def _nearest(word: str, names: Iterable[str]) -> tuple[int, list[str]]:
-    """Return the smallest edit distance from `word` to any of `names`, and the names at that distance."""
-    smallest, near = sys.maxsize, list[str]()
-    for name in sorted(names, key=lambda name: abs(len(name) - len(word))):
-        if abs(len(name) - len(word)) > smallest:
-            break  # the distance is at least the difference in length
-        if (edits := _edit_distance(word, name)) < smallest:
-            smallest, near = edits, []
-        if edits == smallest:
-            near.append(name)
-    return smallest, sorted(near)
+def _outside_of_scopes(node: ast.AST) -> Iterator[ast.Name]:
+    """Yield the names in a file in the order of its lines, except those inside functions and classes."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Name):
+            yield child
+        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from _outside_of_scopes(child)
 
 
-def _edit_distance(left: str, right: str) -> int:
-    """Return the number of insertions, deletions, substitutions and swaps of neighbours between two words."""
-    rows = [list(range(len(right) + 1))]
-    for i, a in enumerate(left, 1):
-        row = [i]
-        for j, b in enumerate(right, 1):
-            cost = min(rows[-1][j] + 1, row[j - 1] + 1, rows[-1][j - 1] + (a != b))
-            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
-                cost = min(cost, rows[-2][j - 2] + 1)
-            row.append(cost)
-        rows.append(row)
-    return rows[-1][-1]
+def _runs_other_files(tree: ast.Module) -> bool:
+    """Return whether a config file imports everything from a module, or executes another file."""
+    return any(
+        (isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names))
+        or (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exec")
+        for node in ast.walk(tree)
+    )
 
 
 def _echo(text: str) -> None:

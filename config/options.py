@@ -31,13 +31,13 @@ class Options(Schema):
     """The options of `train.py`."""
 
     opt = section("run")
-    out_dir: str = opt("out", "folder for checkpoints and logs")
-    init_from: str = opt("scratch", "scratch; resume (from out_dir); auto (resume if out_dir has a good checkpoint, else scratch); gpt2, gpt2-medium, gpt2-large, gpt2-xl; or a folder with a Hugging Face GPT-2")
+    out_dir: str = opt("out", "folder for checkpoints and logs", text="path", min_length=1)
+    init_from: str = opt("scratch", "scratch; resume (from out_dir); auto (resume if out_dir has a good checkpoint, else scratch); gpt2, gpt2-medium, gpt2-large, gpt2-xl; or a folder with a Hugging Face GPT-2", text="path", min_length=1)
     resume_rng: Literal["exact", "reseed"] = opt("exact", "on resume: exact restores the saved RNG state and batch; reseed seeds again and repeats the evaluation, as nanoGPT does")
     eval_only: bool = opt(False, "stop after the first evaluation; write no checkpoint and no metrics")
     training_type: Literal["language_model", "unmasking", "token_classification", "sequence_scoring"] = opt("language_model", "what the model learns: language_model predicts the next token, unmasking fills masked positions, token_classification finds replaced tokens, sequence_scoring estimates the ratio of machine-filled tokens in a text")
     model_mode: Literal["auto", "language_model", "token_classifier", "sequence_scorer"] = opt("auto", "the core line's name for the model's head; token_classifier and sequence_scorer set training_type, the other values do not")
-    ckpt_filename: str | None = opt(None, "resume from this file in out_dir; None: from the newest good checkpoint")
+    ckpt_filename: str | None = opt(None, "resume from this file in out_dir; None: from the newest good checkpoint", text="path", min_length=1)
     seed: int = opt(1337, "seed of all random draws; each process adds its rank", ge=0, le=2**62)
 
     opt = section("evaluation")
@@ -62,7 +62,7 @@ class Options(Schema):
     wandb_log_interval: int = opt(0, "also send the step metrics every n iterations, if that iteration is logged; 0: send evaluations only, as nanoGPT does", ge=0)
 
     opt = section("data")
-    dataset: str = opt("openwebtext", "folder under data/ with train.bin, val.bin and optionally meta.pkl")
+    dataset: str = opt("openwebtext", "folder under data/ with train.bin, val.bin and optionally meta.pkl", text="path", min_length=1)
     data_source: Literal["auto", "bins", "queue"] = opt("auto", "where batches come from: bins (train.bin and val.bin) or queue (filled by prepare_streaming.py); auto: whichever of the two exists, and an error if both do")
     data_wait_sleep_seconds: float = opt(1.0, "queue: seconds between checks of an empty queue", gt=0)
     data_wait_timeout_seconds: float | None = opt(None, "queue: seconds after which an empty queue is an error; None: wait forever", gt=0)
@@ -90,7 +90,7 @@ class Options(Schema):
     p1_p2_ratio: float = opt(1.0, "token_classification: 1 replaces tokens independently, above 1 keeps replaced tokens apart, below 1 clusters them", gt=0)
     mask_token_id: int | None = opt(None, "id of the mask token; None: the first id after the text's vocabulary", ge=0)
     cls_token_id: int | None = opt(None, "sequence_scoring: id of the CLS token, where the score is read; None: vocabulary size of the text + 5", ge=0)
-    unmasking_model_checkpoint: str = opt("", "sequence_scoring: checkpoint file or run folder of the unmasking model that fills masked positions")
+    unmasking_model_checkpoint: str = opt("", "sequence_scoring: checkpoint file or run folder of the unmasking model that fills masked positions", text="path")
     fill: Literal["argmax", "sample"] = opt("argmax", "sequence_scoring: fill masked positions with the most likely token (argmax), or sample from the fill_top_k most likely ones (sample)")
     fill_temperature: float = opt(1.0, "sequence_scoring: sampling temperature of the fill; below 1 more predictable, above 1 more varied", gt=0)
     fill_top_k: int | None = opt(50, "sequence_scoring: sample from the k most likely tokens; None: from all tokens", ge=1)
@@ -120,7 +120,7 @@ class Options(Schema):
     mask_ratio_weight_max: float = opt(10.0, "maximum weight", gt=0)
     mask_ratio_weight_eps: float = opt(1e-8, "constant that keeps divisions finite", gt=0)
     judge_weight_modifier_enabled: bool = opt(False, "weight sequences by the score that a frozen sequence scorer gives the model's predictions")
-    judge_weight_checkpoint: str = opt("", "checkpoint file or run folder of the scorer")
+    judge_weight_checkpoint: str = opt("", "checkpoint file or run folder of the scorer", text="path")
     judge_weight_exponent: float = opt(1.0, "exponent of the weight, reached at judge_max_iter", ge=0)
     judge_start_iter: int = opt(0, "iteration at which the exponent starts to grow from 0", ge=0)
     judge_max_iter: int = opt(0, "iteration at which the exponent reaches judge_weight_exponent", ge=0)
@@ -144,10 +144,10 @@ class Options(Schema):
     max_entropy_penalty: float = opt(0.5, "penalty at max_iters", ge=0)
     entropy_penalty_start_iter: int = opt(6000, "iteration at which the penalty starts to grow from 0", ge=0)
     enable_judge_model: bool = opt(False, "weight sequences, relative to the batch, by the score that a frozen sequence scorer gives the text with masked positions filled by the model")
-    judge_model_checkpoint: str = opt("", "checkpoint file or run folder of the scorer")
+    judge_model_checkpoint: str = opt("", "checkpoint file or run folder of the scorer", text="path")
 
     opt = section("transfer")
-    init_from_checkpoint: str | None = opt(None, "checkpoint file or run folder whose transformer weights a new model starts with; its head is initialized randomly")
+    init_from_checkpoint: str | None = opt(None, "checkpoint file or run folder whose transformer weights a new model starts with; its head is initialized randomly", text="path")
     freeze_transformer: bool | None = opt(False, "train only the head; None: True for sequence_scoring with unfreeze_at_iteration, else False")
     trainable: str = opt("", "parameters of the transformer to train, as patterns with commas: 'h.[8-9].*,ln_f.*'; the others are frozen; empty: train all")
     unfreeze_at_iteration: int | None = opt(None, "iteration from which all parameters of the transformer are trained", ge=0)
@@ -186,7 +186,7 @@ class Options(Schema):
     min_lr: float = opt(6e-5, "final learning rate; usually learning_rate / 10", ge=0)
 
     opt = section("system")
-    device: str = opt("cuda", "cuda, cuda:1, mps or cpu; plain cuda falls back to mps or cpu if there is no CUDA device")
+    device: str = opt("cuda", "cuda, cuda:1, mps or cpu; plain cuda falls back to mps or cpu if there is no CUDA device", min_length=1)
     dtype: Dtype = opt(best_dtype, "precision of matrix products; auto: bfloat16 if the GPU supports it, else float16; a CPU computes in float32")
     cpu_autocast: bool = opt(False, "let dtype=bfloat16 also take effect on a CPU")
     compile: bool = opt(True, "compile the model with torch.compile")
@@ -348,11 +348,11 @@ class SampleOptions(Schema):
     """The options of `sample.py`."""
 
     opt = section("model")
-    init_from: str = opt("resume", "resume (the checkpoint in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2")
-    out_dir: str = opt("out", "folder of the checkpoint")
+    init_from: str = opt("resume", "resume (the checkpoint in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2", text="path", min_length=1)
+    out_dir: str = opt("out", "folder of the checkpoint", text="path", min_length=1)
 
     opt = section("text")
-    start: str = opt("\n", "the prompt; FILE:path reads it from a file")
+    start: str = opt("\n", "the prompt; FILE:path reads it from a file", text="prose")
     num_samples: int = opt(10, "number of texts to generate", ge=1)
     max_new_tokens: int = opt(500, "tokens to add to the prompt; an unmasking model adds at most what fits in its block_size", ge=1)
     temperature: float = opt(0.8, "sampling temperature; below 1 more predictable, above 1 more varied", gt=0)
@@ -366,17 +366,17 @@ class SampleOptions(Schema):
     order: Literal["confidence", "random"] = opt("random", "which of the tokens drawn in a step are kept: random ones, or those with the highest probability (confidence), which small models fill with spaces")
     remask: bool = opt(False, "also mask tokens of earlier steps again when their probability has become low")
     top_p: float = opt(1.0, "sample from the smallest set of tokens whose total probability reaches top_p; 1: from all tokens", gt=0, le=1)
-    mask_char: str | None = opt(None, "character that stands for a mask in the prompt, such as _; only these masks are filled, and nothing is added to the prompt", min_length=1, max_length=1)
-    judge: str | None = opt(None, "checkpoint file or run folder of a sequence scorer: of several candidates, print the one with the lowest score (least machine-made)")
+    mask_char: str | None = opt(None, "character that stands for a mask in the prompt, such as _; only these masks are filled, and nothing is added to the prompt", min_length=1, max_length=1, text="prose")
+    judge: str | None = opt(None, "checkpoint file or run folder of a sequence scorer: of several candidates, print the one with the lowest score (least machine-made)", text="path")
     judge_candidates: int = opt(8, "number of candidates that the judge chooses from", ge=1)
     show_steps: bool = opt(False, "print the text after every step; a terminal shows the steps in place without this option")
 
     opt = section("labels")
     show_probabilities: bool = opt(False, "token classifier: list the probability of every class for each token")
-    original: str | None = opt(None, "token classifier: text before its tokens were replaced, to measure the accuracy; FILE:path reads it from a file")
+    original: str | None = opt(None, "token classifier: text before its tokens were replaced, to measure the accuracy; FILE:path reads it from a file", text="prose")
 
     opt = section("system")
-    device: str = opt("cuda", "cuda, cuda:1, mps or cpu; plain cuda falls back to mps or cpu if there is no CUDA device")
+    device: str = opt("cuda", "cuda, cuda:1, mps or cpu; plain cuda falls back to mps or cpu if there is no CUDA device", min_length=1)
     dtype: Dtype = opt(best_dtype, "precision of matrix products; a CPU computes in float32")
     cpu_autocast: bool = opt(False, "let dtype=bfloat16 also take effect on a CPU")
     compile: bool = opt(False, "compile the model with torch.compile")
@@ -399,3 +399,8 @@ class SampleOptions(Schema):
         if self.judge is None and self.changed("judge_candidates"):
             raise ValueError(f"judge_candidates={self.judge_candidates} needs a judge: set judge, or remove judge_candidates")
         return self
+
+
+# a config file may be given to both programs
+Options.ELSEWHERE = dict.fromkeys(SampleOptions.model_fields.keys() - Options.model_fields.keys(), "sample.py")
+SampleOptions.ELSEWHERE = dict.fromkeys(Options.model_fields.keys() - SampleOptions.model_fields.keys(), "train.py")

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
@@ -15,13 +16,17 @@ SchemaT = TypeVar("SchemaT", bound="Schema")
 
 
 def section(name: str) -> Callable[..., Any]:
-    """Return the function that declares the options of one section: `opt(default, meaning, **bounds)`."""
+    """Return the function that declares the options of one section: `opt(default, meaning, **bounds)`.
+
+    text: what a text is: a `name`; a `path`, in which ~ and $NAME are expanded; or `prose`, any characters
+    """
 
     def opt(default: Any, meaning: str, **bounds: Any) -> Any:
         given = {"default_factory": default} if callable(default) else {"default": default}
         if isinstance(default, float):
             bounds = {"allow_inf_nan": False, **bounds}
-        return Field(description=meaning, json_schema_extra={"section": name}, **given, **bounds)
+        extra = {"section": name, "text": bounds.pop("text", "name")}
+        return Field(description=meaning, json_schema_extra=extra, **given, **bounds)
 
     return opt
 
@@ -44,6 +49,7 @@ class Schema(BaseModel):
     ALIASES: ClassVar[Mapping[str, Alias]] = {}  # other trainers' names and dotted paths
     NOT_SUPPORTED: ClassVar[Mapping[str, str]] = {}  # other trainers' switches: the missing feature
     WITHOUT_EFFECT: ClassVar[Mapping[str, str]] = {}  # other trainers' options that are accepted and ignored: why
+    ELSEWHERE: ClassVar[Mapping[str, str]] = {}  # options of another program of ours, accepted and ignored: the program
     SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # option -> other trainers' values -> our values
 
     @classmethod
@@ -61,6 +67,13 @@ class Schema(BaseModel):
         return grouped
 
     @classmethod
+    def text_kind(cls, name: str) -> str:
+        """Return what the text of an option is: a name, a path or prose."""
+        field = cls.model_fields.get(name)
+        extra = field.json_schema_extra if field else None
+        return str(extra.get("text", "name")) if isinstance(extra, dict) else "name"
+
+    @classmethod
     def fit(cls, name: str, value: Any) -> Any:
         """Return `value` converted to the option's type. Raises ValueError with the text of `wanted`."""
         field = cls.model_fields[name]
@@ -74,6 +87,8 @@ class Schema(BaseModel):
             value = os.fspath(value)
         elif callable(getattr(value, "item", None)) and not getattr(value, "ndim", 0):  # a NumPy or torch scalar
             value = value.item()
+        if isinstance(value, str) and takes_text:
+            value = checked_text(value, cls.text_kind(name))
         if isinstance(value, str) and (not takes_text or (value == "None" and type(None) in kinds)):
             value = literal(value)
         elif takes_text and isinstance(value, int | float) and not isinstance(value, bool):
@@ -89,6 +104,8 @@ class Schema(BaseModel):
         except ValidationError:
             incomplete = isinstance(value, str) and value.startswith(("[", "{")) and not takes_text
             hint = " (not a complete Python or JSON literal; put quotes around it in a shell)" if incomplete else ""
+            if isinstance(value, str) and not value and takes_text:
+                hint = " (is a variable of the shell not set?)"
             raise ValueError(wanted(field) + hint) from None
 
     @classmethod
@@ -130,6 +147,20 @@ class Schema(BaseModel):
         return "\n".join(lines).strip()
 
 
+def checked_text(text: str, kind: str) -> str:
+    """Return a text, with ~ and $NAME expanded if it is a path. Raises ValueError with what was wanted."""
+    if kind == "prose":
+        return text
+    text = text.removesuffix("\r")  # of a shell script with Windows line ends
+    if not text.isprintable():
+        raise ValueError("a text without control characters (write a path as r'C:\\...' or with /)")
+    if kind == "path":
+        text = os.path.expandvars(os.path.expanduser(text))
+        if unset := re.search(r"\$(\w+|\{\w+\})", text):
+            raise ValueError(f"a path whose variables are set; {unset[0]} is not")
+    return text if text.strip() else ""
+
+
 def adapter(field: FieldInfo) -> TypeAdapter[Any]:
     """Return the pydantic validator of an option's type and bounds."""
     return TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
@@ -143,6 +174,8 @@ def wanted(field: FieldInfo) -> str:
     names = [_type_name(kind) for kind in kinds if kind is not None]
     if any(getattr(rule, "max_length", None) == 1 for rule in field.metadata):
         names = [name.replace("str", "one character") for name in names]
+    elif any(getattr(rule, "min_length", None) == 1 for rule in field.metadata):
+        names = [name.replace("str", "str that is not empty") for name in names]
     kind = "number" if names == ["int", "float"] else " or ".join(names)
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [f"{signs[key]} {getattr(rule, key)}" for rule in field.metadata for key in signs if hasattr(rule, key)]

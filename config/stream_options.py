@@ -21,7 +21,7 @@ class StreamOptions(Schema):
     """The options of a script that fills a queue of batch files."""
 
     opt = section("queue")
-    dataset: str | None = opt(None, "folder under data/ whose queue is filled; None: the script's own folder")
+    dataset: str | None = opt(None, "folder under data/ whose queue is filled; None: the script's own folder", text="path")
     batches_per_file: int = opt(100, "batches per file", ge=1)
     max_backlog_files: int = opt(2, "maximum number of unread files per split", ge=1)
     sleep_seconds: float = opt(2.0, "seconds between checks of a full queue", gt=0)
@@ -42,13 +42,13 @@ class StreamOptions(Schema):
     unmasking_stages: list[dict[str, Any]] | None = opt(None, "masking stages of training batches")
     validation_stages: list[dict[str, Any]] | None = opt(None, "masking stages of validation batches")
     enable_line_aligned_sequences: bool = opt(True, "sequences of complete lines, filled up with padding; False: sequences start anywhere")
-    source_data_dir: str | None = opt(None, "folder with the text (train.bin or input.txt); None: the data set's folder, or data/char_diffusion if it has no text")
+    source_data_dir: str | None = opt(None, "folder with the text (train.bin or input.txt); None: the data set's folder, or data/char_diffusion if it has no text", text="path")
     sticky_p1_probability: float = opt(0.15, "sticky rounds: mask probability of a position without a masked neighbour", ge=0, le=1)
     sticky_p2_probability: float = opt(0.5, "sticky rounds: mask probability of a position next to a masked one", ge=0, le=1)
     max_rounds: int = opt(3, "sticky rounds: number of rounds per sequence", ge=1)
 
     opt = section("scoring")
-    mlm_checkpoint_path: str | None = opt(None, "checkpoint file or run folder of the unmasking model that fills masked positions")
+    mlm_checkpoint_path: str | None = opt(None, "checkpoint file or run folder of the unmasking model that fills masked positions", text="path")
     mask_probability_range: tuple[float, ...] | list[float] = opt((0.1, 0.8), "without stages: minimum and maximum of the masked ratio")
     cls_token_id: int | None = opt(None, "id of [CLS]; None: the first id after [MASK] and [PAD]", ge=0)
     score_transform: bool = opt(False, "sequence_scoring: the target is x^4 - 2x^3 + 2x instead of the masked ratio x")

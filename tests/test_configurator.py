@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from config import spelling
 from config.options import Options, SampleOptions
 from configurator import configure
 from core.errors import ConfigError
@@ -205,10 +206,92 @@ def test_errors_of_a_yaml_file_name_the_option(text: str, message: str) -> None:
     assert error_of(write("x.yaml", text)) == message
 
 
-@pytest.mark.parametrize("text", ["a: [1\n", "!!python/object/apply:os.mkdir ['made']\n", "max_iters: 3: 4\n"])
-def test_a_file_that_is_not_yaml_is_refused(text: str, folder: Path) -> None:
-    assert error_of(write("x.yaml", text)).startswith("x.yaml is not valid YAML: ")
-    assert [path.name for path in folder.iterdir()] == ["x.yaml"]
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.yaml", "seed: 1\na: [1\n", "x.yaml:3 is not valid YAML: expected ',' or ']'"),
+        ("x.yaml", "!!python/object/apply:os.mkdir ['made']\n", "x.yaml:1 is not valid YAML: could not determine a"),
+        ("x.yaml", "max_iters: 3: 4\n", "x.yaml:1 is not valid YAML: mapping values are not allowed here"),
+        ("x.yaml", "a: \x00\n", "x.yaml is not valid YAML: "),
+        ("x.yaml", "[" * 3000, "x.yaml is nested too deeply: wanted 'name: value' lines"),
+        ("x.yaml", f"seed: {'9' * 5000}\n", "x.yaml is not valid YAML: Exceeds the limit"),
+        ("x.json", '{"seed": 1,\n "bias": True}', "x.json:2 is not valid JSON: Expecting value"),
+        ("x.json", "[" * 100_000, "x.json is nested too deeply"),
+        ("x.json", f'{{"seed": {"9" * 5000}}}', "x.json is not valid JSON: Exceeds the limit"),
+        ("x.json", "[1, 2]", "x.json: wanted options as 'name: value' lines, got list"),
+        ("x.toml", "seed = 1\nbias = True\n", "x.toml is not valid TOML: Invalid value (at line 2, column 8)"),
+        ("x.toml", "seed = 1\nseed = 2\n", "x.toml is not valid TOML: Cannot overwrite a value (at line 2"),
+    ],
+    ids=lambda value: value[:20].strip(),
+)
+def test_a_damaged_mapping_is_refused_with_file_and_line(name: str, text: str, message: str, folder: Path) -> None:
+    assert error_of(write(name, text)).startswith(message)
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.json", '{"batch_size": 3, "model": {"n_layer": 2}, "compile": false, "wandb_run_name": null}'),
+        ("x.JSON", '\ufeff{"training.batch_size": 3, "n_layer": 2, "compile": false, "wandb_run_name": null}'),
+        ("x.toml", 'batch_size = 3\ncompile = false\nwandb_run_name = "None"\n[model]\nn_layer = 2\n'),
+        ("x.yaml", "\ufeffbatch_size: 3\r\nmodel:\r\n  n_layer: 2\r\ncompile: no\r\nwandb_run_name:\r\n"),
+        ("x.py", "\ufeffbatch_size = 3\r\nn_layer = 2\r\ncompile = False\r\nwandb_run_name = None\r\n"),
+    ],
+)
+def test_every_notation_gives_the_same_options(name: str, text: str) -> None:
+    """Files from Windows, with a byte order mark and its line ends, among them."""
+    Path(name).write_bytes(text.encode())
+    options = configure(Options, [name])
+    assert options.pick("batch_size", "n_layer", "compile", "wandb_run_name") == {
+        "batch_size": 3, "n_layer": 2, "compile": False, "wandb_run_name": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "config = dict(batch_size=3)\n",
+        "class Config:\n    batch_size = 3\n",
+        "def config():\n    batch_size = 3\n    return {'batch_size': batch_size}\n",
+        "# batch_size = 3\n",
+        "",
+        '{"batch_size": 3}\n',
+        "print('hello')\n",
+    ],
+)
+def test_a_python_file_that_sets_no_option_is_refused(text: str) -> None:
+    assert error_of(write("x.py", text)).startswith(
+        "x.py sets no option: wanted lines such as `batch_size = 8`, outside"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "batch_size = 12\n",
+        "from mine import *\n",
+        "with open('mine.py') as file:\n    exec(file.read())\n",
+        "temperature = 1\n",
+        "use_rope = 0\n",
+    ],
+)
+def test_a_file_that_sets_a_default_or_another_programs_option_is_taken(
+    text: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder)
+    write("mine.py", "batch_size = 12\n")
+    assert from_py(text) == Options()
+
+
+def test_names_that_set_nothing_are_listed_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    write("base.py", "layers_wanted = 2\nrun_tag = 'a'\nbatch_size = 3\n")
+    write("x.py", "n_layer = layers_wanted\nuse_moe = True\nlr = 1e-3\nbetas = (0.9, 0.95)\n_private = 1\ntop_k = 5\n")
+    assert configure(Options, ["base.py", "x.py"]).n_layer == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "base.py: these set nothing here: run_tag",
+        "x.py: these set nothing here: use_moe, lr (here: learning_rate), betas",
+    ]
 
 
 @pytest.mark.parametrize("heading", ["optimizer", "model", "nonsense"])
@@ -295,6 +378,92 @@ def test_none_is_accepted_by_optional_options() -> None:
 )
 def test_errors_of_a_flag_name_the_option_and_the_wanted_value(flag: str, message: str) -> None:
     assert error_of(flag) == f"{flag}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["\u2014max_iters=2"], "--max_iters=2"),
+        (["\u2013\u2013max_iters=2"], "--max_iters=2"),
+        (["\u2212\u2212max_iters=2"], "--max_iters=2"),
+        (["--\u2014max_iters=2"], "--max_iters=2"),
+        (["-max_iters=2"], "--max_iters=2"),
+        (["--max_iters", "2"], "--max_iters=2"),
+        (["--max_iters", "=", "2"], "--max_iters=2"),
+        (["--max_iters", "=2"], "--max_iters=2"),
+        (["--max_iters =2"], "--max_iters=2"),
+        (["--max-iters=2"], "--max_iters=2"),
+        (["--MAX_ITERS=2"], "--max_iters=2"),
+        (["--max_iters=2,"], "--max_iters=2"),
+        (["--max_iters=\u00a02"], "--max_iters=2"),
+        (["--dataset=\u201cbook\u201d"], "--dataset=book"),
+        (["--compile"], "--compile=True"),
+        (["--no-compile"], "--compile=False"),
+        (["--n_layer", "3"], "--n_layer=3"),
+    ],
+)
+def test_one_message_suggests_a_flag_that_is_accepted(argv: list[str], hint: str) -> None:
+    assert configure(Options, [hint])
+    (line,) = error_of(*argv).splitlines()
+    assert f"did you mean {hint}?" in line
+
+
+@pytest.mark.parametrize("argv", [["--max_iters=5k"], ["--max_iters=5,000"], ["--max_iters"], ["--n_layer", "many"]])
+def test_no_value_is_suggested_that_would_be_refused(argv: list[str]) -> None:
+    hints = re.findall(r"did you mean (--\S+)\?", error_of(*argv))
+    assert not [hint for hint in hints if not hint.endswith("=VALUE")]
+
+
+@pytest.mark.parametrize(
+    ("flag", "option"),
+    [
+        ("lr", "learning_rate"), ("max_steps", "max_iters"), ("output_dir", "out_dir"), ("seq_len", "block_size"),
+        ("warmup_steps", "warmup_iters"), ("max_grad_norm", "grad_clip"), ("resume", "init_from"), ("bf16", "dtype"),
+        ("per_device_train_batch_size", "batch_size"), ("n_embed", "n_embd"), ("eval_every", "eval_interval"),
+        ("save_every", "save_interval"), ("wd", "weight_decay"), ("data_dir", "dataset"), ("num_heads", "n_head"),
+    ],
+)  # fmt: skip
+def test_the_flags_of_other_trainers_are_errors_that_name_the_option(flag: str, option: str) -> None:
+    assert f"unknown option '{flag}', did you mean '{option}'?" in error_of(f"--{flag}=3")
+    assert f"unknown option '{flag}', did you mean '{option}'?" in error_of(write("x.yaml", f"{flag}: 3\n"))
+
+
+def test_every_foreign_name_means_an_option_and_is_none() -> None:
+    known = {*Options.model_fields, *SampleOptions.model_fields}
+    assert set(spelling.FOREIGN.values()) <= known and not known & spelling.FOREIGN.keys()
+    assert not known & spelling.ADVICE.keys()
+
+
+@pytest.mark.parametrize("flag", ["config", "gpus", "strategy", "zzz", "foo_bar", "workers"])
+def test_nothing_is_suggested_for_a_flag_without_a_counterpart(flag: str) -> None:
+    assert "did you mean" not in error_of(f"--{flag}=3")
+
+
+def test_an_option_of_the_other_program_has_no_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert configure(Options, ["--temperature=0.5"]) == Options()
+    assert configure(SampleOptions, ["--dataset=letters"]) == SampleOptions()
+    assert capsys.readouterr().err.splitlines() == [
+        "--temperature=0.5: an option of sample.py, without effect here",
+        "--dataset=letters: an option of train.py, without effect here",
+    ]
+
+
+def test_a_training_config_works_for_sampling(capsys: pytest.CaptureFixture[str]) -> None:
+    write("x.py", "out_dir = 'out-x'\nn_layer = 2\nlearning_rate = 1e-3\n")
+    assert configure(SampleOptions, ["x.py"]).out_dir == "out-x"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["config/train_shakespear.py", "config/train_shakespeare", "train_shakespeare.py", "train_shakespeare.py\r"],
+)
+def test_the_nearest_config_file_is_named(given: str) -> None:
+    Path("config").mkdir()
+    write("config/train_shakespeare.py", "batch_size = 3\n")
+    message = error_of(given)
+    assert message.startswith("cannot read config file ") and "\r" not in message
+    assert message.endswith("; did you mean config/train_shakespeare.py?")
 
 
 def test_flags_without_their_dashes_are_recognised() -> None:
@@ -442,7 +611,7 @@ def test_a_typo_is_reported_for_every_form_of_assignment(statement: str) -> None
     ],
 )
 def test_a_files_helper_names_are_ignored(text: str) -> None:
-    assert set(from_py(text).changed(*NAMES)) <= {"max_iters"}
+    assert set(from_py(text + "seed = 1337\n").changed(*NAMES)) <= {"max_iters"}
 
 
 def test_a_flag_overrides_a_helper_variable_between_files(capsys: pytest.CaptureFixture[str]) -> None:
@@ -451,7 +620,9 @@ def test_a_flag_overrides_a_helper_variable_between_files(capsys: pytest.Capture
 
     assert configure(Options, ["helper.py", "--epochs=7", "uses.py"]).max_iters == 700
     assert "Overriding: epochs = 7\n" in capsys.readouterr().out
-    assert error_of("--epochs=7", "helper.py", "uses.py") == "--epochs=7: unknown option 'epochs'"
+    assert error_of("--epochs=7", "helper.py", "uses.py") == (
+        "--epochs=7: unknown option 'epochs': the length of a run is max_iters, in iterations"
+    )
 
 
 def test_deleting_an_option_in_a_file_is_an_error() -> None:
@@ -507,6 +678,65 @@ def test_files_that_cannot_be_read_are_reported() -> None:
 def test_rules_between_options_are_checked_last() -> None:
     assert "n_embd=768 must be divisible by n_head=5" in error_of("--n_head=5")
     assert configure(Options, ["--n_head=5", "--n_embd=100"]).n_head == 5
+
+
+# texts and paths
+
+
+@pytest.mark.parametrize("name", ["out_dir", "dataset", "init_from", "ckpt_filename", "device"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_path_is_refused(name: str, value: str) -> None:
+    assert re.search(
+        rf"{name}: got '{value}', wanted .*str that is not empty.* \(is a var", error_of(f"--{name}={value}")
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["wandb_run_name", "unmasking_model_checkpoint", "judge_weight_checkpoint", "trainable"]
+)
+def test_other_texts_may_be_empty(name: str) -> None:
+    assert getattr(configure(Options, [f"--{name}="]), name) == ""
+    assert configure(SampleOptions, ["--start="]).start == ""
+
+
+@pytest.mark.parametrize("source", ["flag", "x.py", "x.yaml"])
+def test_home_and_variables_are_expanded_in_paths(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("RUNS", "runs")
+    for text, expected in (("~/a", "/home/me/a"), ("$HOME/${RUNS}/b", "/home/me/runs/b"), ("a~b", "a~b")):
+        if source != "flag":
+            write(source, f"out_dir = '{text}'\n" if source == "x.py" else f"out_dir: {text}\n")
+        given = f"--out_dir={text}" if source == "flag" else source
+        assert configure(Options, [given]).out_dir == expected
+
+
+def test_a_variable_that_is_not_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNS", raising=False)
+    assert error_of("--out_dir=$RUNS/a") == (
+        "--out_dir=$RUNS/a: out_dir: got '$RUNS/a', wanted a path whose variables are set; $RUNS is not"
+    )
+    assert configure(SampleOptions, ["--start=$RUNS ~"]).start == "$RUNS ~"  # a prompt is not a path
+
+
+@pytest.mark.parametrize("text", ["out\new", "a\tb", "a\x1b[31m", "a\x00", "a\rb"])
+def test_control_characters_are_refused_and_shown_escaped(text: str) -> None:
+    message = error_of(f"--out_dir={text}")
+    assert "wanted a text without control characters" in message and repr(text)[1:-1] in message
+    assert message.isprintable()
+    assert configure(SampleOptions, [f"--start={text}"]).start == text
+
+
+@pytest.mark.parametrize("flag", ["--out_dir=a", "--max_iters=3", "--compile=False", "--dtype=float32", "--device=cpu"])
+def test_a_carriage_return_at_the_end_is_dropped(flag: str) -> None:
+    """Of a shell script with Windows line ends."""
+    assert configure(Options, [f"{flag}\r"]) == configure(Options, [flag])
+
+
+def test_a_windows_path_that_is_no_python_text_gets_its_line_and_advice() -> None:
+    line = "out_dir = 'C:\\Users\\me'"
+    message = error_of(write("x.py", f"batch_size = 3\n{line}\n"))
+    assert message.startswith("x.py:2: (unicode error) ") and line in message
+    assert message.endswith("; write a path as r'C:\\...' or with /")
 
 
 # random typos

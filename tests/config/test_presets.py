@@ -11,7 +11,7 @@ import train
 from config.options import Options
 from configurator import configure
 
-NO_PRESETS = ("__init__", "options", "schema", "stream_options", "not_supported")
+NO_PRESETS = ("__init__", "mappings", "not_supported", "options", "schema", "spelling", "stream_options")
 PRESETS = sorted(path for path in (Path(__file__).parents[2] / "config").iterdir()
                  if path.suffix in (".py", ".yaml") and path.stem not in NO_PRESETS)  # fmt: skip
 EVALUATION = dict(batch_size=8, eval_iters=500, eval_only=True)
