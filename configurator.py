@@ -21,6 +21,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from config import mappings, spelling
@@ -404,7 +405,8 @@ def _runs_other_files(tree: ast.Module) -> bool:
 
 def _echo(text: str) -> None:
     if is_rank_0():
-        print(text)
+        with suppress(BrokenPipeError):  # `train.py | head` trains on
+            print(text)
 
 
 if __name__ != "configurator":  # executed inside another script: override its globals

@@ -22,6 +22,7 @@ from core.errors import ConfigError
 
 log = logging.getLogger("coregpt")
 
+LARGEST_LOGIT = 1e3  # of a trained model
 A100_FLOPS = 312e12  # bfloat16 peak, the reference of nanoGPT's MFU
 GPT2_SIZES = {  # n_layer, n_head, n_embd
     "gpt2": (12, 12, 768),
@@ -354,15 +355,22 @@ class GPT(nn.Module):
     def generate(self, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
         """Return token ids (B, T + max_new_tokens): `idx` (B, T) continued by sampling one token at a time.
 
-        top_k: sample from the k most likely tokens. Put the model in evaluation mode first.
+        temperature: 0 takes the most likely token (greedy decoding)
+        top_k: sample from the k most likely tokens; None or 0: from all tokens
+
+        Put the model in evaluation mode first.
         """
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])
-            scores = logits[:, -1] / temperature  # (B, V)
-            if top_k is not None:
-                weakest = scores.topk(min(top_k, scores.size(-1))).values[:, [-1]]
-                scores = scores.masked_fill(scores < weakest, float("-inf"))
-            drawn = torch.multinomial(scores.softmax(dim=-1), num_samples=1)  # (B, 1)
+            logits = logits[:, -1]  # (B, V)
+            if temperature < LARGEST_LOGIT / torch.finfo(logits.dtype).max:  # the quotient would overflow
+                drawn = logits.argmax(dim=-1, keepdim=True)  # (B, 1)
+            else:
+                scores = logits / temperature
+                if top_k:
+                    weakest = scores.topk(min(top_k, scores.size(-1))).values[:, [-1]]
+                    scores = scores.masked_fill(scores < weakest, float("-inf"))
+                drawn = torch.multinomial(scores.softmax(dim=-1), num_samples=1)
             idx = torch.cat([idx, drawn], dim=1)
         return idx
 

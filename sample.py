@@ -36,7 +36,10 @@ def main(argv: Sequence[str]) -> None:
     """Print samples, labels or scores, as the command line asks for them."""
     options = configure(SampleOptions, argv)
     if options.init_from == "scratch":
-        raise core.ConfigError("init_from=scratch is not trained: wanted resume, a GPT-2's name, or a folder with one")
+        raise core.ConfigError(
+            "init_from=scratch is not trained: add --init_from=resume for the model in out_dir, or give the name of a "
+            "GPT-2, or a folder with one"
+        )
     prompt = sampling.read_text(options.start, "start")
     with core.Runtime(**options.pick("device", "dtype", "seed", "cpu_autocast")) as runtime:
         initializer = core.ModelInitializer(GPT, GPTConfig, runtime.device)

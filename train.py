@@ -76,5 +76,5 @@ def main(argv: Sequence[str], callbacks: Sequence[core.Callback] = ()) -> float:
 
 
 if __name__ == "__main__":
-    with core.exit_on_error():
+    with core.exit_on_error(outlives_stdout=True):
         main(sys.argv[1:])

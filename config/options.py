@@ -92,8 +92,8 @@ class Options(Schema):
     cls_token_id: int | None = opt(None, "sequence_scoring: id of the CLS token, where the score is read; None: vocabulary size of the text + 5", ge=0)
     unmasking_model_checkpoint: str = opt("", "sequence_scoring: checkpoint file or run folder of the unmasking model that fills masked positions", text="path")
     fill: Literal["argmax", "sample"] = opt("argmax", "sequence_scoring: fill masked positions with the most likely token (argmax), or sample from the fill_top_k most likely ones (sample)")
-    fill_temperature: float = opt(1.0, "sequence_scoring: sampling temperature of the fill; below 1 more predictable, above 1 more varied", gt=0)
-    fill_top_k: int | None = opt(50, "sequence_scoring: sample from the k most likely tokens; None: from all tokens", ge=1)
+    fill_temperature: float = opt(1.0, "sequence_scoring: sampling temperature of the fill; below 1 more predictable, above 1 more varied; 0: the most likely token", ge=0)
+    fill_top_k: int | None = opt(50, "sequence_scoring: sample from the k most likely tokens; None or 0: from all tokens", ge=0)
     score_transform: bool = opt(False, "sequence_scoring: the target is x^4 - 2x^3 + 2x instead of the masked ratio x")
 
     opt = section("stages")
@@ -349,14 +349,14 @@ class SampleOptions(Schema):
 
     opt = section("model")
     init_from: str = opt("resume", "resume (the checkpoint in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2", text="path", min_length=1)
-    out_dir: str = opt("out", "folder of the checkpoint", text="path", min_length=1)
+    out_dir: str = opt("out", "folder of the checkpoint, or the checkpoint file", text="path", min_length=1)
 
     opt = section("text")
     start: str = opt("\n", "the prompt; FILE:path reads it from a file", text="prose")
     num_samples: int = opt(10, "number of texts to generate", ge=1)
     max_new_tokens: int = opt(500, "tokens to add to the prompt; an unmasking model adds at most what fits in its block_size", ge=1)
-    temperature: float = opt(0.8, "sampling temperature; below 1 more predictable, above 1 more varied", gt=0)
-    top_k: int | None = opt(200, "sample from the k most likely tokens; None: from all tokens", ge=1)
+    temperature: float = opt(0.8, "sampling temperature; below 1 more predictable, above 1 more varied; 0: always the most likely token", ge=0)
+    top_k: int | None = opt(200, "sample from the k most likely tokens; None or 0: from all tokens", ge=0)
     seed: int = opt(1337, "seed of the random draws", ge=0, le=2**62)
 
     opt = section("unmasking")

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import select
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 log = logging.getLogger("coregpt")
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
@@ -76,13 +78,23 @@ def is_rank_0() -> bool:
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
+def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
     """Turn the errors above into their message on stderr and their exit status, around a program's `main`.
 
+    Characters that stdout cannot encode are replaced. If the reader of stdout has gone (`| head`), the program ends
+    quietly, or with `outlives_stdout` goes on without it.
     Under torchrun an error of all ranks is printed once per machine: the others wait, and torchrun ends them meanwhile.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    stdout = sys.stdout
+    if outlives_stdout and stdout is not None:
+        sys.stdout = LastingStream(stdout)
     try:
         yield
+    except BrokenPipeError:
+        if not _is_abandoned(sys.stdout):
+            raise
     except PreemptedError as error:
         if is_rank_0():
             print(error, file=sys.stderr)
@@ -95,3 +107,57 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped by Ctrl-C; --init_from=resume goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        sys.stdout = stdout
+        if _is_abandoned(stdout):  # Python would report it when it flushes stdout at the end
+            _redirect_to_nothing(stdout)
+
+
+class LastingStream:
+    """A stream that a program can go on writing to when nobody reads it any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, or nothing."""
+        try:
+            return self.stream.write(text)
+        except BrokenPipeError:
+            self._abandon()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, or do nothing."""
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        log.warning("nobody reads stdout any more: the run goes on without it")
+        _redirect_to_nothing(self.stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _is_abandoned(stream: TextIO | None) -> bool:
+    """Return whether a stream is a pipe that nobody reads any more."""
+    try:
+        if stream is None:
+            return False
+        stream.flush()
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (OSError, ValueError, AttributeError):  # a full disk; closed, or no file; Windows has no poll
+        return False
+
+
+def _redirect_to_nothing(stream: TextIO) -> None:
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)

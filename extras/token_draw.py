@@ -4,6 +4,8 @@ import torch
 
 from loss_modifiers.draw import sampled
 
+SMALLEST_TEMPERATURE = 1e-35  # of logits up to 1,000
+
 
 def draw_tokens(
     logits: torch.Tensor,
@@ -15,12 +17,15 @@ def draw_tokens(
     """Return a token (...) drawn for each row of logits (..., V), without waiting for the device.
 
     generator:   on the device of the logits
-    temperature: the logits are divided by it
-    top_k:       draw among the k likeliest tokens; None: among all
+    temperature: the logits are divided by it; 0: the likeliest token
+    top_k:       draw among the k likeliest tokens; None or 0: among all
     top_p:       of these, draw among the fewest tokens that together have at least the probability p
     """
-    logits = logits.float() / temperature
-    if top_k is None and top_p == 1:
+    logits = logits.float()
+    if temperature < SMALLEST_TEMPERATURE:  # the quotient would overflow
+        return logits.argmax(dim=-1)
+    logits = logits / temperature
+    if not top_k and top_p == 1:
         return sampled(logits, generator)
     size = logits.size(-1)
     values, tokens = logits.topk(min(top_k or size, size), sorted=True)  # in descending order

@@ -341,6 +341,24 @@ def test_top_k_1_is_greedy() -> None:
     assert torch.equal(out, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-40, 1e-30, 1e-4])
+def test_temperature_0_is_greedy_and_small_ones_do_not_overflow(temperature: float, dtype: torch.dtype) -> None:
+    model, prompt = make().to(dtype), tokens(2, 5)
+    expected = model.generate(prompt, 14, top_k=1)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        assert torch.equal(model.generate(prompt, 14, temperature=temperature), expected)
+
+
+def test_top_k_0_samples_from_all_tokens() -> None:
+    model, outputs = make(), []
+    for top_k in (0, None):
+        torch.manual_seed(3)
+        outputs.append(model.generate(tokens(2, 5), 14, top_k=top_k))
+    assert torch.equal(*outputs)
+
+
 def test_top_k_excludes_unlikely_tokens() -> None:
     model, prompt = make(), tokens(1, 4).repeat(500, 1)
     likely = set(model(prompt[:1])[0][0, -1].topk(3).indices.tolist())

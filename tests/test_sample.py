@@ -119,6 +119,28 @@ def test_a_prompt_can_be_read_from_a_file(
     assert printed([*CPU, "--start=FILE:prompt.txt"], capsys) == generated(tiny_model, "deaf\n")
 
 
+def test_a_prompt_file_may_be_in_the_home_folder_and_have_a_byte_order_mark(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    Path("prompt.txt").write_bytes("\ufeffdeaf\n".encode())
+    assert printed([*CPU, "--start=FILE:~/prompt.txt"], capsys) == generated(tiny_model, "deaf\n")
+
+
+def test_the_file_of_a_checkpoint_can_be_given_in_place_of_its_folder(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out/ckpt.pt").rename("mine.pt")
+    assert printed([*CPU, "--out_dir=mine.pt", "--start=deaf"], capsys) == generated(tiny_model, "deaf")
+
+
+def test_temperature_0_prints_the_same_text_for_every_seed(
+    checkpoint: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    greedy = printed([*CPU, "--start=deaf", "--temperature=0", "--seed=1"], capsys)
+    assert greedy == printed([*CPU, "--start=deaf", "--top_k=1", "--seed=2"], capsys)
+
+
 def test_a_prompt_can_be_longer_than_the_block(
     checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -535,10 +557,10 @@ def test_a_data_set_with_another_vocabulary_is_refused(unmasking: GPT, monkeypat
         (["--start=FILE:data"], ConfigError, r"--start=FILE:data: the prompt cannot be read"),
         (["--out_dir=none"], CheckpointError, r"no checkpoint at none/ckpt\.pt: set out_dir"),
         (["--init_from=gpt3"], ConfigError, r"init_from='gpt3' is not known: wanted .*gpt2-xl"),
-        (["--temperature=0"], ConfigError, r"temperature: got '0', wanted float > 0"),
-        (["--top_k=0"], ConfigError, r"top_k: got '0', wanted int or None >= 1"),
+        (["--temperature=-1"], ConfigError, r"temperature: got '-1', wanted float >= 0"),
+        (["--top_k=-1"], ConfigError, r"top_k: got '-1', wanted int or None >= 0"),
         (["--num_sample=3"], ConfigError, r"unknown option 'num_sample', did you mean 'num_samples'\?"),
-        (["--batch_size=3"], ConfigError, r"unknown option 'batch_size'"),
+        (["--batch_sise=3"], ConfigError, r"unknown option 'batch_sise'"),
     ],
 )
 def test_wrong_options_and_prompts_are_refused(
@@ -555,7 +577,7 @@ def test_scratch_is_not_offered_for_sampling(checkpoint: dict[str, Any]) -> None
     with pytest.raises(ConfigError) as caught:
         sample.main([*CPU, "--init_from=scratch"])
 
-    assert "wanted scratch" not in str(caught.value)
+    assert "add --init_from=resume for the model in out_dir" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ def read_text(value: str, option: str) -> str:
     if not value.startswith("FILE:"):
         return value
     try:
-        return Path(value.removeprefix("FILE:")).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return Path(value.removeprefix("FILE:")).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody that there is not
         raise core.ConfigError(f"--{option}={value}: the prompt cannot be read ({error})") from None
 
 
@@ -63,10 +63,16 @@ def load_trained_model(options: SampleOptions, initializer: core.ModelInitialize
 def _load(options: SampleOptions, initializer: core.ModelInitializer) -> tuple[Any, Mapping[str, Any]]:
     """Return the model, and the options of its run."""
     if options.init_from == "resume":
-        checkpoint = core.load_checkpoint(core.CheckpointManager(options.out_dir).load(prefer_linked=True).path)
+        checkpoint = core.load_checkpoint(_checkpoint_path(options.out_dir))
         loaded = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
         return loaded.model, checkpoint.get("config") or {}
     return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
+
+
+def _checkpoint_path(out_dir: str) -> Path:
+    """Return the checkpoint of a run folder; the path itself if it is a file."""
+    path = Path(out_dir)
+    return path if path.is_file() else core.CheckpointManager(path).load(prefer_linked=True).path
 
 
 def _refuse_options_of_other_kinds(options: SampleOptions, kind: str) -> None:

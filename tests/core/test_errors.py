@@ -1,8 +1,14 @@
 """Errors: their base classes, and the message and exit status of a program."""
 
+import io
 import logging
+import os
 import pickle
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 import pytest
 
@@ -50,6 +56,59 @@ def test_stopping_early_on_request_is_no_error(
 
     assert end.value.code == status
     assert capsys.readouterr() == ("", "stopped by SIGTERM after iteration 7, all saved\n")
+
+
+@contextmanager
+def abandoned_stdout(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """Replace stdout by a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with monkeypatch.context() as patch, os.fdopen(writer, "w") as stream:
+        patch.setattr(sys, "stdout", stream)
+        yield stream
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_program_whose_output_nobody_reads_ends_quietly(monkeypatch: pytest.MonkeyPatch, flush: bool) -> None:
+    with abandoned_stdout(monkeypatch) as stdout:
+        with exit_on_error():
+            print("text", flush=flush)
+        stdout.write("more")
+        stdout.flush()  # goes to nothing, as at the end of Python
+
+
+def test_another_broken_pipe_is_an_error() -> None:
+    with pytest.raises(BrokenPipeError), exit_on_error():
+        raise BrokenPipeError
+
+
+def test_a_program_can_outlive_its_stdout(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    written = 0
+    with abandoned_stdout(monkeypatch) as stdout:
+        with exit_on_error(outlives_stdout=True):
+            for _ in range(3):
+                print("text", flush=True)
+                written += 1
+        assert sys.stdout is stdout
+
+    assert written == 3
+    assert caplog.messages == ["nobody reads stdout any more: the run goes on without it"]
+
+
+def test_characters_that_stdout_cannot_encode_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    with exit_on_error():
+        print("caf\u00e9 \udce9", flush=True)
+
+    assert written.getvalue() == b"caf? ?\n"
+
+
+@pytest.mark.parametrize("outlives", [True, False])
+def test_a_program_needs_no_stdout(monkeypatch: pytest.MonkeyPatch, outlives: bool) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with exit_on_error(outlives_stdout=outlives):
+        print("text")
 
 
 @pytest.mark.parametrize(("rank", "waits"), [("0", False), ("1", True)])

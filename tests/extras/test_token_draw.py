@@ -14,6 +14,17 @@ PROBABILITIES = [0.5, 0.3, 0.15, 0.05]
 ROWS = torch.tensor(PROBABILITIES).log().repeat(4000, 1)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-40])
+@pytest.mark.parametrize("more", [{}, {"top_k": 3}, {"top_p": 0.5}])
+def test_temperature_0_takes_the_likeliest_token(temperature: float, more: dict[str, Any]) -> None:
+    assert frequencies(temperature=temperature, **more) == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_top_k_0_draws_from_all_tokens() -> None:
+    assert frequencies(top_k=0) == frequencies(top_k=None)
+    assert frequencies(top_k=0, top_p=0.9) == frequencies(top_p=0.9)
+
+
 def frequencies(**options: Any) -> list[float]:
     """Return the frequency of each token in 4000 draws."""
     tokens = draw_tokens(ROWS, torch.Generator().manual_seed(0), **options)
