@@ -202,7 +202,8 @@ class Overrides:
                     "(if it is a helper variable, use it in the file or rename it)"
                 )
         self.idle = {file: names for file, names in self.idle.items() if not names & read}
-        if not (touched | set(lines)) & self.known() and not _runs_other_files(tree):
+        sets_an_option = (touched | set(lines)) & self.known()
+        if not sets_an_option and not _runs_other_files(tree) and len(self.errors) == count:
             self.idle[path] = touched
 
     def _note_unread(self, path: str, lines: dict[str, int], read: set[str]) -> None:

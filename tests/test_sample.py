@@ -119,7 +119,7 @@ def test_a_prompt_can_be_read_from_a_file(
     assert printed([*CPU, "--start=FILE:prompt.txt"], capsys) == generated(tiny_model, "deaf\n")
 
 
-def test_a_prompt_file_may_be_in_the_home_folder_and_have_a_byte_order_mark(
+def test_a_prompt_file_may_be_at_home_and_have_a_byte_order_mark(
     checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(Path.cwd()))

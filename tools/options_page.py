@@ -17,7 +17,8 @@ Written by `make docs` from `config/options.py` and `config/stream_options.py`; 
 
 Every option can be set in a `.py` config (`batch_size = 16`), in a YAML, JSON or TOML file (flat, or under its
 section's name), and on the command line (`--batch_size=16`, or `--training.batch_size=16`). Arguments apply from left
-to right; the last wins. In paths, `~` and `$NAME` are expanded. `python train.py --help SECTION` shows one section, `--print_config` every value and where it came from.
+to right; the last wins. In paths, `~` and `$NAME` are expanded. `python train.py --help SECTION` shows one section,
+`--print_config` every value and where it came from.
 `auto` means that the default depends on the machine.
 """
 
