@@ -20,6 +20,7 @@ import torch
 import sample
 import train
 from core import CheckpointError, ConfigError, CoreGPTError, DataError
+from core.runtime import Ranks
 from tools.run_hash import run_hash
 
 ROOT = Path(__file__).parents[1]
