@@ -70,10 +70,14 @@ class TokenFile:
             raise DataError(f"no data at {self.path}: {_how_to_get(self.path)}")
         self._meta = read_meta(self._meta_path) if self._meta_path.exists() else {}
         self.dtype = token_dtype(self._meta, self._meta_path)
-        blocks = read_blocks(self.path)
-        kind = signed_kind(self.path, self.dtype)
+        try:
+            blocks = read_blocks(self.path)
+            kind = signed_kind(self.path, self.dtype)
+        except OSError as error:
+            raise self._unreadable(error) from error
         if kind is None and "dtype" not in self._meta:  # a user who gives the type answers for the content
             kind = text_kind(self.path, blocks)
+            kind = kind and kind._replace(remedy=f"{kind.remedy}; {self._escape()}")
         if kind:
             raise DataError(f"{self.path} is {kind.name}, wanted {self.dtype.name} token ids: {kind.remedy}")
         self._check_size()
@@ -171,6 +175,10 @@ class TokenFile:
         is_narrow = (decode(blocks, own) >= vocab_size).mean() > 0.5
         return Kind(NUMBERS["<u2"], self._declare("uint16")) if is_narrow else None
 
+    def _escape(self) -> str:
+        """Return how to have a file read that only looks like something else."""
+        return f"if it is right as it is, {self._declare(self.dtype.name)}"
+
     def _declare(self, dtype: str) -> str:
         """Return how to give the type of the ids in meta.pkl."""
         size = "" if self._meta else "'vocab_size' and "
@@ -195,13 +203,13 @@ class TokenFile:
         if code is None:
             return
         kind = numbers_kind(self.path, code, self.dtype)
-        escape = f"if it is right as it is, {self._declare(self.dtype.name)}"
+        remedy = f"{kind.remedy}; {self._escape()}"
         if self._may_separate(code, blocks):
-            log.warning(f"every second id of {self.path} is 0. If it holds {kind.name}, {kind.remedy}; {escape}")
-        else:
-            raise DataError(
-                f"{self.path} looks like {kind.name}, wanted {self.dtype.name} token ids: {kind.remedy}; {escape}"
+            log.warning(
+                f"every second id of {self.path} is 0. If it holds {kind.name}, {kind.remedy}; {self._escape()}"
             )
+        else:
+            raise DataError(f"{self.path} looks like {kind.name}, wanted {self.dtype.name} token ids: {remedy}")
 
     def _may_separate(self, code: str, blocks: list[bytes]) -> bool:
         """Return True if id 0 may be a character between all others, as in a text of one character per line."""
@@ -210,7 +218,9 @@ class TokenFile:
         return has_zero and code == "<u4" and self.dtype.itemsize == 2 and bool(decode(blocks, code).all())
 
     def _unreadable(self, error: OSError) -> DataError:
-        return DataError(f"cannot read {self.path} ({error.strerror or error}): put the file back, and resume the run")
+        return DataError(
+            f"cannot read {self.path} ({error.strerror or error}): make the file readable again, and resume the run"
+        )
 
 
 def _scanned(count: int) -> Iterator[tuple[int, int]]:

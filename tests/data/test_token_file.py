@@ -168,6 +168,15 @@ def test_a_file_of_another_kind_is_named_before_its_size(tmp_path: Path, content
     assert refusal(tmp_path / "train.bin").startswith(f"{tmp_path / 'train.bin'} {name}, wanted uint16 token ids: ")
 
 
+def test_text_in_pairs_of_bytes_may_be_declared_to_be_ids(tmp_path: Path) -> None:
+    text = "".join(map(str, range(998))).encode()
+    (tmp_path / "train.bin").write_bytes(text)
+    assert "if it is right as it is, write 'vocab_size' and 'dtype': 'uint16' into" in refusal(tmp_path / "train.bin")
+
+    write_meta(tmp_path / "meta.pkl", {"vocab_size": 65_536, "dtype": "uint16"})
+    assert TokenFile(tmp_path / "train.bin").map().tobytes() == text
+
+
 def test_four_byte_files_have_a_multiple_of_four_bytes(tmp_path: Path) -> None:
     path = write(tmp_path, [1] * 5, np.uint16, {"vocab_size": 70_000})
 
@@ -262,7 +271,7 @@ def test_a_file_that_vanishes_or_shrinks_is_one_message(tmp_path: Path) -> None:
         file.read([90], [20])
     path.unlink()
     for fails in (lambda: file.read([0], [1]), lambda: len(file)):
-        with pytest.raises(DataError, match=r"cannot read .*train\.bin \(No such file .*put the file back"):
+        with pytest.raises(DataError, match=r"cannot read .*train\.bin \(No such file .*make the file readable again"):
             fails()
 
 
@@ -273,6 +282,15 @@ def test_a_file_that_grows_is_read_as_far_as_it_is_complete(tmp_path: Path) -> N
         out.write(b"\5\0\6")
 
     assert len(file) == 1201 and file.read([1200], [1]).tolist() == [5]
+
+
+def test_a_file_that_cannot_be_opened_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path) -> list[bytes]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(data.token_file, "read_blocks", deny)  # the tests may run as root, who may read everything
+
+    assert "train.bin (Permission denied): make the file readable" in refusal(write(tmp_path, IDS))
 
 
 # missing files
