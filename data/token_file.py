@@ -205,9 +205,7 @@ class TokenFile:
         kind = numbers_kind(self.path, code, self.dtype)
         remedy = f"{kind.remedy}; {self._escape()}"
         if self._may_separate(code, blocks):
-            log.warning(
-                f"every second id of {self.path} is 0. If it holds {kind.name}, {kind.remedy}; {self._escape()}"
-            )
+            log.warning(f"every second id of {self.path} is 0. If it holds {kind.name}, {remedy}")
         else:
             raise DataError(f"{self.path} looks like {kind.name}, wanted {self.dtype.name} token ids: {remedy}")
 
