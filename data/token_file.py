@@ -243,12 +243,12 @@ def _how_to_get(path: Path) -> str:
     folder = path.parent
     names = [file.name for file in folder.iterdir() if file.name not in OF_A_DATA_SET] if folder.is_dir() else []
     similar = difflib.get_close_matches(path.name, sorted(names), cutoff=0.6)
-    hint = f"; {folder} has {', '.join(similar)}: rename that if it is meant" if similar else ""
+    hint = f"{folder} has {', '.join(similar)}: rename that if it is meant, or " if similar else ""
     if (folder / "prepare.py").exists():
-        return f"run `python {folder / 'prepare.py'}`{hint}"
+        return f"{hint}run `python {folder / 'prepare.py'}`"
     prepared = sorted(file.parent.name for file in folder.parent.glob("*/train.bin") if file.parent != folder)
     if not prepared:
-        return f"none is prepared yet (see {folder.parent}/*/prepare.py){hint}"
+        return hint.removesuffix(", or ") or f"none is prepared yet (see {folder.parent}/*/prepare.py)"
     close = difflib.get_close_matches(folder.name, prepared, n=1)
-    hint = f"; did you mean {close[0]}?" if close and not hint else hint
-    return f"set dataset to one of: {', '.join(prepared)}{hint}"
+    question = f"; did you mean {close[0]}?" if close and not hint else ""
+    return f"{hint}set dataset to one of: {', '.join(prepared)}{question}"

@@ -305,11 +305,11 @@ def test_a_missing_file_names_a_similar_one(tmp_path: Path) -> None:
 
     message = refusal(folder / "val.bin")
     assert message == (
-        f"no data at {folder}/val.bin: set dataset to one of: other; "
-        f"{folder} has validation.bin: rename that if it is meant"
+        f"no data at {folder}/val.bin: {folder} has validation.bin: rename that if it is meant, "
+        "or set dataset to one of: other"
     )
     (folder / "prepare.py").touch()
-    assert f"run `python {folder}/prepare.py`; {folder} has validation.bin: " in refusal(folder / "val.bin")
+    assert refusal(folder / "val.bin").endswith(f"rename that if it is meant, or run `python {folder}/prepare.py`")
 
 
 def test_a_missing_data_set_names_a_similar_one(tmp_path: Path) -> None:
