@@ -18,11 +18,11 @@ import numpy.typing as npt
 from core.errors import DataError
 from core.files import remove, write_atomically
 from data.meta import write_meta
+from data.token_file import token_dtype
 from data.tokenizers import Tokenizer
 
 Ids: TypeAlias = Sequence[int] | npt.NDArray[Any]
 
-MAX_ID = 65_535  # token ids are stored as uint16
 STAGING = "prepare.part"  # sub-folder of a complete new data set, until its files replace the old ones
 CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/master"
 TINY_SHAKESPEARE_URL = f"{CHAR_RNN}/data/tinyshakespeare/input.txt"
@@ -124,7 +124,10 @@ def write_text(folder: str | Path, text: str, tokenizer: Tokenizer, val_fraction
 
 
 def write_bins(folder: str | Path, train_ids: Ids, val_ids: Ids, tokenizer: Tokenizer) -> None:
-    """Write train.bin, val.bin (uint16), and meta.pkl if the tokenizer has one; an error in writing changes no file."""
+    """Write train.bin, val.bin, and meta.pkl if the tokenizer has one; an error in writing changes no file.
+
+    Ids are uint16, as in nanoGPT. For a vocabulary above 65,536 they are uint32, and meta.pkl says so in `dtype`.
+    """
     write_chunks(folder, [train_ids], [val_ids], tokenizer)
 
 
@@ -133,15 +136,15 @@ def write_chunks(folder: str | Path, train: Iterable[Ids], val: Iterable[Ids], t
 
     Return the token counts of train.bin and val.bin.
     """
-    folder = Path(folder)
+    folder, splits = Path(folder), {"train": train, "val": val}
     counts: list[int] = []
 
     def write(part: Path) -> None:
         part.mkdir(parents=True)
-        counts.extend([_write_tokens(part / "train.bin", train), _write_tokens(part / "val.bin", val)])
-        meta = tokenizer.meta()
+        meta, dtype = tokenizer.meta(), token_dtype({"vocab_size": tokenizer.vocab_size}, folder / "meta.pkl")
+        counts.extend([_write_tokens(part / f"{split}.bin", ids, dtype) for split, ids in splits.items()])
         if meta is not None:
-            write_meta(part / "meta.pkl", meta)
+            write_meta(part / "meta.pkl", meta if dtype == np.uint16 else {**meta, "dtype": dtype.name})
 
     new = not folder.exists()
     with _as_data_error(folder):
@@ -157,16 +160,16 @@ def write_chunks(folder: str | Path, train: Iterable[Ids], val: Iterable[Ids], t
     return counts[0], counts[1]
 
 
-def _write_tokens(path: Path, chunks: Iterable[Ids]) -> int:
-    """Write token ids as uint16; return their number."""
-    count = 0
+def _write_tokens(path: Path, chunks: Iterable[Ids], dtype: np.dtype[Any]) -> int:
+    """Write token ids; return their number."""
+    count, max_id = 0, np.iinfo(dtype).max
     with open(path, "wb") as file:  # on a full disk this raises OSError; a memmap would kill the process (SIGBUS)
         for chunk in chunks:
             ids = np.asarray(chunk, dtype=np.int64)
-            wrong = ids[(ids < 0) | (ids > MAX_ID)]
+            wrong = ids[(ids < 0) | (ids > max_id)]
             if wrong.size:
-                raise DataError(f"token id {wrong[0]} is not between 0 and {MAX_ID}: use a tokenizer with fewer ids")
-            file.write(ids.astype(np.uint16).tobytes())
+                raise DataError(f"token id {wrong[0]} is not between 0 and {max_id}: use a tokenizer with fewer ids")
+            file.write(ids.astype(dtype).tobytes())
             count += ids.size
     if count < 2:  # training needs one input and one target
         raise DataError(f"the text is too short: {count} tokens for {path.name}, wanted 2 or more")

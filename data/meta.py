@@ -27,6 +27,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
         raise DataError(f"{path} is damaged or not plain data ({error}): {_remedy(path)}") from error
     if not isinstance(meta, dict):
         raise DataError(f"{path} holds a {type(meta).__name__}, wanted a dict: {_remedy(path)}")
+    meta = {key: str(value) if isinstance(value, _ScalarType) else value for key, value in meta.items()}
     size = meta.get("vocab_size")
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         got = f"vocab_size is {size!r}" if "vocab_size" in meta else "no vocab_size"
@@ -63,13 +64,15 @@ class _PlainUnpickler(pickle.Unpickler):
             return dict
         if (module, name) == ("numpy", "dtype"):
             return lambda code, *_: _ScalarType(code)
+        if module == "numpy" and re.fullmatch(r"u?int(8|16|32|64)", name):  # a class, such as `"dtype": np.uint32`
+            return _ScalarType(np.dtype(name).str[1:])
         if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "scalar":
             return lambda kind, raw: kind.value(raw)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a vocabulary does not need")
 
 
 class _ScalarType:
-    """The part of numpy.dtype that a pickled number or string needs."""
+    """The part of numpy.dtype that a pickled number or string needs; `str` returns its code, such as <u4."""
 
     def __init__(self, code: str) -> None:
         if not re.fullmatch(r"b1|[iuf][1248]|U[0-9]{1,3}", code):
@@ -81,6 +84,9 @@ class _ScalarType:
         if order not in {"<", ">", "=", "|"}:
             raise pickle.UnpicklingError(f"it holds a numpy value of byte order {order!r}")
         self._code = order.strip("|") + self._code
+
+    def __str__(self) -> str:
+        return self._code
 
     def value(self, raw: bytes) -> Any:
         (value,) = np.frombuffer(raw, dtype=self._code).tolist()

@@ -1,4 +1,4 @@
-"""Random rows of a file of uint16 token ids; a row starts anywhere, at a paragraph break, or at a line."""
+"""Random rows of a file of token ids; a row starts anywhere, at a paragraph break, or at a line."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -8,15 +8,16 @@ import numpy.typing as npt
 import torch
 
 from core.errors import ConfigError, DataError
+from data.token_file import TokenFile
 
 STARTS = ("anywhere", "paragraph", "line")
 SCANNED_TOKENS = 2**24  # tokens per step of the search for newlines
-REMEDY = "prepare the data set again"
 
 
 class Windows:
     """Rows of `length` tokens of a file. The constructor reads the file once to find the possible start positions.
 
+    file:         the token file, or its path. Call `check_vocab` of a TokenFile to have the rows checked
     start:        `anywhere`  every position with `length` tokens from there on
                   `paragraph` every position of two consecutive newlines, except the first token of the file
                   `line`      the beginning of every line that is not empty; a row holds as many complete lines as fit,
@@ -24,12 +25,12 @@ class Windows:
     newline_ids:  the tokens that end a line; not needed for `anywhere`
     pad_token_id: pads the rows of `line`; not needed for the others
 
-    Raises DataError when the file is missing, damaged, too short, or has no start position.
+    Raises DataError when the file is missing, no token file, too short, or has no start position.
     """
 
     def __init__(
         self,
-        path_to_bin: str | Path,
+        file: TokenFile | str | Path,
         length: int,
         *,
         start: str = "anywhere",
@@ -42,12 +43,14 @@ class Windows:
             raise ConfigError(f"windows that start at a {start} need a newline in the vocabulary: use another data set")
         if start == "line" and pad_token_id is None:
             raise ConfigError("windows that start at a line need a padding token: give the vocabulary one")
-        self.path = Path(path_to_bin)
+        needed = 1 if start == "line" else length
+        self.file = file if isinstance(file, TokenFile) else TokenFile(file, needed)
+        self.file.require(needed)
         self.length = length
         self.fill = 0 if pad_token_id is None else pad_token_id
         self.starts: npt.NDArray[np.int64] | range
         self.sizes: npt.NDArray[np.int64] | None = None  # tokens of the row at each start; None: all rows are full
-        tokens = self._count(at_least=1 if start == "line" else length)
+        tokens = len(self.file)
         if start == "anywhere":
             self.starts = range(tokens - length + 1)
         elif start == "paragraph":
@@ -58,42 +61,23 @@ class Windows:
             wanted = (
                 "a line that is not empty" if start == "line" else f"two newlines with {length} tokens from there on"
             )
-            raise DataError(f"{self.path} has no start position: wanted {wanted}; use another text or start")
+            raise DataError(f"{self.file.path} has no start position: wanted {wanted}; use another text or start")
 
     def draw(self, rows: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Return random rows (rows, length) int64 and their lengths without padding (rows,) int64."""
         picks = torch.randint(len(self.starts), (rows,), generator=generator).numpy()
         sizes = np.full(rows, self.length) if self.sizes is None else self.sizes[picks]
         tokens = np.full((rows, self.length), self.fill, dtype=np.int64)
-        with open(self.path, "rb", buffering=0) as file:  # a memory map would keep its pages in memory
-            for row, pick, size in zip(tokens, picks.tolist(), sizes.tolist(), strict=True):
-                file.seek(2 * int(self.starts[pick]))
-                crop = file.read(2 * size)
-                if len(crop) < 2 * size:
-                    raise DataError(f"{self.path} has become shorter since the run began: start the run again")
-                row[:size] = np.frombuffer(crop, np.uint16)
+        crops = self.file.read([int(self.starts[pick]) for pick in picks.tolist()], sizes.tolist())
+        for row, size, end in zip(tokens, sizes.tolist(), np.cumsum(sizes).tolist(), strict=True):
+            row[:size] = crops[end - size : end]
         return torch.from_numpy(tokens), torch.from_numpy(sizes)
-
-    def _count(self, at_least: int) -> int:
-        """Return the number of tokens in the file; DataError if there are fewer than `at_least`."""
-        if not self.path.is_file():
-            raise DataError(f"no data at {self.path}: {REMEDY}, or set dataset to another")
-        size = self.path.stat().st_size
-        if size % 2:
-            raise DataError(f"{self.path} has {size} bytes, which is odd: not a file of 2-byte tokens; {REMEDY}")
-        if size // 2 < at_least:
-            raise DataError(
-                f"{self.path} has {size // 2} tokens, wanted {at_least} or more: use more text or a smaller block_size"
-            )
-        return size // 2
 
     def _newlines(self, newline_ids: Collection[int]) -> npt.NDArray[np.int64]:
         """Return the positions of all newlines."""
-        ends_line = np.zeros(2**16, dtype=bool)
-        ends_line[list(newline_ids)] = True
-        tokens = np.memmap(self.path, dtype=np.uint16, mode="r")
+        tokens, wanted = self.file.map(), np.array(list(newline_ids))
         parts = [
-            np.flatnonzero(ends_line[tokens[begin : begin + SCANNED_TOKENS]]) + begin
+            np.flatnonzero(np.isin(tokens[begin : begin + SCANNED_TOKENS], wanted)) + begin
             for begin in range(0, len(tokens), SCANNED_TOKENS)
         ]
         positions: npt.NDArray[np.int64] = np.concatenate(parts)

@@ -157,8 +157,11 @@ MUTATIONS = [
     Mutation("merge sections by bare name", "configurator.py", 'elif "." in key and key.partition(".")[2] in self.sections.get(key.partition(".")[0], ()):', 'elif "." in key:', "tests/test_configurator.py"),
     # data, logs
     Mutation("do not shift the targets", "data/token_bins.py", "both[:, 1:].contiguous()", "both[:, :-1].contiguous()", "tests/data/test_token_bins.py"),
-    Mutation("never draw the last crop", "data/token_bins.py", "st_size // 2 - self.block_size, (", "st_size // 2 - self.block_size - 1, (", "tests/data/test_token_bins.py"),
-    Mutation("accept unknown tokens", "data/token_bins.py", "if largest >= vocab_size:", "if largest > vocab_size:", "tests/data/test_token_bins.py"),
+    Mutation("never draw the last crop", "data/token_bins.py", "count - self.block_size, (", "count - self.block_size - 1, (", "tests/data/test_token_bins.py"),
+    Mutation("accept unknown tokens", "data/token_file.py", "ids.max() < self.vocab_size:", "ids.max() <= self.vocab_size:", "tests/data/test_token_file.py"),
+    Mutation("check the ids of batches against no vocabulary", "data/token_file.py", "        self._check_ids(ids, starts, sizes)\n", "", "tests/data/test_token_file.py"),
+    Mutation("need 4 bytes for a vocabulary of 65,536", "data/token_file.py", "> TWO_BYTE_IDS else", ">= TWO_BYTE_IDS else", "tests/data/test_token_file.py"),
+    Mutation("take rare ids for wide integers", "data/file_kinds.py", "NEEDED, DISTINCT = 64, 3", "NEEDED, DISTINCT = 1, 1", "tests/data/test_file_kinds.py"),
     Mutation("unpickle anything", "data/meta.py", "_PlainUnpickler(io.BytesIO(path.read_bytes())).load()", "pickle.loads(path.read_bytes())", "tests/data/test_meta.py"),
     Mutation("round the loss", "core/logger.py", "loss {loss:.4f}, time", "loss {loss:.3f}, time", "tests/core/test_logger.py"),
     Mutation("write NaN into JSON", "core/logger.py", "not math.isfinite(value)", "False", "tests/core/test_logger.py"),

@@ -64,6 +64,10 @@ def token(value: int) -> bytes:
     return tokens.tobytes()
 
 
+def wide() -> bytes:
+    return (np.arange(2000, dtype=np.int64) % 17).tobytes()
+
+
 def meta(content: dict[str, Any]) -> Prepare:
     return data("meta.pkl", pickle.dumps(content))
 
@@ -227,6 +231,13 @@ DATA: dict[str, tuple[Prepare, list[str], str]] = {
     "odd number of bytes": (data("val.bin", b"\0" * 101), NONE, r"val\.bin has 101 bytes, which is odd"),
     "too short": (data("val.bin", b"\0" * 32), NONE, r"val\.bin has 16 tokens, wanted more .*smaller block_size"),
     "token id": (data("train.bin", token(17)), NONE, r"train\.bin holds token id 17, .* ids below 17: .*tokenizer"),
+    "web page": (data("train.bin", b"<!DOCTYPE html>\n"), NONE, r"train\.bin is a web page, wanted uint16 token ids: "),
+    "wide integers": (
+        data("val.bin", wide()),
+        NONE,
+        r"val\.bin looks like 8-byte integers .*: convert it with `python",
+    ),
+    "type of ids": (meta({"vocab_size": 17, "dtype": "int64"}), NONE, r"meta\.pkl: dtype is 'int64', wanted uint16"),
     "hostile meta": (
         meta({"vocab_size": Hostile()}),
         NONE,

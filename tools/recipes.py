@@ -115,7 +115,7 @@ def baselines(options: Options) -> tuple[float, float]:
         assert data.vocabulary is not None
         size = data.vocabulary.text
         batches = [data.eval_draw("val") for _ in range(options.eval_iters)]
-    unigrams, bigrams = count_ngrams(np.fromfile(data.source.paths["train"], dtype=np.uint16).astype(np.int64), size)
+    unigrams, bigrams = count_ngrams(data.source.files["train"].map().astype(np.int64), size)
     losses = [masked_losses(batch["input"].cpu(), batch["target"].cpu(), unigrams, bigrams) for batch in batches]
     one, two = zip(*losses, strict=True)
     return sum(one) / len(one), sum(two) / len(two)

@@ -111,9 +111,15 @@ def find_vocabulary(options: Options, source: TokenBins | DatasetConsumer) -> Vo
     return Vocabulary.of(meta, source.vocab_size)
 
 
+def data_folder(dataset: str) -> Path:
+    """Return the folder of a data set that is given by its name under data/ or by its path."""
+    named, path = Path("data", dataset), Path(dataset)
+    return path if dataset and path.is_dir() and not named.is_dir() else named
+
+
 def takes_queue(options: Options) -> bool:
     """Return whether batches come from the data set's queue. Raises ConfigError if there is train.bin as well."""
-    folder = Path("data", options.dataset)
+    folder = data_folder(options.dataset)
     has_queue, has_bins = (folder / "queue").is_dir(), (folder / "train.bin").exists()
     if options.data_source == "auto" and has_queue and has_bins:
         raise ConfigError(
@@ -131,7 +137,7 @@ def takes_queue(options: Options) -> bool:
 
 def open_bins(options: Options) -> TokenBins:
     """Return the data set's train.bin and val.bin."""
-    folder = Path("data", options.dataset)
+    folder = data_folder(options.dataset)
     bins = TokenBins(folder, options.block_size, options.batch_size)
     if options.data_source != "auto" or options.training_type != "language_model":
         log.info(f"data: from {folder / 'train.bin'}")
@@ -140,7 +146,7 @@ def open_bins(options: Options) -> TokenBins:
 
 def open_queue(options: Options, runtime: Runtime) -> DatasetConsumer:
     """Return the data set's queue of batches. Raises ConfigError if it was made for another training type."""
-    folder = Path("data", options.dataset)
+    folder = data_folder(options.dataset)
     queue = DatasetConsumer(
         folder,
         options.batch_size,
@@ -225,8 +231,8 @@ def _windows(bins: TokenBins, options: Options, vocabulary: Vocabulary, length: 
     start = "line" if lines else "paragraph" if paragraphs else "anywhere"
     newlines = () if newline is None else (newline,)
     return {
-        split: Windows(path, length, start=start, newline_ids=newlines, pad_token_id=vocabulary.pad)
-        for split, path in bins.paths.items()
+        split: Windows(file, length, start=start, newline_ids=newlines, pad_token_id=vocabulary.pad)
+        for split, file in bins.files.items()  # shared with the bins: `check_vocab` of the bins is for the rows, too
     }
 
 

@@ -1,6 +1,5 @@
 """The parts of sample.py, made from the SampleOptions object: prompt, trained model, tokenizer, vocabulary, sampler."""
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from extras.other_runs import load_judge
 from extras.sampling.prompt_encoder import PromptEncoder
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from loss_modifiers import Judge
+from wiring.data import data_folder
 
 KINDS = {"unmasking": "unmasking", "labels": "token_classifier"}  # section of options -> the kind of model it is for
 
@@ -86,8 +86,8 @@ def _refuse_options_of_other_kinds(options: SampleOptions, kind: str) -> None:
 
 def find_tokenizer(dataset: str | None) -> Tokenizer:
     """Return the tokenizer of a data set; GPT-2's if the data set has no meta.pkl."""
-    path = os.path.join("data", dataset or "", "meta.pkl")
-    if dataset is None or not os.path.exists(path):
+    path = data_folder(dataset or "") / "meta.pkl"
+    if dataset is None or not path.exists():
         print("No meta.pkl found, assuming GPT-2 encodings...")
         return Gpt2Tokenizer()
     print(f"Loading meta from {path}...")
@@ -96,8 +96,8 @@ def find_tokenizer(dataset: str | None) -> Tokenizer:
 
 def find_vocabulary(trained: TrainedModel) -> Vocabulary:
     """Return the model's vocabulary: text tokens and special tokens, from its checkpoint or its data set's meta.pkl."""
-    path = os.path.join("data", trained.config.get("dataset") or "", "meta.pkl")
-    meta = trained.config.get("meta") or (read_meta(path) if os.path.exists(path) else {})
+    path = data_folder(trained.config.get("dataset") or "") / "meta.pkl"
+    meta = trained.config.get("meta") or (read_meta(path) if path.exists() else {})
     if "mask_token_id" in meta:
         return Vocabulary.of(meta, trained.model.config.vocab_size)
     mask, cls_token = trained.config.get("mask_token_id"), trained.config.get("cls_token_id")

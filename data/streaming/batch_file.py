@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from core.errors import DataError
@@ -71,6 +72,26 @@ def read_batches(path: Path, batch_size: int) -> list[StoredBatch]:
                 "train with the batch_size of the queue, or fill it again"
             )
     return batches
+
+
+def check_ids(path: Path, batches: Sequence[StoredBatch], vocab_size: int) -> None:
+    """Raise DataError when a batch of a file has an id outside the model's vocabulary.
+
+    Negative targets are positions without a target.
+    """
+    for number, batch in enumerate(batches):
+        for name in ("input", "target"):
+            ids = batch.tensors[name].numpy()
+            if ids.dtype.kind not in "iu" or not ids.size:  # a scorer's targets are scores
+                continue
+            if ids.max() < vocab_size and (name == "target" or ids.min() >= 0):
+                continue
+            row, *rest = np.argwhere((ids >= vocab_size) | ((ids < 0) & (name == "input")))[0].tolist()
+            place = f"batch {number}, row {row}, position {', '.join(map(str, rest)) or 0} of {name}"
+            raise DataError(
+                f"{path} holds token id {ids[(row, *rest)]} at {place}, but the model has ids from 0 to "
+                f"{vocab_size - 1}: the file was made for another vocabulary; {REMEDY}"
+            )
 
 
 def _named(tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> StoredBatch:

@@ -8,6 +8,7 @@ import numpy as np
 from core.errors import ConfigError, DataError
 from data.corpus import tiny_shakespeare, write_text
 from data.meta import read_meta
+from data.token_file import TokenFile
 from data.tokenizers import CharTokenizer
 from data.windows import Windows
 
@@ -63,21 +64,28 @@ class CharText:
 
     def windows(self, split: str, length: int, line_aligned: bool) -> Windows:
         """Return the Windows of a split: rows of `length` tokens from anywhere, or of complete lines and [PAD]."""
-        path = self.folder / f"{split}.bin"
         if not line_aligned:
-            return Windows(path, length)
+            return Windows(self._file(split), length)
         if self.newline_id is None:
             raise ConfigError("the text has no line breaks: set enable_line_aligned_sequences=False")
-        return Windows(path, length, start="line", newline_ids=(self.newline_id,), pad_token_id=self.pad_id)
+        return Windows(
+            self._file(split), length, start="line", newline_ids=(self.newline_id,), pad_token_id=self.pad_id
+        )
 
     def lines(self, split: str) -> list[list[int]]:
         """Return the lines of a split that are not empty, as token ids, each with its newline."""
         if self.newline_id is None:
             raise ConfigError("the text has no line breaks: a stage of type 'line' cannot be used")
-        ids = np.fromfile(self.folder / f"{split}.bin", dtype=np.uint16).astype(np.int64)
+        ids = self._file(split).map().astype(np.int64)
         ends = np.flatnonzero(ids == self.newline_id) + 1
         lines = [part.tolist() for part in np.split(ids, ends)]
         return [line for line in lines if len(line) > 1]
+
+    def _file(self, split: str) -> TokenFile:
+        """Return the token file of a split, whose ids are characters and no special tokens."""
+        file = TokenFile(self.folder / f"{split}.bin")
+        file.check_vocab(self.base_size)
+        return file
 
     def largest_id(self, line_aligned: bool) -> int:
         """Return the largest id in masked rows: [PAD] if they are line-aligned, else [MASK]."""

@@ -13,7 +13,7 @@ import torch
 from core.errors import DataError, WarnOnce
 from core.losses import SPLITS
 from data.meta import read_meta
-from data.streaming.batch_file import StoredBatch, read_batches
+from data.streaming.batch_file import StoredBatch, check_ids, read_batches
 from data.streaming.queue import Queue, QueueFile
 
 log = logging.getLogger("coregpt")
@@ -67,6 +67,7 @@ class DatasetConsumer:
         self._open: tuple[int, list[StoredBatch]] | None = None  # number and batches of the open training file
         self._eval_next: dict[str, tuple[int, int]] = {}  # by split: file and index of the next evaluation batch
         self._eval_open: dict[str, tuple[int, list[StoredBatch]]] = {}  # by split: the open evaluation file
+        self._model_vocab_size: int | None = None  # ids in files must be below it; None until `check_vocab`
         self._warn_once = WarnOnce()
         self._check()
 
@@ -88,7 +89,11 @@ class DatasetConsumer:
         return max(int(self.meta["vocab_size"]), (self.meta.get("cls_token_id") or 0) + 1)
 
     def check_vocab(self, vocab_size: int) -> None:
-        """Raise DataError when batches may have token ids outside the model's vocabulary."""
+        """Raise DataError when batches may have token ids outside the model's vocabulary.
+
+        From now on a file with such an id is refused when it is opened.
+        """
+        self._model_vocab_size = vocab_size
         needed = self.meta.get("largest_token_id", self.vocab_size - 1) + 1
         if vocab_size < needed:
             raise DataError(
@@ -285,6 +290,8 @@ class DatasetConsumer:
         if self.meta["training_type"] == LANGUAGE_MODEL:
             for batch in batches:
                 _require_equal(file.path, batch.tensors["input"].shape[-1], batch.tensors["target"].shape[-1])
+        if self._model_vocab_size is not None:
+            check_ids(file.path, batches, self._model_vocab_size)
         return batches
 
     def _prepared(self, batch: StoredBatch) -> Batch:

@@ -9,7 +9,10 @@ from core.losses import SPLITS
 from data.meta import read_meta
 from data.streaming.batch_file import StoredBatch
 from data.streaming.provider import Provider, cut_rows, schema
+from data.token_file import TokenFile
 from data.windows import Windows
+
+KEPT = ("vocab_size", "stoi", "itos", "tokenizer", "dtype")  # of the text's meta.pkl, which the queue's may replace
 
 
 class LanguageModelProvider(Provider):
@@ -24,12 +27,15 @@ class LanguageModelProvider(Provider):
         self.block_size = block_size
         self.target_size = target_size or block_size
         length = max(block_size, self.target_size + 1)
-        self.windows = {split: Windows(folder / f"{split}.bin", length) for split in SPLITS}
+        files = {split: TokenFile(folder / f"{split}.bin") for split in SPLITS}
+        self.windows = {split: Windows(file, length) for split, file in files.items()}
         vocabulary = read_meta(folder / "meta.pkl")
         if "stoi" not in vocabulary:
             raise DataError(f"{folder / 'meta.pkl'} has no vocabulary (stoi): prepare the data set again")
+        for file in files.values():
+            file.check_vocab(vocabulary["vocab_size"])
         self.meta = {
-            **{key: value for key, value in vocabulary.items() if key in ("vocab_size", "stoi", "itos", "tokenizer")},
+            **{key: value for key, value in vocabulary.items() if key in KEPT},
             "training_type": "LM",
             "batch_schema": schema(block_size, [self.target_size]),
             "batch_size": batch_size,

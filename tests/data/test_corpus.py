@@ -21,6 +21,8 @@ from data.corpus import (
     write_chunks,
     write_text,
 )
+from data.meta import read_meta
+from data.token_file import TokenFile
 from data.tokenizers import ByteTokenizer, CharTokenizer
 
 BODY = b"To be, or not to be\n" * 1000
@@ -193,6 +195,27 @@ def test_a_stale_vocabulary_goes_when_the_new_tokens_need_none(tmp_path: Path) -
 def interrupted() -> Iterator[list[int]]:
     yield [9, 9, 9]
     raise KeyboardInterrupt
+
+
+def test_a_vocabulary_above_65536_is_written_in_four_bytes(tmp_path: Path) -> None:
+    characters = CharTokenizer.from_text("".join(map(chr, range(0x10000, 0x10000 + 65_537))))
+
+    write_bins(tmp_path, [0, 65_536, 9], [65_536, 1], characters)
+
+    assert np.fromfile(tmp_path / "train.bin", dtype=np.uint32).tolist() == [0, 65_536, 9]
+    assert np.fromfile(tmp_path / "val.bin", dtype=np.uint32).tolist() == [65_536, 1]
+    meta = read_meta(tmp_path / "meta.pkl")
+    assert meta == {**characters.meta(), "dtype": "uint32"}
+    assert TokenFile(tmp_path / "train.bin").read([1], [1]).tolist() == [65_536]
+
+
+def test_a_vocabulary_of_65536_is_written_as_always(tmp_path: Path) -> None:
+    characters = CharTokenizer.from_text("".join(map(chr, range(0x10000, 0x10000 + 65_536))))
+
+    write_bins(tmp_path, [0, 65_535], [65_535, 1], characters)
+
+    assert (tmp_path / "train.bin").read_bytes() == b"\0\0\xff\xff"
+    assert (tmp_path / "meta.pkl").read_bytes() == pickle.dumps(characters.meta(), protocol=4)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,20 @@ def test_numpy_scalars_become_plain_values(tmp_path: Path, value: Any) -> None:
     assert type(meta["value"]) is type(value.item())
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.dtype("uint32"), "uint32", np.dtype("<u4")])
+def test_a_type_of_ids_is_plain_text(tmp_path: Path, dtype: Any) -> None:
+    """As a user's prepare script may write it."""
+    found = read_meta(pickled(tmp_path / "meta.pkl", META | {"dtype": dtype}))["dtype"]
+
+    assert type(found) is str and np.dtype(found) == np.uint32
+
+
+def test_a_vocab_size_of_numpy_is_a_number_and_a_set_is_refused(tmp_path: Path) -> None:
+    assert read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": np.int32(7)})) == {"vocab_size": 7}
+    with pytest.raises(DataError, match=r"vocab_size is \{'a'\}, wanted a whole number"):
+        read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": {"a"}}))
+
+
 def test_numpy_objects_are_refused(tmp_path: Path) -> None:
     """With an object dtype numpy's own unpickling would return any object."""
     path = pickled(tmp_path / "meta.pkl", META | {"value": np.dtype(object)})

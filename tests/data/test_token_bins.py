@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from core.errors import DataError
+from data.meta import write_meta
 from data.token_bins import TokenBins
 
 CPU = torch.device("cpu")
@@ -213,9 +214,55 @@ def test_an_id_beyond_the_vocabulary_is_found(tiny_bins: Path, split: str) -> No
 
     source.check_vocab(18)
     with pytest.raises(
-        DataError, match=rf"{split}\.bin holds token id 17, but the model has ids below 17: .*meta\.pkl"
+        DataError,
+        match=rf"{split}\.bin holds token id 17, at position [\d,]+, but the model has ids below 17: .*meta\.pkl",
     ):
         source.check_vocab(17)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_id_that_comes_into_the_file_later_is_found(tiny_bins: Path, split: str) -> None:
+    """As behind the part that `check_vocab` reads; no draw order changes, and the other split still works."""
+    source, path = bins(tiny_bins), tiny_bins / f"{split}.bin"
+    source.check_vocab(17)
+    np.full(path.stat().st_size // 2, 60, np.uint16).tofile(path)
+
+    with pytest.raises(DataError, match=rf"{split}\.bin holds token id 60, at position [\d,]+, .* ids below 17"):
+        source.get_batch(split)
+    source.get_batch("val" if split == "train" else "train")
+
+
+def test_batches_of_four_byte_ids(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        np.tile(np.array([70001, 90002, 100003], np.uint32), 400).tofile(tmp_path / f"{split}.bin")
+    write_meta(tmp_path / "meta.pkl", {"vocab_size": 100_277})
+    source = bins(tmp_path)
+    source.check_vocab(100_277)
+
+    inputs, targets = source.get_batch("train")
+
+    assert set(inputs.unique().tolist()) == {70001, 90002, 100003}
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert inputs[:, 0].tolist() == [[70001, 90002, 100003][start % 3] for start in source.starts["train"]]
+
+
+def test_the_last_position_of_a_four_byte_file_is_reached(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        np.arange(70_000, 70_020, dtype=np.uint32).tofile(tmp_path / f"{split}.bin")
+    write_meta(tmp_path / "meta.pkl", {"vocab_size": 70_020})
+
+    inputs, targets = bins(tmp_path, block_size=15, batch_size=500).get_batch("train")
+
+    assert set(inputs[:, 0].tolist()) == {70_000, 70_001, 70_002, 70_003, 70_004}
+    assert targets.max() == 70_019
+
+
+def test_a_file_that_shrinks_below_a_block_is_one_message(tiny_bins: Path) -> None:
+    source = bins(tiny_bins)
+    os.truncate(tiny_bins / "train.bin", 32)
+
+    with pytest.raises(DataError, match=r"train\.bin has 16 tokens, wanted more than block_size=16"):
+        source.get_batch("train")
 
 
 # files that cannot be used

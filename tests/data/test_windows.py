@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 import data.windows
 from core.errors import ConfigError, DataError
+from data.meta import write_meta
+from data.token_file import TokenFile
 from data.windows import Windows
 
 PAD, NEWLINE = 99, 0
@@ -216,7 +218,7 @@ def test_no_memory_map_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "train.bin").startswith(f"no data at {tmp_path}/train.bin: prepare the data set again")
+    assert refusal(tmp_path / "train.bin").startswith(f"no data at {tmp_path}/train.bin: ")
 
 
 def test_a_file_of_odd_size_is_named(tmp_path: Path) -> None:
@@ -246,6 +248,45 @@ def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"train\.bin has become shorter since the run began"):
         windows.draw(4, seeded(0))
+
+
+@pytest.mark.parametrize("start", ["anywhere", "paragraph", "line"])
+def test_an_id_outside_the_vocabulary_is_found(tmp_path: Path, start: str) -> None:
+    """The padding, 99, is outside the vocabulary of the text, and no error."""
+    tokens = [1, 2, 0, 0, 3, 0, 0, 4, 5, 6, 0, 0, 7, 8, 9] * 4
+    file = TokenFile(write(tmp_path, tokens))
+    windows = Windows(file, 6, start=start, newline_ids=[NEWLINE], pad_token_id=PAD)
+    file.check_vocab(10)
+    windows.draw(50, seeded(0))
+    tokens[52] = 10
+    write(tmp_path, tokens)
+
+    with pytest.raises(DataError, match=r"train\.bin holds token id 10, at position 52, .* ids below 10"):
+        windows.draw(50, seeded(0))
+
+
+@pytest.mark.parametrize("start", ["anywhere", "paragraph", "line"])
+def test_rows_of_four_byte_ids(tmp_path: Path, start: str) -> None:
+    tokens = [1, 2, 0, 0, 3, 0, 0, 4, 5, 6, 0, 0, 7, 8, 9] * 4
+    options: dict[str, Any] = {"start": start, "newline_ids": [NEWLINE], "pad_token_id": PAD}
+    narrow = Windows(write(tmp_path, tokens), 6, **options)
+    (tmp_path / "wide").mkdir()
+    write_meta(tmp_path / "wide" / "meta.pkl", {"vocab_size": 100_000})
+    np.array([token + 70_000 if token else 0 for token in tokens], np.uint32).tofile(tmp_path / "wide" / "train.bin")
+    wide = Windows(tmp_path / "wide" / "train.bin", 6, **options)
+
+    (rows, sizes), (wide_rows, wide_sizes) = (windows.draw(50, seeded(0)) for windows in (narrow, wide))
+
+    assert torch.equal(sizes, wide_sizes)
+    assert torch.equal(rows.where((rows == 0) | (rows == PAD), rows + 70_000), wide_rows)
+
+
+def test_large_ids_may_be_newlines(tmp_path: Path) -> None:
+    write_meta(tmp_path / "meta.pkl", {"vocab_size": 100_000})
+    np.array([1, 2, 90_000, 90_000, 3, 4], np.uint32).tofile(tmp_path / "train.bin")
+    windows = Windows(tmp_path / "train.bin", 3, start="paragraph", newline_ids=[90_000])
+
+    assert drawn(windows) == {((90_000, 90_000, 3), 3)}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The source of batches, a text or a queue, and the options for the boundaries and masking of texts."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
 from tests.data.streaming.conftest import content
 from tests.wiring.tiny_task import QUEUED, SCORING, STAGES, TEXT, fill_queue, task
-from wiring.data import open_data
+from wiring.data import data_folder, open_data
 
 # text or queue
 
@@ -107,6 +108,38 @@ def test_a_folder_without_batches_is_refused_with_the_command_to_fill_it(run: co
         task(run, dataset="new")
     with pytest.raises(DataError, match=r"train\.bin"):
         task(run, dataset="new", data_source="bins")
+
+
+@pytest.mark.parametrize("dataset", ["data/tiny", "./data/tiny", "mine", "./mine", "ABSOLUTE"])
+def test_a_data_set_may_be_given_by_its_path(run: core.Runtime, dataset: str) -> None:
+    shutil.copytree("data/tiny", "mine")
+    dataset = str(Path("mine").absolute()) if dataset == "ABSOLUTE" else dataset
+
+    source = task(run, dataset=dataset).source
+
+    assert source.folder == Path(dataset) and source.vocab_size == 17
+
+
+def test_the_folder_of_a_data_set_is_under_data_if_it_is_there(run: core.Runtime) -> None:
+    Path("tiny").mkdir()
+    Path("model").write_text("")
+
+    assert data_folder("tiny") == Path("data/tiny")
+    assert [data_folder(name) for name in ("gone", "./gone", "model")] == [
+        Path("data/gone"), Path("data/gone"), Path("data/model"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("training_type", ["unmasking", "token_classification", "sequence_scoring"])
+def test_masked_texts_check_the_ids_they_read(run: core.Runtime, training_type: str) -> None:
+    options = SCORING if training_type == "sequence_scoring" else {"training_type": training_type}
+    data = task(run, **options)
+    data.check({**data.model_args(), "num_token_classes": 2}, None)
+    data.data.get_batch("train")
+    np.full(2000, 17, np.uint16).tofile("data/tiny/train.bin")
+
+    with pytest.raises(DataError, match=r"train\.bin holds token id 17, at position [\d,]+, .* ids below 17"):
+        data.data.get_batch("train")
 
 
 def test_a_signal_interrupts_a_draw_only_in_a_single_process(run: core.Runtime) -> None:

@@ -200,7 +200,9 @@ def test_a_text_that_contains_special_ids_is_refused(run: core.Runtime, tiny_bin
     tokens[5] = TEXT  # the mask token is in the model's vocabulary, but not in the text's
     tokens.tofile(tiny_bins / "train.bin")
 
-    with pytest.raises(core.DataError, match=f"holds token id {TEXT}, but the model has ids below {TEXT}"):
+    with pytest.raises(
+        core.DataError, match=f"holds token id {TEXT}, at position 5, but the model has ids below {TEXT}"
+    ):
         unmasking.check({"vocab_size": TEXT + 15}, None)
 
 

@@ -97,6 +97,11 @@ def test_the_tokenizer_follows_from_the_data_set(
     assert capsys.readouterr().out == "Loading meta from data/tiny/meta.pkl...\n" + 2 * missing
 
 
+def test_the_tokenizer_of_a_data_set_given_by_its_path(tiny_bins: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sampling.find_tokenizer(str(tiny_bins)).vocab_size == 17
+    assert capsys.readouterr().out == f"Loading meta from {tiny_bins}/meta.pkl...\n"
+
+
 def test_the_vocabulary_follows_checkpoint_then_meta_then_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.errors import DataError
-from data.streaming.batch_file import StoredBatch, read_batches, write_batches
+from data.streaming.batch_file import StoredBatch, check_ids, read_batches, write_batches
 
 
 def batch(start: int, rows: int = 2) -> StoredBatch:
@@ -46,6 +46,33 @@ def test_a_list_of_batches_must_have_the_given_size(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"a\.pt holds batches of 2 rows, wanted batch_size=4"):
         read_batches(tmp_path / "a.pt", 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "place"),
+    [
+        ("input", 30, "token id 30 at batch 1, row 1, position 2 of input"),
+        ("input", -1, "token id -1 at batch 1, row 1, position 2 of input"),
+        ("target", 30, "token id 30 at batch 1, row 1, position 2 of target"),
+    ],
+)
+def test_an_id_outside_the_vocabulary_is_named(name: str, value: int, place: str) -> None:
+    batches = [batch(0), batch(10)]
+    check_ids(Path("a.pt"), batches, 17)
+    batches[1].tensors[name][1, 2] = value
+
+    with pytest.raises(
+        DataError, match=rf"^a\.pt holds {place}, but the model has ids from 0 to 29: .*remove the file"
+    ):
+        check_ids(Path("a.pt"), batches, 30)
+
+
+def test_scores_and_positions_without_a_target_are_no_ids() -> None:
+    inputs = torch.zeros(2, 3, dtype=torch.long)
+    scores = StoredBatch({"input": inputs, "target": torch.tensor([0.5, 40.0])}, {})
+    ignored = StoredBatch({"input": inputs, "target": inputs - 100}, {})
+
+    check_ids(Path("a.pt"), [scores, ignored], 1)
 
 
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:

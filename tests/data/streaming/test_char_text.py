@@ -91,3 +91,12 @@ def test_a_data_set_not_by_character_is_refused(tmp_path: Path) -> None:
         CharText(tmp_path).windows("train", 4, line_aligned=True)
     with pytest.raises(ConfigError, match="'line' cannot be used"):
         CharText(tmp_path).lines("train")
+
+
+def test_an_id_that_is_no_character_is_refused(text: CharText) -> None:
+    """It would be read as [MASK]."""
+    np.full(400, text.mask_id, np.uint16).tofile(text.folder / "val.bin")
+
+    for read in (lambda: text.windows("val", 4, line_aligned=False), lambda: text.lines("val")):
+        with pytest.raises(DataError, match=rf"val\.bin holds token id {text.mask_id}, at position 0, "):
+            read()

@@ -432,6 +432,18 @@ def test_sizes_and_vocabulary_must_fit_the_model(tmp_path: Path) -> None:
         consumer(tmp_path).check_vocab(8)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_id_outside_the_vocabulary_is_named_when_a_file_is_opened(tmp_path: Path, split: str) -> None:
+    fill(tmp_path)
+    source = consumer(tmp_path)
+    source.get_batch(split)
+    source.check_vocab(9)  # of meta.pkl; the numbers in the files are random
+
+    with pytest.raises(DataError, match=rf"queue/{split}/.* holds token id \d+ at batch 0, row 0, position 0 of input"):
+        for _ in range(20):
+            source.get_batch(split)
+
+
 @pytest.mark.parametrize("line_aligned", [False, True])
 def test_a_model_without_the_ids_of_the_rows_is_refused(tmp_path: Path, text: CharText, line_aligned: bool) -> None:
     """So that one of the core line goes on, whose vocabulary ends with [MASK], or with [PAD]."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from core.errors import DataError
-from data.meta import write_meta
+from data.meta import read_meta, write_meta
 from data.streaming.char_text import CharText
 from data.streaming.language_model import LanguageModelProvider
 
@@ -38,4 +38,18 @@ def test_meta_keeps_the_vocabulary(text: CharText) -> None:
 def test_a_vocabulary_is_needed(text: CharText) -> None:
     write_meta(text.folder / "meta.pkl", {"vocab_size": 5})
     with pytest.raises(DataError, match="no vocabulary"):
+        LanguageModelProvider(text.folder, 4, 8)
+
+
+def test_the_type_of_ids_stays_in_meta(text: CharText) -> None:
+    """A queue in the folder of a text replaces its meta.pkl."""
+    write_meta(text.folder / "meta.pkl", {**read_meta(text.folder / "meta.pkl"), "dtype": "uint16"})
+
+    assert LanguageModelProvider(text.folder, 4, 8).meta["dtype"] == "uint16"
+
+
+def test_an_id_outside_the_vocabulary_is_refused(text: CharText) -> None:
+    np.full(400, text.base_size, np.uint16).tofile(text.folder / "val.bin")
+
+    with pytest.raises(DataError, match=rf"val\.bin holds token id {text.base_size}, at position 0, "):
         LanguageModelProvider(text.folder, 4, 8)
