@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import os
 import pickle
 import re
@@ -123,12 +124,14 @@ def removed(*names: str) -> Prepare:
     return lambda: [Path("out", name).unlink() for name in names] and None
 
 
-def symlinked(name: str) -> Prepare:
-    """Replace a file with a symbolic link."""
+def symlinked(name: str, is_there: bool = True) -> Prepare:
+    """Replace a file with a symbolic link to it, or to nothing."""
 
     def link() -> None:
         Path("out", name).rename("elsewhere")
         Path("out", name).symlink_to(Path("elsewhere").resolve())
+        if not is_there:
+            Path("elsewhere").unlink()
 
     return link
 
@@ -262,9 +265,9 @@ CHECKPOINT: dict[str, tuple[Prepare, list[str], str]] = {
         r"does not fit .*: transformer\.wte\.weight has shape \(17, 32\), wanted \(17, 64\); .* and 11 more",
     ),
     "missing tensor": (
-        only_ckpt_pt(edited(lambda c: c["model"].pop("lm_head.weight"))),
+        only_ckpt_pt(edited(lambda c: c["model"].pop("transformer.ln_f.weight"))),
         RESUME,
-        r"lm_head\.weight is missing",
+        r"transformer\.ln_f\.weight is missing",
     ),
     "additional tensor": (
         only_ckpt_pt(edited(lambda c: c["model"].update(extra=torch.ones(1)))),
@@ -276,18 +279,43 @@ CHECKPOINT: dict[str, tuple[Prepare, list[str], str]] = {
         RESUME,
         r"use_moe",
     ),
-    "no optimizer": (only_ckpt_pt(edited(lambda c: c.pop("optimizer"))), RESUME, r"lacks .*optimizer"),
-    "no counter": (only_ckpt_pt(edited(lambda c: c.pop("iter_num"))), RESUME, r"lacks .*iter_num"),
+    "wrong counter": (only_ckpt_pt(edited(lambda c: c.update(iter_num=-1))), RESUME, r"lacks .*iter_num"),
+    "no heads": (only_ckpt_pt(edited(lambda c: c["model_args"].pop("n_head"))), RESUME, r"model_args lack n_head"),
+    "untied head": (
+        only_ckpt_pt(edited(lambda c: c["model"].update({"lm_head.weight": torch.ones(17, 32)}))),
+        RESUME,
+        r"transformer\.wte\.weight and lm_head\.weight differ in the checkpoint, and this model ties them",
+    ),
+    "weights not finite": (
+        only_ckpt_pt(edited(lambda c: c["model"]["transformer.h.1.mlp.c_fc.weight"].fill_(math.nan))),
+        [*RESUME, "--eval_only=True"],
+        r"out/ckpt\.pt holds weights that are NaN or infinite: transformer\.h\.1\.mlp\.c_fc\.weight; .* use an earlier",
+    ),
+    "moments not finite": (
+        only_ckpt_pt(edited(lambda c: c["optimizer"]["state"][3]["exp_avg"].fill_(math.inf))),
+        RESUME,
+        r"optimizer state is not finite \(exp_avg of tensor 3\): use an earlier .* --init_from_checkpoint",
+    ),
+    "LFS pointer": (
+        only_ckpt_pt(writing("out/ckpt.pt", b"version https://git-lfs.github.com/spec/v1\n")),
+        RESUME,
+        r"out/ckpt\.pt is a Git LFS pointer, .*: fetch that with `git lfs pull`",
+    ),
+    "bare weights": (
+        only_ckpt_pt(edited(lambda c: (weights := c["model"], c.clear(), c.update(weights)))),
+        RESUME,
+        r"out/ckpt\.pt is bare weights, without model_args: make a checkpoint of it with",
+    ),
     "no weights": (only_ckpt_pt(edited(lambda c: c.update(model=5))), RESUME, r"out/ckpt\.pt is .* lacks model\b"),
     "other optimizer": (
         only_ckpt_pt(edited(lambda c: c["optimizer"]["param_groups"][1]["params"].pop())),
         RESUME,
-        r"optimizer has groups of \[10, 4\] tensors, this model's has \[10, 5\]",
+        r"optimizer has groups of \[10, 4\] tensors, this model's has \[10, 5\].*: .* fresh moments, begin a new run",
     ),
-    "symbolic link": (
-        only_ckpt_pt(symlinked("ckpt.pt")),
+    "symbolic link to nothing": (
+        only_ckpt_pt(symlinked("ckpt.pt", is_there=False)),
         RESUME,
-        r"ckpt\.pt is a .*link.*: put a copy of the file in its place",
+        r"ckpt\.pt is a symbolic link to .*elsewhere, where there is no file: fetch the file .* put a copy of it in",
     ),
     # run folders of coreGPT without a good checkpoint
     "all damaged": (
@@ -364,10 +392,11 @@ FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
         4,
         r"cannot read out/ckpt\.pt: .*; ckpt-000002\.pt is used instead",
     ),
-    "ckpt.pt a symbolic link": (
-        symlinked("ckpt.pt"),
+    "ckpt.pt a symbolic link": (symlinked("ckpt.pt"), 4, ""),
+    "ckpt.pt a symbolic link to nothing": (
+        symlinked("ckpt.pt", is_there=False),
         4,
-        r"ckpt\.pt is a .*link.*: .*; ckpt-000002\.pt is used instead",
+        r"ckpt\.pt is a symbolic link to .*: .*; ckpt-000002\.pt is used instead",
     ),
     # damage to all numbered checkpoints; ckpt.pt matches one of the manifests and is used
     "numbered removed": (
