@@ -124,14 +124,12 @@ def removed(*names: str) -> Prepare:
     return lambda: [Path("out", name).unlink() for name in names] and None
 
 
-def symlinked(name: str, is_there: bool = True) -> Prepare:
-    """Replace a file with a symbolic link to it, or to nothing."""
+def symlinked(name: str) -> Prepare:
+    """Replace a file with a symbolic link to it."""
 
     def link() -> None:
         Path("out", name).rename("elsewhere")
         Path("out", name).symlink_to(Path("elsewhere").resolve())
-        if not is_there:
-            Path("elsewhere").unlink()
 
     return link
 
@@ -312,11 +310,6 @@ CHECKPOINT: dict[str, tuple[Prepare, list[str], str]] = {
         RESUME,
         r"optimizer has groups of \[10, 4\] tensors, this model's has \[10, 5\].*: .* fresh moments, begin a new run",
     ),
-    "symbolic link to nothing": (
-        only_ckpt_pt(symlinked("ckpt.pt", is_there=False)),
-        RESUME,
-        r"ckpt\.pt is a symbolic link to .*elsewhere, where there is no file: fetch the file .* put a copy of it in",
-    ),
     # run folders of coreGPT without a good checkpoint
     "all damaged": (
         all_checkpoints(lambda path: os.truncate(path, 1000)),
@@ -393,11 +386,6 @@ FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
         r"cannot read out/ckpt\.pt: .*; ckpt-000002\.pt is used instead",
     ),
     "ckpt.pt a symbolic link": (symlinked("ckpt.pt"), 4, ""),
-    "ckpt.pt a symbolic link to nothing": (
-        symlinked("ckpt.pt", is_there=False),
-        4,
-        r"ckpt\.pt is a symbolic link to .*: .*; ckpt-000002\.pt is used instead",
-    ),
     # damage to all numbered checkpoints; ckpt.pt matches one of the manifests and is used
     "numbered removed": (
         removed("ckpt-000001.pt", "ckpt-000002.pt"),
@@ -516,7 +504,11 @@ def test_damage_is_reported_and_the_newest_good_checkpoint_is_used(
     assert re.fullmatch(rf"resume: iteration {first} from ckpt-\S+, checksum and next batch verified", start)
     assert run_hash("out") == expected
     assert not Path("pwned").exists()
-    if name.startswith("ckpt.pt") and had_ckpt_pt:  # the file of another program is kept
+    if name == "ckpt.pt a symbolic link":  # to our own checkpoint
+        assert (
+            foreign_line is None and not Path("out/ckpt.pt").is_symlink() and Path("elsewhere").read_bytes() == content
+        )
+    elif name.startswith("ckpt.pt") and had_ckpt_pt:  # the file of another program is kept
         assert foreign_line and Path("out/ckpt.pt.foreign").read_bytes() == content
     else:
         assert foreign_line is None and not Path("out/ckpt.pt.foreign").exists()
