@@ -15,7 +15,7 @@ from benchmark.soak.campaign import ranks
 from core.callback import Callback
 from core.checkpoint.format import load_checkpoint
 from core.checkpoint.manager import CheckpointManager
-from core.errors import CheckpointError, PreemptedError
+from core.errors import PreemptedError
 from core.logger import Logger
 from core.trainer import Trainer
 from tests.comparing import assert_same
