@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from core.checkpoint.format import handle_state_dict_prefixes
 from core.errors import CheckpointError
 
 log = logging.getLogger("coregpt")
@@ -92,6 +93,8 @@ def _saved_order(own: Groups, state: dict[str, Any], names: Mapping[torch.Tensor
     Raises CheckpointError if the groups have other sizes.
     """
     saved_sizes = [len(group["params"]) for group in state["param_groups"]]
+    if named := _named_order(own, state, names):
+        return named
     orders = [order for order in (own, *_older_orders(own, names)) if [len(group) for group in order] == saved_sizes]
     if not orders:
         raise CheckpointError(
@@ -106,6 +109,18 @@ def _saved_order(own: Groups, state: dict[str, Any], names: Mapping[torch.Tensor
             + ("" if len(chosen[0]) == len(own[0]) else ", and weight decay applies to the embeddings from now on")
         )
     return chosen
+
+
+def _named_order(own: Groups, state: dict[str, Any], names: Mapping[torch.Tensor, str]) -> Groups | None:
+    """Return the parameters in the order of a state with names in place of numbers, as FSDP saves it; else None."""
+    keys = [group["params"] for group in state["param_groups"]]
+    if not names or not any(keys) or not all(isinstance(key, str) for group in keys for key in group):
+        return None
+    of_name = handle_state_dict_prefixes({names[parameter]: parameter for group in own for parameter in group})
+    saved = [list(handle_state_dict_prefixes(dict.fromkeys(group))) for group in keys]
+    if {name for group in saved for name in group} != set(of_name):
+        raise CheckpointError("the checkpoint's optimizer has tensors of other names: it was saved for another model")
+    return [[of_name[name] for name in group] for group in saved]
 
 
 def _older_orders(own: Groups, names: Mapping[torch.Tensor, str]) -> list[Groups]:

@@ -80,8 +80,9 @@ MANIFEST = {
 }
 
 FOREIGN_CLASS = re.compile(
-    r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b"
-)  # classes of legacy programs
+    r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b(?!\.GPT )"
+)  # classes of legacy programs; `model.GPT` is a whole model of nanoGPT's
+OBJECT = re.compile(r"Unsupported global: GLOBAL (\S+) was")
 CONVERT = (
     "{path} was saved by the train_run or the core line: convert it with `python -m tools.convert {path}`, and use the "
     "file that it writes"
@@ -148,9 +149,16 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
             raise CheckpointError(f"{path} is {kind}") from None
         found = re.search(r"WeightsUnpickler error: (.*?)(\.? Check the documentation|\. |$)", text)
         what = found[1] if found else text.split(". ")[0]
+        unknown = OBJECT.search(text)
+        advice = "put a good copy in its place"
+        if unknown:
+            advice = (
+                f"if it is yours, save plain values in place of the {unknown[1].rpartition('.')[2]}, such as "
+                "`vars(config)` or `model.state_dict()`"
+            )
         raise CheckpointError(
             f"cannot read {path}: it is truncated, damaged, or holds more than tensors and plain values "
-            f"({what or type(error).__name__}); put a good copy in its place"
+            f"({what or type(error).__name__}); {advice}"
         ) from None
     given = checkpoint if isinstance(checkpoint, dict) else {}
     missing = [key for key in ("model", "model_args") if not isinstance(given.get(key), dict)]

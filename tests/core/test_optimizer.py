@@ -152,6 +152,30 @@ def test_moments_of_an_older_nanogpt_are_cropped_with_the_positions(tiny_model: 
     assert torch.equal(cropped.state[tiny_model.transformer["wpe"].weight]["exp_avg"], positions[:6])
 
 
+@pytest.mark.parametrize("prefix", ["", "_fsdp_wrapped_module._orig_mod."])
+def test_moments_that_are_saved_by_name_are_assigned_by_name(tiny_model: GPT, prefix: str) -> None:
+    """As FSDP and torch.distributed.checkpoint save them."""
+    tiny_model.transformer["wpe"].weight.requires_grad_(False)  # frozen: in the model, and not in the optimizer
+    optimizer = make_optimizer(tiny_model)
+    update(tiny_model, optimizer)
+    names = {parameter: name for name, parameter in tiny_model.named_parameters()}
+    keys = [prefix + names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"] = {keys[number]: moments for number, moments in state["state"].items()}
+    for group in state["param_groups"]:
+        group["params"] = [keys[number] for number in reversed(group["params"])]
+    restored = make_optimizer(tiny_model)
+
+    load_optimizer_state(restored, copy.deepcopy(state), names)
+
+    for parameter, moments in optimizer.state.items():
+        assert torch.equal(restored.state[parameter]["exp_avg"], moments["exp_avg"])
+
+    state["param_groups"][0]["params"][0] = "value_head.weight"
+    with pytest.raises(CheckpointError, match="tensors of other names: it was saved for another model"):
+        load_optimizer_state(restored, state, names)
+
+
 def test_the_order_of_today_is_not_taken_for_an_older_one(tiny_model: GPT, caplog: pytest.LogCaptureFixture) -> None:
     """A model of which many tensors have one shape, and one without moments yet."""
     model = GPT(replace(tiny_model.config, vocab_size=96, block_size=32))

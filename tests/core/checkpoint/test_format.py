@@ -107,6 +107,22 @@ def test_a_hostile_plain_pickle_is_not_run(tmp_path: Path) -> None:
     assert not made.exists()
 
 
+@pytest.mark.parametrize("name", ["model.GPT", "__main__.GPTConfig", "argparse.Namespace"])
+def test_an_object_in_a_checkpoint_is_named_with_the_next_step(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole model, or the options as the object that a fork keeps them in."""
+    module, _, title = name.rpartition(".")
+    kind = type(title, (), {"__module__": module})
+    monkeypatch.setattr(sys.modules[module], title, kind, raising=False)
+    torch.save({"model": {}, "model_args": {}, "config": kind()}, tmp_path / "ckpt.pt")
+
+    with pytest.raises(
+        CheckpointError, match=rf"{name}.*; if it is yours, save plain values in place of the {title}, "
+    ):
+        load_checkpoint(tmp_path / "ckpt.pt")
+
+
 @pytest.mark.parametrize(
     ("content", "lacking"),
     [
