@@ -93,7 +93,8 @@ def kind_of_weights(weights: Mapping[str, Any]) -> str | None:
 
 def kind_of_folder(folder: Path) -> str | None:
     """Return what a folder without checkpoints is, and the next step; None if that is not known."""
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")) | any(folder.glob("*.bin")):
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if weights and (folder / "config.json").is_file():
         return f"{folder} is the folder of a Hugging Face model: if it is a GPT-2, use --init_from={folder}"
     if any(folder.glob("*.distcp")):
         return (
