@@ -1,5 +1,6 @@
 """Makes the model: from scratch, from a checkpoint, or pretrained; then compiles and wraps it."""
 
+import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,23 @@ import torch
 from torch import nn
 
 from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
+from core.checkpoint.other_formats import kind_of_weights
+from core.checkpoint.weights import (
+    HEAD,
+    POSITIONS,
+    TOKENS,
+    fit_to_model,
+    require_equal,
+    shape_args,
+    tied_names,
+    without_common_prefix,
+)
 from core.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("coregpt")
 
 GPT2_VOCAB = 50304
 PRETRAINED = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-TOKENS, POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"
 SHAPE_ARGS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size")  # properties of the weights
 
 
@@ -76,12 +87,16 @@ class ModelInitializer:
         return LoadedModel(self._build(model_args).to(self.device), model_args)
 
     def resume_model_from_checkpoint(self, checkpoint: dict[str, Any], model_args: dict[str, Any]) -> LoadedModel:
-        """Return a model with a checkpoint's architecture and weights; only dropout follows `model_args`."""
+        """Return a model with a checkpoint's architecture and weights; only dropout follows `model_args`.
+
+        Sizes that the checkpoint's model_args lack are those of its weights. Raises CheckpointError if they do not fit.
+        """
         given = {"dropout": model_args["dropout"]} if "dropout" in model_args else {}
-        args = {**checkpoint["model_args"], **given}
+        args = {**self._completed(checkpoint), **given}
         try:
             model = self._build(args)
         except TypeError as error:  # a fork's checkpoint may hold arguments of its own
+            _refuse_other_kinds(checkpoint["model"])
             raise CheckpointError(
                 f"the checkpoint's model_args do not fit this model.py: {error}; one of the train_run or the core line "
                 "is converted by `python -m tools.convert PATH`"
@@ -121,7 +136,8 @@ class ModelInitializer:
         if not Path(path).is_file():
             raise CheckpointError(f"no checkpoint at {path}: give the file of a run to start from, such as out/ckpt.pt")
         checkpoint = load_checkpoint(path)
-        source, own = checkpoint["model"], model.state_dict()
+        own = model.state_dict()
+        source = checkpoint["model"] = _transferable(checkpoint, own)
         _require_same_architecture(path, checkpoint, own, getattr(model, "config", None))
         body = [name for name in source if name.startswith("transformer.")]
         copied = [name for name in body if name in own and _copy_rows(source[name], own[name], name)]
@@ -155,6 +171,19 @@ class ModelInitializer:
             model = torch.compile(model)  # type: ignore[assignment]
         return wrap(model)
 
+    def _completed(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """Return a checkpoint's model_args, completed with the sizes of its weights. CheckpointError without n_head."""
+        saved = {key: value for key, value in checkpoint["model_args"].items() if value is not None}
+        shape = shape_args(handle_state_dict_prefixes(checkpoint["model"]))
+        known = inspect.signature(self.config_class).parameters
+        if shape and "n_head" in known and "n_head" not in saved:
+            raise CheckpointError(
+                "the checkpoint's model_args lack n_head, which the weights do not show: load the file with "
+                "torch.load, set checkpoint['model_args']['n_head'] to the number it was trained with, and save it"
+            )
+        lacking = {key: value for key, value in shape.items() if key in known and key not in saved}
+        return {**checkpoint["model_args"], **lacking}
+
     def _build(self, model_args: dict[str, Any]) -> Any:
         return self.model_class(self.config_class(**model_args, **self.unsaved_args))
 
@@ -171,7 +200,7 @@ class ModelInitializer:
 def _load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
     """Load a state dict; CheckpointError names the tensors that do not fit."""
     own = model.state_dict()
-    state = handle_state_dict_prefixes(state, like=own)
+    state = fit_to_model(handle_state_dict_prefixes(state, like=own), own)
     wrong = [
         *(f"{name} is missing" for name in own if name not in state),
         *(f"{name} is not part of this model" for name in state if name not in own),
@@ -182,9 +211,29 @@ def _load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
         ),
     ]
     if wrong:
+        _refuse_other_kinds(state)
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(f"the checkpoint does not fit the model: {'; '.join(wrong[:5])}{more}")
     model.load_state_dict(state)
+
+
+def _refuse_other_kinds(state: dict[str, torch.Tensor]) -> None:
+    """Raise CheckpointError if weights that do not fit are those of another kind of model, whose name is known."""
+    if kind := kind_of_weights(state):
+        raise CheckpointError(f"the checkpoint is {kind}")
+
+
+def _transferable(checkpoint: dict[str, Any], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a checkpoint's weights for a transfer: under plain names, with both names of tied token embeddings.
+
+    Raises CheckpointError if the model ties them, and the checkpoint's head is another matrix.
+    """
+    source = without_common_prefix(checkpoint["model"])
+    if HEAD not in source or checkpoint["model_args"].get("mode", "language_model") != "language_model":
+        return source
+    if any({TOKENS, HEAD} <= set(names) for names in tied_names(own)):
+        require_equal(source, [name for name in (TOKENS, HEAD) if name in source])
+    return {TOKENS: source[HEAD], **source}
 
 
 def _require_same_architecture(
@@ -193,6 +242,7 @@ def _require_same_architecture(
     """Raise CheckpointError unless the checkpoint's transformer can be copied into the model."""
     theirs, ours = checkpoint["model"].get(TOKENS), own.get(TOKENS)
     if theirs is None or ours is None or theirs.dim() != 2:
+        _refuse_other_kinds(checkpoint["model"])
         raise CheckpointError(f"{path if theirs is None else 'the model'} has no {TOKENS}: nothing to start from")
     (their_vocab, their_width), (vocab, width) = theirs.shape, ours.shape
     their_heads, heads = checkpoint["model_args"].get("n_head"), getattr(config, "n_head", None)

@@ -1,18 +1,33 @@
 """Restoring an optimizer. The model makes it: `configure_optimizers`, as in nanoGPT."""
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from core.checkpoint.format import handle_state_dict_prefixes
 from core.errors import CheckpointError
 
+log = logging.getLogger("coregpt")
+
+Groups = list[list[torch.Tensor]]  # the parameters of each group of an optimizer
+EMBEDDINGS = ("wte.weight", "wpe.weight")  # nanoGPT's; before May 2023 they did not decay
+ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what Adam and AdamW keep of every parameter
 KERNELS = ("fused", "foreach", "capturable")  # how this device computes an update; the result is the same
 NOT_RESTORED = (*KERNELS, "is_head")  # is_head: which of a schedule's rates a group has
 UNFROZEN = "unfrozen"  # marks a group whose parameters were frozen when the optimizer was made
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any] | None) -> None:
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any] | None,
+    names: Mapping[torch.Tensor, str] | None = None,
+) -> None:
     """Load a saved state; moments of a tensor that was cropped since (block_size) are cropped with it.
+
+    names: of the model's parameters; with them, the moments of a nanoGPT before May 2023, which sorted the parameters
+           by name, go to the right ones
 
     As in nanoGPT, the saved groups' settings (weight_decay, betas, lr_factor) come with the state. A state from before
     an unfreezing undoes it: groups marked `unfrozen` that the state lacks are dropped, and their parameters frozen.
@@ -28,7 +43,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         parts = getattr(optimizer, "optimizers", None)
         parts, states = (parts, state["optimizers"]) if parts else ([optimizer], [state])
         # all are checked before the first one changes
-        fitted = [_fitted(part, part_state) for part, part_state in zip(parts, states, strict=True)]
+        fitted = [_fitted(part, part_state, names or {}) for part, part_state in zip(parts, states, strict=True)]
         for part, part_state in zip(parts, fitted, strict=True):
             _load(part, part_state)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -43,25 +58,90 @@ def moments(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [value for state in states for value in state.values() if torch.is_tensor(value)]
 
 
-def _fitted(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+def _fitted(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], names: Mapping[torch.Tensor, str]
+) -> dict[str, Any]:
     """Return a saved state in the form that the optimizer can load. Raises CheckpointError if it is another model's."""
     kept = list(optimizer.param_groups)
     while len(kept) > len(state["param_groups"]) and kept[-1].get(UNFROZEN):
         kept.pop()
-    parameters = [parameter for group in kept for parameter in group["params"]]
-    saved_sizes = [len(group["params"]) for group in state["param_groups"]]
-    own_sizes = [len(group["params"]) for group in kept]
-    if saved_sizes != own_sizes:
+    own: Groups = [group["params"] for group in kept]
+    saved_as = _saved_order(own, state, names)
+    keys = [key for group in state["param_groups"] for key in group["params"]]
+    of_key = dict(zip(keys, (parameter for group in saved_as for parameter in group), strict=True))
+    place = {parameter: index for index, parameter in enumerate(parameter for group in own for parameter in group)}
+    moments = {place[of_key[key]]: _cropped(saved, of_key[key]) for key, saved in state["state"].items()}
+    other = [saved for saved in moments.values() if saved and ADAM - set(saved)]
+    if other and isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         raise CheckpointError(
-            f"the checkpoint's optimizer has groups of {saved_sizes} tensors, this model's has {own_sizes}: "
-            "it was saved for another model"
+            f"the checkpoint's optimizer is not AdamW: it holds {', '.join(other[0])}, wanted {', '.join(sorted(ADAM))}"
         )
-    moments = {key: _cropped(saved, parameters[key]) for key, saved in state["state"].items()}
     groups = [
-        {**saved, **{name: own[name] for name in NOT_RESTORED if name in own}}
-        for saved, own in zip(state["param_groups"], kept, strict=True)
+        {
+            **saved,
+            **{name: group[name] for name in NOT_RESTORED if name in group},
+            "params": [place[parameter] for parameter in group["params"]],
+        }
+        for saved, group in zip(state["param_groups"], kept, strict=True)
     ]
     return {**state, "state": moments, "param_groups": groups}
+
+
+def _saved_order(own: Groups, state: dict[str, Any], names: Mapping[torch.Tensor, str]) -> Groups:
+    """Return the parameters in the groups and the order of a saved state: ours, or that of an older nanoGPT.
+
+    Raises CheckpointError if the groups have other sizes.
+    """
+    saved_sizes = [len(group["params"]) for group in state["param_groups"]]
+    if named := _named_order(own, state, names):
+        return named
+    orders = [order for order in (own, *_older_orders(own, names)) if [len(group) for group in order] == saved_sizes]
+    if not orders:
+        raise CheckpointError(
+            f"the checkpoint's optimizer has groups of {saved_sizes} tensors, this model's has "
+            f"{[len(group) for group in own]}: it was saved for another model"
+        )
+    chosen = min(orders, key=lambda order: _other_shapes(order, state))  # the first of equal ones
+    if chosen is not own:
+        log.info(
+            "resume: the optimizer's state is of an older nanoGPT (before May 2023), with the parameters sorted by "
+            "name: moments are assigned by name"
+            + ("" if len(chosen[0]) == len(own[0]) else ", and weight decay applies to the embeddings from now on")
+        )
+    return chosen
+
+
+def _named_order(own: Groups, state: dict[str, Any], names: Mapping[torch.Tensor, str]) -> Groups | None:
+    """Return the parameters in the order of a state with names in place of numbers, as FSDP saves it; else None."""
+    keys = [group["params"] for group in state["param_groups"]]
+    if not names or not any(keys) or not all(isinstance(key, str) for group in keys for key in group):
+        return None
+    of_name = handle_state_dict_prefixes({names[parameter]: parameter for group in own for parameter in group})
+    saved = [list(handle_state_dict_prefixes(dict.fromkeys(group))) for group in keys]
+    if {name for group in saved for name in group} != set(of_name):
+        raise CheckpointError("the checkpoint's optimizer has tensors of other names: it was saved for another model")
+    return [[of_name[name] for name in group] for group in saved]
+
+
+def _older_orders(own: Groups, names: Mapping[torch.Tensor, str]) -> list[Groups]:
+    """Return the groups of nanoGPT before May 2023: sorted by name, and with the embeddings among those not decayed."""
+    if len(own) != 2 or not all(parameter in names for group in own for parameter in group):
+        return []
+    embeddings = [parameter for parameter in own[0] if names[parameter].endswith(EMBEDDINGS)]
+    matrices = [parameter for parameter in own[0] if not names[parameter].endswith(EMBEDDINGS)]
+    return [
+        [sorted(group, key=names.__getitem__) for group in order] for order in (own, [matrices, embeddings + own[1]])
+    ]
+
+
+def _other_shapes(order: Groups, state: dict[str, Any]) -> int:
+    """Return how many moments have another shape than their parameter, if the state is in this order."""
+    keys = [key for group in state["param_groups"] for key in group["params"]]
+    parameters = [parameter for group in order for parameter in group]
+    saved = [
+        (state["state"].get(key, {}).get("exp_avg"), parameter) for key, parameter in zip(keys, parameters, strict=True)
+    ]
+    return sum(moment is not None and moment.shape != parameter.shape for moment, parameter in saved)
 
 
 def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -76,12 +156,12 @@ def _load(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
 
 def _cropped(moments: dict[str, Any], parameter: torch.Tensor) -> dict[str, Any]:
-    """Return the moments, those that have the parameter's number of dimensions cropped to its shape."""
-    window = tuple(slice(size) for size in parameter.shape)
+    """Return the moments, those of more rows than the parameter cropped to its rows."""
     cropped = {}
     for name, value in moments.items():
         is_moment = torch.is_tensor(value) and value.dim() == parameter.dim() > 0
-        cropped[name] = value[window].clone() if is_moment and value.shape != parameter.shape else value
+        has_more_rows = is_moment and value.shape[1:] == parameter.shape[1:] and len(value) > len(parameter)
+        cropped[name] = value[: len(parameter)].clone() if has_more_rows else value
         if is_moment and cropped[name].shape != parameter.shape:
             raise CheckpointError(
                 f"the checkpoint's optimizer holds {name} of shape {tuple(value.shape)} for a tensor of shape "

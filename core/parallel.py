@@ -76,7 +76,8 @@ class Replicated:
         if "model" in state:
             model.load_state_dict(handle_state_dict_prefixes(state["model"], like=model.state_dict()))
             self.broadcast_parameters(model)
-        load_optimizer_state(optimizer, state.get("optimizer"))
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        load_optimizer_state(optimizer, state.get("optimizer"), names)
 
     def broadcast_parameters(self, model: nn.Module) -> None:
         """Broadcast rank 0's weights to all ranks; not needed before `wrap`, as DistributedDataParallel does it."""

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import os
 import pickle
 import re
@@ -129,7 +130,7 @@ def removed(*names: str) -> Prepare:
 
 
 def symlinked(name: str) -> Prepare:
-    """Replace a file with a symbolic link."""
+    """Replace a file with a symbolic link to it."""
 
     def link() -> None:
         Path("out", name).rename("elsewhere")
@@ -274,9 +275,9 @@ CHECKPOINT: dict[str, tuple[Prepare, list[str], str]] = {
         r"does not fit .*: transformer\.wte\.weight has shape \(17, 32\), wanted \(17, 64\); .* and 11 more",
     ),
     "missing tensor": (
-        only_ckpt_pt(edited(lambda c: c["model"].pop("lm_head.weight"))),
+        only_ckpt_pt(edited(lambda c: c["model"].pop("transformer.ln_f.weight"))),
         RESUME,
-        r"lm_head\.weight is missing",
+        r"transformer\.ln_f\.weight is missing",
     ),
     "additional tensor": (
         only_ckpt_pt(edited(lambda c: c["model"].update(extra=torch.ones(1)))),
@@ -288,18 +289,38 @@ CHECKPOINT: dict[str, tuple[Prepare, list[str], str]] = {
         RESUME,
         r"use_moe",
     ),
-    "no optimizer": (only_ckpt_pt(edited(lambda c: c.pop("optimizer"))), RESUME, r"lacks .*optimizer"),
-    "no counter": (only_ckpt_pt(edited(lambda c: c.pop("iter_num"))), RESUME, r"lacks .*iter_num"),
+    "wrong counter": (only_ckpt_pt(edited(lambda c: c.update(iter_num=-1))), RESUME, r"lacks .*iter_num"),
+    "no heads": (only_ckpt_pt(edited(lambda c: c["model_args"].pop("n_head"))), RESUME, r"model_args lack n_head"),
+    "untied head": (
+        only_ckpt_pt(edited(lambda c: c["model"].update({"lm_head.weight": torch.ones(17, 32)}))),
+        RESUME,
+        r"transformer\.wte\.weight and lm_head\.weight differ in the checkpoint, and this model ties them",
+    ),
+    "weights not finite": (
+        only_ckpt_pt(edited(lambda c: c["model"]["transformer.h.1.mlp.c_fc.weight"].fill_(math.nan))),
+        [*RESUME, "--eval_only=True"],
+        r"out/ckpt\.pt holds weights that are NaN or infinite: transformer\.h\.1\.mlp\.c_fc\.weight; .* use an earlier",
+    ),
+    "moments not finite": (
+        only_ckpt_pt(edited(lambda c: c["optimizer"]["state"][3]["exp_avg"].fill_(math.inf))),
+        RESUME,
+        r"optimizer state is not finite \(exp_avg of tensor 3\): use an earlier .* --init_from_checkpoint",
+    ),
+    "LFS pointer": (
+        only_ckpt_pt(writing("out/ckpt.pt", b"version https://git-lfs.github.com/spec/v1\n")),
+        RESUME,
+        r"out/ckpt\.pt is a Git LFS pointer, .*: fetch that with `git lfs pull`",
+    ),
+    "bare weights": (
+        only_ckpt_pt(edited(lambda c: (weights := c["model"], c.clear(), c.update(weights)))),
+        RESUME,
+        r"out/ckpt\.pt is bare weights, without model_args: make a checkpoint of it with",
+    ),
     "no weights": (only_ckpt_pt(edited(lambda c: c.update(model=5))), RESUME, r"out/ckpt\.pt is .* lacks model\b"),
     "other optimizer": (
         only_ckpt_pt(edited(lambda c: c["optimizer"]["param_groups"][1]["params"].pop())),
         RESUME,
-        r"optimizer has groups of \[10, 4\] tensors, this model's has \[10, 5\]",
-    ),
-    "symbolic link": (
-        only_ckpt_pt(symlinked("ckpt.pt")),
-        RESUME,
-        r"ckpt\.pt is a .*link.*: put a copy of the file in its place",
+        r"optimizer has groups of \[10, 4\] tensors, this model's has \[10, 5\].*: .* fresh moments, begin a new run",
     ),
     # run folders of coreGPT without a good checkpoint
     "all damaged": (
@@ -376,11 +397,7 @@ FALL_BACK: dict[str, tuple[Prepare, int, str]] = {
         4,
         r"cannot read out/ckpt\.pt: .*; ckpt-000002\.pt is used instead",
     ),
-    "ckpt.pt a symbolic link": (
-        symlinked("ckpt.pt"),
-        4,
-        r"ckpt\.pt is a .*link.*: .*; ckpt-000002\.pt is used instead",
-    ),
+    "ckpt.pt a symbolic link": (symlinked("ckpt.pt"), 4, ""),
     # damage to all numbered checkpoints; ckpt.pt matches one of the manifests and is used
     "numbered removed": (
         removed("ckpt-000001.pt", "ckpt-000002.pt"),
@@ -499,7 +516,11 @@ def test_damage_is_reported_and_the_newest_good_checkpoint_is_used(
     assert re.fullmatch(rf"resume: iteration {first} from ckpt-\S+, checksum and next batch verified", start)
     assert run_hash("out") == expected
     assert not Path("pwned").exists()
-    if name.startswith("ckpt.pt") and had_ckpt_pt:  # the file of another program is kept
+    if name == "ckpt.pt a symbolic link":  # to our own checkpoint
+        assert (
+            foreign_line is None and not Path("out/ckpt.pt").is_symlink() and Path("elsewhere").read_bytes() == content
+        )
+    elif name.startswith("ckpt.pt") and had_ckpt_pt:  # the file of another program is kept
         assert foreign_line and Path("out/ckpt.pt.foreign").read_bytes() == content
     else:
         assert foreign_line is None and not Path("out/ckpt.pt.foreign").exists()

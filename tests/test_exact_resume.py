@@ -15,7 +15,7 @@ from benchmark.soak.campaign import ranks
 from core.callback import Callback
 from core.checkpoint.format import load_checkpoint
 from core.checkpoint.manager import CheckpointManager
-from core.errors import CheckpointError, PreemptedError
+from core.errors import PreemptedError
 from core.logger import Logger
 from core.trainer import Trainer
 from tests.comparing import assert_same
@@ -263,7 +263,9 @@ def test_a_checkpoint_of_nanogpt_is_resumed_with_an_evaluation(
     assert best <= float(checkpoint["best_val_loss"])
 
 
-def test_a_checkpoint_without_an_optimizer_is_not_resumed(run_dir: Path, tiny_argv: list[str]) -> None:
+def test_a_checkpoint_without_an_optimizer_is_resumed_with_fresh_moments(
+    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     train.main([*tiny_argv, "--max_iters=3"])
     checkpoint = torch.load("out/ckpt.pt", weights_only=True)
     del checkpoint["optimizer"]
@@ -271,8 +273,11 @@ def test_a_checkpoint_without_an_optimizer_is_not_resumed(run_dir: Path, tiny_ar
     os.mkdir("out")
     torch.save(checkpoint, "out/ckpt.pt")
 
-    with pytest.raises(CheckpointError, match="optimizer"):
-        train.main([*tiny_argv, "--init_from=resume"])
+    train.main([*tiny_argv, "--init_from=resume"])
+
+    assert "resume: the checkpoint lacks optimizer (its moments start at zero)\n" in capsys.readouterr().err
+    moments = torch.load("out/ckpt-000002.pt", weights_only=True)["optimizer"]["state"]
+    assert {int(saved["step"]) for saved in moments.values()} == {4}  # of iterations 3 to 6
 
 
 def test_loggers_are_closed_when_resuming_fails(

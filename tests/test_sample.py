@@ -249,7 +249,7 @@ def test_of_several_checkpoints_ckpt_pt_is_used(models: dict[str, GPT], capsys: 
         lambda: os.truncate("out/ckpt.pt", 1000),
         lambda: Path("out/ckpt.pt").write_bytes(b""),
         lambda: Path("out/ckpt.pt").unlink() or Path("out/ckpt.pt").write_bytes(b"nonsense"),
-        lambda: Path("out/ckpt.pt").unlink() or Path("out/ckpt.pt").symlink_to("ckpt-000002.pt"),
+        lambda: Path("out/ckpt.pt").unlink() or Path("out/ckpt.pt").symlink_to("gone.pt"),
     ],
 )
 def test_a_damaged_ckpt_pt_is_replaced_by_the_newest_good_checkpoint(
@@ -262,6 +262,15 @@ def test_a_damaged_ckpt_pt_is_replaced_by_the_newest_good_checkpoint(
     out, err = capsys.readouterr()
     assert out.split("meta.pkl...\n")[1].split("\n---------------\n") == generated(models["newest"], "abc")
     assert re.fullmatch(r"out: .*ckpt\.pt\b.*; ckpt-000002\.pt is used instead\n", err)
+
+
+def test_a_ckpt_pt_that_links_to_another_checkpoint_is_that_one(
+    models: dict[str, GPT], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out/ckpt.pt").unlink()
+    Path("out/ckpt.pt").symlink_to("ckpt-000002.pt")
+
+    assert printed([*CPU, "--start=abc"], capsys) == generated(models["newest"], "abc")
 
 
 def test_sampling_does_not_change_a_damaged_folder(models: dict[str, GPT]) -> None:

@@ -28,35 +28,33 @@ if TYPE_CHECKING:
 def make_optimizer(
     options: Options, runtime: Runtime, model: Any, parallel: Replicated, checkpoint: dict[str, Any] | None
 ) -> torch.optim.Optimizer:
-    """Return the model's optimizer, with the state of the checkpoint that the run resumes."""
+    """Return the model's optimizer, with the state of the checkpoint that the run resumes, if it has one."""
     betas = (options.beta1, options.beta2)
     optimizer: torch.optim.Optimizer = model.configure_optimizers(
         options.weight_decay, options.learning_rate, betas, runtime.device.type
     )
     if options.lr_schedule == "transfer":
         mark_heads(optimizer, model)
-    if checkpoint is None:
+    saved = (checkpoint or {}).get("optimizer")
+    if checkpoint is None or saved is None:
         return optimizer
-    saved = checkpoint.get("optimizer")
     if options.freezes or options.trainable:
         replay(model, optimizer, saved, options.weight_decay)
     try:
         parallel.load_state_dict(model, optimizer, {"optimizer": saved})
     except CheckpointError as error:
-        raise CheckpointError(f"{error}{_frozen_otherwise(checkpoint, options)}") from None
+        raise CheckpointError(f"{error}{_what_to_do(checkpoint, options)}") from None
     return optimizer
 
 
-def _frozen_otherwise(checkpoint: dict[str, Any], options: Options) -> str:
-    """Return what to add to an error if a checkpoint's run froze other parameters than the options ask for."""
+def _what_to_do(checkpoint: dict[str, Any], options: Options) -> str:
+    """Return what to add to the error if the optimizer's state does not fit, such as that other parameters froze."""
     saved, given = checkpoint.get("config") or {}, options.pick("freeze_transformer", "trainable")
     changed = [f"{name}={saved[name]!r}" for name in given if name in saved and saved[name] != given[name]]
+    new_run = f"begin a new run from it with init_from_checkpoint={options.out_dir} and another out_dir"
     if not changed:
-        return ""
-    return (
-        f"; its run had {', '.join(changed)}: resume it with that, or begin a new run from it with "
-        f"init_from_checkpoint={options.out_dir} and another out_dir"
-    )
+        return f"; to go on from its weights with fresh moments, {new_run}"
+    return f"; its run had {', '.join(changed)}: resume it with that, or {new_run}"
 
 
 def non_cosine_schedule(options: Options) -> LRScheduler | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core import CheckpointError, CheckpointManager, Preemption, RunFolder, Runtime, load_checkpoint, where_to_start
-from core.checkpoint.resume import restarted
+from core.checkpoint.resume import complete, require_finite_moments, restarted
 from core.checkpoint.search import CheckpointFile
 
 if TYPE_CHECKING:
@@ -28,8 +28,14 @@ class RunStart(NamedTuple):
     folder: RunFolder
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """Return the checkpoint that the run resumes, read anew; None for a fresh start."""
-        return load_checkpoint(self.found.path, check=self.found.manifest is None) if self.found else None
+        """Return the checkpoint that the run resumes, read anew and completed; None for a fresh start."""
+        if self.found is None:
+            return None
+        is_verified = self.found.manifest is not None
+        checkpoint = complete(load_checkpoint(self.found.path, check=not is_verified))
+        if not is_verified:
+            require_finite_moments(checkpoint["optimizer"])
+        return checkpoint
 
     @property
     def manifest(self) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from core import Callback, ConsoleLogger, JsonlLogger, Logger, LRScheduler, Runtime, WandBLogger
+from extras.finite_losses import FiniteLosses
 from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
 from extras.progress_bar import ProgressBar
@@ -108,4 +109,6 @@ def callbacks(
     if options.unfreeze_at_iteration is not None and (options.freezes or options.trainable):
         drop = 1.0 if options.lr_schedule == "transfer" else options.unfreeze_lr_multiplier  # the schedule has it
         found.append(Unfreezing(options.unfreeze_at_iteration, drop, options.weight_decay))
+    if options.eval_only:
+        found.append(FiniteLosses())
     return found

@@ -285,9 +285,10 @@ class Checkpointer:
         if not exact:
             return False
         if obstacle := self._restore_saved_position(checkpoint, manifest):
+            exact_parts = "weights, optimizer and counters" if checkpoint.get("optimizer") else "weights and counters"
             log.info(
-                f"resume: the checkpoint has {obstacle}; weights, optimizer and counters are exact, but other batches "
-                "follow, as with --resume_rng=reseed"
+                f"resume: the checkpoint has {obstacle}; {exact_parts} are exact, but other batches follow, as with "
+                "--resume_rng=reseed"
             )
             return False
         if manifest is not None:

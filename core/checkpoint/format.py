@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from core.checkpoint.numpy_numbers import ALLOWED
+from core.checkpoint.other_formats import kind_of_content, kind_of_file
+from core.checkpoint.weights import non_finite
 from core.errors import CheckpointError
 
 FORMAT = 1  # of the manifest and of what it describes
@@ -77,13 +80,15 @@ MANIFEST = {
 }
 
 FOREIGN_CLASS = re.compile(
-    r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b"
-)  # classes of legacy programs
+    r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b(?!\.GPT )"
+)  # classes of legacy programs; `model.GPT` is a whole model of nanoGPT's
+OBJECT = re.compile(r"Unsupported global: GLOBAL (\S+) was")
 CONVERT = (
     "{path} was saved by the train_run or the core line: convert it with `python -m tools.convert {path}`, and use the "
     "file that it writes"
 )
-WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DistributedDataParallel put into a parameter's name
+# what torch.compile, DistributedDataParallel, FSDP, activation checkpointing, Fabric and Opacus put into names
+WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "_module")
 
 
 def arrange(layout: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,12 +99,19 @@ def arrange(layout: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, An
 def load_checkpoint(path: str | Path, check: bool = True) -> dict[str, Any]:
     """Read a checkpoint of ours or of nanoGPT's into CPU memory. Code hidden in the file is refused, not run.
 
-    check: compare the file's own checksums, which torch does not; not needed if the manifest's was just compared
+    check: compare the file's own checksums, which torch does not, and refuse weights that are not finite; not needed
+           if the manifest's checksum was just compared
     """
     checkpoint = _read(path, check)
     if _needs_conversion(checkpoint):
         raise CheckpointError(CONVERT.format(path=path))
     checkpoint["model"] = handle_state_dict_prefixes(checkpoint["model"])
+    if check and (names := list(non_finite(checkpoint["model"]))):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise CheckpointError(
+            f"{path} holds weights that are NaN or infinite: {names[0]}{more}; its training had diverged: use an "
+            "earlier checkpoint"
+        )
     return checkpoint
 
 
@@ -126,20 +138,32 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
         is_zip = zipfile.is_zipfile(path)
         if check and is_zip:
             _check_records(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
+        with torch.serialization.safe_globals(ALLOWED):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
     except Exception as error:  # a damaged file can fail in nearly any way
         # torch's reason is long, and where it refuses code its advice is to let the code run
         text = " ".join(str(error).split())
         if FOREIGN_CLASS.search(text):
             raise CheckpointError(CONVERT.format(path=path)) from None
+        if kind := kind_of_file(path):
+            raise CheckpointError(f"{path} is {kind}") from None
         found = re.search(r"WeightsUnpickler error: (.*?)(\.? Check the documentation|\. |$)", text)
         what = found[1] if found else text.split(". ")[0]
+        unknown = OBJECT.search(text)
+        advice = "put a good copy in its place"
+        if unknown:
+            advice = (
+                f"if it is yours, save plain values in place of the {unknown[1].rpartition('.')[2]}, such as "
+                "`vars(config)` or `model.state_dict()`"
+            )
         raise CheckpointError(
             f"cannot read {path}: it is truncated, damaged, or holds more than tensors and plain values "
-            f"({what or type(error).__name__}); put a copy in its place, or start afresh with --init_from=scratch"
+            f"({what or type(error).__name__}); {advice}"
         ) from None
     given = checkpoint if isinstance(checkpoint, dict) else {}
     missing = [key for key in ("model", "model_args") if not isinstance(given.get(key), dict)]
+    if missing and (kind := kind_of_content(path, checkpoint)):
+        raise CheckpointError(f"{path} is {kind}")
     if missing:
         raise CheckpointError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}")
     if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in given["model"].items()):

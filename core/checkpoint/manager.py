@@ -12,6 +12,7 @@ from pathlib import Path
 from core import files
 from core.checkpoint.manifest import Manifest, UnreadableError, describe, name_of, plain, require_present
 from core.checkpoint.manifest import write as write_manifest
+from core.checkpoint.other_formats import kind_of_folder
 from core.checkpoint.retention import to_keep
 from core.checkpoint.search import LINKED, CheckpointFile, CheckpointSearch, Digests
 from core.errors import CheckpointError, WarnOnce
@@ -183,7 +184,7 @@ class CheckpointManager:
         self._digests |= search.digests
         if found is None:
             kind = UnreadableError if search.unsure else CheckpointError
-            raise kind(self._nothing_good(list(search.faults.values())))
+            raise kind(self._nothing_good(search.faults))
         self._report_faults(search, found)
         if found.manifest is None:
             whose = "put there by another program after the last save" if search.manifests else "nanoGPT's, or the like"
@@ -203,21 +204,28 @@ class CheckpointManager:
         for fault in search.faults.values():
             self._report(f"{fault}; {found.path.name} is used instead" if found else fault)
 
-    def _nothing_good(self, faults: list[str]) -> str:
+    def _nothing_good(self, faults: dict[str, str]) -> str:
         foreign = next(
             (path for path in sorted(self.folder.glob("ckpt_*.pt")) if CONVERTIBLE.fullmatch(path.name)), None
         )
         hint = f"; {foreign} is of the train_run or core line: convert with `python -m tools.convert {self.out_dir}`"
         hint = hint if foreign else ""
+        if not faults and (kind := kind_of_folder(self.folder)):
+            return f"no checkpoint in {self.out_dir}: {kind}"
         if not faults:
             return (
                 f"no checkpoint at {self.path}: set out_dir to the folder of a run that has saved one, "
                 f"or train one with --init_from=scratch{hint}"
             )
+        if set(faults) == {LINKED}:
+            return (
+                f"no good checkpoint in {self.out_dir}: {faults[LINKED]}; or start afresh with --init_from=scratch, "
+                f"which moves it to a folder previous-N{hint}"
+            )
         return (
-            f"no good checkpoint in {self.out_dir}: {'; '.join(faults)}. Put a good copy in place; or, to use one as "
-            "it is, rename it to ckpt.pt and move what is named ckpt-* away; or start afresh with --init_from=scratch, "
-            f"which moves all of them to a folder previous-N{hint}"
+            f"no good checkpoint in {self.out_dir}: {'; '.join(faults.values())}. Put a good copy in place; or, to use "
+            "one as it is, rename it to ckpt.pt and move what is named ckpt-* away; or start afresh with "
+            f"--init_from=scratch, which moves all of them to a folder previous-N{hint}"
         )
 
     def _report(self, text: str) -> None:

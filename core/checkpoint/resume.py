@@ -1,6 +1,7 @@
 """Where a run starts, and what changes for a run that resumes."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,13 @@ log = logging.getLogger("coregpt")
 STAY_AS_SAVED = {"n_layer", "n_head", "n_embd", "bias", "attention_type", "position_encoding"}
 STAY_AS_SAVED |= {"weight_decay", "beta1", "beta2"}
 SHAPE_OF_BATCHES = ("dataset", "batch_size", "block_size")  # a batch drawn with others does not fit
+# what a checkpoint may lack, and what a resume does without it
+WITHOUT = {
+    "optimizer": "its moments start at zero",
+    "iter_num": "the count starts at iteration 0",
+    "best_val_loss": "the next evaluation counts as the best",
+}
+NEW_RUN_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
 # how a run is started, and the special ids of its vocabulary, which have a check of their own
 NOT_COMPARED = ("init_from", "out_dir", "resume_rng", "meta")
 
@@ -54,6 +62,35 @@ def where_to_start(init_from: str, checkpoints: CheckpointManager) -> tuple[str,
             if init_from == "auto" or same_launch:
                 return "resume", found
     return "scratch" if init_from == "auto" else init_from, None
+
+
+def complete(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint to resume with what it lacks added, as in a new run; one line is logged about that.
+
+    Without `optimizer` the moments start at zero. A value that is there but wrong is left for `require_counters`.
+    """
+    given = {key: value for key, value in checkpoint.items() if value is not None}
+    optimizer, iter_num = given.get("optimizer"), given.get("iter_num")
+    if optimizer in ({}, {"state": {}, "param_groups": []}):
+        del given["optimizer"]
+    if isinstance(iter_num, torch.Tensor) and iter_num.numel() == 1 and not iter_num.is_floating_point():
+        given["iter_num"] = iter_num.item()
+    if lacking := [f"{key} ({meaning})" for key, meaning in WITHOUT.items() if key not in given]:
+        log.info(f"resume: the checkpoint lacks {', '.join(lacking)}")
+    losses = {"best_val_loss": NEW_RUN_LOSS, "lowest_val_loss": math.inf} if "best_val_loss" not in given else {}
+    return {**checkpoint, "iter_num": 0, "optimizer": None, **losses, **given}
+
+
+def require_finite_moments(optimizer: Any) -> None:
+    """Raise CheckpointError if the state of an optimizer holds a tensor that is not finite."""
+    states = optimizer.get("state") if isinstance(optimizer, dict) else None
+    for key, moments in states.items() if isinstance(states, dict) else ():
+        for name, value in moments.items() if isinstance(moments, dict) else ():
+            if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+                raise CheckpointError(
+                    f"the checkpoint's optimizer state is not finite ({name} of tensor {key}): use an earlier "
+                    "checkpoint, or begin a new run from its weights with --init_from_checkpoint and another out_dir"
+                )
 
 
 def require_counters(checkpoint: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class RunFolder:
         try:
             target.mkdir()
             for name in names:
-                os.rename(self.path / name, target / name)
+                _move(self.path / name, target / name, moved)
         except OSError as error:
             raise ConfigError(
                 f"out_dir={str(self.out_dir)!r} holds a previous run that cannot be moved to {target}: "
@@ -125,6 +125,16 @@ class RunFolder:
             os.close(lock)
             raise
         return lock
+
+
+def _move(path: Path, target: Path, moved: set[Path]) -> None:
+    """Rename a file. A symbolic link to a file that is not moved as well is made absolute, so that it stays valid."""
+    file = Path(os.path.realpath(path))
+    if path.is_symlink() and file not in moved:
+        os.symlink(file, target)
+        os.unlink(path)
+    else:
+        os.rename(path, target)
 
 
 def _try_to_lock(lock: int, path: Path) -> bool:

@@ -36,6 +36,9 @@ class CheckpointSearch:
     def __init__(self, folder: Path, digests: Digests | None = None) -> None:
         self.folder = folder
         self.linked_path = folder / LINKED
+        # the file behind `ckpt.pt`: in a cache of other programs, that is a symbolic link
+        is_link = self.linked_path.is_symlink()
+        self._linked_file = Path(os.path.realpath(self.linked_path)) if is_link else self.linked_path
         self.digests: Digests = {} if digests is None else digests
         self.names: dict[int, list[str]] = {}
         self.manifests: dict[int, Manifest] = {}
@@ -59,7 +62,7 @@ class CheckpointSearch:
             return linked
         found = next(self.numbered(), None)
         others = [self.folder / name for name in self.faults if name != LINKED]
-        if any(files.same(self.linked_path, path) for path in others):
+        if any(files.same(self._linked_file, path) for path in others):
             self.faults.pop(LINKED, None)  # it is reported under its number
         if found and linked and linked.manifest is None:
             self.faults[LINKED] = f"{LINKED} is another program's, and older than the last save"
@@ -85,10 +88,10 @@ class CheckpointSearch:
 
     def linked_digest(self) -> str | None:
         """Return the checksum of `ckpt.pt`; None if it is no file, or the disk fails."""
-        if self.linked_path.is_symlink() or not self.linked_path.is_file():
+        if not self._linked_file.is_file():
             return None
         try:
-            return self._digest(self.linked_path)
+            return self._digest(self._linked_file)
         except OSError:
             return None
 
@@ -99,7 +102,7 @@ class CheckpointSearch:
         return sorted(alike, key=lambda number: (self._is_linked(number), number))
 
     def _is_linked(self, number: int) -> bool:
-        return files.same(self.linked_path, self.folder / self.manifests[number]["file"])
+        return files.same(self._linked_file, self.folder / self.manifests[number]["file"])
 
     def damaged(self) -> set[int]:
         """Return the numbers of the checkpoints that were checked and are not good."""
@@ -125,12 +128,12 @@ class CheckpointSearch:
         """Return `ckpt.pt` as one of ours, or as another program's. None if it is absent or not good."""
         if not os.path.lexists(self.linked_path):
             return None
-        if self.linked_path.is_symlink() or not self.linked_path.is_file():
-            return self._reject_linked(f"{LINKED} is a link, or no file: put a copy of the file in its place")
+        if not self._linked_file.is_file():
+            return self._reject_linked(self._why_no_file())
         if numbers := self.linked_numbers():
             manifest = self.manifests[numbers[-1]]
             own = self.folder / manifest["file"]
-            return CheckpointFile(own if files.same(own, self.linked_path) else self.linked_path, manifest)
+            return CheckpointFile(own if files.same(own, self._linked_file) else self.linked_path, manifest)
         if twin := self._unmanifested_copy():
             return self._reject_linked(f"{LINKED} is {twin}, which has no manifest that can be trusted")
         try:
@@ -142,19 +145,28 @@ class CheckpointSearch:
                 return self._reject_linked(f"{LINKED} is {manifest['file']}, damaged or changed since it was saved")
         return CheckpointFile(self.linked_path, None)
 
+    def _why_no_file(self) -> str:
+        """Return what `ckpt.pt` is instead of a file, and what to do."""
+        if not self.linked_path.is_symlink():
+            return f"{LINKED} is no file: put a copy of the checkpoint in its place"
+        return (
+            f"{LINKED} is a symbolic link to {os.readlink(self.linked_path)}, where there is no file: fetch the file "
+            "(`git annex get`, `dvc pull`), or put a copy of it in its place"
+        )
+
     def _unmanifested_copy(self) -> str | None:
         """Return the name of a checkpoint without an intact manifest that `ckpt.pt` is, or is a copy of."""
         if not any(name.endswith(".json") for names in self.names.values() for name in names):
             return None
         for sequence in self._unmanifested:
             path = self.folder / f"{name_of(sequence)}.pt"
-            if files.same(path, self.linked_path) or self._is_copy(path):
+            if files.same(path, self._linked_file) or self._is_copy(path):
                 return path.name
         return None
 
     def _is_copy(self, path: Path) -> bool:
         """Return whether `ckpt.pt` has the content of another file."""
-        if path.is_symlink() or not path.is_file() or files.size(path) != files.size(self.linked_path):
+        if path.is_symlink() or not path.is_file() or files.size(path) != files.size(self._linked_file):
             return False
         try:
             return self._digest(path) == self.linked_digest()

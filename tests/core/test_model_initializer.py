@@ -146,6 +146,130 @@ def test_weights_of_a_compiled_or_wrapped_model_are_resumed(
     assert equal(initializer.resume_model_from_checkpoint(checkpoint, TINY).model, state)
 
 
+@pytest.mark.parametrize(
+    "lacking", [["vocab_size"], ["bias"], ["n_layer", "n_embd", "block_size", "vocab_size", "bias"]]
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_arguments_that_the_checkpoint_lacks_are_those_of_its_weights(
+    initializer: ModelInitializer, tiny_model: GPT, lacking: list[str], bias: bool
+) -> None:
+    """The defaults of the class are not: 50304 tokens, and biases."""
+    state = GPT(replace(tiny_model.config, bias=bias)).state_dict()
+    saved = {key: value for key, value in TINY.items() if key not in lacking and key != "bias"}
+    given = {"bias": bias} if "bias" not in lacking else {}
+
+    loaded = initializer.resume_model_from_checkpoint({"model": state, "model_args": saved | given}, dict(TINY))
+
+    assert equal(loaded.model, state)
+    assert loaded.model_args == TINY | {"bias": bias}  # all of nanoGPT's, as the next checkpoint has them
+
+
+def test_a_vocab_size_of_none_counts_as_lacking(initializer: ModelInitializer, tiny_model: GPT) -> None:
+    checkpoint = {"model": tiny_model.state_dict(), "model_args": TINY | {"vocab_size": None}}
+
+    assert initializer.resume_model_from_checkpoint(checkpoint, dict(TINY)).model_args == TINY
+
+
+def test_a_checkpoint_without_n_head_is_refused(initializer: ModelInitializer, tiny_model: GPT) -> None:
+    """The class has a default, which would be another network."""
+    saved = {key: value for key, value in TINY.items() if key != "n_head"}
+
+    with pytest.raises(CheckpointError, match=r"lack n_head, which the weights do not show: .*\['n_head'\]"):
+        initializer.resume_model_from_checkpoint({"model": tiny_model.state_dict(), "model_args": saved}, dict(TINY))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_become_float32(
+    initializer: ModelInitializer, tiny_model: GPT, dtype: torch.dtype
+) -> None:
+    state = {name: tensor.to(dtype) for name, tensor in tiny_model.state_dict().items()}
+
+    model = initializer.resume_model_from_checkpoint({"model": state, "model_args": TINY}, dict(TINY)).model
+
+    assert equal(model, {name: tensor.float() for name, tensor in state.items()})
+
+
+@pytest.mark.parametrize("left_out", ["lm_head.weight", "transformer.wte.weight"])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "model._orig_mod.module."])
+def test_masks_prefixes_and_a_tied_name_left_out_do_not_matter(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT, left_out: str, prefix: str
+) -> None:
+    own = tiny_model.state_dict()
+    mask = torch.ones(16, 16).tril().view(1, 1, 16, 16)
+    state = {name: tensor for name, tensor in own.items() if name != left_out}
+    state |= {f"transformer.h.{layer}.attn.bias": mask for layer in range(2)}
+    torch.save({"model": {prefix + name: tensor for name, tensor in state.items()}, "model_args": TINY}, path)
+
+    assert equal(resuming(initializer, path)(dict(TINY)).model, own)
+    target = GPT(tiny_model.config)
+    initializer.setup_transfer_learning(target, path)
+    assert equal(target, own)
+
+
+def test_a_fork_whose_model_saves_the_mask_resumes_files_without_it(tiny_model: GPT) -> None:
+    class Fork(GPT):
+        def __init__(self, config: GPTConfig) -> None:
+            super().__init__(config)
+            for block in self.transformer["h"]:  # type: ignore[attr-defined]
+                block.attn.register_buffer("bias", torch.ones(16, 16).tril().view(1, 1, 16, 16))
+
+    initializer = ModelInitializer(Fork, GPTConfig, CPU)
+    checkpoint = {"model": tiny_model.state_dict(), "model_args": TINY}
+
+    forked = initializer.resume_model_from_checkpoint(checkpoint, dict(TINY)).model
+
+    assert len(forked.state_dict()) == len(tiny_model.state_dict()) + 2
+    assert equal(initializer.resume_model_from_checkpoint({**checkpoint, "model": forked.state_dict()}, TINY).model,
+                 forked.state_dict())  # fmt: skip
+
+
+def test_an_untied_head_is_refused_by_a_resume_and_by_a_transfer(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT
+) -> None:
+    state = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+    state["lm_head.weight"] += 0.1
+    torch.save({"model": state, "model_args": TINY}, path)
+
+    for load in (resuming(initializer, path), lambda _: initializer.setup_transfer_learning(tiny_model, path)):
+        with pytest.raises(CheckpointError, match=r"wte\.weight and lm_head\.weight differ in the checkpoint"):
+            load(dict(TINY))
+
+    target = WithHead(tiny_model.config)  # a new head: the old one is not needed
+    initializer.setup_transfer_learning(target, path)
+    assert torch.equal(target.transformer["wte"].weight, state["transformer.wte.weight"])
+
+
+def test_a_fork_that_does_not_tie_keeps_both_matrices(tiny_model: GPT) -> None:
+    class Fork(GPT):
+        def __init__(self, config: GPTConfig) -> None:
+            super().__init__(config)
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+    initializer = ModelInitializer(Fork, GPTConfig, CPU)
+    state = initializer.create_model_from_scratch(TINY).model.state_dict()
+
+    assert equal(initializer.resume_model_from_checkpoint({"model": state, "model_args": TINY}, TINY).model, state)
+
+
+@pytest.mark.parametrize(
+    ("args", "names", "message"),
+    [
+        ({"dim": 4, "n_layers": 1, "n_heads": 1}, ["tok_embeddings.weight"], r"is a model of llama2\.c"),
+        (TINY, ["transformer.h.0.attn.c_attn.weight"], "is a Hugging Face GPT-2, whose matrices are transposed"),
+    ],
+)
+def test_weights_of_another_kind_of_model_are_named(
+    initializer: ModelInitializer, path: Path, tiny_model: GPT, args: Any, names: list[str], message: str
+) -> None:
+    state = {name: torch.ones(32, 96) for name in names}
+    torch.save({"model": state, "model_args": args}, path)
+
+    with pytest.raises(CheckpointError, match=message):
+        resuming(initializer, path)(dict(TINY))
+    with pytest.raises(CheckpointError, match=message):
+        initializer.setup_transfer_learning(tiny_model, path)
+
+
 def test_weights_that_do_not_fit_are_named(initializer: ModelInitializer, tiny_model: GPT) -> None:
     state = tiny_model.state_dict()
     state["transformer.ln_f.weight"] = torch.ones(31)

@@ -94,6 +94,142 @@ def test_moments_are_cropped_with_the_position_embedding(tiny_model: GPT) -> Non
     assert not torch.equal(positions, before)
 
 
+OLDER = {"sorted": False, "sorted, embeddings not decayed": True}
+
+
+def older_state(model: GPT, optimizer: torch.optim.Optimizer, moved: bool) -> dict[str, Any]:
+    """Return an optimizer's state as nanoGPT saved it before May 2023: sorted by name.
+
+    moved: the embeddings are in the group without decay
+    """
+    state, names = optimizer.state_dict(), {parameter: name for name, parameter in model.named_parameters()}
+    now = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+    embeddings = ["transformer.wpe.weight", "transformer.wte.weight"] if moved else []
+    then = [sorted(set(now[0]) - set(embeddings)), sorted([*now[1], *embeddings])]
+    order = [now[0].index(name) if name in now[0] else len(now[0]) + now[1].index(name) for name in then[0] + then[1]]
+    numbers = iter(range(len(order)))
+    groups = [
+        {**group, "params": [next(numbers) for _ in group_names]}
+        for group, group_names in zip(state["param_groups"], then, strict=True)
+    ]
+    return {"state": {new: state["state"][old] for new, old in enumerate(order)}, "param_groups": groups}
+
+
+@pytest.mark.parametrize("kind", OLDER)
+@pytest.mark.parametrize("n_layer", [1, 2, 11])
+def test_moments_of_an_older_nanogpt_are_assigned_by_name(
+    tiny_model: GPT, kind: str, n_layer: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With 11 layers h.10 is sorted before h.2."""
+    model = GPT(replace(tiny_model.config, n_layer=n_layer, bias=True))
+    optimizer = make_optimizer(model)
+    update(model, optimizer, times=2)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    restored = make_optimizer(model)
+
+    with caplog.at_level("INFO", logger="coregpt"):
+        load_optimizer_state(restored, older_state(model, optimizer, OLDER[kind]), names)
+
+    for parameter, moments in optimizer.state.items():
+        assert all(torch.equal(restored.state[parameter][name], value) for name, value in moments.items())
+    assert [group["weight_decay"] for group in restored.param_groups] == [DECAY, 0.0]
+    (note,) = caplog.messages
+    assert "of an older nanoGPT (before May 2023)" in note and ("embeddings" in note) is OLDER[kind]
+
+
+@pytest.mark.parametrize("kind", OLDER)
+def test_moments_of_an_older_nanogpt_are_cropped_with_the_positions(tiny_model: GPT, kind: str) -> None:
+    optimizer = make_optimizer(tiny_model)
+    update(tiny_model, optimizer)
+    state = older_state(tiny_model, optimizer, OLDER[kind])
+    positions = optimizer.state[tiny_model.transformer["wpe"].weight]["exp_avg"]
+    tiny_model.crop_block_size(6)
+    names = {parameter: name for name, parameter in tiny_model.named_parameters()}
+    cropped = make_optimizer(tiny_model)
+
+    load_optimizer_state(cropped, state, names)
+
+    assert torch.equal(cropped.state[tiny_model.transformer["wpe"].weight]["exp_avg"], positions[:6])
+
+
+@pytest.mark.parametrize("prefix", ["", "_fsdp_wrapped_module._orig_mod."])
+def test_moments_that_are_saved_by_name_are_assigned_by_name(tiny_model: GPT, prefix: str) -> None:
+    """As FSDP and torch.distributed.checkpoint save them."""
+    tiny_model.transformer["wpe"].weight.requires_grad_(False)  # frozen: in the model, and not in the optimizer
+    optimizer = make_optimizer(tiny_model)
+    update(tiny_model, optimizer)
+    names = {parameter: name for name, parameter in tiny_model.named_parameters()}
+    keys = [prefix + names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"] = {keys[number]: moments for number, moments in state["state"].items()}
+    for group in state["param_groups"]:
+        group["params"] = [keys[number] for number in reversed(group["params"])]
+    restored = make_optimizer(tiny_model)
+
+    load_optimizer_state(restored, copy.deepcopy(state), names)
+
+    for parameter, moments in optimizer.state.items():
+        assert torch.equal(restored.state[parameter]["exp_avg"], moments["exp_avg"])
+
+    state["param_groups"][0]["params"][0] = "value_head.weight"
+    with pytest.raises(CheckpointError, match="tensors of other names: it was saved for another model"):
+        load_optimizer_state(restored, state, names)
+
+
+def test_the_order_of_today_is_not_taken_for_an_older_one(tiny_model: GPT, caplog: pytest.LogCaptureFixture) -> None:
+    """A model of which many tensors have one shape, and one without moments yet."""
+    model = GPT(replace(tiny_model.config, vocab_size=96, block_size=32))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    fresh, optimizer = make_optimizer(model), make_optimizer(model)
+    load_optimizer_state(make_optimizer(model), fresh.state_dict(), names)
+    update(model, optimizer)
+    restored = make_optimizer(model)
+    with caplog.at_level("INFO", logger="coregpt"):
+        load_optimizer_state(restored, optimizer.state_dict(), names)
+
+    assert caplog.messages == []
+    for parameter, moments in optimizer.state.items():
+        assert torch.equal(restored.state[parameter]["exp_avg"], moments["exp_avg"])
+
+
+def test_a_step_count_that_is_a_plain_number_is_restored(tiny_model: GPT) -> None:
+    """As AdamW of torch before 1.12 saved it."""
+    optimizer = make_optimizer(tiny_model)
+    update(tiny_model, optimizer, times=2)
+    state = copy.deepcopy(optimizer.state_dict())
+    for moments in state["state"].values():
+        moments["step"] = 2
+    restored = make_optimizer(tiny_model)
+
+    load_optimizer_state(restored, state)
+    update(tiny_model, restored)
+
+    assert {int(moments["step"]) for moments in restored.state.values()} == {3}
+
+
+def test_the_state_of_another_kind_of_optimizer_is_refused(tiny_model: GPT) -> None:
+    """It would fail at the first update otherwise."""
+    optimizer = make_optimizer(tiny_model)
+    update(tiny_model, optimizer)
+    state = copy.deepcopy(optimizer.state_dict())
+    for moments in state["state"].values():
+        del moments["exp_avg_sq"]
+
+    with pytest.raises(
+        CheckpointError, match=r"is not AdamW: it holds step, exp_avg, wanted exp_avg, exp_avg_sq, step"
+    ):
+        load_optimizer_state(make_optimizer(tiny_model), state)
+
+
+def test_moments_of_a_wider_model_are_refused_and_not_cropped(tiny_model: GPT) -> None:
+    wider = GPT(replace(tiny_model.config, n_embd=64))
+    optimizer = make_optimizer(wider)
+    update(wider, optimizer)
+
+    with pytest.raises(CheckpointError, match=r"shape \(17, 64\) for a tensor of shape \(17, 32\)"):
+        load_optimizer_state(make_optimizer(tiny_model), optimizer.state_dict())
+
+
 def test_the_state_of_an_optimizer_without_updates_can_be_loaded(tiny_model: GPT) -> None:
     state = make_optimizer(tiny_model).state_dict()
     fresh = make_optimizer(tiny_model)

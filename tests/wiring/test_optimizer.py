@@ -50,8 +50,20 @@ def test_the_optimizer_of_another_model_is_refused(run: core.Runtime) -> None:
     model = GPT(GPTConfig(**TINY_SCORER))
     other = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))]).state_dict()
 
-    with pytest.raises(core.CheckpointError, match="it was saved for another model"):
+    with pytest.raises(
+        core.CheckpointError,
+        match="it was saved for another model; to go on from its weights with fresh moments, begin a new run from it "
+        "with init_from_checkpoint=out and another out_dir$",
+    ):
         make_optimizer(Options(), run, model, core.Replicated(), {"optimizer": other, "config": {}})
+
+
+def test_without_an_optimizer_in_the_checkpoint_the_moments_are_fresh(run: core.Runtime) -> None:
+    model = GPT(GPTConfig(**TINY_SCORER))
+
+    optimizer = make_optimizer(Options(), run, model, core.Replicated(), {"optimizer": None, "config": {}})
+
+    assert not optimizer.state and len(optimizer.param_groups) == 2
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,23 @@ def test_a_checkpoint_can_be_chosen_by_its_file_name(options: Options, run: core
         make_start(changed_options.model_copy(update={"ckpt_filename": "other.pt"}), run)
 
 
+def test_a_checkpoint_of_another_program_is_completed_and_checked(
+    options: Options, run: core.Runtime, folder: Path
+) -> None:
+    changed_options = options.model_copy(update={"init_from": "resume", "ckpt_filename": "mine.pt"})
+    torch.save({"model": {}, "model_args": {}}, folder / "mine.pt")
+    start = make_start(changed_options, run)
+
+    checkpoint = start.read_checkpoint()
+    assert checkpoint is not None
+    assert (checkpoint["iter_num"], checkpoint["optimizer"], checkpoint["best_val_loss"]) == (0, None, 1e9)
+
+    moments = {"state": {0: {"exp_avg": torch.tensor([float("nan")])}}, "param_groups": [{}]}
+    torch.save({"model": {}, "model_args": {}, "optimizer": moments}, folder / "mine.pt")
+    with pytest.raises(core.CheckpointError, match="optimizer state is not finite"):
+        start.read_checkpoint()
+
+
 def test_a_damaged_checkpoint_chosen_by_its_name_is_refused(options: Options, run: core.Runtime, folder: Path) -> None:
     torch.save({"model": {"weight": torch.zeros(999)}, "model_args": {}}, folder / "mine.pt")
     content = (folder / "mine.pt").read_bytes()

@@ -168,5 +168,13 @@ def test_a_file_or_pipe_gets_no_progress_bar(
     assert [type(logger) for logger in wiring.console(options, run)] == [core.ConsoleLogger]
 
 
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_only_an_evaluation_without_training_checks_its_losses(run: core.Runtime, eval_only: bool) -> None:
+    """Training has a detector."""
+    made = made_callbacks(Options(eval_only=eval_only, dataset="tiny", block_size=16), run)
+
+    assert [type(callback).__name__ for callback in made] == (["FiniteLosses"] if eval_only else [])
+
+
 def test_a_run_without_frozen_parameters_has_no_unfreezing_callback(run: core.Runtime) -> None:
     assert made_callbacks(Options(unfreeze_at_iteration=5, dataset="tiny", block_size=16), run) == []

@@ -107,6 +107,22 @@ def test_a_hostile_plain_pickle_is_not_run(tmp_path: Path) -> None:
     assert not made.exists()
 
 
+@pytest.mark.parametrize("name", ["model.GPT", "__main__.GPTConfig", "argparse.Namespace"])
+def test_an_object_in_a_checkpoint_is_named_with_the_next_step(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole model, or the options as the object that a fork keeps them in."""
+    module, _, title = name.rpartition(".")
+    kind = type(title, (), {"__module__": module})
+    monkeypatch.setattr(sys.modules[module], title, kind, raising=False)
+    torch.save({"model": {}, "model_args": {}, "config": kind()}, tmp_path / "ckpt.pt")
+
+    with pytest.raises(
+        CheckpointError, match=rf"{name}.*; if it is yours, save plain values in place of the {title}, "
+    ):
+        load_checkpoint(tmp_path / "ckpt.pt")
+
+
 @pytest.mark.parametrize(
     ("content", "lacking"),
     [
@@ -131,6 +147,32 @@ def test_a_model_that_is_no_dict_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "other.pt")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(saved: Path, tiny_model: GPT, value: float) -> None:
+    state = {f"_orig_mod.{name}": tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+    state["_orig_mod.transformer.h.1.mlp.c_fc.weight"][3, 5] = value
+    torch.save({"model": state, "model_args": {}}, saved)
+
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(saved)
+    assert str(error.value) == (
+        f"{saved} holds weights that are NaN or infinite: transformer.h.1.mlp.c_fc.weight; its training had diverged: "
+        "use an earlier checkpoint"
+    )
+
+    state["_orig_mod.lm_head.weight"][:] = value
+    torch.save({"model": state, "model_args": {}}, saved)
+    with pytest.raises(CheckpointError, match=r"infinite: transformer\.h\.1\.mlp\.c_fc\.weight and 1 more; "):
+        load_checkpoint(saved)
+
+
+def test_a_file_whose_checksum_was_compared_is_not_searched_for_nan(saved: Path) -> None:
+    """Our saves have done so, and a search of all weights takes time."""
+    torch.save({"model": {"w": torch.tensor([float("nan")])}, "model_args": {}}, saved)
+
+    assert load_checkpoint(saved, check=False)["model"]["w"].isnan()
+
+
 # names of parameters
 
 
@@ -143,6 +185,13 @@ def test_a_model_that_is_no_dict_is_refused(tmp_path: Path) -> None:
         ("module._orig_mod.transformer.wte.weight", "transformer.wte.weight"),
         ("_orig_mod.module.transformer.wte.weight", "transformer.wte.weight"),
         ("_orig_mod._orig_mod.lm_head.weight", "lm_head.weight"),
+        ("_fsdp_wrapped_module._orig_mod.lm_head.weight", "lm_head.weight"),
+        (
+            "module.transformer.h.0._fsdp_wrapped_module._checkpoint_wrapped_module.ln_1.weight",
+            "transformer.h.0.ln_1.weight",
+        ),
+        ("_forward_module.module._orig_mod.lm_head.weight", "lm_head.weight"),
+        ("_module.lm_head.weight", "lm_head.weight"),
         ("transformer.h._orig_mod.0.attn.bias", "transformer.h.0.attn.bias"),
         ("transformer.h.0._orig_mod.attn.bias", "transformer.h.0.attn.bias"),
         ("module.transformer.h.0.module._orig_mod.attn.bias", "transformer.h.0.attn.bias"),

@@ -1,5 +1,6 @@
 """Where a run starts, and which options of a resume differ."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,16 @@ import pytest
 import torch
 
 from core.checkpoint.manager import CheckpointManager
-from core.checkpoint.resume import changed_options, launch_id, require_counters, restarted, same_batches, where_to_start
+from core.checkpoint.resume import (
+    changed_options,
+    complete,
+    launch_id,
+    require_counters,
+    require_finite_moments,
+    restarted,
+    same_batches,
+    where_to_start,
+)
 from core.errors import CheckpointError
 
 SAVED = {"n_layer": 2, "learning_rate": 0.1, "dataset": "a", "batch_size": 4, "block_size": 16, "out_dir": "x"}
@@ -71,6 +81,57 @@ def test_an_iteration_that_is_no_count_is_refused(iter_num: Any) -> None:
 
     with pytest.raises(CheckpointError, match="^the checkpoint lacks iter_num: "):
         require_counters({"iter_num": iter_num, "best_val_loss": 2.5})
+
+
+COMPLETE = {"model": {}, "optimizer": {"state": {}, "param_groups": [1]}, "iter_num": 5, "best_val_loss": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("lacking", "line"),
+    [
+        ([], ""),
+        (["optimizer"], "resume: the checkpoint lacks optimizer (its moments start at zero)"),
+        (
+            ["optimizer", "iter_num", "best_val_loss"],
+            "resume: the checkpoint lacks optimizer (its moments start at zero), iter_num (the count starts at "
+            "iteration 0), best_val_loss (the next evaluation counts as the best)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_none", [False, True])
+def test_what_a_checkpoint_lacks_is_as_in_a_new_run(
+    lacking: list[str], line: str, as_none: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    given: dict[str, Any] = {key: value for key, value in COMPLETE.items() if key not in lacking}
+    new_run = {"optimizer": None, "iter_num": 0, "best_val_loss": 1e9}
+    with caplog.at_level("INFO", logger="coregpt"):
+        completed = complete({**given, **(dict.fromkeys(lacking) if as_none else {})})
+
+    assert {key: completed[key] for key in COMPLETE} == COMPLETE | {key: new_run[key] for key in lacking}
+    assert completed.get("lowest_val_loss") == (float("inf") if "best_val_loss" in lacking else None)
+    assert caplog.messages == ([line] if line else [])
+    require_counters(completed)
+
+
+@pytest.mark.parametrize("empty", [{}, {"state": {}, "param_groups": []}])
+def test_an_optimizer_state_without_content_counts_as_lacking(empty: dict[str, Any]) -> None:
+    assert complete({**COMPLETE, "optimizer": empty})["optimizer"] is None
+
+
+def test_a_counter_that_is_a_tensor_becomes_a_number() -> None:
+    assert complete({**COMPLETE, "iter_num": torch.tensor(7)})["iter_num"] == 7
+    assert isinstance(complete({**COMPLETE, "iter_num": torch.tensor(7.5)})["iter_num"], torch.Tensor)
+
+
+def test_moments_that_are_not_finite_are_refused() -> None:
+    moments = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}
+    optimizer = {"state": {0: copy.deepcopy(moments), 1: moments}, "param_groups": []}
+    for fine in (optimizer, None, {}, {"optimizers": [optimizer]}):
+        require_finite_moments(fine)
+
+    moments["exp_avg_sq"][1] = float("nan")
+    with pytest.raises(CheckpointError, match=r"not finite \(exp_avg_sq of tensor 1\): .* --init_from_checkpoint"):
+        require_finite_moments(optimizer)
 
 
 def test_auto_refuses_checkpoints_of_a_newer_format(intact: CheckpointManager) -> None:

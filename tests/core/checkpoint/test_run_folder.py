@@ -349,3 +349,18 @@ def test_interrupted_move_loses_nothing(
     assert folder.move_previous_run() == folder.path / "previous-2"
     assert contents(folder.path / "previous-1") | contents(folder.path / "previous-2") == previous_run("a")
     assert contents(folder.path) == {}
+
+
+def test_a_link_that_is_moved_still_leads_to_its_file(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "blob").write_text("weights")
+    (tmp_path / "out" / "ckpt.pt").symlink_to("../blob")
+    (tmp_path / "out" / "ckpt-000001.pt").write_text("ours")
+    (tmp_path / "out" / "ckpt-other.pt").symlink_to("ckpt-000001.pt")
+    (tmp_path / "out" / "ckpt-gone.pt").symlink_to("gone")
+
+    moved = RunFolder(tmp_path / "out").move_previous_run()
+
+    assert moved is not None and (moved / "ckpt.pt").is_symlink() and (moved / "ckpt.pt").read_text() == "weights"
+    assert (moved / "ckpt-other.pt").readlink() == Path("ckpt-000001.pt")
+    assert (moved / "ckpt-gone.pt").is_symlink() and sorted(os.listdir(tmp_path / "out")) == ["previous-1"]

@@ -308,12 +308,66 @@ def test_of_equal_checkpoints_the_one_that_is_ckpt_pt_is_loaded(tmp_path: Path) 
     assert loaded(tmp_path, prefer_linked=True) == ("ckpt-000001.pt", 10)
 
 
-@pytest.mark.parametrize("kind", ["link", "folder"])
-def test_a_ckpt_pt_that_is_no_file_is_skipped(folder: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    (replace_by_link if kind == "link" else replace_by_folder)(folder / "ckpt.pt")
+def test_a_ckpt_pt_that_is_no_file_is_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    replace_by_folder(folder / "ckpt.pt")
 
     assert loaded(folder) == ("ckpt-000004.pt", 40) == loaded(folder, prefer_linked=True)
-    assert "ckpt.pt is a link, or no file" in warnings(caplog)[0]
+    assert "ckpt.pt is no file: put a copy of the checkpoint in its place" in warnings(caplog)[0]
+
+
+@pytest.mark.parametrize("target", ["elsewhere.pt", "deep/elsewhere.pt", "ckpt-000004.pt"])
+def test_our_ckpt_pt_may_be_a_symbolic_link(folder: Path, target: str, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "deep").mkdir()
+    if target == "ckpt-000004.pt":
+        (folder / "ckpt.pt").unlink()
+    else:
+        os.rename(folder / "ckpt.pt", folder / target)
+    (folder / "ckpt.pt").symlink_to(target)
+
+    assert loaded(folder) == ("ckpt-000004.pt", 40) and loaded(folder, prefer_linked=True)[1] == 40
+    assert warnings(caplog) == []
+
+    flip(folder / "ckpt-000004.pt")
+    assert loaded(folder)[1] == (40 if target != "ckpt-000004.pt" and (folder / target).stat().st_nlink == 1 else 30)
+
+
+def test_another_programs_ckpt_pt_is_read_through_a_chain_of_links(tmp_path: Path) -> None:
+    """As in the caches of Hugging Face, DVC and git-annex."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    torch.save(content(5, run=None), tmp_path / "blobs" / "4f1d2c")
+    (tmp_path / "blobs" / "alias").symlink_to("4f1d2c")
+    (tmp_path / "snapshot" / "ckpt.pt").symlink_to("../blobs/alias")
+
+    assert loaded(tmp_path / "snapshot") == ("ckpt.pt", 5) == loaded(tmp_path / "snapshot", prefer_linked=True)
+
+    before = (tmp_path / "blobs" / "4f1d2c").read_bytes()
+    manager = CheckpointManager(tmp_path / "snapshot")
+    save(manager, 10)  # a save replaces the link, and not the file behind it
+    assert (tmp_path / "blobs" / "4f1d2c").read_bytes() == before
+    assert not manager.path.is_symlink() and loaded(tmp_path / "snapshot") == ("ckpt-000001.pt", 10)
+    assert (tmp_path / "snapshot" / "ckpt.pt.foreign").resolve() == (tmp_path / "blobs" / "4f1d2c").resolve()
+
+
+def test_the_file_behind_a_link_may_change_during_a_run(tmp_path: Path) -> None:
+    torch.save(content(5, run=None), tmp_path / "elsewhere")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ckpt.pt").symlink_to("../elsewhere")
+    manager = CheckpointManager(tmp_path / "out")
+    manager.load()
+    save(manager, 10, link=False)
+    assert loaded(tmp_path / "out") == ("ckpt-000001.pt", 10)  # the link was there before that save
+
+    torch.save(content(50, run=None), tmp_path / "elsewhere")
+    assert loaded(tmp_path / "out") == ("ckpt.pt", 50)
+
+
+@pytest.mark.parametrize("target", ["gone.pt", "ckpt.pt", "."])
+def test_a_link_to_no_file_is_refused_with_advice(tmp_path: Path, target: str) -> None:
+    (tmp_path / "ckpt.pt").symlink_to(target)
+
+    with pytest.raises(CheckpointError, match="is a symbolic link to .*, where there is no file: fetch the file"):
+        CheckpointManager(tmp_path).load()
 
 
 # no intact checkpoint
