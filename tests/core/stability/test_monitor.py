@@ -73,10 +73,11 @@ def test_on_instability_chooses_the_action(on_instability: str, skips: int, acti
     assert (skip, monitor.decide_on(verdict).action) == (skips, action)
 
 
-def test_a_verdict_contains_the_requests() -> None:
-    _, verdict = inspect(make_monitor(), 1.0, 1.0, preempt=True, save=True)
+@pytest.mark.parametrize("request_", [Requests(preempt=True), Requests(stop=True), Requests(save=True)])
+def test_a_verdict_contains_the_requests(request_: Requests) -> None:
+    _, verdict = inspect(make_monitor(), 1.0, 1.0, **request_._asdict())
 
-    assert verdict.requests == Requests(preempt=True, stop=False, save=True)
+    assert verdict.requests == request_
 
 
 def test_any_ranks_flags_count_for_all() -> None:
