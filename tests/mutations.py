@@ -74,7 +74,7 @@ MUTATIONS = [
     Mutation("do not scale the residual projections", MODEL, "std=INIT_STD / math.sqrt(2", "std=INIT_STD * math.sqrt(1", "tests/test_oracle.py"),
     Mutation("attend to later positions", MODEL, "is_causal=causal", "is_causal=False", "tests/test_model.py"),
     Mutation("untie the head", MODEL, 'self.transformer["wte"].weight = self.lm_head.weight', "pass", "tests/test_model.py"),
-    Mutation("ignore top_k", MODEL, "if top_k is not None:", "if False:", "tests/test_model.py tests/test_oracle.py"),
+    Mutation("ignore top_k", MODEL, "if top_k:", "if False:", "tests/test_model.py tests/test_oracle.py"),
     Mutation("count ignored targets", MODEL, "targets.flatten(), ignore_index=-1", "targets.flatten().clamp(min=0)", "tests/test_model.py"),
     Mutation("approximate the GELU", MODEL, "F.gelu(self.c_fc(x))", 'F.gelu(self.c_fc(x), approximate="tanh")', "tests/test_model.py"),
     Mutation("keep dropout in evaluation", MODEL, "self.dropout if self.training else 0.0", "self.dropout", "tests/test_model.py tests/core/test_evaluator.py"),
@@ -152,7 +152,7 @@ MUTATIONS = [
     Mutation("accept a typo", "configurator.py", "self.errors.append(f\"{origin}: unknown option {key!r}{self.suggestion(key)}\")", "pass", "tests/test_configurator.py"),
     Mutation("accept a typo in a file", "configurator.py", "(option := self.misspelt(name))", "(option := None)", "tests/test_configurator.py"),
     Mutation("split at every =", "configurator.py", 'argument[2:].partition("=")', '(argument[2:].split("=") + ["", ""])[0], "=", argument.split("=")[-1]', "tests/test_configurator.py"),
-    Mutation("stop at the first error", "configurator.py", "        for argument in arguments:\n", "        for argument in arguments:\n            self.check()\n", "tests/test_configurator.py"),
+    Mutation("stop at the first error", "configurator.py", "            argument = waiting.pop(0)\n", "            argument = waiting.pop(0)\n            self.check()\n", "tests/test_configurator.py"),
     Mutation("convert values of any type", "config/schema.py", "strict=True", "strict=False", "tests/config/test_schema.py tests/test_configurator.py"),
     Mutation("merge sections by bare name", "configurator.py", 'elif "." in key and key.partition(".")[2] in self.sections.get(key.partition(".")[0], ()):', 'elif "." in key:', "tests/test_configurator.py"),
     # data, logs
