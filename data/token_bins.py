@@ -18,15 +18,20 @@ ENDS_BYTES, BLOCKS, BLOCK_BYTES = 2**20, 64, 4096  # a fingerprint reads both en
 class TokenBins:
     """A data source: `get_batch(split)` returns inputs and targets, each (B, T) int64.
 
+    device: where the batches are; a run leaves them on the CPU and copies them to a GPU while it computes
+
     Start positions are drawn from torch's global generator, as in nanoGPT. `starts` holds the start positions of the
     last batch of each split, in tokens. Raises DataError in the constructor if a file is missing, too short, or no
     token file, and in `get_batch` if a batch has an id outside the vocabulary that `check_vocab` was given.
     """
 
-    def __init__(self, folder: str | Path, block_size: int, batch_size: int) -> None:
+    def __init__(
+        self, folder: str | Path, block_size: int, batch_size: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.folder = Path(folder)
         self.block_size = block_size
         self.batch_size = batch_size
+        self.device = device
         self.starts: dict[str, list[int]] = {}
         self.files = {split: TokenFile(self.folder / f"{split}.bin", *self._needed()) for split in SPLITS}
 
@@ -54,7 +59,7 @@ class TokenBins:
         starts = torch.randint(count - self.block_size, (self.batch_size,)).tolist()
         self.starts[split] = starts
         ids = file.read(starts, [length] * self.batch_size)
-        both = torch.from_numpy(ids.reshape(-1, length).astype(np.int64))  # (B, T + 1)
+        both = torch.from_numpy(ids.reshape(-1, length).astype(np.int64)).to(self.device)  # (B, T + 1)
         return both[:, :-1].contiguous(), both[:, 1:].contiguous()
 
     def state_dict(self) -> dict[str, Any]:

@@ -323,3 +323,10 @@ def test_a_folder_in_place_of_a_file(tiny_bins: Path) -> None:
     (tiny_bins / "val.bin").mkdir()
 
     assert refusal(tiny_bins).startswith(f"no data at {tiny_bins}/val.bin: ")
+
+
+def test_batches_can_be_made_on_a_device(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        np.arange(100, dtype=np.uint16).tofile(tmp_path / f"{split}.bin")
+    inputs, targets = TokenBins(tmp_path, 8, 2, torch.device("meta")).get_batch("train")
+    assert inputs.device.type == targets.device.type == "meta"
