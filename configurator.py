@@ -119,7 +119,7 @@ class Overrides:
             _echo(f"Overriding: {key} = {self.values[key]}")
         elif (meant := self.repaired(argument)) and not self.is_acceptable(key, text):
             self.errors.append(f"{argument!r}: got a flag that is not plain --key=value{meant}")
-        elif name := self.assign(key, text, argument if argument.isprintable() else repr(argument)):
+        elif name := self.assign(key, text, spelling.visible(argument)):
             _echo(f"Overriding: {name} = {self.values[name]}")
 
     def without_value(self, argument: str, following: list[str]) -> str:
@@ -280,8 +280,8 @@ class Overrides:
         except (OSError, ValueError) as error:  # among them UnicodeDecodeError, and a null byte in the path
             near = spelling.near_file(path, CONFIG_FILES)
             hint = f"; did you mean {near}?" if near else ""
-            shown = path if path.isprintable() else repr(path)  # a carriage return would hide the message
-            self.errors.append(f"cannot read config file {shown}: {getattr(error, 'strerror', None) or error}{hint}")
+            cause = getattr(error, "strerror", None) or error
+            self.errors.append(f"cannot read config file {spelling.visible(path)}: {cause}{hint}")
             return ""
         _echo(f"Overriding config with {path}:\n{text}")
         return text

@@ -104,6 +104,11 @@ def near_file(path: str, endings: tuple[str, ...]) -> str | None:
     return next((text for text, file in by_name.items() if close and file.stem == close[0]), None)
 
 
+def visible(text: str) -> str:
+    """Return a text for a message; with escapes if it has control characters, of which a carriage return hides it."""
+    return text if text.isprintable() else repr(text)
+
+
 def split_flag(argument: str) -> tuple[str, str, bool]:
     """Return the key and the value that an argument was probably meant to have, and whether it has a value."""
     key, equals, value = argument.strip().lstrip(DASHES).partition("=")

@@ -1,4 +1,4 @@
-"""The errors that end a program with one message and an exit status, and warnings that come once."""
+"""How a program ends: errors with one message and an exit status, a closed stdout; and warnings that come once."""
 
 import logging
 import os
@@ -83,6 +83,7 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
 
     Characters that stdout cannot encode are replaced. If the reader of stdout has gone (`| head`), the program ends
     quietly, or with `outlives_stdout` goes on without it.
+
     Under torchrun an error of all ranks is printed once per machine: the others wait, and torchrun ends them meanwhile.
     """
     if hasattr(sys.stdout, "reconfigure"):
