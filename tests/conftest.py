@@ -30,6 +30,12 @@ def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def without_flush_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip os.fsync, most of the time of a small save: tests kill processes, and the system keeps what those wrote."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
 def remove_log_handlers() -> Iterator[None]:
     """Remove the log handler that a Runtime adds, because it holds the stderr of one test."""
     yield

@@ -1,6 +1,6 @@
 """The trainer and the flat loop, benchmark/reference.py, give bitwise equal losses, weights, optimizer and best loss.
 
-Most rows run both programs in this process or in forks of it; one of two ranks, and one of one, in new processes.
+The rows run both programs in this process or in forks of it; in one of them torchrun starts ours.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ from benchmark.compare_legacy import (
     ROOT,
     TINY,
     Combination,
-    Launch,
     Processes,
     Side,
     combinations,
@@ -83,19 +82,22 @@ def forked_ranks(folder: Path, script: Path, arguments: list[str], processes: in
     return output.read_text()
 
 
-@pytest.mark.parametrize(
-    ("name", "launch"),
-    [("two-ranks-dropout", Processes()), ("two-ranks-resume", forked_ranks)],
-    ids=["processes", "forks-resume"],
-)
-def test_same_bits_as_the_flat_loop_on_two_ranks(name: str, launch: Launch, data: Path) -> None:
-    assert run_combination(TWO_RANKS[name], REFERENCE, data, ITERS, launch) == []
+def test_same_bits_as_the_flat_loop_on_two_ranks(data: Path) -> None:
+    assert run_combination(TWO_RANKS["two-ranks-resume"], REFERENCE, data, ITERS, forked_ranks) == []
+
+
+def test_same_bits_as_the_flat_loop_under_torchrun(data: Path, tmp_path: Path) -> None:
+    legacy = Side.in_new_folder(REFERENCE, tmp_path / "legacy", data, forked_ranks)
+    ours = Side.in_new_folder(ROOT / "train.py", tmp_path / "ours", data, Processes())
+    row = TWO_RANKS["two-ranks-dropout"]
+
+    assert compare(legacy, ours, flags({**TINY, **row.options}), ITERS, resume=False, processes=2) == []
 
 
 def test_same_stdout_as_the_flat_loop(data: Path, tmp_path: Path) -> None:
     """All bytes are equal except for times and mfu."""
     sides = [
-        Side.in_new_folder(script, tmp_path / script.stem, data, Processes())
+        Side.in_new_folder(script, tmp_path / script.stem, data, forked_ranks)
         for script in (REFERENCE, ROOT / "train.py")
     ]
     for side in sides:
