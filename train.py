@@ -19,9 +19,9 @@ def build(
 ) -> core.Trainer:
     """Make every part of a run, in the order in which things happen, and the trainer that runs them."""
     numbers = wiring.loop_numbers(options, runtime)
-    data = wiring.open_data(options, runtime, preemption)
     checkpoints = core.CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
     start = wiring.find_start(options, runtime, checkpoints)
+    data = wiring.open_data(options, runtime, preemption, start)
     console = wiring.console(options, runtime)
     logger = core.CompositeLogger(console)
     runtime.at_exit(logger.close)  # what registers later is closed earlier: the last save ends before the loggers
@@ -67,7 +67,7 @@ def build(
 
 def main(argv: Sequence[str], callbacks: Sequence[core.Callback] = ()) -> float:
     """Run one experiment, given as its command line. Return the lowest validation loss."""
-    options = configure(Options, argv)
+    options = wiring.as_saved(configure(Options, argv), argv)
     with (
         core.Preemption(options.time_limit) as preemption,
         core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as runtime,

@@ -350,6 +350,7 @@ class SampleOptions(Schema):
     opt = section("model")
     init_from: str = opt("resume", "resume (the checkpoint in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2", text="path", min_length=1)
     out_dir: str = opt("out", "folder of the checkpoint, or the checkpoint file", text="path", min_length=1)
+    checkpoint: str = opt("linked", "which checkpoint of out_dir: linked (nanoGPT's ckpt.pt), newest, best (with the lowest validation loss), or the name of a file in it", text="path", min_length=1)
 
     opt = section("text")
     start: str = opt("\n", "the prompt; FILE:path reads it from a file", text="prose")

@@ -45,12 +45,13 @@ class StopRequest:
         self.is_preempted = True
         self.reason = self.preemption.requested or "a signal to another process"
 
-    def raise_if_preempted(self, saved_at: int | None) -> None:
+    def raise_if_preempted(self, saved_at: int | None, command: str) -> None:
         """Raise PreemptedError if a signal or the clock stopped the run.
 
         saved_at: iteration of the saved state; None if there was nothing to save
+        command:  the command that goes on from there
         """
         if self.is_preempted:
-            where = f"at iteration {saved_at}; --init_from=resume goes on from there"
+            where = f"at iteration {saved_at}; to go on: {command}"
             where = where if saved_at is not None else "before the first update"
             raise PreemptedError(f"stopped by {self.reason} {where}", self.preemption.exit_status)

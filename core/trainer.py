@@ -273,7 +273,7 @@ class Trainer:
         """Call `on_train_end`. Raises PreemptedError if a signal or the clock stopped the run."""
         self.callbacks.emit("on_train_end", self)
         has_state = self.step.updates > 0 or self.checkpointer.schedule.saved_at is not None
-        self.stop_request.raise_if_preempted(self.iter_num if has_state else None)
+        self.stop_request.raise_if_preempted(self.iter_num if has_state else None, self.checkpointer.resume_command())
 
     # what others may call
 
@@ -305,8 +305,8 @@ class Trainer:
         """Go on from a checkpoint whose weights and optimizer are loaded; exact: with its random state and batch."""
         require_counters(checkpoint)
         with damaged_if_it_fails():
-            is_exact = self.checkpointer.resume(checkpoint, manifest, exact)
-            self.load_state_dict(checkpoint)
+            state, is_exact = self.checkpointer.resume(checkpoint, manifest, exact)
+            self.load_state_dict(state)
             if "recovery" in checkpoint:
                 self.monitor.recovery.load_state_dict(checkpoint["recovery"])
         if not is_exact:

@@ -1,6 +1,7 @@
 """TokenBins, the data source of random crops of train.bin and val.bin, nanoGPT's files of token ids."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class TokenBins:
     """A data source: `get_batch(split)` returns inputs and targets, each (B, T) int64.
 
     device: where the batches are; a run leaves them on the CPU and copies them to a GPU while it computes
+    meta:   what the ids stand for, if the folder has no meta.pkl
 
     Start positions are drawn from torch's global generator, as in nanoGPT. `starts` holds the start positions of the
     last batch of each split, in tokens. Raises DataError in the constructor if a file is missing, too short, or no
@@ -26,12 +28,18 @@ class TokenBins:
     """
 
     def __init__(
-        self, folder: str | Path, block_size: int, batch_size: int, device: torch.device | str = "cpu"
+        self,
+        folder: str | Path,
+        block_size: int,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        meta: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.block_size = block_size
         self.batch_size = batch_size
         self.device = device
+        self._meta = meta
         self.starts: dict[str, list[int]] = {}
         self.files = {split: TokenFile(self.folder / f"{split}.bin", *self._needed()) for split in SPLITS}
 
@@ -46,9 +54,14 @@ class TokenBins:
         return self.folder / "meta.pkl"
 
     @cached_property
+    def meta(self) -> Mapping[str, Any] | None:
+        """The content of meta.pkl, which says what the ids stand for; None for GPT-2's, a data set without the file."""
+        return read_meta(self.meta_path) if self.meta_path.exists() else self._meta
+
+    @property
     def vocab_size(self) -> int | None:
         """Size of the vocabulary; None for a data set without meta.pkl."""
-        return int(read_meta(self.meta_path)["vocab_size"]) if self.meta_path.exists() else None
+        return None if self.meta is None else int(self.meta["vocab_size"])
 
     def get_batch(self, split: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a random batch; the targets are the inputs shifted by one position."""

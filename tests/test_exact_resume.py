@@ -75,7 +75,9 @@ def test_resuming_a_finished_run_does_nothing(
         assert train.main([*tiny_argv, f"--init_from={start}"]) == best
 
     assert {path.name: path.read_bytes() for path in Path("out").iterdir() if path.name != ".lock"} == before
-    assert "iter " not in capsys.readouterr().out.replace("tokens per iteration", "")
+    out, err = capsys.readouterr()
+    assert "iter " not in out.replace("tokens per iteration", "")
+    assert err.count("nothing to do: the run has finished with iteration 6, its max_iters; raise that to go on") == 2
 
 
 def test_a_finished_run_can_be_made_longer(run_dir: Path, tiny_argv: list[str]) -> None:
@@ -155,7 +157,7 @@ def test_an_evaluation_that_a_signal_interrupts_is_abandoned_and_repeated(
 
             trainer.evaluator.get_batch = interrupted  # type: ignore[assignment]
 
-    with pytest.raises(PreemptedError, match="^stopped by SIGTERM at iteration 3; --init_from=resume goes on"):
+    with pytest.raises(PreemptedError, match="^stopped by SIGTERM at iteration 3; to go on: .*train.py --init"):
         train.main(tiny_argv, [InterruptsEvaluation()])
     assert calls[-3:] == ["train", "train", "val"]
     capsys.readouterr()
@@ -325,3 +327,32 @@ def test_an_attention_type_that_stays_as_saved_is_not_logged_as_changed(
 
     assert types == ["bidirectional", "bidirectional"]
     assert "attention_type bidirectional -> causal" not in capsys.readouterr().err
+
+
+def test_other_data_reset_the_best_loss_and_relink_ckpt_pt(
+    run_dir: Path, tiny_argv: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Random tokens cannot be learnt as well as the walk through the alphabet: the old best loss would stay."""
+    argv = [*tiny_argv, "--always_save_checkpoint=False", "--lr_decay_iters=100"]
+    best = train.main([*argv, "--max_iters=60", "--eval_interval=20"])
+    shutil.copytree("data/tiny", "data/noise")
+    for split in ("train", "val"):
+        (torch.rand(2000) * 17).to(torch.int16).numpy().tofile(f"data/noise/{split}.bin")
+    caplog.set_level("INFO")
+    argv = [*argv, "--dataset=noise", "--init_from=resume", "--max_iters=63", "--eval_interval=1"]
+    after = train.main(argv)
+
+    linked = torch.load("out/ckpt.pt", weights_only=True)
+    assert after > best + 0.1 and linked["config"]["dataset"] == "noise" and linked["lowest_val_loss"] > best + 0.1
+    assert "resume: the data are not those of the checkpoint; the best loss is reset" in caplog.text
+    assert caplog.text.count("best loss is reset") == 1
+    train.main([*argv, "--max_iters=64"])  # the same data again
+    assert caplog.text.count("best loss is reset") == 1
+
+
+def test_another_spelling_of_the_data_set_resets_nothing(run_dir: Path, tiny_argv: list[str]) -> None:
+    train.main([*tiny_argv, "--out_dir=a", "--max_iters=9"])
+    train.main([*tiny_argv, "--out_dir=b"])
+    train.main([*tiny_argv, "--out_dir=b", "--max_iters=9", "--init_from=resume", f"--dataset={run_dir}/data/tiny"])
+
+    assert run_hash("a") == run_hash("b")

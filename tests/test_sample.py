@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 import torch
 
 import sample
+import train
 import wiring.sampling
 from core import CheckpointError, CheckpointManager, ConfigError, DataError
+from data.meta import write_meta
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from model import GPT, GPTConfig
 
@@ -92,6 +95,7 @@ def test_every_option_affects_the_generation(
 
 
 FOREIGN = r"out/ckpt\.pt has no manifest \(nanoGPT's, .*\): loaded after a check of its own\n"
+FOREIGN += r"model: out/ckpt\.pt, iteration 5, val 2\.50\n"
 
 
 def test_stdout_has_nanogpts_lines(
@@ -205,6 +209,7 @@ def test_without_meta_the_tokens_are_gpt2s(
     checkpoint.pop("config")
     save(checkpoint if known is None else {**checkpoint, "config": known})
     monkeypatch.setattr(wiring.sampling, "Gpt2Tokenizer", Numbers)
+    monkeypatch.setattr(wiring.sampling, "GPT2_TOKENS", 17)
     capsys.readouterr()
 
     sample.main([*CPU, "--start=abcd"])
@@ -227,7 +232,7 @@ def models(checkpoint: dict[str, Any], tiny_model: GPT) -> dict[str, GPT]:
         model = GPT(tiny_model.config)
         weights = {key: tensor * 5 for key, tensor in model.state_dict().items()}
         model.load_state_dict(weights)
-        notes = {"iter_num": 6, "val_loss": None, "healthy": True}
+        notes = {"iter_num": 6, "val_loss": 1.5 if name == "linked" else None, "healthy": True}
         checkpoints.save(
             lambda path, weights=weights: torch.save({**checkpoint, "model": weights}, path),
             notes,
@@ -241,6 +246,26 @@ def test_of_several_checkpoints_ckpt_pt_is_used(models: dict[str, GPT], capsys: 
     texts = printed([*CPU, "--start=abc"], capsys)
 
     assert texts == generated(models["linked"], "abc") != generated(models["newest"], "abc")
+
+
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [("linked", "linked"), ("newest", "newest"), ("ckpt-000002.pt", "newest"), ("best", "linked")],
+)
+def test_another_checkpoint_can_be_chosen(
+    models: dict[str, GPT], capsys: pytest.CaptureFixture[str], which: str, name: str
+) -> None:
+    assert printed([*CPU, "--start=abc", f"--checkpoint={which}"], capsys) == generated(models[name], "abc")
+
+
+def test_the_model_that_is_used_is_named_on_stderr(
+    checkpoint: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save({**checkpoint, "config": {"dataset": "tiny", "max_iters": 70}})
+    capsys.readouterr()
+    sample.main([*CPU, "--start=abc"])
+
+    assert capsys.readouterr().err.endswith("\nmodel: out/ckpt.pt, iteration 5 of 71, val 2.50\n")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +286,8 @@ def test_a_damaged_ckpt_pt_is_replaced_by_the_newest_good_checkpoint(
 
     out, err = capsys.readouterr()
     assert out.split("meta.pkl...\n")[1].split("\n---------------\n") == generated(models["newest"], "abc")
-    assert re.fullmatch(r"out: .*ckpt\.pt\b.*; ckpt-000002\.pt is used instead\n", err)
+    fault = r"out: .*ckpt\.pt\b.*; ckpt-000002\.pt is used instead\n"
+    assert re.fullmatch(fault + r"model: out/ckpt-000002\.pt, iteration 5\n", err)
 
 
 def test_a_ckpt_pt_that_links_to_another_checkpoint_is_that_one(
@@ -390,7 +416,7 @@ def test_at_most_block_size_tokens_are_written(unmasking: GPT, capsys: pytest.Ca
     ):
         sample.main(["--device=cpu", "--num_samples=1", "--start=abc", *flags])
         shown = capsys.readouterr()
-        notes = [line for line in shown.err.splitlines() if "manifest" not in line]
+        notes = [line for line in shown.err.splitlines() if "ckpt.pt" not in line]
         assert "---------------" in shown.out and notes == [note] * bool(note)
     first, _ = printed(["--device=cpu", "--num_samples=1", "--start=abc"], capsys)
     assert len(first) == 16
@@ -619,5 +645,51 @@ def test_the_program_ends_with_status_2_and_one_message(checkpoint: dict[str, An
 
     assert done.returncode == 2
     assert re.match(FOREIGN + "error: the data set's 17 characters lack 'X': ", done.stderr)
-    assert done.stderr.count("\n") == 2
+    assert done.stderr.count("\n") == 3
     assert "Traceback" not in done.stdout + done.stderr
+
+
+# the tokens that travel in a checkpoint
+
+
+def test_a_run_is_sampled_without_its_data_set_from_another_folder(
+    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.main([*tiny_argv, "--max_iters=2"])
+    first = printed([*CPU, "--start=abc"], capsys)
+    shutil.rmtree("data")
+    (run_dir / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    sample.main([*CPU, "--start=abc", "--out_dir=../out"])
+
+    assert capsys.readouterr().out.split("M\n")[1].split("\n---------------\n") == first
+
+
+def test_a_data_set_prepared_again_does_not_change_what_a_run_says(
+    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*tiny_argv, "--max_iters=2"])
+    first = printed([*CPU, "--start=abc"], capsys)
+    upper = dict(enumerate("\nABCDEFGHIJKLMNOP"))
+    write_meta("data/tiny/meta.pkl", {"vocab_size": 17, "itos": upper, "stoi": {c: i for i, c in upper.items()}})
+    sample.main([*CPU, "--start=abc"])
+    out, err = capsys.readouterr()
+
+    assert out.split("M\n")[1].split("\n---------------\n") == first
+    assert (
+        "data/tiny/meta.pkl has other tokens than the model (id 1 is 'a' there and 'A' here, 15 more ids differ)" in err
+    )
+    with pytest.raises(DataError, match=r"the checkpoint has learnt other tokens \(id 1 is 'a' there and 'A' here"):
+        train.main([*tiny_argv, "--init_from=resume"])
+
+
+def test_a_run_is_evaluated_without_its_meta_pkl(
+    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for training in ("language_model", "unmasking"):
+        argv = [*tiny_argv, f"--training_type={training}", f"--out_dir={training}", "--max_iters=2"]
+        train.main(argv)
+        loss = train.main([*argv, "--init_from=resume", "--eval_only=True", "--resume_rng=reseed"])
+        meta = Path("data/tiny/meta.pkl").rename("meta.pkl")
+        assert train.main([*argv, "--init_from=resume", "--eval_only=True", "--resume_rng=reseed"]) == loss
+        meta.rename("data/tiny/meta.pkl")

@@ -20,7 +20,7 @@ from core.checkpoint.manager import CheckpointManager
 from core.errors import exit_on_error
 from tools.metrics import read_records
 
-NOT_HASHED = {"config", "run", "loggers"}  # parts of a checkpoint that say where and how the run was started
+NOT_HASHED = {"config", "tokenizer", "run", "loggers"}  # parts of a checkpoint that say how the run was started
 EVENTS = {"step", "eval"}  # logged events that are results of a run
 TIMES = {"time_ms", "mfu"}
 

@@ -6,12 +6,14 @@ from wiring.loop import evaluation_settings, loop_numbers, make_parallel, step_s
 from wiring.model import check_task, find_transfer_source, make_initializer, model_maker
 from wiring.objective import make_objective
 from wiring.optimizer import make_optimizer, non_cosine_schedule
+from wiring.saved_options import as_saved
 from wiring.start import RunStart, enter_folder, find_start
 from wiring.watchers import callbacks, console, loggers, print_header
 
 __all__ = [
     "RunData",
     "RunStart",
+    "as_saved",
     "callbacks",
     "check_task",
     "console",

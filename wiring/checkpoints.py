@@ -18,6 +18,7 @@ from core import (
     TrainingStep,
     provenance,
 )
+from data.token_meaning import storable
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -42,6 +43,7 @@ def make_checkpointer(
     notes = RunNotes(
         model_args=model_args,
         config={**options.model_dump(), **meta},
+        tokenizer=storable(data.source.meta),
         provenance={**made_with, "data_fingerprint": str(data.source.fingerprint())},
     )
     checkpointer = Checkpointer(

@@ -11,7 +11,6 @@ from core import ConfigError, Preemption, Runtime
 from core.batch import Batch, to_device
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
-from data.meta import read_meta
 from data.stages import Stage, UniformStage, check_stages, create_stage_objects
 from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
@@ -22,6 +21,7 @@ from extras.validation_timer import ValidationTimer
 
 if TYPE_CHECKING:
     from config.options import Options
+    from wiring.start import RunStart
 
 log = logging.getLogger("coregpt")
 GPT2_TOKENS, GPT2_NEWLINE = 50257, 198  # of a data set without meta.pkl
@@ -61,14 +61,17 @@ class RunData(NamedTuple):
             self.source.wait()
 
 
-def open_data(options: Options, runtime: Runtime, preemption: Preemption | None = None) -> RunData:
+def open_data(
+    options: Options, runtime: Runtime, preemption: Preemption | None = None, start: RunStart | None = None
+) -> RunData:
     """Return the data of a run. Raises DataError or ConfigError if the data set does not fit the options.
 
     preemption: lets a signal end the wait for a batch
+    start:      a checkpoint to resume knows what the ids stand for, if the data set has lost its meta.pkl
     """
     training, validation = read_stages(options)  # wrong stages are refused even if they have no effect
     is_queue, is_plain = takes_queue(options), options.training_type == "language_model"
-    source = open_queue(options, runtime) if is_queue else open_bins(options)
+    source = open_queue(options, runtime) if is_queue else open_bins(options, start)
     vocabulary = None if is_plain else find_vocabulary(options, source)
     timer = None if is_plain else ValidationTimer()
     batches: Any = source
@@ -135,10 +138,13 @@ def takes_queue(options: Options) -> bool:
     return has_queue if options.data_source == "auto" else options.data_source == "queue"
 
 
-def open_bins(options: Options) -> TokenBins:
+def open_bins(options: Options, start: RunStart | None = None) -> TokenBins:
     """Return the data set's train.bin and val.bin."""
     folder = data_folder(options.dataset)
-    bins = TokenBins(folder, options.block_size, options.batch_size)
+    meta = start.tokenizer() if start and not (folder / "meta.pkl").exists() else None
+    bins = TokenBins(folder, options.block_size, options.batch_size, meta=meta)
+    if meta is not None:
+        log.info(f"data: {bins.meta_path} is not there, its ids are taken for those of the checkpoint")
     if options.data_source != "auto" or options.training_type != "language_model":
         log.info(f"data: from {folder / 'train.bin'}")
     return bins
@@ -237,7 +243,7 @@ def _windows(bins: TokenBins, options: Options, vocabulary: Vocabulary, length: 
 
 
 def _newline_id(bins: TokenBins) -> int | None:
-    meta = read_meta(bins.meta_path) if bins.meta_path.exists() else {"tokenizer": "gpt2"}
+    meta = {"tokenizer": "gpt2"} if bins.meta is None else bins.meta
     if meta.get("tokenizer") == "gpt2":
         return GPT2_NEWLINE
     stoi = meta.get("stoi")  # of characters, or of bytes as characters

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core import ConfigError, LoadedModel, ModelInitializer, Runtime, find_checkpoint
+from core import ConfigError, DataError, LoadedModel, ModelInitializer, Runtime, find_checkpoint
 from core.checkpoint.checkpointer import MakeModel
+from core.checkpoint.format import load_values
 from core.model_initializer import ModelSource
+from data.token_meaning import difference, sizes_differ
 from extras.freezing import freeze_transformer, train_only
 from model import GPT, GPTConfig
 
@@ -45,6 +47,11 @@ def model_maker(
 
     transfer: the checkpoint whose transformer a new model starts from
     """
+
+    if transfer:
+        _log_other_tokens(f"transfer: {transfer}", load_values(transfer).get("tokenizer"), data)
+    elif start.found is None and start.init_from != "scratch":
+        _log_other_tokens(start.init_from, None, data)
 
     def make() -> tuple[LoadedModel, dict[str, Any] | None]:
         runtime.seed_all()
@@ -108,10 +115,35 @@ def check_task(options: Options, data: RunData, model_args: dict[str, Any], chec
             f"the checkpoint's classifier has {classes} classes, not {options.num_token_classes}: set "
             f"num_token_classes={classes}"
         )
+    if checkpoint is not None:
+        _check_tokens(options, data, model_args, checkpoint)
     if data.vocabulary is not None:
         _check_special_ids(data, wanted, model_args, notes)
     in_text = data.vocabulary.text if data.vocabulary and not data.is_queue else model_args["vocab_size"]
     data.source.check_vocab(in_text)
+
+
+def _check_tokens(options: Options, data: RunData, model_args: dict[str, Any], checkpoint: dict[str, Any]) -> None:
+    """Raise DataError if a resumed model has learnt other tokens than the data set holds."""
+    then, now, size = checkpoint.get("tokenizer"), data.source.meta, data.source.vocab_size
+    advice = (
+        "prepare the data set as it was, or begin a new run from these weights with "
+        f"init_from_checkpoint={options.out_dir} and another out_dir"
+    )
+    if then is not None and now is not None:
+        if found := difference(then, now):
+            raise DataError(f"{data.source.meta_path}: the checkpoint has learnt other tokens ({found}): {advice}")
+    elif now is not None and data.vocabulary is None and sizes_differ(model_args["vocab_size"], size):
+        # a checkpoint of nanoGPT's, or of a data set without meta.pkl: only the sizes are known
+        known = model_args["vocab_size"]
+        if known < size or (checkpoint.get("config") or {}).get("dataset") != options.dataset:
+            raise DataError(f"{data.source.meta_path}: {size} tokens, but the checkpoint's model has {known}: {advice}")
+        log.warning(f"{data.source.meta_path}: {size} tokens, but the checkpoint's model has {known}")
+
+
+def _log_other_tokens(whose: str, then: dict[str, Any] | None, data: RunData) -> None:
+    if found := difference(then, data.source.meta):
+        log.warning(f"{whose}: it has learnt other tokens than those of {data.source.meta_path} ({found})")
 
 
 def _check_special_ids(data: RunData, training_type: str, model_args: dict[str, Any], notes: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The parts of sample.py, made from the SampleOptions object: prompt, trained model, tokenizer, vocabulary, sampler."""
 
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,15 +10,19 @@ import torch
 
 import core
 from config.options import SampleOptions
+from core.checkpoint.resume import NEW_RUN_LOSS
+from core.checkpoint.search import CheckpointFile
 from data.meta import read_meta
+from data.token_meaning import difference, sizes_differ
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
 from extras.other_runs import load_judge
 from extras.sampling.prompt_encoder import PromptEncoder
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from loss_modifiers import Judge
-from wiring.data import data_folder
+from wiring.data import GPT2_TOKENS, data_folder
 
+log = logging.getLogger("coregpt")
 KINDS = {"unmasking": "unmasking", "labels": "token_classifier"}  # section of options -> the kind of model it is for
 
 
@@ -49,11 +54,12 @@ def load_trained_model(options: SampleOptions, initializer: core.ModelInitialize
 
     Raises ConfigError if an option is given that is for another kind of model.
     """
-    model, config = _load(options, initializer)
+    model, checkpoint = _load(options, initializer)
+    config = checkpoint.get("config") or {}
     mode = getattr(model.config, "mode", "language_model")  # a fork's model.py may have no modes
     kind = "unmasking" if config.get("training_type") == "unmasking" else mode
     _refuse_options_of_other_kinds(options, kind)
-    tokenizer = find_tokenizer(config.get("dataset"))
+    tokenizer = find_tokenizer(checkpoint, model.config.vocab_size)
     model.eval()
     if options.compile and initializer.can_compile():
         model.compile()
@@ -61,18 +67,36 @@ def load_trained_model(options: SampleOptions, initializer: core.ModelInitialize
 
 
 def _load(options: SampleOptions, initializer: core.ModelInitializer) -> tuple[Any, Mapping[str, Any]]:
-    """Return the model, and the options of its run."""
+    """Return the model, and its checkpoint; an empty one for a pretrained GPT-2."""
     if options.init_from == "resume":
-        checkpoint = core.load_checkpoint(_checkpoint_path(options.out_dir))
+        found = _find_checkpoint(options)
+        checkpoint = core.load_checkpoint(found.path)
+        log.info(f"model: {found.path}{_progress(checkpoint, found.manifest)}")
         loaded = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
-        return loaded.model, checkpoint.get("config") or {}
+        return loaded.model, checkpoint
     return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
 
 
-def _checkpoint_path(out_dir: str) -> Path:
-    """Return the checkpoint of a run folder; the path itself if it is a file."""
-    path = Path(out_dir)
-    return path if path.is_file() else core.CheckpointManager(path).load(prefer_linked=True).path
+def _find_checkpoint(options: SampleOptions) -> CheckpointFile:
+    """Return the checkpoint that the options name: out_dir may be the file itself."""
+    path, checkpoints = Path(options.out_dir), core.CheckpointManager(options.out_dir)
+    if path.is_file():
+        return CheckpointFile(path, None)
+    if options.checkpoint == "best":
+        return checkpoints.load_best()
+    if options.checkpoint in ("linked", "newest"):
+        return checkpoints.load(prefer_linked=options.checkpoint == "linked")
+    return CheckpointFile(core.find_checkpoint(path / options.checkpoint), None)
+
+
+def _progress(checkpoint: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> str:
+    """Return how far the model was trained, as far as the checkpoint says it: `, iteration 50 of 71, val 1.47`."""
+    iter_num, last = checkpoint.get("iter_num"), (checkpoint.get("config") or {}).get("max_iters")
+    loss = checkpoint.get("best_val_loss") if manifest is None else manifest["val_loss"]
+    words = "" if iter_num is None else f", iteration {iter_num}"
+    if words and isinstance(last, int | float):
+        words += f" of {last + 1:g}"
+    return words + (f", val {float(loss):.2f}" if loss is not None and loss < NEW_RUN_LOSS else "")
 
 
 def _refuse_options_of_other_kinds(options: SampleOptions, kind: str) -> None:
@@ -84,14 +108,44 @@ def _refuse_options_of_other_kinds(options: SampleOptions, kind: str) -> None:
             )
 
 
-def find_tokenizer(dataset: str | None) -> Tokenizer:
-    """Return the tokenizer of a data set; GPT-2's if the data set has no meta.pkl."""
+def find_tokenizer(checkpoint: Mapping[str, Any], vocab_size: int) -> Tokenizer:
+    """Return the tokenizer of a checkpoint's model; of nanoGPT's checkpoints, that of its data set, or GPT-2's.
+
+    vocab_size: the model's; DataError if nothing says what its tokens are
+    """
+    dataset = (checkpoint.get("config") or {}).get("dataset")
     path = data_folder(dataset or "") / "meta.pkl"
-    if dataset is None or not path.exists():
+    has_meta = dataset is not None and path.exists()
+    learnt = checkpoint.get("tokenizer")
+    if learnt is None and not has_meta:
+        if vocab_size < GPT2_TOKENS:
+            where = f"{path} is not there (the current folder is {Path.cwd()})" if dataset else "it names no data set"
+            raise core.DataError(
+                f"the model has {vocab_size} tokens, not GPT-2's, and its checkpoint does not say which: {where}"
+            )
         print("No meta.pkl found, assuming GPT-2 encodings...")
         return Gpt2Tokenizer()
-    print(f"Loading meta from {path}...")
-    return tokenizer_from_meta(read_meta(path))
+    if learnt is None:
+        print(f"Loading meta from {path}...")
+        meta = read_meta(path)
+        if sizes_differ(vocab_size, meta["vocab_size"]):
+            log.warning(f"{path}: {meta['vocab_size']} tokens, but the model has {vocab_size}: the text may be wrong")
+        return tokenizer_from_meta(meta)
+    if not has_meta:
+        log.info(f"{path} is not there: the tokens are those in the checkpoint")
+    elif found := difference(learnt, _meta_or_empty(path)):
+        log.warning(f"{path} has other tokens than the model ({found}): those in the checkpoint are used")
+    else:
+        print(f"Loading meta from {path}...")
+    return tokenizer_from_meta(learnt)
+
+
+def _meta_or_empty(path: Path) -> Mapping[str, Any]:
+    try:
+        return read_meta(path)
+    except core.DataError as error:
+        log.warning(error)
+        return {}
 
 
 def find_vocabulary(trained: TrainedModel) -> Vocabulary:

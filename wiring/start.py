@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core import CheckpointError, CheckpointManager, Preemption, RunFolder, Runtime, load_checkpoint, where_to_start
+from core.checkpoint.format import load_values
 from core.checkpoint.resume import complete, require_finite_moments, restarted
 from core.checkpoint.search import CheckpointFile
 
@@ -36,6 +37,10 @@ class RunStart(NamedTuple):
         if not is_verified:
             require_finite_moments(checkpoint["optimizer"])
         return checkpoint
+
+    def tokenizer(self) -> dict[str, Any] | None:
+        """Return what the token ids of the checkpoint to resume stand for (see `core.checkpoint.format`)."""
+        return None if self.found is None else load_values(self.found.path).get("tokenizer")
 
     @property
     def manifest(self) -> dict[str, Any] | None:

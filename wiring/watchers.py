@@ -44,7 +44,7 @@ def print_header(options: Options, runtime: Runtime, data: RunData, start: RunSt
         options.batch_size * runtime.micro_steps_per_rank(options.gradient_accumulation_steps) * runtime.world_size
     )
     logger.log_info(f"tokens per iteration will be: {sequences * options.block_size:,}")
-    if data.source.vocab_size:
+    if data.source.vocab_size and data.source.meta_path.exists():
         logger.log_info(f"found vocab_size = {data.source.vocab_size} (inside {data.source.meta_path})")
     if start.found:
         logger.log_info(f"Resuming training from {options.out_dir}")

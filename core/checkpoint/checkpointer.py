@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import logging
+import math
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,7 +18,14 @@ import torch
 from core.batch import fingerprint, to_device
 from core.checkpoint.format import CHECKPOINT, arrange
 from core.checkpoint.provenance import differences
-from core.checkpoint.resume import changed_options, launch_id, same_batches
+from core.checkpoint.resume import (
+    NOTHING_MEASURED,
+    changed_options,
+    has_other_data,
+    launch_id,
+    resume_command,
+    same_batches,
+)
 from core.checkpoint.snapshot import Snapshot
 from core.checkpoint.writer import TorchFile
 from core.errors import CheckpointError, ConfigError, SaveError, WarnOnce
@@ -43,11 +51,13 @@ class RunNotes(NamedTuple):
 
     model_args, config: as nanoGPT saves them
     provenance:         versions, device, data set: for manifests, see `core.checkpoint.provenance`
+    tokenizer:          what the token ids stand for, see `core.checkpoint.format`
     """
 
     model_args: State = {}
     config: State = {}
     provenance: State = {}
+    tokenizer: State | None = None
 
 
 class Checkpointer:
@@ -157,6 +167,7 @@ class Checkpointer:
                 **state,
                 "model_args": self.notes.model_args,
                 "config": self.notes.config,
+                "tokenizer": self.notes.tokenizer,
                 "scaler": self.step.scaler.state_dict(),
                 "ranks": positions,
                 "run": self.run_id,
@@ -194,6 +205,10 @@ class Checkpointer:
         """Raise SaveError if the last save failed."""
         if self.failure:
             raise SaveError(f"the last checkpoint could not be saved in {self.checkpoints.out_dir}: {self.failure}")
+
+    def resume_command(self) -> str:
+        """Return the command that goes on from the newest checkpoint."""
+        return resume_command(self.checkpoints.out_dir, self.runtime.world_size)
 
     def close(self) -> None:
         """Wait for a save in the background; called when the program ends, whatever ends it."""
@@ -273,18 +288,28 @@ class Checkpointer:
 
     # resuming
 
-    def resume(self, checkpoint: State, manifest: State | None, exact: bool) -> bool:
-        """Go on from a checkpoint whose weights and optimizer are loaded. Return whether the same batches follow.
+    def resume(self, checkpoint: State, manifest: State | None, exact: bool) -> tuple[State, bool]:
+        """Go on from a checkpoint whose weights and optimizer are loaded.
 
         exact: restore this rank's position. A checkpoint without one is continued as nanoGPT does: with other batches
 
-        Raises CheckpointError if the batch in the checkpoint is not the one that its manifest names.
+        Returns the state of the trainer that belongs to it, and whether the same batches follow. Raises CheckpointError
+        if the batch in the checkpoint is not the one that its manifest names.
         """
-        if changes := changed_options(checkpoint.get("config") or {}, self.notes.config):
+        saved, given = checkpoint.get("config") or {}, self.notes.config
+        if changes := changed_options(saved, given):
             log.info(f"resume: the options differ from the checkpoint's: {changes}")
-        if not exact:
-            return False
-        if obstacle := self._restore_saved_position(checkpoint, manifest):
+        is_other = has_other_data(saved, manifest, given, self.notes.provenance.get("data_fingerprint"))
+        if is_other:
+            log.info(
+                "resume: the data are not those of the checkpoint; the best loss is reset, as it was measured on them"
+            )
+        is_exact = exact and self._restore_exactly(checkpoint, manifest, is_other)
+        return {**checkpoint, **NOTHING_MEASURED} if is_other else checkpoint, is_exact
+
+    def _restore_exactly(self, checkpoint: State, manifest: State | None, has_other_data: bool) -> bool:
+        """Restore this rank's position, and say how exact that is. Return whether the same batches follow."""
+        if obstacle := self._restore_saved_position(checkpoint, manifest, has_other_data):
             exact_parts = "weights, optimizer and counters" if checkpoint.get("optimizer") else "weights and counters"
             log.info(
                 f"resume: the checkpoint has {obstacle}; {exact_parts} are exact, but other batches follow, as with "
@@ -298,9 +323,12 @@ class Checkpointer:
                 log.info(
                     f"resume: not where it was saved ({changes}): the last bits of the losses may differ from here on"
                 )
+        last = self.notes.config.get("max_iters", math.inf)
+        if checkpoint["iter_num"] > last and not self.notes.config.get("eval_only"):
+            log.info(f"nothing to do: the run has finished with iteration {last:g}, its max_iters; raise that to go on")
         return True
 
-    def _restore_saved_position(self, checkpoint: State, manifest: State | None) -> str | None:
+    def _restore_saved_position(self, checkpoint: State, manifest: State | None, has_other_data: bool) -> str | None:
         """Restore this rank's position in a checkpoint. Return what the checkpoint has instead of a usable one."""
         self.run_id = checkpoint.get("run", self.run_id)
         positions, world_size = checkpoint.get("ranks", []), self.runtime.world_size
@@ -311,8 +339,8 @@ class Checkpointer:
         own = positions[self.runtime.rank]
         if "data" in own and hasattr(self.data, "state_dict") and own["data"].keys() != self.data.state_dict().keys():
             return "its place in another kind of data"
-        if not same_batches(checkpoint.get("config") or {}, self.notes.config):
-            own = {**own, "batch": None}  # one of the new shape is drawn
+        if has_other_data or not same_batches(checkpoint.get("config") or {}, self.notes.config):
+            own = {**own, "batch": None}  # one of the new data or shape is drawn
         elif manifest and fingerprint(own["batch"]) != manifest["batch"][self.runtime.rank]:
             raise CheckpointError(
                 f"{manifest['file']}: the batch that waits in it is not the one its manifest names; "

@@ -25,6 +25,8 @@ CHECKPOINT = {
     "iter_num": "the iteration that comes next",
     "best_val_loss": "validation loss of the last evaluation that saved, better or not",
     "config": "the options; and `meta`, the special token ids of a run that learns something other than the next token",
+    # ours
+    "tokenizer": "what the token ids stand for: the data set's meta.pkl; None without one, which means GPT-2's tokens",
     # what an exact resume needs as well
     "lowest_val_loss": "the lowest validation loss seen",
     "evaluated_at": "iteration of the last evaluation, which a resume does not repeat; None before the first",
@@ -113,6 +115,11 @@ def load_checkpoint(path: str | Path, check: bool = True) -> dict[str, Any]:
             "earlier checkpoint"
         )
     return checkpoint
+
+
+def load_values(path: str | Path) -> dict[str, Any]:
+    """Read the plain values of a checkpoint; its tensors stay on the disk until they are used."""
+    return _read(path, check=False, mapped=True)
 
 
 def identity(path: Path) -> tuple[str | None, int | None]:

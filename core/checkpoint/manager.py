@@ -191,6 +191,19 @@ class CheckpointManager:
             log.info(f"{self.path} has no manifest ({whose}): loaded after a check of its own")
         return found
 
+    def load_best(self) -> CheckpointFile:
+        """Return the good checkpoint with the lowest validation loss, of those trained on the newest one's data.
+
+        Raises CheckpointError if there is none whose loss was measured.
+        """
+        self._wait()
+        search = CheckpointSearch(self.folder)
+        found = next(search.best_first(), None)
+        self._report_faults(search, found)
+        if found is None:
+            raise CheckpointError(f"no checkpoint in {self.out_dir} has a validation loss: use the newest or ckpt.pt")
+        return found
+
     def load_healthy(self) -> CheckpointFile | None:
         """Return the newest good checkpoint that was saved while training was stable; None if there is none."""
         self._wait()

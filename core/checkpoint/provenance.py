@@ -9,7 +9,7 @@ import torch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 2
-DECIDE_THE_BITS = ("torch", "device", "threads", "platform", "data_fingerprint")
+DECIDE_THE_BITS = ("torch", "device", "threads", "platform")
 
 
 def describe(device: torch.device, world_size: int) -> dict[str, Any]:
@@ -27,7 +27,6 @@ def describe(device: torch.device, world_size: int) -> dict[str, Any]:
 
 def differences(saved: dict[str, Any], now: dict[str, Any]) -> str:
     """Return as a text what has changed of the things that decide the last bits of a result; "" if nothing has."""
-    saved = {"data_fingerprint": saved["data"], **saved} if "data" in saved else saved  # its name before version 0.2
     changed = [key for key in DECIDE_THE_BITS if key in saved and key in now and saved[key] != now[key]]
     return ", ".join(f"{key} {saved[key]} -> {now[key]}" for key in changed)
 

@@ -3,8 +3,11 @@
 import logging
 import math
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
@@ -15,18 +18,20 @@ from core.checkpoint.manifest import FutureFormatError, UnreadableError
 from core.errors import CheckpointError
 
 log = logging.getLogger("coregpt")
+NEW_RUN_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
 
 # on resume these follow the checkpoint: the shape is the weights', the rest is part of the optimizer's state
 STAY_AS_SAVED = {"n_layer", "n_head", "n_embd", "bias", "attention_type", "position_encoding"}
 STAY_AS_SAVED |= {"weight_decay", "beta1", "beta2"}
-SHAPE_OF_BATCHES = ("dataset", "batch_size", "block_size")  # a batch drawn with others does not fit
+SHAPE_OF_BATCHES = ("batch_size", "block_size")  # a batch drawn with others does not fit
+# losses on other data say nothing about these: the next evaluation is the first
+NOTHING_MEASURED = {"best_val_loss": NEW_RUN_LOSS, "lowest_val_loss": math.inf, "evaluated_at": None}
 # what a checkpoint may lack, and what a resume does without it
 WITHOUT = {
     "optimizer": "its moments start at zero",
     "iter_num": "the count starts at iteration 0",
     "best_val_loss": "the next evaluation counts as the best",
 }
-NEW_RUN_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
 # how a run is started, and the special ids of its vocabulary, which have a check of their own
 NOT_COMPARED = ("init_from", "out_dir", "resume_rng", "meta")
 
@@ -106,19 +111,43 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
 
 
 def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
-    """Return the options whose values differ as a text, and which of them stay as in the checkpoint; "" for none."""
+    """Return the options whose values differ as a text, "" for none; those that stay as saved come first."""
     changed = [name for name in given if name not in NOT_COMPARED and name in saved and saved[name] != given[name]]
-    return ", ".join(
-        f"{name} stays {saved[name]} (not {given[name]})"
-        if name in STAY_AS_SAVED
-        else f"{name} {saved[name]} -> {given[name]}"
-        for name in changed
+    fixed = [f"{name} stays {saved[name]} (not {given[name]})" for name in changed if name in STAY_AS_SAVED]
+    others = [f"{name} {saved[name]} -> {given[name]}" for name in changed if name not in STAY_AS_SAVED]
+    advice = (
+        f"; to change what stays, begin a new run with --init_from_checkpoint={given.get('out_dir')}" if fixed else ""
     )
+    return ", ".join([*fixed, *others]) + advice
 
 
 def same_batches(saved: dict[str, Any], given: dict[str, Any]) -> bool:
     """Return whether a batch that was drawn with the saved options fits the given ones."""
     return all(saved.get(name) == given.get(name) for name in SHAPE_OF_BATCHES)
+
+
+def has_other_data(
+    saved: dict[str, Any], manifest: dict[str, Any] | None, given: dict[str, Any], fingerprint: str | None
+) -> bool:
+    """Return whether a run goes on with another data set, not with another spelling of its name.
+
+    saved, given: the options of the checkpoint and of the run; they decide if a fingerprint is not known
+    """
+    before = None if manifest is None else manifest.get("data_fingerprint", manifest.get("data"))
+    if before is not None and fingerprint is not None:
+        return bool(before != fingerprint)
+    names = [Path(str(options["dataset"])).name for options in (saved, given) if options.get("dataset")]
+    return len(set(names)) > 1
+
+
+def resume_command(out_dir: str | Path, world_size: int) -> str:
+    """Return the whole command that goes on with a run: with the saved options, and as many processes."""
+    options = f"train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
+    if world_size > 1:
+        is_one_node = os.environ.get("LOCAL_WORLD_SIZE", str(world_size)) == str(world_size)
+        return f"torchrun {f'--standalone --nproc_per_node={world_size}' if is_one_node else '(as before)'} {options}"
+    python = Path(sys.executable)
+    return f"{python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else 'python'} {options}"
 
 
 @contextmanager

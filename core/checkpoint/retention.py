@@ -9,14 +9,24 @@ def to_keep(good: Iterable[Manifest], *, last: int, best: int, linked: int | Non
     """Return the numbers of the checkpoints to keep, of those whose manifests are given.
 
     last:   how many of the newest to keep
-    best:   how many of those with the lowest validation loss to keep; of equal losses, the older
+    best:   how many to keep of those that come first `by_loss`
     linked: number of the checkpoint that `ckpt.pt` is
 
     The newest healthy checkpoint is always kept.
     """
     newest_first = sorted(good, key=lambda manifest: manifest["sequence"], reverse=True)
-    measured = [manifest for manifest in newest_first if manifest["val_loss"] is not None]
-    measured.sort(key=lambda manifest: (manifest["val_loss"], manifest["sequence"]))
+    measured = by_loss(newest_first)
     healthy = [manifest for manifest in newest_first if manifest["healthy"]]
     kept = {manifest["sequence"] for manifest in [*newest_first[:last], *measured[:best], *healthy[:1]]}
     return kept | ({linked} if linked is not None else set())
+
+
+def by_loss(manifests: Iterable[Manifest]) -> list[Manifest]:
+    """Return those with a validation loss, the lowest first, of equal losses the older.
+
+    Losses on other data do not compare: only checkpoints with the data of the newest one count.
+    """
+    numbered = sorted(manifests, key=lambda manifest: manifest["sequence"])
+    data = numbered[-1].get("data_fingerprint") if numbered else None
+    measured = [m for m in numbered if m["val_loss"] is not None and m.get("data_fingerprint") == data]
+    return sorted(measured, key=lambda manifest: (manifest["val_loss"], manifest["sequence"]))

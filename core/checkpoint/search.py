@@ -8,6 +8,7 @@ from typing import NamedTuple
 from core import files
 from core.checkpoint.format import identity
 from core.checkpoint.manifest import FutureFormatError, Manifest, UnreadableError, name_of, read, sequence_of, verify
+from core.checkpoint.retention import by_loss
 from core.errors import CheckpointError
 
 LINKED = "ckpt.pt"  # nanoGPT's name
@@ -85,6 +86,14 @@ class CheckpointSearch:
                     self.unsure.add(sequence)
                 if self.linked_digest() == manifest["sha256"]:  # a copy of it, or the file itself, renamed
                     yield CheckpointFile(self.linked_path, manifest)
+
+    def best_first(self) -> Iterator[CheckpointFile]:
+        """Yield our good checkpoints in the order of their validation losses, each verified when it is due."""
+        for manifest in by_loss(self.manifests.values()):
+            try:
+                yield CheckpointFile(verify(manifest, self.folder, self._digest), manifest)
+            except CheckpointError as error:
+                self.faults[manifest["file"]] = str(error)
 
     def linked_digest(self) -> str | None:
         """Return the checksum of `ckpt.pt`; None if it is no file, or the disk fails."""

@@ -60,7 +60,7 @@ OPTION_NAMES = {
         "system": "device dtype cpu_autocast compile backend",
     },
     SampleOptions: {
-        "model": "init_from out_dir",
+        "model": "init_from out_dir checkpoint",
         "text": "start num_samples max_new_tokens temperature top_k seed",
         "unmasking": "steps schedule masking_ratios order remask top_p mask_char judge judge_candidates show_steps",
         "labels": "show_probabilities original",

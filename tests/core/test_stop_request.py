@@ -14,7 +14,7 @@ def test_a_single_process_stops_at_its_own_request() -> None:
     stop.request("enough")
 
     assert (stop.reason, stop.is_requested, stop.is_preempted) == ("enough", True, False)
-    stop.raise_if_preempted(saved_at=3)
+    stop.raise_if_preempted(3, "COMMAND")
 
 
 def test_several_processes_stop_when_all_have_agreed() -> None:
@@ -38,8 +38,8 @@ def test_without_a_request_nothing_stops_the_run() -> None:
 @pytest.mark.parametrize(
     ("saved_at", "message"),
     [
-        (7, "stopped by the time limit of 0 hours at iteration 7; --init_from=resume goes on from there"),
-        (0, "stopped by the time limit of 0 hours at iteration 0; --init_from=resume goes on from there"),
+        (7, "stopped by the time limit of 0 hours at iteration 7; to go on: COMMAND"),
+        (0, "stopped by the time limit of 0 hours at iteration 0; to go on: COMMAND"),
         (None, "stopped by the time limit of 0 hours before the first update"),
     ],
 )
@@ -48,7 +48,7 @@ def test_the_preempted_error_names_the_iteration_to_resume_from(saved_at: int | 
     stop.agree(is_preempted=True, is_requested=True)
 
     with pytest.raises(PreemptedError) as error:
-        stop.raise_if_preempted(saved_at)
+        stop.raise_if_preempted(saved_at, "COMMAND")
     assert (str(error.value), error.value.exit_status) == (message, 75)
 
 

@@ -860,7 +860,9 @@ def test_an_interrupted_update_is_undone_and_the_run_stops(tmp_path: Path) -> No
     torch.manual_seed(5)
     run = Run(tmp_path / "interrupted", [InterruptsAt(3)])
 
-    with pytest.raises(PreemptedError, match="^stopped by .* at iteration 3; --init_from=resume goes on from there$"):
+    with pytest.raises(
+        PreemptedError, match="^stopped by .* at iteration 3; to go on: .*train.py --init_from=resume --out_dir="
+    ):
         run.trainer.train()
 
     ours, theirs = (load_checkpoint(run.trainer.checkpointer.checkpoints.load().path) for run in (run, plain))
@@ -1038,18 +1040,21 @@ def test_state_of_callbacks_is_saved_and_restored(tmp_path: Path) -> None:
     assert (old.count, new.count) == (2, 50)
 
 
+CHANGE = "; to change what stays, begin a new run with --init_from_checkpoint=out"
+
+
 @pytest.mark.parametrize(
     ("given", "note"),
     [
         ({}, None),
         ({"out_dir": "elsewhere", "init_from": "resume"}, None),
         ({"learning_rate": 0.2}, "learning_rate 0.1 -> 0.2"),
-        ({"n_layer": 3}, "n_layer stays 2 (not 3)"),
+        ({"n_layer": 3}, f"n_layer stays 2 (not 3){CHANGE}"),
         ({"block_size": 8}, "block_size 16 -> 8"),
         ({"an_option_of_ours": 1}, None),
         (
             {"n_layer": 3, "dropout": 0.1, "block_size": 8},
-            "n_layer stays 2 (not 3), block_size 16 -> 8, dropout 0.0 -> 0.1",
+            f"n_layer stays 2 (not 3), block_size 16 -> 8, dropout 0.0 -> 0.1{CHANGE}",
         ),
     ],
 )

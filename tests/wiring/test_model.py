@@ -132,3 +132,43 @@ def test_another_architecture_trains_and_resumes(
 
     assert last < first
     assert core.load_checkpoint("out/ckpt.pt")["model"].keys() == {"table.weight"}
+
+
+OTHER = {"vocab_size": 17, "itos": dict(enumerate("\nABCDEFGHIJKLMNOP")), "stoi": {}}
+LEARNT_OTHERS = r"meta\.pkl: the checkpoint has learnt other tokens \(id 1 is 'A' there and 'a' here, 15"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "model_size", "message"),
+    [
+        ({"tokenizer": OTHER}, 17, LEARNT_OTHERS),
+        (
+            {},
+            10,
+            r"data/tiny/meta\.pkl: 17 tokens, but the checkpoint's model has 10: prepare the data set as it was, or",
+        ),
+        ({"config": {"dataset": "tiny"}}, 10, r"17 tokens, but the checkpoint's model has 10: .*from_checkpoint=out "),
+        ({"config": {"dataset": "else"}}, 112, r"17 tokens, but the checkpoint's model has 112"),
+    ],
+)
+def test_a_model_that_has_learnt_other_tokens_is_not_resumed(
+    run: core.Runtime, checkpoint: dict[str, Any], model_size: int, message: str
+) -> None:
+    with pytest.raises(core.DataError, match=message):
+        task(run).check({"vocab_size": model_size}, checkpoint)
+
+
+@pytest.mark.parametrize("checkpoint", [{}, {"tokenizer": None}, {"tokenizer": {"vocab_size": 17}}])
+def test_a_model_with_the_same_tokens_is_resumed_without_a_word(
+    run: core.Runtime, checkpoint: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    task(run).check({"vocab_size": 17}, checkpoint)
+    task(run).check({"vocab_size": 32}, checkpoint)  # rounded up for speed
+    assert caplog.messages == []
+
+
+def test_gpt2s_weights_on_a_data_set_of_other_tokens_are_noted(
+    run: core.Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    task(run).check({"vocab_size": 50257}, {"config": {"dataset": "tiny"}})
+    assert caplog.messages == ["data/tiny/meta.pkl: 17 tokens, but the checkpoint's model has 50257"]

@@ -1,5 +1,6 @@
 """The parts of sample.py, made from options: the model and its kind, the vocabulary, prompts and scored lines."""
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 import core
 from config.options import SampleOptions
+from data.meta import read_meta
 from data.tokenizers import ByteTokenizer, CharTokenizer
 from model import GPT, GPTConfig
 from wiring import sampling
@@ -89,8 +91,12 @@ def test_the_tokenizer_follows_from_the_data_set(
     run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "Gpt2Tokenizer", ByteTokenizer)  # GPT-2's may have to be downloaded
+    configs = {"dataset": "tiny"}, {"dataset": "gone"}, None
 
-    sizes = [sampling.find_tokenizer(dataset).vocab_size for dataset in ("tiny", "gone", None)]
+    sizes = [
+        sampling.find_tokenizer({"config": config}, size).vocab_size
+        for config, size in zip(configs, (17, 50257, 50304), strict=True)
+    ]
 
     assert sizes == [17, 256, 256]
     missing = "No meta.pkl found, assuming GPT-2 encodings...\n"
@@ -98,8 +104,59 @@ def test_the_tokenizer_follows_from_the_data_set(
 
 
 def test_the_tokenizer_of_a_data_set_given_by_its_path(tiny_bins: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sampling.find_tokenizer(str(tiny_bins)).vocab_size == 17
+    assert sampling.find_tokenizer({"config": {"dataset": str(tiny_bins)}}, 17).vocab_size == 17
     assert capsys.readouterr().out == f"Loading meta from {tiny_bins}/meta.pkl...\n"
+
+
+LEARNT = CharTokenizer.from_text("abcd").meta()
+
+
+@pytest.mark.parametrize(("dataset", "path"), [("gone", "data/gone/meta.pkl"), (None, "data/meta.pkl")])
+def test_the_tokens_in_a_checkpoint_need_no_data_set(
+    run_dir: Path, dataset: str | None, path: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    tokenizer = sampling.find_tokenizer({"config": {"dataset": dataset}, "tokenizer": LEARNT}, 4)
+
+    assert tokenizer.decode([0, 3]) == "ad" and capsys.readouterr().out == ""
+    assert caplog.messages == [f"{path} is not there: the tokens are those in the checkpoint"]
+
+
+def test_tokens_in_a_checkpoint_go_before_those_of_a_changed_data_set(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = sampling.find_tokenizer({"config": {"dataset": "tiny"}, "tokenizer": LEARNT}, 4)
+
+    assert tokenizer.decode([0, 3]) == "ad" and capsys.readouterr().out == ""
+    differs = "(4 tokens there, 17 here, id 0 is 'a' there and '\\n' here,"
+    assert caplog.messages[0].startswith(f"data/tiny/meta.pkl has other tokens than the model {differs}")
+
+
+def test_equal_tokens_in_checkpoint_and_data_set_print_nanogpts_line(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    meta = read_meta("data/tiny/meta.pkl")
+    assert sampling.find_tokenizer({"config": {"dataset": "tiny"}, "tokenizer": meta}, 17).vocab_size == 17
+    assert capsys.readouterr().out == "Loading meta from data/tiny/meta.pkl...\n" and caplog.messages == []
+
+
+def test_a_damaged_meta_pkl_does_not_matter_to_a_checkpoint_with_tokens(run_dir: Path) -> None:
+    Path("data/tiny/meta.pkl").write_bytes(b"nonsense")
+    assert sampling.find_tokenizer({"config": {"dataset": "tiny"}, "tokenizer": LEARNT}, 4).decode([1]) == "b"
+
+
+def test_a_small_vocabulary_is_not_taken_for_gpt2s(run_dir: Path) -> None:
+    with pytest.raises(core.DataError, match=r"10 tokens, not GPT-2's, .*data/gone/meta\.pkl is not there \(the curr"):
+        sampling.find_tokenizer({"config": {"dataset": "gone"}}, 10)
+    with pytest.raises(core.DataError, match=r"10 tokens, not GPT-2's, .*which: it names no data set$"):
+        sampling.find_tokenizer({}, 10)
+
+
+def test_a_meta_pkl_of_another_size_than_the_model_is_warned_of(
+    run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampling.find_tokenizer({"config": {"dataset": "tiny"}}, 10)
+    assert caplog.messages == ["data/tiny/meta.pkl: 17 tokens, but the model has 10: the text may be wrong"]
 
 
 def test_the_vocabulary_follows_checkpoint_then_meta_then_default(

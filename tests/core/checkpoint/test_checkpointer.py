@@ -100,7 +100,7 @@ def test_a_checkpoint_has_nanogpts_keys_and_what_a_resume_needs(tmp_path: Path) 
     assert path is not None
     checkpoint = load_checkpoint(path)
     nanogpts = ["model", "optimizer", "model_args", "iter_num", "best_val_loss", "config"]
-    assert list(checkpoint) == [*nanogpts, "scaler", "ranks", "run", "mine"]
+    assert list(checkpoint) == [*nanogpts, "tokenizer", "scaler", "ranks", "run", "mine"]
     assert list(checkpoint["ranks"][0]) == ["rng", "batch", "data", "detector"]
     assert checkpoint["ranks"][0]["data"] == {"drawn": 3}
     manifest = run.checkpoints.load().manifest or {}
@@ -161,7 +161,7 @@ def test_an_objectives_state_in_a_converted_checkpoint_is_restored(tmp_path: Pat
 
     converted = {"iter_num": 5, "config": {}, "objective": {"calls": 7}}
 
-    assert not run.checkpointer.resume(converted, None, exact=True)
+    assert not run.checkpointer.resume(converted, None, exact=True)[1]
     assert objective.calls == 7
 
 
@@ -408,7 +408,7 @@ def test_a_resume_restores_the_position_and_the_run_id(tmp_path: Path) -> None:
     run, checkpoint, manifest = saved(tmp_path)
     resumed = Run(tmp_path)
 
-    assert resumed.checkpointer.resume(checkpoint, manifest, exact=True)
+    assert resumed.checkpointer.resume(checkpoint, manifest, exact=True)[1]
 
     assert torch.equal(resumed.step.batch[0], run.step.batch[0])  # type: ignore[index]
     assert resumed.checkpointer.run_id == run.checkpointer.run_id
@@ -435,7 +435,7 @@ def test_a_saved_batch_that_does_not_fit_is_not_restored(tmp_path: Path, name: s
     _, checkpoint, manifest = saved(tmp_path)
     resumed = Run(tmp_path, config=CONFIG | {name: "other"})
 
-    assert resumed.checkpointer.resume(checkpoint, manifest, exact=True)
+    assert resumed.checkpointer.resume(checkpoint, manifest, exact=True)[1]
     assert resumed.step.batch is None
 
 
@@ -453,7 +453,7 @@ def test_the_reason_for_an_inexact_resume_is_reported(
     before = torch.get_rng_state()
 
     with caplog.at_level("INFO", logger="coregpt"):
-        assert not resumed.checkpointer.resume(checkpoint, manifest, exact=True)
+        assert not resumed.checkpointer.resume(checkpoint, manifest, exact=True)[1]
     (note,) = caplog.messages
     assert note == (
         f"resume: the checkpoint has {reason}; weights, optimizer and counters are exact, but other batches follow, as "
@@ -468,7 +468,7 @@ def test_a_position_in_another_kind_of_data_is_not_restored(tmp_path: Path) -> N
     checkpoint["ranks"][0]["data"] = {"file": 3, "offset": 2}
     resumed = Run(tmp_path)
 
-    assert not resumed.checkpointer.resume(checkpoint, manifest, exact=True)
+    assert not resumed.checkpointer.resume(checkpoint, manifest, exact=True)[1]
     assert resumed.data.drawn == 1
 
 
@@ -477,7 +477,7 @@ def test_an_inexact_resume_restores_no_position(tmp_path: Path) -> None:
     resumed = Run(tmp_path)
     batch = resumed.step.batch
 
-    assert not resumed.checkpointer.resume(checkpoint, manifest, exact=False)
+    assert not resumed.checkpointer.resume(checkpoint, manifest, exact=False)[1]
     assert resumed.step.batch is batch and resumed.data.drawn == 1
 
 
@@ -516,7 +516,7 @@ def test_a_batch_of_any_structure_is_fingerprinted_saved_and_resumed(tmp_path: P
     latest = run.checkpoints.load()
     resumed = Run(tmp_path)
 
-    assert resumed.checkpointer.resume(load_checkpoint(latest.path), latest.manifest, exact=True)
+    assert resumed.checkpointer.resume(load_checkpoint(latest.path), latest.manifest, exact=True)[1]
     assert_same(resumed.step.batch, batch)
 
 

@@ -107,15 +107,13 @@ SAVED |= {"platform": "Linux x86_64", "data": "old", "iter_num": 10, "file": "ck
 def test_differences_come_in_a_fixed_order() -> None:
     now = {
         "platform": "Darwin arm64",
-        "data_fingerprint": "new",
         "threads": 2,
         "device": "cuda H200",
         "torch": "2.13.0",
     }
 
     assert differences(SAVED, now) == (
-        "torch 2.12.0 -> 2.13.0, device cpu -> cuda H200, threads 1 -> 2, "
-        "platform Linux x86_64 -> Darwin arm64, data_fingerprint old -> new"
+        "torch 2.12.0 -> 2.13.0, device cpu -> cuda H200, threads 1 -> 2, platform Linux x86_64 -> Darwin arm64"
     )
 
 

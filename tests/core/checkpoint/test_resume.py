@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from core.checkpoint.manager import CheckpointManager
 from core.checkpoint.resume import (
     changed_options,
     complete,
+    has_other_data,
     launch_id,
     require_counters,
     require_finite_moments,
     restarted,
+    resume_command,
     same_batches,
     where_to_start,
 )
@@ -189,15 +192,18 @@ def test_a_group_restarted_before_its_first_checkpoint_uses_init_from(
     assert where_to_start("gpt2", CheckpointManager(tmp_path)) == ("gpt2", None)
 
 
+CHANGE = "; to change what stays, begin a new run with --init_from_checkpoint=x"
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
         ({}, ""),
         ({"out_dir": "elsewhere", "init_from": "resume"}, ""),
         ({"learning_rate": 0.2}, "learning_rate 0.1 -> 0.2"),
-        ({"n_layer": 3}, "n_layer stays 2 (not 3)"),
+        ({"n_layer": 3}, f"n_layer stays 2 (not 3){CHANGE}"),
         ({"unknown_then": 1}, ""),
-        ({"n_layer": 3, "block_size": 8}, "n_layer stays 2 (not 3), block_size 16 -> 8"),
+        ({"block_size": 8, "n_layer": 3}, f"n_layer stays 2 (not 3), block_size 16 -> 8{CHANGE}"),
     ],
 )
 def test_options_that_differ_are_named(given: dict[str, Any], text: str) -> None:
@@ -209,7 +215,44 @@ def test_special_ids_are_no_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "same"), [({}, True), ({"learning_rate": 9}, True), ({"dataset": "b"}, False), ({"batch_size": 5}, False)]
+    ("given", "same"),
+    [({}, True), ({"learning_rate": 9}, True), ({"block_size": 8}, False), ({"batch_size": 5}, False)],
 )
-def test_same_batches_compares_the_data_set_and_the_batch_shape(given: dict[str, Any], same: bool) -> None:
+def test_same_batches_compares_the_shape_of_batches(given: dict[str, Any], same: bool) -> None:
     assert same_batches(SAVED, SAVED | given) is same
+
+
+@pytest.mark.parametrize(
+    ("manifest", "dataset", "expected"),
+    [
+        ({"data_fingerprint": "a"}, "words", False),  # another spelling
+        ({"data_fingerprint": "b"}, "tiny", True),  # prepared again
+        ({"data": "b"}, "tiny", True),  # of version 0.1
+        ({"data": "a"}, "tiny", False),
+        ({}, "tiny", False),
+        (None, "tiny", False),
+        (None, "data/tiny", False),
+        (None, "words", True),
+    ],
+)
+def test_other_data_are_told_by_fingerprint_or_else_by_name(
+    manifest: dict[str, Any] | None, dataset: str, expected: bool
+) -> None:
+    assert has_other_data({"dataset": "tiny"}, manifest, {"dataset": dataset}, "a") is expected
+
+
+def test_a_checkpoint_that_names_no_data_is_not_of_other_data() -> None:
+    assert not has_other_data({}, None, {"dataset": "tiny"}, "a")
+
+
+def test_the_command_that_goes_on_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert resume_command("out/a b", 1) == "python train.py --init_from=resume --out_dir='out/a b'"
+    assert (
+        resume_command("out", 2) == "torchrun --standalone --nproc_per_node=2 train.py --init_from=resume --out_dir=out"
+    )
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert resume_command("out", 8) == "torchrun (as before) train.py --init_from=resume --out_dir=out"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert resume_command("out", 1) == ".venv/bin/python train.py --init_from=resume --out_dir=out"

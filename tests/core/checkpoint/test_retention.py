@@ -35,6 +35,14 @@ def test_the_best_are_kept_in_addition_to_the_newest(best: int, kept: set[int]) 
     assert to_keep(manifests_with(3.0, 1.0, 2.0, None, None), last=1, best=best) == kept
 
 
+def test_losses_on_other_data_do_not_compare() -> None:
+    manifests = manifests_with(0.1, 3.0, 2.0, 4.0, None)
+    for manifest in manifests:
+        manifest["data_fingerprint"] = "old" if manifest["sequence"] == 1 else "new"
+
+    assert to_keep(manifests, last=1, best=1) == {3, 5}
+
+
 def test_a_loss_of_zero_counts_as_a_loss() -> None:
     assert to_keep(manifests_with(0.0, 1.0, None), last=1, best=1) == {1, 3}
 

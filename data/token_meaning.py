@@ -1,0 +1,71 @@
+"""What the token ids of a data set stand for, and whether two data sets mean the same by them.
+
+The content of a data set's meta.pkl says it: a table of tokens (`itos`, `stoi`), or a tokenizer's name. None, a data
+set without meta.pkl, means GPT-2's tokens.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+Meta: TypeAlias = Mapping[str, Any] | None
+GPT2 = "gpt2"
+
+
+def difference(then: Meta, now: Meta) -> str:
+    """Return in what two vocabularies differ, for a message; "" if they mean the same, or one does not say.
+
+    then: what a model has learnt; now: what a data set says
+    """
+    ours, theirs = _meaning(then), _meaning(now)
+    if ours is None or theirs is None or ours == theirs:
+        return ""
+    if isinstance(ours, str) or isinstance(theirs, str):
+        return f"{_described(ours)} there, {_described(theirs)} here"
+    changed = sorted(number for number in ours.keys() & theirs.keys() if ours[number] != theirs[number])
+    parts = [f"{len(ours)} tokens there, {len(theirs)} here"] if len(ours) != len(theirs) else []
+    if changed:
+        first = changed[0]
+        parts.append(f"id {first} is {ours[first]!r} there and {theirs[first]!r} here")
+    if len(changed) > 1:
+        parts.append(f"{len(changed) - 1} more ids differ")
+    return ", ".join(parts) or "other ids"
+
+
+def storable(meta: Meta) -> dict[str, Any] | None:
+    """Return what of a meta.pkl any program can read in a checkpoint: entries of plain values; None for None."""
+    return None if meta is None else {name: value for name, value in meta.items() if _is_plain(value)}
+
+
+def sizes_differ(model_size: int, data_size: int) -> bool:
+    """Return whether a model has another vocabulary than a data set, as far as the sizes tell.
+
+    A model's size may be the data set's rounded up to a multiple of 8, 16, 32, 64 or 128, for speed.
+    """
+    rounded = {-(-data_size // multiple) * multiple for multiple in (1, 8, 16, 32, 64, 128)}
+    return model_size not in rounded
+
+
+def _meaning(meta: Meta) -> str | dict[int, Any] | None:
+    """Return a tokenizer's name, or its tokens by id; None if meta.pkl says neither."""
+    if meta is None:
+        return GPT2
+    if (name := meta.get("tokenizer", "char")) != "char":
+        return str(name)
+    itos, stoi = meta.get("itos"), meta.get("stoi")
+    if isinstance(itos, list | tuple):
+        return dict(enumerate(itos))
+    if isinstance(itos, Mapping):
+        return dict(itos)
+    return {number: token for token, number in stoi.items()} if isinstance(stoi, Mapping) else None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bytes | int | float)
+
+
+def _described(meaning: str | dict[int, Any]) -> str:
+    return f"the tokenizer {meaning}" if isinstance(meaning, str) else f"{len(meaning)} tokens of its own"

@@ -1,0 +1,57 @@
+"""The options of a run that goes on, when the command line names nothing but the run and the machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import CheckpointError, ConfigError
+from core.checkpoint.format import load_values
+from core.checkpoint.search import LINKED
+
+if TYPE_CHECKING:
+    from config.options import Options
+
+log = logging.getLogger("coregpt")
+WHICH_RUN = {"init_from", "out_dir", "ckpt_filename"}
+WHICH_MACHINE = {"device", "dtype", "compile", "backend", "time_limit"}
+
+
+def as_saved(options: Options, argv: Sequence[str]) -> Options:
+    """Return the options of the checkpoint to resume, with those that `argv` sets.
+
+    With a config file, or an option beyond those two, the options are as given: nanoGPT's meaning of
+    a resume. So they are for a fresh start, and where there is no checkpoint with options.
+    """
+    given = {argument.removeprefix("--").split("=")[0].rpartition(".")[2] for argument in argv}
+    if options.init_from != "resume" or not given <= WHICH_RUN | WHICH_MACHINE:
+        return options
+    named = [options.ckpt_filename] if options.ckpt_filename else []
+    for path in [Path(options.out_dir, name) for name in named] or _newest_first(Path(options.out_dir)):
+        try:
+            saved = load_values(path).get("config")
+        except CheckpointError:  # a damaged one is reported when it is to be loaded
+            continue
+        if isinstance(saved, dict) and "dataset" in saved:
+            known = {name: saved[name] for name in type(options).model_fields if name in saved}
+            values = {**type(options).defaults(), **known, **options.pick(*WHICH_RUN, *given)}
+            log.info(f"resume: with the options saved in {path}; to change one, give the config file again")
+            return _validated(options, values, path)
+    return options
+
+
+def _newest_first(folder: Path) -> Iterator[Path]:
+    """Yield the checkpoints of a folder, unverified, the newest first; nanoGPT's name last."""
+    numbered = [path for path in folder.glob("ckpt-*.pt") if path.with_suffix(".json").is_file()]
+    yield from sorted(numbered, reverse=True)
+    if (folder / LINKED).is_file():
+        yield folder / LINKED
+
+
+def _validated(options: Options, values: dict[str, Any], path: Path) -> Options:
+    try:
+        return type(options).validated(values)
+    except ValueError as error:
+        raise ConfigError(f"the options saved in {path} are not valid here ({error}): give the config file") from None
