@@ -64,10 +64,10 @@ def require_gpt2(folder: Path) -> None:
     known = [str(name).removeprefix("TF").removeprefix("Flax") for name in classes]
     if kind != "gpt2" and not (kind is None and set(known) & set(CLASSES)):
         what = f"architectures {classes}" if kind is None else f"model_type {kind!r}"
-        raise ConfigError(f"{path}: {what}, wanted 'gpt2': this folder holds another kind of model than GPT-2")
+        raise ConfigError(f"{path}: {what}, wanted 'gpt2': give the folder of a GPT-2")
     if known and not set(known) & set(CLASSES):
         raise ConfigError(
-            f"{path}: architectures {classes}, wanted {CLASSES[0]}: this GPT-2 has another head than a language model's"
+            f"{path}: architectures {classes}, wanted {CLASSES[0]}: give the folder of a GPT-2 that is a language model"
         )
     sizes = {name: _size(path, config, names) for name, names in SIZES.items()}
     width, heads = sizes["n_embd"] or DEFAULT_WIDTH, sizes["n_head"] or DEFAULT_HEADS
@@ -79,7 +79,7 @@ def require_gpt2(folder: Path) -> None:
         if not fits(value):
             shown = json.dumps(value)
             shown = shown if len(shown) < 80 else f"{shown[:77]}..."
-            raise ConfigError(f"{path}: {name} {shown}, wanted {wanted}: this GPT-2 computes what our model cannot")
+            raise ConfigError(f"{path}: {name} {shown}, wanted {wanted}: give the folder of a plain GPT-2")
     _require_complete_files(folder)
 
 

@@ -65,7 +65,7 @@ def test_settings_that_are_left_out_are_gpt2s(tmp_path: Path) -> None:
         ({"model_type": None, "architectures": None}, r"architectures \[\], wanted 'gpt2'"),
         (
             {"architectures": ["GPT2ForSequenceClassification"]},
-            r"architectures \['GPT2ForSequenceClassification'\], wanted GPT2LMHeadModel: this GPT-2 has another head",
+            r"architectures \['GPT2ForSequenceClassification'\], wanted GPT2LMHeadModel: give the folder of",
         ),
         ({"activation_function": "relu"}, 'activation_function "relu", wanted gelu or gelu_new'),
         ({"activation_function": ["relu"]}, r'activation_function \["relu"\], wanted gelu'),
