@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -292,11 +293,12 @@ class GPT(nn.Module):
         """Return a GPT-2 with OpenAI's weights, by name (gpt2 ... gpt2-xl) or from a local Hugging Face folder.
 
         override_args: values for `dropout` and `attention`
-        Raises ConfigError if the transformers package or the weights are missing.
+        Raises ConfigError if the transformers package or weights are missing, or the head is not tied.
         """
         overrides = override_args or {}
         assert set(overrides) <= {"dropout", "attention"}, f"cannot override {sorted(overrides)}"
         try:
+            from safetensors import SafetensorError
             from transformers import GPT2Config, GPT2LMHeadModel
         except ImportError:
             raise ConfigError("GPT-2 weights need the transformers package: pip install -e '.[hf]'") from None
@@ -307,10 +309,19 @@ class GPT(nn.Module):
             if "dropout" in overrides:
                 print(f"overriding dropout rate to {overrides['dropout']}")
             model = cls(GPTConfig(**sizes, **overrides))
-            theirs = GPT2LMHeadModel.from_pretrained(model_type).state_dict()
+            source, report = GPT2LMHeadModel.from_pretrained(model_type, output_loading_info=True)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"cannot load the weights of {model_type!r} from the hub or a folder: {reason}") from None
+        except (RuntimeError, UnpicklingError, SafetensorError) as error:
+            reason = "damaged, or of other sizes than config.json says"
+            raise ConfigError(f"the weights of {model_type!r} are {reason}: download the model again") from error
+        theirs = source.state_dict()
+        # transformers draws weights that it does not find at random
+        if lacking := sorted(name for name in report["missing_keys"] if name in theirs and name != "lm_head.weight"):
+            raise ConfigError(f"the weights of {model_type!r} lack {', '.join(lacking[:3])}: download the model again")
+        if not torch.equal(theirs["lm_head.weight"], theirs["transformer.wte.weight"]):
+            raise ConfigError(f"the weights of {model_type!r} have an untied head, wanted lm_head.weight equal to wte")
         model._copy_gpt2(theirs)
         return model
 

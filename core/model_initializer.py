@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
+from core.checkpoint.hugging_face import require_gpt2
 from core.checkpoint.other_formats import kind_of_weights
 from core.checkpoint.weights import (
     HEAD,
@@ -112,11 +114,13 @@ class ModelInitializer:
         return LoadedModel(model.to(self.device), args)
 
     def require_pretrained(self, name: str) -> None:
-        """Raise ConfigError unless `name` is a GPT-2 of Hugging Face, or a local folder with one."""
-        if name not in PRETRAINED and not (Path(name) / "config.json").is_file():
+        """Raise ConfigError unless `name` is a GPT-2 of Hugging Face, or a local folder with one that fits."""
+        if os.path.exists(Path(name, "config.json")):  # transformers, too, prefers a folder to the model of that name
+            require_gpt2(Path(name))
+        elif name not in PRETRAINED:
             raise ConfigError(
                 f"init_from={name!r} is not known: wanted scratch, resume, {', '.join(PRETRAINED)}, "
-                "or a folder that holds a Hugging Face GPT-2"
+                f"or a folder that holds a Hugging Face GPT-2{_lacking(name)}"
             )
 
     def crop_block_size(self, loaded: LoadedModel, block_size: int) -> LoadedModel:
@@ -266,6 +270,13 @@ def _copy_rows(source: torch.Tensor, target: torch.Tensor, name: str) -> bool:
         return False
     target.copy_(source)  # a state dict's tensors are detached
     return True
+
+
+def _lacking(folder: str) -> str:
+    """Return what a folder lacks for a Hugging Face model, for a message; nothing if there is no such folder."""
+    if os.path.exists(Path(folder, "adapter_config.json")):
+        return ": this one holds an adapter alone, without its model"
+    return ": this one has no config.json" if folder and os.path.isdir(folder) else ""
 
 
 def _first(names: list[str]) -> str:

@@ -1,7 +1,9 @@
 """Downloads a text, splits it, and writes train.bin, val.bin and meta.pkl."""
 
+import codecs
 import hashlib
 import http.client
+import logging
 import os
 import sys
 import time
@@ -23,6 +25,12 @@ from data.tokenizers import Tokenizer
 
 Ids: TypeAlias = Sequence[int] | npt.NDArray[Any]
 
+log = logging.getLogger("coregpt")
+BYTE_ORDER_MARK = "\ufeff"
+MARKS = (  # what a file of each encoding begins with; UTF-32's first, since it begins as UTF-16's does
+    *((mark, "utf-32") for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
+    *((mark, "utf-16") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+)
 STAGING = "prepare.part"  # sub-folder of a complete new data set, until its files replace the old ones
 CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/master"
 TINY_SHAKESPEARE_URL = f"{CHAR_RNN}/data/tinyshakespeare/input.txt"
@@ -87,13 +95,28 @@ def _may_succeed_later(error: Exception) -> bool:
 
 
 def read_text(path: str | Path) -> str:
-    r"""Return the content of a UTF-8 text file; \r\n and \r become \n, as in nanoGPT."""
+    r"""Return the content of a text file; \r\n and \r become \n, as in nanoGPT.
+
+    The text is UTF-8, or UTF-16 or UTF-32 if it begins with the byte-order mark of one of these. Marks are dropped
+    wherever they are: files that were joined have some in the middle. Raises DataError for any other file.
+    """
+    encoding = "utf-8"
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            head = file.read(4)
+        encoding = next((name for mark, name in MARKS if head.startswith(mark)), encoding)
+        text = Path(path).read_text(encoding=encoding)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (at byte {error.start:,}): convert it first") from error
+        name = encoding.upper()
+        raise DataError(f"{path} is not {name} text (at byte {error.start:,}): convert it to UTF-8 first") from error
+    if 4 * text.count("\0") > len(text):
+        raise DataError(f"{path} is not text, or UTF-16 without a byte-order mark: convert it to UTF-8 first")
+    inside = text.count(BYTE_ORDER_MARK, 1)
+    if inside:
+        log.warning(f"{path}: {inside} byte-order marks (U+FEFF) inside of the text are dropped")
+    return text.replace(BYTE_ORDER_MARK, "")
 
 
 def tiny_shakespeare(folder: Path, source: Path | None = None) -> str:

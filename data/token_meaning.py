@@ -7,6 +7,8 @@ set without meta.pkl, means GPT-2's tokens.
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from data.meta_contents import find_tables, tiktoken_encoding, tokenizer_name
+
 Meta: TypeAlias = Mapping[str, Any] | None
 GPT2 = "gpt2"
 
@@ -49,14 +51,11 @@ def _meaning(meta: Meta) -> str | dict[int, Any] | None:
     """Return a tokenizer's name, or its tokens by id; None if meta.pkl says neither."""
     if meta is None:
         return GPT2
-    if (name := meta.get("tokenizer", "char")) != "char":
-        return str(name)
-    itos, stoi = meta.get("itos"), meta.get("stoi")
-    if isinstance(itos, list | tuple):
-        return dict(enumerate(itos))
-    if isinstance(itos, Mapping):
-        return dict(itos)
-    return {number: token for token, number in stoi.items()} if isinstance(stoi, Mapping) else None
+    encoding, name = tiktoken_encoding(meta), tokenizer_name(meta)
+    if encoding:
+        return encoding if isinstance(encoding, str) else str(encoding.get("name"))
+    tables = None if name == "byte" else find_tables(meta)
+    return (name or None) if tables is None else tables.itos
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,17 +1,22 @@
-"""Tokenizers by character, by byte, and GPT-2's byte-pair encoding.
+"""The tokenizers of data sets, and which of them a meta.pkl means.
 
-All three have `encode(text)`, `encode_ordinary(text)` (without special tokens, for corpora), `decode(ids)`,
-`vocab_size`, and `meta()`, the content of meta.pkl or None for no file. An id outside the vocabulary, which a model
-with a padded vocabulary can sample, decodes to U+FFFD.
+All have `encode(text)`, `encode_ordinary(text)` (without special tokens, for corpora), `decode(ids)`, `vocab_size`,
+and `meta()`, the content of meta.pkl or None for no file. An id outside the vocabulary, which a model with a padded
+vocabulary can sample, decodes to U+FFFD.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from core.errors import DataError
+from data.meta_contents import Tables, find_tables, sentencepiece_model, tiktoken_encoding, tokenizer_name
+from data.package_tokenizers import TABLES_ADVICE, SentencePieceTokenizer, TiktokenTokenizer
+from data.table_tokenizer import TableTokenizer
 
+log = logging.getLogger("coregpt")
 UNKNOWN = "\ufffd"
-END_OF_TEXT = "<|endoftext|>"
+GPT2_SIZES = (50257, 50304)  # of GPT-2's vocabulary, and of that rounded up as nanoGPT's models are
 
 
 class CharTokenizer:
@@ -72,74 +77,76 @@ class ByteTokenizer:
         return {"vocab_size": 256, "itos": itos, "stoi": {c: i for i, c in itos.items()}, "tokenizer": "byte"}
 
 
-class Gpt2Tokenizer:
+class Gpt2Tokenizer(TiktokenTokenizer):
     """GPT-2's byte-pair encoding, from tiktoken."""
 
     def __init__(self) -> None:
-        try:
-            import tiktoken
-
-            self._encoding = tiktoken.get_encoding("gpt2")
-        except ImportError as error:
-            raise DataError("GPT-2's tokenizer needs tiktoken: pip install tiktoken") from error
-        except (OSError, ValueError) as error:  # no network, or a cached file with a wrong checksum
-            raise DataError(
-                f"no GPT-2 vocabulary from tiktoken's cache or the network ({type(error).__name__}): "
-                "go online once, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
-            ) from error
-        self.vocab_size: int = self._encoding.n_vocab
+        super().__init__("gpt2")
         self.eot_token: int = self._encoding.eot_token
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a prompt, in which <|endoftext|> is the special token."""
-        ids: list[int] = self._encoding.encode(text, allowed_special={END_OF_TEXT})
-        return ids
-
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of a corpus, in which <|endoftext|> is ordinary text."""
-        ids: list[int] = self._encoding.encode_ordinary(text)
-        return ids
-
-    def encode_ordinary_batch(self, texts: Sequence[str], num_threads: int) -> list[list[int]]:
-        """Return the ids of each document of a corpus, encoded by several threads."""
-        ids: list[list[int]] = self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
-        return ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Return the tokens as text; U+FFFD replaces bytes that are not UTF-8 and ids from 50257 on."""
-        return b"".join(map(self._token_bytes, ids)).decode("utf-8", errors="replace")
 
     def meta(self) -> None:
         """Return None: a data set of GPT-2 tokens has no meta.pkl."""
 
-    def _token_bytes(self, token: int) -> bytes:
-        valid = 0 <= token < self.vocab_size
-        return self._encoding.decode_single_token_bytes(token) if valid else UNKNOWN.encode()
 
-
-Tokenizer: TypeAlias = CharTokenizer | ByteTokenizer | Gpt2Tokenizer
+Tokenizer: TypeAlias = CharTokenizer | ByteTokenizer | TableTokenizer | TiktokenTokenizer | SentencePieceTokenizer
 
 
 def tokenizer_from_meta(meta: Mapping[str, Any] | None) -> Tokenizer:
-    """Return the tokenizer that a data set's meta.pkl describes; for None (no meta.pkl), GPT-2's."""
-    name = "gpt2" if meta is None else meta.get("tokenizer", "char")
-    if name == "gpt2":
+    """Return the tokenizer that a data set's meta.pkl describes; for None (no meta.pkl), GPT-2's.
+
+    That is an encoding of tiktoken, else a SentencePiece model, else one for tables of tokens. Raises DataError if a
+    package or a file is missing, or meta.pkl describes no tokenizer.
+    """
+    if meta is None:
         return Gpt2Tokenizer()
-    if name == "byte":
+    name, encoding, tables = tokenizer_name(meta), tiktoken_encoding(meta), find_tables(meta)
+    if encoding is not None:
+        return Gpt2Tokenizer() if encoding == "gpt2" else TiktokenTokenizer(encoding)
+    if name == "byte" and (tables is None or _are_bytes(tables)):
         return ByteTokenizer()
-    if name != "char":
-        raise DataError(f"meta.pkl names the tokenizer {name!r}, wanted char, byte or gpt2: prepare the data set again")
-    assert meta is not None
-    stoi: Any = meta.get("stoi")
-    itos: Any = meta.get("itos")
-    if isinstance(itos, list):
-        itos = dict(enumerate(itos))
-    if not _is_table(stoi, str, int) or not _is_table(itos, int, str):
-        raise DataError("meta.pkl lacks stoi (character to id) or itos (the reverse): prepare the data set again")
-    return CharTokenizer(stoi, itos)
+    if (model := sentencepiece_model(meta)) is not None:
+        try:
+            return SentencePieceTokenizer(model)
+        except DataError as error:
+            if tables is None:
+                raise
+            log.warning(f"{error}; without it a prompt is split into the longest known tokens")
+    if tables is not None:
+        return _of_tables(tables, name)
+    if meta.get("vocab_size") in GPT2_SIZES and not name:
+        log.warning(f"meta.pkl names no tokenizer: assuming GPT-2's, from vocab_size={meta['vocab_size']}")
+        return Gpt2Tokenizer()
+    raise _no_tokenizer(meta, name)
 
 
-def _is_table(table: object, key_type: type, value_type: type) -> bool:
-    return isinstance(table, dict) and all(
-        isinstance(key, key_type) and isinstance(value, value_type) for key, value in table.items()
-    )
+def _of_tables(tables: Tables, name: str) -> CharTokenizer | TableTokenizer:
+    """Return a tokenizer for tables: by character if all tokens are characters."""
+    stoi = {token: number for token, number in tables.stoi.items() if isinstance(token, str) and len(token) == 1}
+    itos = {number: token for number, token in tables.itos.items() if isinstance(token, str) and len(token) == 1}
+    if len(stoi) == len(tables.stoi) and len(itos) == len(tables.itos):
+        return CharTokenizer(stoi, itos)
+    return TableTokenizer(tables, name)
+
+
+def _are_bytes(tables: Tables) -> bool:
+    """Return whether the token of each id below 256 is the byte of that value."""
+    return all(tables.itos.get(number) in (chr(number), bytes([number])) for number in range(256))
+
+
+def _no_tokenizer(meta: Mapping[str, Any], name: str) -> DataError:
+    """Return the error for a meta.pkl that describes no tokenizer. name: of the tokenizer in it"""
+    held = next((value["class"] for value in meta.values() if isinstance(value, dict) and "class" in value), None)
+    if held:
+        return DataError(f"meta.pkl holds an object of {held}, wanted tables of tokens: {TABLES_ADVICE}")
+    if "sentencepiece" in name or name == "spm":
+        return DataError(
+            "meta.pkl names the tokenizer sentencepiece, but no model: pip install sentencepiece, and write the path "
+            "of the .model file under 'model_file' into meta.pkl"
+        )
+    if name:
+        return DataError(
+            f"meta.pkl names the tokenizer {name!r} and has no tables of tokens, wanted char, byte, gpt2 or another "
+            f"encoding of tiktoken, or sentencepiece: {TABLES_ADVICE}"
+        )
+    keys = ", ".join(map(str, meta))[:99]
+    return DataError(f"meta.pkl names no tokenizer and has no table of text tokens, only {keys}: {TABLES_ADVICE}")

@@ -242,7 +242,7 @@ DATA: dict[str, tuple[Prepare, list[str], str]] = {
     "hostile meta": (
         meta({"vocab_size": Hostile()}),
         NONE,
-        r"meta\.pkl is damaged or not plain data .*mkdir.*: make it",
+        r"meta\.pkl is damaged or not plain data .*mkdir.*: save a dict of vocab_size",
     ),
     "broken meta": (data("meta.pkl", b"\x80\x04nonsense"), NONE, r"meta\.pkl is damaged .*: make it again"),
     "vocabulary of a checkpoint": (

@@ -450,6 +450,27 @@ def test_dropout_and_attention_can_be_overridden(
         GPT.from_pretrained(str(pretrained[0]), {"n_layer": 3})
 
 
+def test_weights_that_are_not_those_of_the_config_are_refused(pretrained: tuple[Path, torch.Tensor]) -> None:
+    """transformers draws missing ones at random, and unties two matrices that differ."""
+    from safetensors.torch import load_file, save_file
+
+    path, file = str(pretrained[0]), pretrained[0] / "model.safetensors"
+    weights = load_file(file)
+    name = "transformer.h.1.mlp.c_fc.weight"
+    for change, message in (
+        ({"lm_head.weight": torch.zeros(23, 32)}, "have an untied head, wanted lm_head.weight equal to wte"),
+        ({name: None}, f"lack {name}: download the model again"),
+        ({name: torch.zeros(3, 3)}, "are damaged, or of other sizes than config.json says"),
+    ):
+        kept = {key: tensor for key, tensor in {**weights, **change}.items() if tensor is not None}
+        save_file(kept, file, {"format": "pt"})
+        with pytest.raises(ConfigError, match=f"the weights of {path!r} {message}"):
+            GPT.from_pretrained(path)
+    file.write_bytes(b"cut")
+    with pytest.raises(ConfigError, match="are damaged"):
+        GPT.from_pretrained(path)
+
+
 @pytest.mark.parametrize("name", ["no/such-gpt2", "nowhere"])
 def test_unavailable_pretrained_weights_are_reported(offline: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"cannot load the weights of '{name}' from the hub or a folder"):

@@ -618,7 +618,7 @@ def test_scratch_is_not_offered_for_sampling(checkpoint: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ({"vocab_size": 17}, "lacks stoi .* or itos"),
+        ({"vocab_size": 17}, "names no tokenizer and has no table of text tokens"),
         ({"vocab_size": 17, "tokenizer": "words"}, "names the tokenizer 'words'"),
         ([], "holds a list, wanted a dict"),
     ],

@@ -11,6 +11,7 @@ from core import ConfigError, Preemption, Runtime
 from core.batch import Batch, to_device
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
+from data.meta_contents import find_tables, tiktoken_encoding
 from data.stages import Stage, UniformStage, check_stages, create_stage_objects
 from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
@@ -243,8 +244,7 @@ def _windows(bins: TokenBins, options: Options, vocabulary: Vocabulary, length: 
 
 
 def _newline_id(bins: TokenBins) -> int | None:
-    meta = {"tokenizer": "gpt2"} if bins.meta is None else bins.meta
-    if meta.get("tokenizer") == "gpt2":
+    if bins.meta is None or tiktoken_encoding(bins.meta) == "gpt2":
         return GPT2_NEWLINE
-    stoi = meta.get("stoi")  # of characters, or of bytes as characters
-    return stoi.get("\n") if isinstance(stoi, dict) else None
+    tables = find_tables(bins.meta)  # of characters, or of bytes as characters
+    return tables.stoi.get("\n") if tables else None

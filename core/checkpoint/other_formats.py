@@ -46,7 +46,7 @@ def kind_of_file(path: str | Path) -> str | None:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 return _kind_of_archive(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # the directory of a damaged archive can fail in nearly any way
         return None
     for beginning, kind in BEGINNINGS:
         if head.startswith(beginning):

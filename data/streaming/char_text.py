@@ -8,6 +8,7 @@ import numpy as np
 from core.errors import ConfigError, DataError
 from data.corpus import tiny_shakespeare, write_text
 from data.meta import read_meta
+from data.meta_contents import find_tables
 from data.token_file import TokenFile
 from data.tokenizers import CharTokenizer
 from data.windows import Windows
@@ -29,10 +30,11 @@ class CharText:
     def __init__(self, folder: str | Path, cls_token_id: int | None = None) -> None:
         self.folder = Path(folder)
         path = self.folder / "meta.pkl"
-        stoi = read_meta(path).get("stoi")
-        if not isinstance(stoi, dict):
+        tables = find_tables(read_meta(path))
+        if tables is None:
             raise DataError(f"{path} has no characters (stoi): masked training needs a data set by character")
-        self.characters = {c: i for c, i in stoi.items() if len(c) == 1}  # without [MASK] etc.
+        known = tables.stoi.items()
+        self.characters = {c: i for c, i in known if isinstance(c, str) and len(c) == 1}  # without [MASK] etc.
         self.base_size = len(self.characters)
         if sorted(self.characters.values()) != list(range(self.base_size)):
             raise DataError(

@@ -19,7 +19,9 @@ OWN_FILES = {"train.bin", "val.bin", "meta.pkl", "input.txt", STAGING, STAGING +
 def main(argv: Sequence[str] | None = None, data: Path = DATA) -> None:
     """Join the files in the order given, as `cat` does, and write the data set to data/NAME."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="UTF-8 text")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="text, in UTF-8 or in UTF-16 with its byte-order mark"
+    )
     parser.add_argument("--name", required=True, help="name of the data set and of its folder under data/")
     parser.add_argument("--tokenizer", required=True, choices=("char", "byte", "gpt2"))
     parser.add_argument("--val-fraction", type=float, default=0.1, help="fraction kept for validation (0.1)")

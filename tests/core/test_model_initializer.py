@@ -319,6 +319,31 @@ def test_an_unknown_init_from_is_refused(initializer: ModelInitializer, name: st
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", 'activation_function "relu", wanted gelu or gelu_new'),
+        ("adapter_config.json", "a Hugging Face GPT-2: this one holds an adapter alone, without its model"),
+        ("model.safetensors", "a Hugging Face GPT-2: this one has no config.json"),
+    ],
+)
+def test_a_folder_of_another_model_is_refused_before_it_is_loaded(tmp_path: Path, file: str, message: str) -> None:
+    (tmp_path / file).write_text('{"model_type": "gpt2", "activation_function": "relu"}')
+
+    with pytest.raises(ConfigError, match=message):  # a model class of None cannot be loaded
+        ModelInitializer(None, GPTConfig, CPU).load_pretrained(str(tmp_path), TINY)
+
+
+def test_a_folder_goes_before_the_model_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in transformers."""
+    monkeypatch.chdir(tmp_path)
+    Path("gpt2").mkdir()
+    Path("gpt2", "config.json").write_text('{"model_type": "llama"}')
+
+    with pytest.raises(ConfigError, match="model_type 'llama', wanted 'gpt2'"):
+        ModelInitializer(None, GPTConfig, CPU).load_pretrained("gpt2", TINY)
+
+
 def test_a_pretrained_model_has_its_own_shape_and_is_cropped(lines: list[str]) -> None:
     """`from_pretrained` returns a tiny model here, for any name of a GPT-2."""
     calls = []

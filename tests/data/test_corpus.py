@@ -128,6 +128,44 @@ def test_line_ends_become_newlines(tmp_path: Path) -> None:
     assert read_text(tmp_path / "text") == "é\nb\nc\n"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_are_read_and_dropped(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "text").write_bytes("é\r\nb\n☃".encode(encoding))
+
+    assert read_text(tmp_path / "text") == "é\nb\n☃"
+
+
+@pytest.mark.parametrize(("mark", "encoding"), [(b"\xfe\xff", "utf-16-be"), (b"\x00\x00\xfe\xff", "utf-32-be")])
+def test_byte_order_marks_of_big_endian_text(tmp_path: Path, mark: bytes, encoding: str) -> None:
+    (tmp_path / "text").write_bytes(mark + "ab\r\n".encode(encoding))
+
+    assert read_text(tmp_path / "text") == "ab\n"
+
+
+def test_byte_order_marks_inside_of_a_text_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As `cat` joins files of a Windows editor."""
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "text").write_bytes(mark + b"one\n" + mark + b"two" + mark + b"three")
+
+    assert read_text(tmp_path / "text") == "one\ntwothree"
+    assert caplog.messages == [f"{tmp_path / 'text'}: 2 byte-order marks (U+FEFF) inside of the text are dropped"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("plain words".encode("utf-16-le"), "is not text, or UTF-16 without a byte-order mark: convert it to UTF-8"),
+        (b"\xff\xfea\x00b", r"is not UTF-16 text \(at byte 4\): convert it to UTF-8 first"),
+        ("plain".encode("cp1252") + b"\x93", r"is not UTF-8 text \(at byte 5\): convert it to UTF-8 first"),
+    ],
+)
+def test_text_in_another_encoding_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "text").write_bytes(content)
+
+    with pytest.raises(DataError, match=message):
+        read_text(tmp_path / "text")
+
+
 def test_unreadable_text_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "latin1").write_bytes(b"caf\xe9 ol\xe9")
 

@@ -2,8 +2,12 @@
 
 import os
 import pickle
-from collections import Counter, OrderedDict
-from pathlib import Path
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,6 +77,99 @@ def test_a_vocab_size_of_numpy_is_a_number_and_a_set_is_refused(tmp_path: Path) 
         read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": {"a"}}))
 
 
+CHARS = ["a", "b"]
+PLAIN = [  # what people put into their files, and what is read
+    (defaultdict(int, a=1), {"a": 1}),
+    (defaultdict(list), {}),
+    (deque(CHARS, maxlen=3), CHARS),
+    ({"a"}, {"a"}),
+    (frozenset("a"), {"a"}),
+    (bytearray(b"ab\xff"), b"ab\xff"),
+    ({b"\xff": 0, b"": 1}, {b"\xff": 0, b"": 1}),
+    (np.array(CHARS), CHARS),
+    (np.array(CHARS, dtype=object), CHARS),
+    (np.array(["a", 1, None], dtype=object), ["a", 1, None]),
+    (np.array([[1, 2], [3, 4]], dtype=np.uint16).T, [[1, 3], [2, 4]]),
+    (np.array([b"a", b"bc"]), [b"a", b"bc"]),
+    (np.array([], dtype=np.float32), []),
+    (PurePosixPath("/a/b"), "/a/b"),
+    (PureWindowsPath("C:\\a\\b"), "C:\\a\\b"),
+    (Path("a") / "b", "a/b"),
+    (datetime(2024, 1, 2), None),
+    ({"nested": (np.int64(3), [np.array([1])])}, {"nested": (3, [[1]])}),
+]
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize(("value", "plain"), PLAIN)
+def test_containers_and_arrays_become_plain_data(tmp_path: Path, value: Any, plain: Any, protocol: int) -> None:
+    found = read_meta(pickled(tmp_path / "meta.pkl", META | {"value": value}, protocol))["value"]
+
+    assert found == plain and type(found) is type(plain)
+
+
+class Tok:
+    """A stand-in for a class of another package."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise AssertionError("the code of a package has run")
+
+
+def test_objects_of_tokenizer_packages_become_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tok, "__module__", "sentencepiece")
+    monkeypatch.setitem(sys.modules, "sentencepiece", SimpleNamespace(Tok=Tok))
+    tokenizer = Tok()
+    tokenizer.proto = b"\x00"  # type: ignore[attr-defined]
+
+    meta = read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": 3, "sp": tokenizer, "kind": Tok}))
+
+    assert meta["sp"] == {"class": "sentencepiece.Tok", "state": {"proto": b"\x00"}}
+    assert meta["kind"] == "sentencepiece.Tok"
+
+
+def test_a_missing_vocab_size_is_found_or_counted(tmp_path: Path) -> None:
+    for meta, size in [
+        ({"stoi": {"a": 0, "b": 4}}, 5),
+        ({"chars": np.array(CHARS)}, 2),
+        ({"n_vocab": np.int64(7), "chars": "ab"}, 7),
+        ({"tokenizer": "tiktoken", "tiktoken_encoding": "cl100k_base"}, 100277),
+    ]:
+        assert read_meta(pickled(tmp_path / "meta.pkl", meta))["vocab_size"] == size
+    with pytest.raises(DataError, match="no vocab_size, wanted a whole number"):
+        read_meta(pickled(tmp_path / "meta.pkl", {"seed": 1}))
+
+
+def test_a_model_file_next_to_it_is_found(tmp_path: Path) -> None:
+    (tmp_path / "tok.model").touch()
+    for name in ("tok.model", "/another/machine/tok.model", "C:\\data\\tok.model"):
+        meta = read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": 3, "model_file": name}))
+        assert meta["model_file"] == str((tmp_path / "tok.model").resolve())
+    assert read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": 3, "sp": "x.model"}))["sp"] == "x.model"
+
+
+def test_one_list_at_very_many_places_is_read_at_once(tmp_path: Path) -> None:
+    value: list[Any] = []
+    for _ in range(100):
+        value = [value, value]
+
+    assert len(read_meta(pickled(tmp_path / "meta.pkl", META | {"value": value}))["value"]) == 2
+    with pytest.raises(DataError, match=r"vocab_size is \[\["):
+        read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": value}))
+
+
+def test_a_list_within_itself_is_one_clear_error(tmp_path: Path) -> None:
+    value: list[Any] = []
+    value.append(value)
+
+    with pytest.raises(DataError, match="damaged or not plain data"):
+        read_meta(pickled(tmp_path / "meta.pkl", META | {"value": value}))
+
+
+def test_a_users_own_class_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"asks for fractions\.Fraction.*save a dict of vocab_size, stoi and itos"):
+        read_meta(pickled(tmp_path / "meta.pkl", META | {"x": Fraction(1, 2)}))
+
+
 def test_numpy_objects_are_refused(tmp_path: Path) -> None:
     """With an object dtype numpy's own unpickling would return any object."""
     path = pickled(tmp_path / "meta.pkl", META | {"value": np.dtype(object)})
@@ -110,7 +207,7 @@ def test_numpy_types_are_not_taken_at_their_word(tmp_path: Path) -> None:
         read_meta(pickled(tmp_path / "meta.pkl", META | {"value": Type()}))
 
 
-@pytest.mark.parametrize("function", [eval, getattr, np.load, Path, Counter.update])
+@pytest.mark.parametrize("function", [eval, getattr, np.load, Fraction, Counter.update, bytes.fromhex])
 def test_other_globals_are_refused(tmp_path: Path, function: Any) -> None:
     with pytest.raises(DataError, match="asks for"):
         read_meta(pickled(tmp_path / "meta.pkl", {"vocab_size": 2, "x": function}))

@@ -63,6 +63,17 @@ def test_files_are_joined_in_the_order_given(tmp_path: Path) -> None:
     assert read_back(tmp_path / "mine") == ("b" * 10 + "a" * 8, "aa")
 
 
+def test_byte_order_marks_are_no_characters(tmp_path: Path) -> None:
+    """Neither at the beginning nor where two files are joined."""
+    for name, encoding in (("a", "utf-8-sig"), ("b", "utf-16")):
+        (tmp_path / name).write_text(name * 10, encoding=encoding)
+
+    main([str(tmp_path / "a"), str(tmp_path / "b"), "--name", "mine", "--tokenizer", "char"], data=tmp_path)
+
+    assert read_back(tmp_path / "mine") == ("a" * 10 + "b" * 8, "bb")
+    assert read_meta(tmp_path / "mine" / "meta.pkl")["stoi"] == {"a": 0, "b": 1}
+
+
 def test_the_split_can_be_chosen(text: str, tmp_path: Path) -> None:
     main([text, "--name", "mine", "--tokenizer", "char", "--val-fraction", "0.5"], data=tmp_path)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from core.errors import DataError
+from data.table_tokenizer import TableTokenizer
 from data.tokenizers import ByteTokenizer, CharTokenizer, Gpt2Tokenizer, tokenizer_from_meta
 
 TEXTS = ["", "a cab\n", "naïve ☃ 🙂", "<|endoftext|>"]
@@ -88,16 +89,80 @@ def test_itos_may_be_a_list() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"stoi": None}, {"itos": None}, {"stoi": {0: "a"}}, {"itos": {"a": 0}}, {"itos": "ab"}]
+    "change", [{"stoi": None}, {"itos": None}, {"stoi": {0: "a", 1: "b"}}, {"itos": {"a": 0, "b": 1}}, {"itos": "ab"}]
 )
-def test_unusable_tables_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="lacks stoi"):
-        tokenizer_from_meta(CharTokenizer.from_text("ab").meta() | change)
+def test_one_table_is_enough_in_any_form(change: dict[str, Any]) -> None:
+    tokenizer = tokenizer_from_meta(CharTokenizer.from_text("ab").meta() | change)
+
+    assert isinstance(tokenizer, CharTokenizer)
+    assert tokenizer.encode("ba") == [1, 0] and tokenizer.decode([0, 1]) == "ab"
 
 
-def test_an_unknown_tokenizer_is_refused() -> None:
-    with pytest.raises(DataError, match="names the tokenizer 'words', wanted char, byte or gpt2"):
-        tokenizer_from_meta({"vocab_size": 2, "tokenizer": "words"})
+@pytest.mark.parametrize(
+    "meta", [{"chars": {"a", "b"}}, {"stoi": {1000: 0}}, {"vocab": {"a": 5, "b": 3}}, {"itos": {0: None}}]
+)
+def test_without_a_table_of_text_the_error_lists_what_there_is(meta: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=rf"no table of text tokens, only vocab_size, {next(iter(meta))}: write stoi"):
+        tokenizer_from_meta({"vocab_size": 2, **meta})
+
+
+def test_words_have_a_tokenizer_of_their_own() -> None:
+    words = tokenizer_from_meta({"vocab_size": 3, "stoi": {"the": 0, "cat": 1, "[UNK]": 2}})
+
+    assert isinstance(words, TableTokenizer)
+    assert words.encode("the dog") == [0, 2] and words.decode([0, 1]) == "the cat"
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "tokenizer_type"])
+def test_an_unknown_tokenizer_is_refused(key: str) -> None:
+    with pytest.raises(DataError, match="names the tokenizer 'bpe2' and has no tables of tokens, wanted char, byte"):
+        tokenizer_from_meta({"vocab_size": 2, key: "BPE2"})
+
+
+def test_an_object_of_another_package_is_named() -> None:
+    held = {"class": "tokenizers.Tokenizer", "state": b"{}"}
+
+    with pytest.raises(DataError, match=r"an object of tokenizers\.Tokenizer, wanted tables of tokens: write stoi"):
+        tokenizer_from_meta({"vocab_size": 2, "tokenizer": held})
+
+
+def test_bytes_with_other_ids_are_a_table() -> None:
+    itos = {0: "<pad>", **{byte + 1: bytes([byte]) for byte in range(256)}}
+
+    shifted = tokenizer_from_meta({"vocab_size": 257, "tokenizer": "byte", "itos": itos})
+
+    assert shifted.encode("é") == [0xC4, 0xAA] and shifted.decode([0xC4, 0xAA]) == "é"
+
+
+def test_sentencepiece_is_named_or_replaced_by_its_tables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    (tmp_path / "m.model").touch()
+    meta = {"vocab_size": 3, "tokenizer": "sentencepiece", "model_file": str(tmp_path / "m.model")}
+
+    with pytest.raises(DataError, match="pip install sentencepiece, and write the path of the .model file"):
+        tokenizer_from_meta({"vocab_size": 3, "tokenizer": "sentencepiece"})
+    with pytest.raises(DataError, match="is of a SentencePiece tokenizer: pip install sentencepiece$"):
+        tokenizer_from_meta(meta)
+    pieces = tokenizer_from_meta(meta | {"stoi": {"▁the": 0, "▁c": 1, "at": 2}})
+    assert pieces.encode("the cat") == [0, 1, 2] and pieces.decode([0, 1, 2]) == "the cat"
+    assert "a prompt is split into the longest known tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"tokenizer": "gpt2"},
+        {"tokenizer": "tiktoken", "tiktoken_encoding": "gpt2"},
+        {"tokenizer": "tiktoken"},
+        {"encoding": "GPT-2"},
+        {"enc": {"class": "tiktoken.core.Encoding", "state": "gpt2"}},
+        {},
+    ],
+)
+def test_gpt2_under_its_other_names(gpt2: Gpt2Tokenizer, meta: dict[str, Any]) -> None:
+    assert isinstance(tokenizer_from_meta({"vocab_size": 50257, **meta}), Gpt2Tokenizer)
 
 
 @pytest.mark.parametrize("text", TEXTS)

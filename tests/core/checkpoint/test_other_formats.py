@@ -13,7 +13,7 @@ import torch
 
 from core.checkpoint.format import load_checkpoint
 from core.checkpoint.manager import CheckpointManager
-from core.checkpoint.other_formats import kind_of_folder
+from core.checkpoint.other_formats import kind_of_file, kind_of_folder
 from core.errors import CheckpointError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4f1d\nsize 498813109\n"
@@ -120,3 +120,17 @@ def test_a_folder_or_content_of_no_known_kind_is_not_named(tmp_path: Path) -> No
     np.ones(300).tofile(tmp_path / "ckpt.pt")
     with pytest.raises(CheckpointError, match="cannot read"):
         load_checkpoint(tmp_path / "ckpt.pt")
+
+
+def test_a_damaged_archive_is_no_known_kind_and_refused(tmp_path: Path) -> None:
+    """A wrong byte in a name of the archive's directory, which says that its names are UTF-8."""
+    path = tmp_path / "ckpt.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é/data.pkl", b"x")
+    content = path.read_bytes()
+    last = content.rindex("é".encode())
+    path.write_bytes(content[:last] + b"\xe5" + content[last + 1 :])
+
+    assert zipfile.is_zipfile(path) and kind_of_file(path) is None
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt: it is truncated, damaged, or holds more"):
+        load_checkpoint(path)

@@ -1,0 +1,143 @@
+"""Tokenizers of other packages: tiktoken's encodings and SentencePiece's models."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError
+
+UNKNOWN = "\ufffd"
+TABLES_ADVICE = (
+    "write stoi (token to id) and itos (id to token) into it; of a tokenizer of Hugging Face, stoi is get_vocab()"
+)
+
+
+class TiktokenTokenizer:
+    """A byte-pair encoding of tiktoken.
+
+    encoding: its name, such as cl100k_base, or the arguments of a tiktoken.Encoding of a user's own
+
+    Raises DataError if tiktoken or the vocabulary is missing.
+    """
+
+    def __init__(self, encoding: str | Mapping[str, Any]) -> None:
+        self.name = encoding if isinstance(encoding, str) else str(encoding.get("name"))
+        self._encoding = _load_encoding(self.name) if isinstance(encoding, str) else _make_encoding(encoding)
+        self.vocab_size: int = self._encoding.n_vocab
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a prompt, in which special tokens such as <|endoftext|> are one id."""
+        ids: list[int] = self._encoding.encode(text, allowed_special="all")
+        return ids
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Return the ids of a corpus, in which <|endoftext|> is ordinary text."""
+        ids: list[int] = self._encoding.encode_ordinary(text)
+        return ids
+
+    def encode_ordinary_batch(self, texts: Sequence[str], num_threads: int) -> list[list[int]]:
+        """Return the ids of each document of a corpus, encoded by several threads."""
+        ids: list[list[int]] = self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the tokens as text; U+FFFD replaces bytes that are not UTF-8 and ids without a token."""
+        return b"".join(map(self._token_bytes, ids)).decode("utf-8", errors="replace")
+
+    def meta(self) -> dict[str, Any] | None:
+        """Return the entries of meta.pkl that name the encoding."""
+        return {"vocab_size": self.vocab_size, "tokenizer": "tiktoken", "tiktoken_encoding": self.name}
+
+    def _token_bytes(self, token: int) -> bytes:
+        try:
+            piece: bytes = self._encoding.decode_single_token_bytes(token)
+        except (KeyError, OverflowError):  # some encodings have gaps
+            return UNKNOWN.encode()
+        return piece
+
+
+class SentencePieceTokenizer:
+    """A tokenizer of the sentencepiece package.
+
+    model: path of its file, or the content of the file
+
+    Raises DataError if the package or the file is missing.
+    """
+
+    def __init__(self, model: str | bytes) -> None:
+        if isinstance(model, str) and not Path(model).is_file():
+            raise DataError(
+                f"no file at {model}, the SentencePiece model that meta.pkl names: copy it there, or correct the path"
+            )
+        try:
+            import sentencepiece
+        except ImportError:
+            raise DataError("meta.pkl is of a SentencePiece tokenizer: pip install sentencepiece") from None
+        given = {"model_file": model} if isinstance(model, str) else {"model_proto": model}
+        try:
+            self._processor: Any = sentencepiece.SentencePieceProcessor(**given)
+        except Exception as error:  # the package raises several kinds for a file that it cannot read
+            name = model if isinstance(model, str) else "the model in meta.pkl"
+            raise DataError(f"{name} is no SentencePiece model ({_first_line(error)}): give its .model file") from error
+        self._model = model
+        self.vocab_size = int(self._processor.get_piece_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        ids: list[int] = self._processor.encode(text)
+        return ids
+
+    encode_ordinary = encode
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the tokens as text; U+FFFD replaces ids outside the vocabulary."""
+        runs = itertools.groupby(ids, lambda number: 0 <= number < self.vocab_size)
+        return "".join(self._processor.decode(list(run)) if known else UNKNOWN * len(list(run)) for known, run in runs)
+
+    def meta(self) -> dict[str, Any]:
+        """Return the entries of meta.pkl that name the model."""
+        return {"vocab_size": self.vocab_size, "tokenizer": "sentencepiece", "model_file": self._model}
+
+
+def _load_encoding(name: str) -> Any:
+    """Return an encoding of tiktoken, from its cache or from the network."""
+    try:
+        import tiktoken
+    except ImportError as error:
+        whose = "GPT-2's tokenizer" if name == "gpt2" else f"the tokenizer {name}"
+        raise DataError(f"{whose} needs tiktoken: pip install tiktoken") from error
+    known = tiktoken.list_encoding_names()
+    if name not in known:
+        raise DataError(
+            f"meta.pkl names the tiktoken encoding {name!r}, wanted one of {', '.join(known)}: correct "
+            "'tiktoken_encoding' in meta.pkl, or pip install --upgrade tiktoken"
+        )
+    names = (name, "gpt2") if name == "r50k_base" else (name,)  # two sets of files, the same ids
+    for same in names:
+        try:
+            return tiktoken.get_encoding(same)
+        except (OSError, ValueError) as error:  # no network, or a cached file with a wrong checksum
+            cause = error
+    raise DataError(
+        f"no {'GPT-2' if name == 'gpt2' else name} vocabulary from tiktoken's cache or the network "
+        f"({type(cause).__name__}): go online once, or set TIKTOKEN_CACHE_DIR to a folder that holds it"
+    ) from cause
+
+
+def _make_encoding(arguments: Mapping[str, Any]) -> Any:
+    """Return a tiktoken.Encoding of a user's own."""
+    try:
+        import tiktoken
+
+        return tiktoken.Encoding(**arguments)
+    except ImportError:
+        raise DataError("meta.pkl holds an encoding of tiktoken: pip install tiktoken") from None
+    except Exception as error:  # tiktoken raises several kinds for arguments that do not fit
+        raise DataError(f"meta.pkl holds a damaged tiktoken.Encoding ({_first_line(error)}): {TABLES_ADVICE}") from (
+            error
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
