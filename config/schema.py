@@ -4,8 +4,8 @@ import ast
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -13,6 +13,25 @@ from pydantic.fields import FieldInfo
 Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
 AUTO = "auto"  # shown for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
+
+
+class Base(NamedTuple):
+    """How a config file is recognised that needs a base file in front of it.
+
+    line:  whose config files these are
+    own:   names that only these files set; one is enough, together with another one of `own` or `usual`
+    usual: names that most of these files set
+    lacks: names that none of these files sets, because the base file does
+    """
+
+    line: str
+    own: frozenset[str]
+    usual: frozenset[str]
+    lacks: frozenset[str]
+
+    def matches(self, assigned: set[str], set_anywhere: set[str]) -> bool:
+        """Return whether a file that assigns these names needs the base. set_anywhere: options that any file sets"""
+        return bool(assigned & self.own) and len(assigned & (self.own | self.usual)) > 1 and not self.lacks & set_anywhere
 
 
 def section(name: str) -> Callable[..., Any]:
@@ -46,10 +65,16 @@ class Schema(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def model_post_init(self, context: Any) -> None:
+        """Record in `model_fields_set` what `validated` was told that the user set."""
+        if context is not None:
+            object.__setattr__(self, "__pydantic_fields_set__", set(context))
+
     ALIASES: ClassVar[Mapping[str, Alias]] = {}  # other trainers' names and dotted paths
     NOT_SUPPORTED: ClassVar[Mapping[str, str]] = {}  # other trainers' switches: the missing feature
     WITHOUT_EFFECT: ClassVar[Mapping[str, str]] = {}  # other trainers' options that are accepted and ignored: why
     ELSEWHERE: ClassVar[Mapping[str, str]] = {}  # options of another program of ours, accepted and ignored: the program
+    BASES: ClassVar[Mapping[str, Base]] = {}  # base file: how files that need it in front of them are recognised
     SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # option -> other trainers' values -> our values
 
     @classmethod
@@ -109,10 +134,13 @@ class Schema(BaseModel):
             raise ValueError(wanted(field) + hint) from None
 
     @classmethod
-    def validated(cls: type[SchemaT], values: Mapping[str, Any]) -> SchemaT:
-        """Return an instance after checking the rules between options. Raises ValueError, one line per error."""
+    def validated(cls: type[SchemaT], values: Mapping[str, Any], set_by_user: Iterable[str] = ()) -> SchemaT:
+        """Return an instance after checking the rules between options. Raises ValueError, one line per error.
+
+        set_by_user: the options whose values are the user's own; `model_fields_set` of the instance
+        """
         try:
-            return cls(**{name: values[name] for name in cls.model_fields})
+            return cls.model_validate({name: values[name] for name in cls.model_fields}, context=list(set_by_user))
         except ValidationError as error:
             reasons = [detail.get("ctx", {}).get("error", detail["msg"]) for detail in error.errors()]
             raise ValueError("\n".join(str(reason) for reason in reasons)) from None

@@ -14,7 +14,7 @@ from config.options import Options
 from extras.freezing import freeze_transformer
 from model import GPT, GPTConfig
 from tests.comparing import assert_same
-from wiring.optimizer import make_optimizer, non_cosine_schedule
+from wiring.optimizer import make_optimizer, non_cosine_schedule, surprises
 
 TINY_SCORER: dict[str, Any] = dict(
     n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=20, mode="sequence_scorer", cls_token_id=19,
@@ -129,6 +129,59 @@ def test_a_transfer_schedule_has_a_head_rate_and_its_own_reduction(run: core.Run
 
 def test_the_default_schedule_is_nanogpts_cosine() -> None:
     assert non_cosine_schedule(Options()) is None
+
+
+TENTH = "set min_lr to at most learning_rate (usual is a tenth of it), or decay_lr=False"
+CLIMBS = f"min_lr=1 is above learning_rate=0.001: the learning rate climbs to it; {TENTH}"
+BELOW_DEFAULT = f"min_lr=6e-05 is above learning_rate=1e-05: the learning rate climbs to it; {TENTH}"
+NO_DECAY = (
+    "warmup_iters=100 is above lr_decay_iters=50: there is no decay, the learning rate grows until iteration 100 and "
+    "then drops to min_lr=6e-05 at once; lower warmup_iters or raise lr_decay_iters"
+)
+BEYOND = (
+    "resume: max_iters=90 is beyond lr_decay_iters=50: from there on the learning rate stays at min_lr=6e-05; set "
+    "lr_decay_iters=90 if it is to fall until the end"
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_resumed", "messages"),
+    [
+        ({"min_lr": 1.0, "learning_rate": 1e-3}, False, [CLIMBS]),
+        ({"min_lr": 1.0, "learning_rate": 1e-3, "lr_schedule": "linear"}, True, [CLIMBS]),
+        ({"learning_rate": 1e-5}, False, [BELOW_DEFAULT]),
+        ({"learning_rate": 1e-5, "lr_schedule": "inverse_sqrt", "lr_decay_iters": 5}, True, [BELOW_DEFAULT]),
+        ({"min_lr": 1e-3, "learning_rate": 1e-3}, False, []),
+        ({"min_lr": 1.0, "decay_lr": False}, False, []),
+        ({"min_lr": 1.0, "lr_schedule": "constant"}, False, []),
+        ({"warmup_iters": 100, "lr_decay_iters": 50}, False, [NO_DECAY]),
+        ({"warmup_iters": 50, "lr_decay_iters": 50}, False, []),
+        ({"warmup_iters": 100, "lr_decay_iters": 50, "decay_lr": False}, False, []),
+        ({"warmup_iters": 5, "lr_decay_iters": 50, "max_iters": 90}, False, []),
+        ({"warmup_iters": 5, "lr_decay_iters": 50, "max_iters": 90}, True, [BEYOND]),
+        ({"warmup_iters": 5, "lr_decay_iters": 90, "max_iters": 90}, True, []),
+        ({"warmup_iters": 5, "lr_decay_iters": 50, "max_iters": 90, "decay_lr": False}, True, []),
+        ({}, True, []),
+    ],
+)
+def test_surprises_of_the_learning_rate(given: dict[str, Any], is_resumed: bool, messages: list[str]) -> None:
+    assert list(surprises(Options(**given), is_resumed)) == messages
+
+
+def test_a_base_files_own_rates_surprise_nobody() -> None:
+    values = {**Options.defaults(), "min_lr": 1.0, "warmup_iters": 10**6}
+
+    assert list(surprises(Options.validated(values), is_resumed=False)) == []
+
+
+@pytest.mark.parametrize(("eval_only", "count"), [(False, 1), (True, 0)])
+def test_surprises_are_logged_unless_nothing_is_trained(
+    run: core.Runtime, caplog: pytest.LogCaptureFixture, eval_only: bool, count: int
+) -> None:
+    options = Options(min_lr=1.0, eval_only=eval_only)
+    make_optimizer(options, run, GPT(GPTConfig(**TINY_SCORER)), core.Replicated(), None)
+
+    assert [record.message.startswith("min_lr=1 is above") for record in caplog.records] == [True] * count
 
 
 class CombinedOptimizer:
