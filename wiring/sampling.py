@@ -16,6 +16,7 @@ from extras.other_runs import load_judge
 from extras.sampling.prompt_encoder import PromptEncoder
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from loss_modifiers import Judge
+from wiring.architecture import load_architecture
 from wiring.data import data_folder
 
 KINDS = {"unmasking": "unmasking", "labels": "token_classifier"}  # section of options -> the kind of model it is for
@@ -50,7 +51,7 @@ def load_trained_model(options: SampleOptions, initializer: core.ModelInitialize
     Raises ConfigError if an option is given that is for another kind of model.
     """
     model, config = _load(options, initializer)
-    mode = getattr(model.config, "mode", "language_model")  # a fork's model.py may have no modes
+    mode = model.config.mode if load_architecture().is_ours else "language_model"  # a fork's model.py has no modes
     kind = "unmasking" if config.get("training_type") == "unmasking" else mode
     _refuse_options_of_other_kinds(options, kind)
     tokenizer = find_tokenizer(config.get("dataset"))

@@ -9,7 +9,6 @@ import torch
 import core
 import train
 import wiring
-import wiring.model
 from config.options import Options
 from extras.freezing import freeze_transformer
 from model import GPT, GPTConfig
@@ -221,7 +220,7 @@ def test_an_optimizer_can_consist_of_several(
     run_dir: Any, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is stepped, scheduled, saved, resumed exactly and rolled back like a single optimizer."""
-    monkeypatch.setattr(wiring.model, "GPT", MixedOptimizersGPT)
+    monkeypatch.setattr("model.GPT", MixedOptimizersGPT)
     argv = [*tiny_argv, "--learning_rate=0.05"]
     train.main([*argv, "--out_dir=undisturbed"])
     train.main([*argv, "--out_dir=halves", "--max_iters=3"])
