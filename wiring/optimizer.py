@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,9 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the model's optimizer, with the state of the checkpoint that the run resumes, if it has one."""
     betas = (options.beta1, options.beta2)
-    optimizer: torch.optim.Optimizer = model.configure_optimizers(
-        options.weight_decay, options.learning_rate, betas, runtime.device.type
-    )
+    settings = (options.weight_decay, options.learning_rate, betas, runtime.device.type)
+    count = len(inspect.signature(model.configure_optimizers).parameters)
+    optimizer: torch.optim.Optimizer = model.configure_optimizers(*settings[: max(count, 3)])  # nanoGPT's had 3 once
     if not options.eval_only:
         for surprise in surprises(options, is_resumed=checkpoint is not None):
             log.warning(surprise)

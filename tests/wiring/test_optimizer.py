@@ -65,6 +65,21 @@ def test_without_an_optimizer_in_the_checkpoint_the_moments_are_fresh(run: core.
     assert not optimizer.state and len(optimizer.param_groups) == 2
 
 
+class OldGPT(GPT):
+    """A model.py of nanoGPT before February 2023."""
+
+    def configure_optimizers(self, weight_decay: float, learning_rate: float, betas: Any) -> Any:  # type: ignore[override]
+        return torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay)
+
+
+def test_a_model_may_make_its_optimizer_without_the_device(run: core.Runtime) -> None:
+    options = Options(learning_rate=0.5, beta1=0.7, weight_decay=0.3)
+
+    (group,) = make_optimizer(options, run, OldGPT(GPTConfig(**TINY_SCORER)), core.Replicated(), None).param_groups
+
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.5, (0.7, 0.95), 0.3)
+
+
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [  # at iterations 0, 4, 10 and 20; peak 1, floor 0.1, warm-up 4, decay until 10
