@@ -218,10 +218,10 @@ class Options(Schema):
             own=frozenset((
                 "use_paragraph_boundaries", "weight_loss_by_mask_ratio", "enable_entropy_penalty", "max_entropy_penalty",
                 "entropy_penalty_start_iter", "uncertainty_factor", "enable_judge_model", "judge_model_checkpoint",
-                "start_iter_num",
+                "start_iter_num", "validation_stages",
             )),
             usual=frozenset((
-                "training_type", "unmasking_stages", "validation_stages", "use_all_stages_for_training",
+                "training_type", "unmasking_stages", "use_all_stages_for_training",
                 "unmasking_model_checkpoint", "unfreeze_at_iteration", "ckpt_filename",
             )),
             lacks=frozenset(("n_layer", "n_head", "n_embd", "position_encoding", "attention_type", "beta2")),

@@ -140,7 +140,7 @@ def test_a_base_files_unfreezing_does_not_refuse_a_short_run(tmp_path: Path) -> 
             load("config/base_train_run.py", mine, own)
 
 
-# as users of the line have them; the first two are its earliest and its latest kind
+# as users of the line have them, early and late
 WITHOUT_BASE = {
     "easy_first": "training_type = 'unmasking'\nuse_paragraph_boundaries = False\nmax_iters = 5000",
     "optimal5": (
@@ -148,6 +148,10 @@ WITHOUT_BASE = {
         "weight_loss_by_mask_ratio = True\nenable_entropy_penalty = False\nmax_entropy_penalty = 3\n"
         "entropy_penalty_start_iter = 2500\n"
         "unmasking_stages = [dict(type='span', spans_count=2, val_loss_stale_count=1)]"
+    ),
+    "super_hard_first": (
+        "training_type = 'unmasking'\nunmasking_stages = [dict(type='span', spans_count=2, val_loss_stale_count=1)]\n"
+        "validation_stages = unmasking_stages\nlearning_rate = 1e-3\ndecay_lr = False"
     ),
     "resumed": "training_type = 'unmasking'\ninit_from = 'resume'\nckpt_filename = 'a.pt'\nstart_iter_num = 8000",
 }
