@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # added by `python -m torch.distributed.launch`, next to LOCAL_RANK
 CONFIG_FILES = (".py", *mappings.ENDINGS)
+NOT_THE_USERS = re.compile(r"(^|[/\\])base_\w+\.py:\d+$|:\?$")  # origins: a base file, or a file that was imported
 _MODULES = {name: name for name in ("os", "sys", "time", "math", "pickle", "torch")} | {"np": "numpy"}
 
 
@@ -54,10 +55,12 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
     overrides.refuse_unsupported()
     overrides.check_files()
     try:
-        options = schema.validated(overrides.values)
+        options = schema.validated(overrides.values, overrides.set_by_user())
     except ValueError as error:
         overrides.errors.append(str(error))
     overrides.check()
+    for line in overrides.without_base.values() if is_rank_0() else ():
+        print(line, file=sys.stderr)
     if "--print_config" in argv:
         print(options.table(overrides.origins))
         sys.exit(0)
@@ -77,6 +80,7 @@ class Overrides:
         self.origins: dict[str, str] = {}
         self.errors: list[str] = []
         self.unread: dict[str, str] = {}  # names that config files assign and nothing has read yet: the file
+        self.without_base: dict[str, str] = {}  # files that need another one in front of them: what to say
         self.idle: dict[str, set[str]] = {}  # files that set no option: the names that they define for later files
 
     def apply(self, arguments: Sequence[str]) -> None:
@@ -201,6 +205,7 @@ class Overrides:
                     f"{origin}: unknown option {name!r}, did you mean {option!r}? "
                     "(if it is a helper variable, use it in the file or rename it)"
                 )
+        self._note_missing_base(path, set(lines))
         self.idle = {file: names for file, names in self.idle.items() if not names & read}
         sets_an_option = (touched | set(lines)) & self.known()
         if not sets_an_option and not _runs_other_files(tree) and len(self.errors) == count:
@@ -211,6 +216,15 @@ class Overrides:
         assigned = {name for name in lines if _is_setting(name, self.values)} - read - self.known()
         self.unread = {name: file for name, file in self.unread.items() if name not in read}
         self.unread |= dict.fromkeys(sorted(assigned, key=lambda name: lines[name]), path)
+
+    def _note_missing_base(self, path: str, assigned: set[str]) -> None:
+        """Keep what to say if a file that assigns these names stands without the base file that it needs."""
+        for base, signs in self.schema.BASES.items() if self.schema else ():
+            if signs.matches(assigned, set(self.origins)):
+                self.without_base[path] = (
+                    f"{path} looks like a config of the {signs.line}, whose defaults are not the ones here: put {base} "
+                    "before it"
+                )
 
     def check_files(self) -> None:
         """Add an error for each file that sets no option; print the names that files assign and nothing reads."""
@@ -225,6 +239,10 @@ class Overrides:
             shown = [f"{name} (here: {meant[name]})" if meant[name] in self.names else name for name in names]
             if is_rank_0():
                 print(f"{path}: these set nothing here: {', '.join(shown)}", file=sys.stderr)
+
+    def set_by_user(self) -> set[str]:
+        """Return the options that a flag or a line of the user's own files sets; a base file is not the user's own."""
+        return {name for name, origin in self.origins.items() if not NOT_THE_USERS.search(origin)}
 
     def known(self) -> set[str]:
         """Return the names that are an option here or of another program of ours, or that are accepted as one."""

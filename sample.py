@@ -28,13 +28,13 @@ from extras.sampling.text_continuation import continue_text
 from extras.sampling.text_scores import score_texts
 from extras.sampling.token_labels import TokenLabels
 from loss_modifiers import Judge
-from model import GPT, GPTConfig
 from wiring import sampling
+from wiring.architecture import knowing_model_fields, load_architecture
 
 
 def main(argv: Sequence[str]) -> None:
     """Print samples, labels or scores, as the command line asks for them."""
-    options = configure(SampleOptions, argv)
+    options = configure(knowing_model_fields(SampleOptions), argv)
     if options.init_from == "scratch":
         raise core.ConfigError(
             "init_from=scratch is not trained: add --init_from=resume for the model in out_dir, or give the name of a "
@@ -42,7 +42,8 @@ def main(argv: Sequence[str]) -> None:
         )
     prompt = sampling.read_text(options.start, "start")
     with core.Runtime(**options.pick("device", "dtype", "seed", "cpu_autocast")) as runtime:
-        initializer = core.ModelInitializer(GPT, GPTConfig, runtime.device)
+        architecture = load_architecture()
+        initializer = core.ModelInitializer(architecture.model_class, architecture.config_class, runtime.device)
         trained = sampling.load_trained_model(options, initializer)
         if trained.kind != "language_model" and not options.changed("start"):
             prompt = ""  # only a language model needs the newline that is nanoGPT's default

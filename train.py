@@ -67,7 +67,7 @@ def build(
 
 def main(argv: Sequence[str], callbacks: Sequence[core.Callback] = ()) -> float:
     """Run one experiment, given as its command line. Return the lowest validation loss."""
-    options = wiring.as_saved(configure(Options, argv), argv)
+    options = wiring.as_saved(configure(wiring.with_model_fields(Options), argv), argv)
     with (
         core.Preemption(options.time_limit) as preemption,
         core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as runtime,

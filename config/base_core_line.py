@@ -1,6 +1,7 @@
-# The core line's defaults, for its config files up to September 2025. Put it before such a file:
+# The core line's defaults, for its config files of September 2025. Put it before such a file:
 #   python train.py config/base_core_line.py mine.py
-# Later files do not set attention_type and position_encoding: use base_core_line_newest.py for them.
+# Files up to 12 September had 40 micro-batches per update: use base_core_line_oldest.py for them. Later files do not
+# set attention_type and position_encoding: use base_core_line_newest.py for them.
 training_type = 'language_model'
 init_from = 'scratch'
 out_dir = 'out'

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from config.not_supported import DETAILS, NOT_SUPPORTED
-from config.schema import Schema, section
+from config.schema import Base, Schema, section
 
 
 def best_dtype() -> str:
@@ -182,8 +182,8 @@ class Options(Schema):
     lr_factor: float = opt(0.5, "adaptive: factor on the learning rate at each decrease", gt=0, lt=1)
     decay_lr: bool = opt(True, "warm up and decay the learning rate; False keeps it constant")
     warmup_iters: int | float = opt(2000, "iterations of linear warm-up", ge=0)
-    lr_decay_iters: int | float = opt(600_000, "iteration at which the cosine reaches min_lr; usually max_iters", ge=0)
-    min_lr: float = opt(6e-5, "final learning rate; usually learning_rate / 10", ge=0)
+    lr_decay_iters: int | float = opt(600_000, "iteration at which the cosine reaches min_lr; usually max_iters; equal to warmup_iters: the warm-up ends at learning_rate, then min_lr follows at once", ge=0)
+    min_lr: float = opt(6e-5, "final learning rate; usually learning_rate / 10; above learning_rate the rate climbs, and a warning says so", ge=0)
 
     opt = section("system")
     device: str = opt("cuda", "cuda, cuda:1, mps or cpu; plain cuda falls back to mps or cpu if there is no CUDA device", min_length=1)
@@ -210,6 +210,22 @@ class Options(Schema):
         "start_iter_num": "a resumed run reads it from the checkpoint",
         "vocab_size": "read from meta.pkl",
         "entropy_modifier_verbose": "it has no effect in the core line either",
+    }  # fmt: skip
+
+    BASES: ClassVar[Any] = {
+        "config/base_train_run.py": Base(
+            line="train_run line",
+            own=frozenset((
+                "use_paragraph_boundaries", "weight_loss_by_mask_ratio", "enable_entropy_penalty", "max_entropy_penalty",
+                "entropy_penalty_start_iter", "uncertainty_factor", "enable_judge_model", "judge_model_checkpoint",
+                "start_iter_num", "validation_stages",
+            )),
+            usual=frozenset((
+                "training_type", "unmasking_stages", "use_all_stages_for_training",
+                "unmasking_model_checkpoint", "unfreeze_at_iteration", "ckpt_filename",
+            )),
+            lacks=frozenset(("n_layer", "n_head", "n_embd", "position_encoding", "attention_type", "beta2")),
+        )
     }  # fmt: skip
 
     SPELLINGS: ClassVar[Any] = {
@@ -326,7 +342,7 @@ class Options(Schema):
             if getattr(self, low) > getattr(self, high):
                 yield f"{low}={getattr(self, low)} is greater than {high}={getattr(self, high)}: swap the two values"
         never_unfreezes = self.unfreeze_at_iteration is not None and self.unfreeze_at_iteration > self.max_iters
-        if never_unfreezes and (self.freezes or self.trainable):
+        if never_unfreezes and "unfreeze_at_iteration" in self.model_fields_set and (self.freezes or self.trainable):
             yield (
                 f"unfreeze_at_iteration={self.unfreeze_at_iteration} is greater than max_iters={self.max_iters}: lower it, or "
                 "set it to None to keep the transformer frozen"

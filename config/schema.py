@@ -4,8 +4,9 @@ import ast
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -13,6 +14,25 @@ from pydantic.fields import FieldInfo
 Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
 AUTO = "auto"  # shown for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
+
+
+class Base(NamedTuple):
+    """How a config file is recognised that needs a base file in front of it.
+
+    line:  whose config files these are
+    own:   names that only these files set; one is enough, together with another one of `own` or `usual`
+    usual: names that most of these files set
+    lacks: names that none of these files sets, because the base file does
+    """
+
+    line: str
+    own: frozenset[str]
+    usual: frozenset[str]
+    lacks: frozenset[str]
+
+    def matches(self, assigned: set[str], set_anywhere: set[str]) -> bool:
+        """Return whether a file that assigns these names needs the base. set_anywhere: options that any file sets"""
+        return bool(assigned & self.own) and len(assigned & (self.own | self.usual)) > 1 and not self.lacks & set_anywhere
 
 
 def section(name: str) -> Callable[..., Any]:
@@ -44,12 +64,19 @@ def literal(text: str) -> Any:
 class Schema(BaseModel):
     """Base class of a flat set of options. Instances are immutable; unknown names raise an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def model_post_init(self, context: Any) -> None:
+        """Record in `model_fields_set` what `validated` was told that the user set."""
+        if context is not None:
+            object.__setattr__(self, "__pydantic_fields_set__", set(context))
 
     ALIASES: ClassVar[Mapping[str, Alias]] = {}  # other trainers' names and dotted paths
     NOT_SUPPORTED: ClassVar[Mapping[str, str]] = {}  # other trainers' switches: the missing feature
     WITHOUT_EFFECT: ClassVar[Mapping[str, str]] = {}  # other trainers' options that are accepted and ignored: why
     ELSEWHERE: ClassVar[Mapping[str, str]] = {}  # options of another program of ours, accepted and ignored: the program
+    BASES: ClassVar[Mapping[str, Base]] = {}  # base file: how files that need it in front of them are recognised
+    FROM_MODEL: ClassVar[frozenset[str]] = frozenset()  # options that the config class of a fork's model.py declares
     SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # option -> other trainers' values -> our values
 
     @classmethod
@@ -79,8 +106,9 @@ class Schema(BaseModel):
         field = cls.model_fields[name]
         if field.default_factory and value == AUTO:
             return field.get_default(call_default_factory=True)
-        kinds = {field.annotation, *get_args(field.annotation)}
-        takes_text = str in kinds or get_origin(field.annotation) is Literal
+        kinds = set(members(field.annotation))
+        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        takes_text = str in kinds or any(isinstance(choice, str) for choice in choices)
         if isinstance(value, str):
             value = cls.SPELLINGS.get(name, {}).get(value, value)
         if isinstance(value, os.PathLike):
@@ -97,8 +125,9 @@ class Schema(BaseModel):
             value = bool(value)
         if int in kinds and isinstance(value, float) and value.is_integer():
             value = int(value)  # max_iters = 1e5
-        if isinstance(value, tuple) and {get_origin(kind) for kind in kinds} & {list, tuple} == {list}:
-            value = list(value)
+        containers = {get_origin(kind) or kind for kind in kinds} & {list, tuple}
+        if isinstance(value, list | tuple) and len(containers) == 1:
+            value = containers.pop()(value)  # YAML and JSON have no tuples
         try:
             return adapter(field).validate_python(value, strict=True)
         except ValidationError:
@@ -109,10 +138,13 @@ class Schema(BaseModel):
             raise ValueError(wanted(field) + hint) from None
 
     @classmethod
-    def validated(cls: type[SchemaT], values: Mapping[str, Any]) -> SchemaT:
-        """Return an instance after checking the rules between options. Raises ValueError, one line per error."""
+    def validated(cls: type[SchemaT], values: Mapping[str, Any], set_by_user: Iterable[str] = ()) -> SchemaT:
+        """Return an instance after checking the rules between options. Raises ValueError, one line per error.
+
+        set_by_user: the options whose values are the user's own; `model_fields_set` of the instance
+        """
         try:
-            return cls(**{name: values[name] for name in cls.model_fields})
+            return cls.model_validate({name: values[name] for name in cls.model_fields}, context=list(set_by_user))
         except ValidationError as error:
             reasons = [detail.get("ctx", {}).get("error", detail["msg"]) for detail in error.errors()]
             raise ValueError("\n".join(str(reason) for reason in reasons)) from None
@@ -168,10 +200,7 @@ def adapter(field: FieldInfo) -> TypeAdapter[Any]:
 
 def wanted(field: FieldInfo) -> str:
     """Return the accepted values of an option, for help and errors: `int >= 1`, `'a' or 'b'`."""
-    if get_origin(field.annotation) is Literal:
-        return " or ".join(repr(choice) for choice in get_args(field.annotation))
-    kinds = get_args(field.annotation) or (field.annotation,)
-    names = [_type_name(kind) for kind in kinds if kind is not None]
+    names = [_type_name(kind) for kind in members(field.annotation)]
     if any(getattr(rule, "max_length", None) == 1 for rule in field.metadata):
         names = [name.replace("str", "one character") for name in names]
     elif any(getattr(rule, "min_length", None) == 1 for rule in field.metadata):
@@ -182,10 +211,20 @@ def wanted(field: FieldInfo) -> str:
     return f"{kind} {' and '.join(bounds)}".strip()
 
 
+def members(annotation: Any) -> tuple[Any, ...]:
+    """Return the types of a union; of another type, that type."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
 def _type_name(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(choice) for choice in get_args(kind))
     if get_origin(kind) is list:
-        return f"list of {_type_name(get_args(kind)[0])}s"
-    return "None" if kind is type(None) else "dict" if get_origin(kind) is dict else str(kind.__name__)
+        inner = get_args(kind)[0]
+        return "list" if inner is Any else f"list of {_type_name(inner)}s"
+    if kind in (None, type(None), Any):
+        return "any value" if kind is Any else "None"
+    return str((get_origin(kind) or kind).__name__)
 
 
 def default_text(field: FieldInfo) -> str:

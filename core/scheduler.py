@@ -47,13 +47,18 @@ class CosineLRScheduler(LRScheduler):
         self.constant = not decay_lr
 
     def get_lr(self, iter_num: int) -> float:
-        """Return the learning rate of one iteration, to the bit that nanoGPT computes."""
+        """Return the learning rate of one iteration, to the bit that nanoGPT computes.
+
+        Without iterations between warm-up and end, where nanoGPT divides by zero, the warm-up ends at the peak.
+        """
         if self.constant:
             return self.peak
         if iter_num < self.warmup_iters:
             return warmup(self.peak, iter_num, self.warmup_iters)
-        if iter_num > self.lr_decay_iters or self.lr_decay_iters == self.warmup_iters:
+        if iter_num > self.lr_decay_iters:
             return self.floor
+        if self.lr_decay_iters == self.warmup_iters:
+            return self.peak
         progress = (iter_num - self.warmup_iters) / (self.lr_decay_iters - self.warmup_iters)
         share = 0.5 * (1.0 + math.cos(math.pi * progress))  # 1 at the end of the warm-up, 0 at the end of the decay
         return self.floor + share * (self.peak - self.floor)
@@ -134,8 +139,11 @@ def warmup(peak: float, iter_num: int, warmup_iters: float) -> float:
 
 
 def fall(peak: float, floor: float, iter_num: int, begin: float, end: float) -> float:
-    """Return the linear decay from `peak` at iteration `begin` to `floor` at `end`, constant before and after."""
-    if iter_num >= end:
+    """Return the linear decay from `peak` at iteration `begin` to `floor` at `end`, constant before and after.
+
+    If both are the same iteration, that one has `peak`.
+    """
+    if iter_num > end or iter_num == end > begin:
         return floor
     share = min((end - iter_num) / (end - begin), 1.0) if end > begin else 1.0
     return floor + share * (peak - floor)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def load_unmasking_model(initializer: ModelInitializer, path: Path) -> tuple[Any, dict[str, Any]]:
     """Return a checkpoint's frozen model, and the options of its run. Raises CheckpointError for another task."""
     model, notes = initializer.load_frozen(path, "language_model")
-    if model.config.attention_type != "bidirectional":
+    if getattr(model.config, "attention_type", "causal") != "bidirectional":  # a fork's model.py may not have it
         raise CheckpointError(f"{path} is no unmasking model: give the checkpoint of a training_type=unmasking run")
     return model, notes
 

@@ -81,7 +81,11 @@ MUTATIONS = [
     Mutation("do not rotate the queries", MODEL, "q, k = rotate(q, rotary), rotate(k, rotary)", "k = rotate(k, rotary)", "tests/test_model.py"),
     # schedule, evaluation, loop
     Mutation("start the warm-up at zero", "core/scheduler.py", "(max(iter_num, 0) + 1)", "max(iter_num, 0)", "tests/core/test_scheduler.py"),
-    Mutation("extrapolate the cosine", "core/scheduler.py", "if iter_num > self.lr_decay_iters or", "if", "tests/core/test_scheduler.py"),
+    Mutation("extrapolate the cosine", "core/scheduler.py", "if iter_num > self.lr_decay_iters:", "if False:", "tests/core/test_scheduler.py"),
+    Mutation("end a warm-up without a decay at the minimum", "core/scheduler.py", "iter_num > end or iter_num == end > begin", "iter_num >= end", "tests/core/test_scheduler.py"),
+    Mutation("forget a fork's values on a resume", "wiring/model.py", "{**architecture.arguments(options), **saved, **given}", "{**saved, **architecture.arguments(options)}", "tests/wiring/test_architecture.py"),
+    Mutation("leave a fork's fields out of the config", "wiring/checkpoints.py", "**from_model, ", "", "tests/wiring/test_architecture.py"),
+    Mutation("warn of a rate that a base file sets", "configurator.py", "if not NOT_THE_USERS.search(origin)", "if True", "tests/test_configurator.py"),
     Mutation("stay in evaluation mode", "core/evaluator.py", "self.model.train()", "pass", "tests/core/test_evaluator.py"),
     Mutation("evaluate val first", "core/losses.py", '("train", "val")', '("val", "train")', "tests/core/test_evaluator.py tests/core/test_trainer.py"),
     Mutation("average in double precision", "core/evaluator.py", "torch.zeros(self.eval_iters)", "torch.zeros(self.eval_iters, dtype=torch.float64)", "tests/core/test_evaluator.py"),

@@ -54,6 +54,25 @@ def error_of(*argv: str) -> str:
     return str(caught.value)
 
 
+# whose values they are
+
+
+def test_the_users_own_values_are_known_and_a_base_files_are_not() -> None:
+    write("base_line.py", "batch_size = 3\nmin_lr = 1.0")
+    write("preset.py", "from base_line_too import *\nseed = 2")
+    write("base_line_too.py", "eval_iters = 7")
+    sys.path.insert(0, "")
+    try:
+        options = configure(Options, ["base_line.py", write("x.yaml", "n_head: 4"), "preset.py", "--model.n_layer=2"])
+    finally:
+        sys.path.remove("")
+
+    assert (options.batch_size, options.min_lr, options.eval_iters) == (3, 1.0, 7)
+    assert options.model_fields_set == {"n_head", "n_layer", "seed"}
+    assert configure(Options, ["base_line.py", "--min_lr=1"]).model_fields_set == {"min_lr"}
+    assert configure(Options, []) == Options() and Options(seed=1).model_fields_set == {"seed"}
+
+
 # order
 
 

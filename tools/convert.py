@@ -3,6 +3,7 @@ Convert a checkpoint of the train_run line or the core line into a checkpoint of
 
     python -m tools.convert out/ckpt_unmasking_8000.pt              # writes out/ckpt_unmasking_8000-converted/ckpt.pt
     python -m tools.convert out-char-diffusion --out out-mlm        # the newest, by ckpt_meta.json or by its number
+    python -m tools.convert out --dataset=shakespeare_char          # for a checkpoint that does not name its data set
 
 The new checkpoint can be resumed (--init_from=resume --out_dir=FOLDER), sampled from, and used by other runs. Legacy
 files hold pickled objects of legacy classes: they are read as plain data, and no code in them is run. Notes name what
@@ -22,6 +23,7 @@ import torch
 from core import files
 from core.checkpoint.format import CHECKPOINT, arrange
 from core.errors import CheckpointError, ConfigError, exit_on_error
+from data.meta import read_meta
 from tools.legacy_checkpoints import find, read
 from tools.legacy_model import (
     MODES,
@@ -32,6 +34,7 @@ from tools.legacy_model import (
     training_type,
 )
 from tools.legacy_optimizer import convert_optimizer
+from wiring.data import data_folder
 
 __all__ = ["Converted", "convert", "find", "main", "read"]
 
@@ -45,21 +48,22 @@ class Converted(NamedTuple):
     notes: list[str]
 
 
-def convert(old: Any, mode: str | None = None) -> Converted:
+def convert(old: Any, mode: str | None = None, dataset: str | None = None) -> Converted:
     """Return a checkpoint of this program, made from a legacy checkpoint as `read` returns it.
 
-    mode: language_model or sequence_scorer, for a model that has the heads of both; default: the mode it was trained in
+    mode:    language_model or sequence_scorer, for a model with the heads of both; default: the mode it was trained in
+    dataset: the data set that it was trained on; default: as the checkpoint says
 
     Raises CheckpointError if `old` is not a legacy checkpoint, or has parts that this program's model lacks.
     """
     _require_legacy_checkpoint(old)
     state = legacy_weights(old)
-    config = old.get("config")
-    config = config if isinstance(config, dict) and "class" not in config else {}  # one script saves a stage there
+    config, lost = _config(old.get("config"), dataset)
     args = convert_model_args(old["model_args"], state, config, mode)
     config = {**config, "training_type": training_type(args, config.get("training_type"))}
     model = empty_model(args)
     weights, notes = convert_weights(state, args, model)
+    notes += lost
     checkpoint = {
         "model": weights,
         "model_args": args,
@@ -74,6 +78,35 @@ def convert(old: Any, mode: str | None = None) -> Converted:
         reason = error if isinstance(error, ValueError) else f"it is damaged, {type(error).__name__}: {error}"
         notes.append(f"no optimizer state ({reason}): other runs can use the new checkpoint, but it cannot be resumed")
     return Converted(arrange(CHECKPOINT, {**checkpoint, **_progress(old.get("training_context"), args)}), notes)
+
+
+def _config(saved: Any, dataset: str | None) -> tuple[State, list[str]]:
+    """Return the options in a legacy checkpoint with the given data set, and notes on what they lack."""
+    notes = []
+    config = dict(saved) if isinstance(saved, dict) else {}
+    if "class" in config:  # a script with stages overwrote its options with a stage before it saved them
+        config = {"training_type": "unmasking"}
+        notes.append("the options of its run are lost: the checkpoint holds a masking stage in their place")
+    named = config.get("dataset")
+    if dataset and named not in (None, dataset):
+        notes.append(f"dataset={dataset}, as given; the checkpoint says {named}")
+    if not dataset and not named:
+        notes.append(
+            "its data set is not known, and sampling needs the text of its tokens: convert it again with --dataset=NAME"
+        )
+    return {**config, **({"dataset": dataset} if dataset else {})}, notes
+
+
+def _require_vocabulary(dataset: str, size: int) -> list[str]:
+    """Return a note if a data set lacks its vocabulary. Raises ConfigError if it has more tokens than the model."""
+    path = data_folder(dataset) / "meta.pkl"
+    if not path.exists():
+        return [f"there is no {path}, which sampling needs for the text of the tokens: prepare that data set"]
+    if (found := read_meta(path)["vocab_size"]) > size:
+        raise ConfigError(
+            f"--dataset={dataset} has {found} tokens, the model only {size}: give the data set that it was trained on"
+        )
+    return []
 
 
 def _require_legacy_checkpoint(old: Any) -> None:
@@ -117,6 +150,7 @@ def main(argv: Sequence[str]) -> Path:
     parser.add_argument(
         "--mode", choices=MODES, help="for a model with two heads; default: the mode that it was trained in"
     )
+    parser.add_argument("--dataset", help="the data set it was trained on; default: as the checkpoint says")
     given = parser.parse_args(argv)
     path = find(given.old)
     target = Path(given.out) if given.out else path.with_name(f"{path.stem}-converted")
@@ -124,9 +158,11 @@ def main(argv: Sequence[str]) -> Path:
     if target.exists():
         raise ConfigError(f"{target} exists already: move it away, or choose another place with --out")
     try:
-        checkpoint, notes = convert(read(path), given.mode)
+        checkpoint, notes = convert(read(path), given.mode, given.dataset)
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    if given.dataset:
+        notes += _require_vocabulary(given.dataset, checkpoint["model_args"]["vocab_size"])
     files.make_folder(target.parent)
     files.write_atomically(target, functools.partial(torch.save, checkpoint))
     files.flush_folder(target.parent)

@@ -1,5 +1,6 @@
 """Turns the options into parts. train.py and sample.py call these functions in the order in which things happen."""
 
+from wiring.architecture import with_model_fields
 from wiring.checkpoints import make_checkpointer, make_monitor
 from wiring.data import RunData, open_data
 from wiring.loop import evaluation_settings, loop_numbers, make_parallel, step_settings
@@ -34,4 +35,5 @@ __all__ = [
     "open_data",
     "print_header",
     "step_settings",
+    "with_model_fields",
 ]

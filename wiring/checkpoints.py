@@ -39,10 +39,11 @@ def make_checkpointer(
 ) -> Checkpointer:
     """Return what saves the run and restores it."""
     meta = {"meta": data.vocabulary.meta()} if data.vocabulary is not None else {}
+    from_model = {name: model_args[name] for name in options.FROM_MODEL if name in model_args}
     made_with = provenance.describe(runtime.device, runtime.world_size)
     notes = RunNotes(
         model_args=model_args,
-        config={**options.model_dump(), **meta},
+        config={**options.model_dump(), **from_model, **meta},
         tokenizer=storable(data.source.meta),
         provenance={**made_with, "data_fingerprint": str(data.source.fingerprint())},
     )

@@ -14,7 +14,7 @@ from core.checkpoint.format import load_values
 from core.model_initializer import ModelSource
 from data.token_meaning import difference, sizes_differ
 from extras.freezing import freeze_transformer, train_only
-from model import GPT, GPTConfig
+from wiring.architecture import load_architecture
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -25,8 +25,17 @@ log = logging.getLogger("coregpt")
 
 
 def make_initializer(options: Options, runtime: Runtime, say: Callable[[str], None]) -> ModelInitializer:
-    """Return what makes models of this run's architecture. say: prints a line of nanoGPT's on the console"""
-    return ModelInitializer(GPT, GPTConfig, runtime.device, say, options.changed("attention"))
+    """Return what makes models of this run's architecture. say: prints a line of nanoGPT's on the console
+
+    Raises ConfigError if model.py cannot follow the options.
+    """
+    architecture = load_architecture()
+    if conflicts := list(architecture.conflicts(options)):
+        raise ConfigError("\n".join(conflicts))
+    for note in architecture.notes(options):
+        log.warning(note)
+    kernel = options.changed("attention") if architecture.is_ours else {}
+    return ModelInitializer(architecture.model_class, architecture.config_class, runtime.device, say, kernel)
 
 
 def find_transfer_source(options: Options, runtime: Runtime, start: RunStart) -> Path | None:
@@ -55,9 +64,16 @@ def model_maker(
 
     def make() -> tuple[LoadedModel, dict[str, Any] | None]:
         runtime.seed_all()
-        checkpoint = start.read_checkpoint()
+        args, architecture, checkpoint = model_args(options, data), load_architecture(), start.read_checkpoint()
+        if checkpoint is not None:  # what only a fork's model.py knows stays as saved, unless the user gives it
+            saved, given = checkpoint["model_args"], architecture.given_arguments(options)
+            checkpoint["model_args"] = {**architecture.arguments(options), **saved, **given}
+        elif start.init_from == "scratch":
+            architecture.require_values(args)
         source = model_source(start.init_from, initializer, checkpoint)
-        loaded = initializer.initialize(source, model_args(options, data))
+        loaded = initializer.initialize(source, args)
+        if checkpoint is None and start.init_from != "scratch":
+            loaded = architecture.as_built(loaded, options)
         if transfer:
             initializer.setup_transfer_learning(loaded.model, transfer)
         return loaded._replace(model=adapt(loaded.model, options)), checkpoint
@@ -79,10 +95,13 @@ def model_source(init_from: str, initializer: ModelInitializer, checkpoint: dict
 
 def model_args(options: Options, data: RunData) -> dict[str, Any]:
     """Return the arguments of the model's config class that the options ask for."""
-    if data.vocabulary is None:
-        return options.model_args(data.source.vocab_size)
-    args = options.model_args(data.vocabulary.size)
-    return {**args, "cls_token_id": data.vocabulary.cls} if options.training_type == "sequence_scoring" else args
+    architecture = load_architecture()
+    size = data.source.vocab_size if data.vocabulary is None else data.vocabulary.size
+    args = options.model_args(size)
+    if data.vocabulary is not None and options.training_type == "sequence_scoring":
+        args["cls_token_id"] = data.vocabulary.cls
+    known = {name: value for name, value in args.items() if architecture.accepts(name)}
+    return {**known, **architecture.arguments(options)}
 
 
 def adapt(model: Any, options: Options) -> Any:

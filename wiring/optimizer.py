@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import logging
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,15 +26,21 @@ from extras.unfreezing import replay
 if TYPE_CHECKING:
     from config.options import Options
 
+log = logging.getLogger("coregpt")
+END_AT_MIN_LR = ("cosine", "linear", "wsd")
+
 
 def make_optimizer(
     options: Options, runtime: Runtime, model: Any, parallel: Replicated, checkpoint: dict[str, Any] | None
 ) -> torch.optim.Optimizer:
     """Return the model's optimizer, with the state of the checkpoint that the run resumes, if it has one."""
     betas = (options.beta1, options.beta2)
-    optimizer: torch.optim.Optimizer = model.configure_optimizers(
-        options.weight_decay, options.learning_rate, betas, runtime.device.type
-    )
+    settings = (options.weight_decay, options.learning_rate, betas, runtime.device.type)
+    count = len(inspect.signature(model.configure_optimizers).parameters)
+    optimizer: torch.optim.Optimizer = model.configure_optimizers(*settings[: max(count, 3)])  # nanoGPT's had 3 once
+    if not options.eval_only:
+        for surprise in surprises(options, is_resumed=checkpoint is not None):
+            log.warning(surprise)
     if options.lr_schedule == "transfer":
         mark_heads(optimizer, model)
     saved = (checkpoint or {}).get("optimizer")
@@ -55,6 +63,30 @@ def _what_to_do(checkpoint: dict[str, Any], options: Options) -> str:
     if not changed:
         return f"; to go on from its weights with fresh moments, {new_run}"
     return f"; its run had {', '.join(changed)}: resume it with that, or {new_run}"
+
+
+def surprises(options: Options, is_resumed: bool) -> Iterator[str]:
+    """Yield a message for everything in the learning rate's shape that the user's values hardly mean."""
+    peak, floor, warmup, end = options.learning_rate, options.min_lr, options.warmup_iters, options.lr_decay_iters
+    if not options.decay_lr or options.lr_schedule not in (*END_AT_MIN_LR, "inverse_sqrt"):
+        return
+    if floor > peak and {"min_lr", "learning_rate"} & options.model_fields_set:
+        yield (
+            f"min_lr={floor:g} is above learning_rate={peak:g}: the learning rate climbs to it; set min_lr to at most "
+            "learning_rate (usual is a tenth of it), or decay_lr=False"
+        )
+    if options.lr_schedule == "inverse_sqrt":  # it has no end
+        return
+    if warmup > end and {"warmup_iters", "lr_decay_iters"} & options.model_fields_set:
+        yield (
+            f"warmup_iters={warmup} is above lr_decay_iters={end}: there is no decay, the learning rate grows until "
+            f"iteration {warmup} and then drops to min_lr={floor:g} at once; lower warmup_iters or raise lr_decay_iters"
+        )
+    if is_resumed and options.max_iters > end and floor != peak:
+        yield (
+            f"resume: max_iters={options.max_iters} is beyond lr_decay_iters={end}: from there on the learning rate "
+            f"stays at min_lr={floor:g}; set lr_decay_iters={options.max_iters} if it is to fall until the end"
+        )
 
 
 def non_cosine_schedule(options: Options) -> LRScheduler | None:

@@ -20,6 +20,7 @@ from extras.other_runs import load_judge
 from extras.sampling.prompt_encoder import PromptEncoder
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from loss_modifiers import Judge
+from wiring.architecture import load_architecture
 from wiring.data import GPT2_TOKENS, data_folder
 
 log = logging.getLogger("coregpt")
@@ -56,7 +57,7 @@ def load_trained_model(options: SampleOptions, initializer: core.ModelInitialize
     """
     model, checkpoint = _load(options, initializer)
     config = checkpoint.get("config") or {}
-    mode = getattr(model.config, "mode", "language_model")  # a fork's model.py may have no modes
+    mode = model.config.mode if load_architecture().is_ours else "language_model"  # a fork's model.py has no modes
     kind = "unmasking" if config.get("training_type") == "unmasking" else mode
     _refuse_options_of_other_kinds(options, kind)
     tokenizer = find_tokenizer(checkpoint, model.config.vocab_size)

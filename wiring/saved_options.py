@@ -52,6 +52,7 @@ def _newest_first(folder: Path) -> Iterator[Path]:
 
 def _validated(options: Options, values: dict[str, Any], path: Path) -> Options:
     try:
-        return type(options).validated(values)
+        defaults = type(options).defaults()
+        return type(options).validated(values, [name for name, value in values.items() if value != defaults[name]])
     except ValueError as error:
         raise ConfigError(f"the options saved in {path} are not valid here ({error}): give the config file") from None

@@ -24,7 +24,7 @@ from data.vocabulary import Vocabulary
 from extras.filler import Filler
 from extras.other_runs import load_unmasking_model
 from loss_modifiers import sequence_scorer_target_transform
-from model import GPT, GPTConfig
+from wiring.architecture import load_architecture
 
 HERE = Path(__file__).resolve().parent
 TOP_K = 50
@@ -39,7 +39,9 @@ def make_fill(options: StreamOptions, text: CharText) -> Fill:
         raise ConfigError("mlm_checkpoint_path is not set: give the checkpoint of a model trained to unmask")
     path = find_checkpoint(options.mlm_checkpoint_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, notes = load_unmasking_model(ModelInitializer(GPT, GPTConfig, device), path)
+    architecture = load_architecture()
+    initializer = ModelInitializer(architecture.model_class, architecture.config_class, device)
+    model, notes = load_unmasking_model(initializer, path)
     config = model.config
     mask_id, pad_id = _model_ids(config.vocab_size, notes, text)
     largest = pad_id if options.enable_line_aligned_sequences else mask_id

@@ -13,6 +13,7 @@ from data.stages import check_stages, create_stage_objects
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
+BASE = "config/base_train_run.py"
 TRAIN_RUN = sorted(path.stem for path in (CONFIG / "shkspr_char_diff").glob("*.py") if path.stem != "stages")
 CORE_LINE = (
     "train_char_diffusion", "train_char_diffusion_modifiers", "train_char_diffusion_modifiers2",
@@ -125,6 +126,132 @@ def test_a_file_overrides_the_base_before_it(tmp_path: Path) -> None:
     check(
         load("config/base_train_run.py", mine), learning_rate=5e-4, position_encoding="absolute", stages=1, n_embd=384
     )
+
+
+def test_a_base_files_unfreezing_does_not_refuse_a_short_run(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("training_type = 'sequence_scoring'\nunmasking_model_checkpoint = 'filler'\nmax_iters = 50\n")
+
+    options = load("config/base_train_run.py", mine)
+
+    check(options, freezes=True, unfreeze_at_iteration=80, max_iters=50)
+    for own in ("--unfreeze_at_iteration=300", "--unfreeze_at_iteration=80"):
+        with pytest.raises(ConfigError, match=r"^unfreeze_at_iteration=\d+ is greater than max_iters=50: lower it"):
+            load("config/base_train_run.py", mine, own)
+
+
+# as users of the line have them, early and late
+WITHOUT_BASE = {
+    "easy_first": "training_type = 'unmasking'\nuse_paragraph_boundaries = False\nmax_iters = 5000",
+    "optimal5": (
+        "batch_size = 16\ngradient_accumulation_steps = 16\ntraining_type = 'unmasking'\nuncertainty_factor = 0.1\n"
+        "weight_loss_by_mask_ratio = True\nenable_entropy_penalty = False\nmax_entropy_penalty = 3\n"
+        "entropy_penalty_start_iter = 2500\n"
+        "unmasking_stages = [dict(type='span', spans_count=2, val_loss_stale_count=1)]"
+    ),
+    "super_hard_first": (
+        "training_type = 'unmasking'\nunmasking_stages = [dict(type='span', spans_count=2, val_loss_stale_count=1)]\n"
+        "validation_stages = unmasking_stages\nlearning_rate = 1e-3\ndecay_lr = False"
+    ),
+    "resumed": "training_type = 'unmasking'\ninit_from = 'resume'\nckpt_filename = 'a.pt'\nstart_iter_num = 8000",
+}
+LINE = "mine.py looks like a config of the train_run line, whose defaults are not the ones here: put {} before it\n"
+
+
+@pytest.mark.parametrize("name", WITHOUT_BASE)
+@pytest.mark.parametrize(("base", "says_so"), [("none", True), ("before", False), ("after", True)])
+def test_a_train_run_config_without_its_base_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, base: str, says_so: bool
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(WITHOUT_BASE[name])
+    given = {"none": [mine], "before": [BASE, mine], "after": [mine, BASE]}[base]
+
+    load(*given, "--init_from=scratch", "--training_type=unmasking")
+
+    assert capsys.readouterr().err.endswith(LINE.format(BASE)) is says_so
+
+
+OURS = ("uncertainty_factor = 0.1\nn_layer = 4", "training_type = 'unmasking'\nuncertainty_factor = 0.1\nn_embd = 96")
+PLAIN = ("uncertainty_factor = 0.1", "training_type = 'unmasking'\nmask_probability = 0.2")
+
+
+@pytest.mark.parametrize("text", [*OURS, *PLAIN])
+def test_a_config_of_ones_own_does_not_look_like_train_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    load(tmp_path / "mine.py")
+
+    assert capsys.readouterr().err == ""
+
+
+RECIPES = tuple(path.stem for path in sorted(CONFIG.glob("recipe_*.py")))
+
+
+@pytest.mark.parametrize("name", [*(f"shkspr_char_diff/{name}" for name in TRAIN_RUN), *CORE_LINE, *RECIPES])
+def test_no_preset_looks_like_a_config_without_its_base(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    load(f"config/{name}.py")
+
+    assert "looks like" not in capsys.readouterr().err
+
+
+def test_the_core_lines_oldest_base_has_40_micro_batches(tmp_path: Path) -> None:
+    """The values of its version of 12 September 2025: those of the next one, but for two."""
+    oldest, next_one = (load(f"config/base_core_line{name}.py") for name in ("_oldest", ""))
+
+    assert oldest.changed(*Options.model_fields) == {"wandb_run_name": "run", "fill": "sample"}
+    differences = {name for name in Options.model_fields if getattr(oldest, name) != getattr(next_one, name)}
+    assert differences == {"gradient_accumulation_steps", "wandb_log_interval"}
+
+
+# the configs of that version: what each sets, as far as it decides the size of an update
+OLDEST_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "eval_gpt2": (
+        "batch_size = 8\neval_iters = 500\neval_only = True\nwandb_log = False\ninit_from = 'gpt2'",
+        dict(batch=(8, 40), eval_iters=500, eval_only=True, n_layer=12, block_size=1024),
+    ),
+    "finetune_shakespeare": (
+        "dataset = 'shakespeare'\ninit_from = 'gpt2-xl'\nalways_save_checkpoint = False\nbatch_size = 1\n"
+        "gradient_accumulation_steps = 32\nmax_iters = 20\nlearning_rate = 3e-5\ndecay_lr = False",
+        dict(batch=(1, 32), max_iters=20, learning_rate=3e-5, decay_lr=False),
+    ),
+    "train_gpt2": (
+        "wandb_log = True\nbatch_size = 12\nblock_size = 1024\ngradient_accumulation_steps = 5 * 8\n"
+        "max_iters = 600000\nlr_decay_iters = 600000\nweight_decay = 1e-1",
+        dict(batch=(12, 40), max_iters=600000, wandb_log=True, wandb_log_interval=0),
+    ),
+    "train_char_diffusion": (
+        "out_dir = 'out-char-diffusion'\ndataset = 'char_diffusion'\nbatch_size = 32\n"
+        "gradient_accumulation_steps = 4\nmax_iters = 10000\nattention_type = 'bidirectional'\n"
+        "position_encoding = 'rotary'\nbatches_per_file = 100\nmax_backlog_files = 3\nsleep_seconds = 1.0",
+        dict(batch=(32, 4), max_iters=10000, attention_type="bidirectional", position_encoding="rotary"),
+    ),
+    "train_char_diffusion_modifiers": (
+        "batch_size = 32\ngradient_accumulation_steps = 1\nloss_modifiers_enabled = True\n"
+        "entropy_modifier_enabled = True\nentropy_modifier_weight = 0.3\nentropy_modifier_threshold = 0.1\n"
+        "target_smoothing_enabled = True\ntarget_smoothing_special_tokens = '65'\nmask_ratio_weight_enabled = True",
+        dict(batch=(32, 1), entropy_modifier_weight=0.3, target_smoothing_factor=0.1, mask_ratio_weight_power=0.5),
+    ),
+    "train_mickiewicz_char": (
+        "dataset = 'mickiewicz_char'\nbatch_size = 8\ngradient_accumulation_steps = 16\nweight_decay = 1e-2",
+        dict(batch=(8, 16), weight_decay=1e-2, learning_rate=6e-4),
+    ),
+    "train_shakespeare_char": (
+        "block_size = 1024\nbatch_size = 16\ngradient_accumulation_steps = 4\nlearning_rate = 1e-3\n"
+        "max_iters = 5000\ndropout = 0.2",
+        dict(batch=(16, 4), block_size=1024, learning_rate=1e-3, max_iters=5000, attention_type="auto", dropout=0.2),
+    ),
+    "without an accumulation of its own": ("batch_size = 4", dict(batch=(4, 40), learning_rate=6e-4, fill="sample")),
+}
+
+
+@pytest.mark.parametrize("name", OLDEST_CONFIGS)
+def test_configs_of_the_core_lines_oldest_version(tmp_path: Path, name: str) -> None:
+    text, expected = OLDEST_CONFIGS[name]
+    (tmp_path / "mine.py").write_text(text)
+
+    check(load("config/base_core_line_oldest.py", tmp_path / "mine.py"), **expected)
 
 
 # presets

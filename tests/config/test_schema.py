@@ -1,5 +1,6 @@
 """Declared options: defaults, sections, conversion, checks, help and tables."""
 
+import re
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -188,3 +189,48 @@ def test_a_table_runs_as_a_config_file() -> None:
 )  # fmt: skip
 def test_literals_are_evaluated_and_other_text_is_kept(text: str, value: Any) -> None:
     assert literal(text) == value and type(literal(text)) is type(value)
+
+
+class Odd(Schema):
+    """Types that a fork's config class may have."""
+
+    opt = section("model")
+    windows: list[int] = opt([4], "a list")
+    pair: tuple[int, ...] = opt((1, 2), "a tuple")
+    names: list[str] = opt([], "texts")
+    bare: list[Any] | None = opt(None, "any list")
+    act: Literal["gelu", "relu"] | None = opt(None, "one of two, or none")
+    level: Literal[1, 2] = opt(1, "one of two numbers")
+    sizes: dict[str, int] = opt({}, "a dict")
+    anything: Any = opt(None, "anything")
+    del opt
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value", "kind"),
+    [
+        ("windows", "[1, 2]", [1, 2], "list of ints"),
+        ("windows", (3,), [3], "list of ints"),
+        ("pair", "[3, 4]", (3, 4), "tuple"),
+        ("pair", [3], (3,), "tuple"),
+        ("names", "['a']", ["a"], "list of strs"),
+        ("bare", "None", None, "list or None"),
+        ("act", "relu", "relu", "'gelu' or 'relu' or None"),
+        ("act", "None", None, "'gelu' or 'relu' or None"),
+        ("level", "2", 2, "1 or 2"),
+        ("sizes", "{'a': 1}", {"a": 1}, "dict"),
+        ("anything", "rms", "rms", "any value"),
+        ("anything", "[1]", [1], "any value"),
+    ],
+)
+def test_types_of_a_forks_config_class_are_read_and_named(name: str, given: Any, value: Any, kind: str) -> None:
+    assert Odd.fit(name, given) == value and type(Odd.fit(name, given)) is type(value)
+    assert wanted(Odd.model_fields[name]) == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("act", "swish"), ("level", "3"), ("windows", "4"), ("pair", "x"), ("sizes", "[]")]
+)
+def test_other_values_of_such_types_are_refused(name: str, given: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(wanted(Odd.model_fields[name]))):
+        Odd.fit(name, given)

@@ -1,6 +1,7 @@
 """Learning rates, compared with the formulas written a second time."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -65,9 +66,18 @@ def test_warmup_starts_above_zero_and_no_warmup_starts_at_the_peak() -> None:
     assert CosineLRScheduler(PEAK, 0, 600, FLOOR).get_lr(0) == PEAK
 
 
-@pytest.mark.parametrize(("iter_num", "expected"), [(9, PEAK * 10 / 11), (10, FLOOR), (11, FLOOR)])
-def test_decay_that_ends_with_the_warmup_drops_to_the_floor(iter_num: int, expected: float) -> None:
-    assert CosineLRScheduler(PEAK, 10, 10, FLOOR).get_lr(iter_num) == expected
+@pytest.mark.parametrize(("iter_num", "expected"), [(9, PEAK * 10 / 11), (10, PEAK), (11, FLOOR), (10**9, FLOOR)])
+@pytest.mark.parametrize("shape", [CosineLRScheduler, LinearLRScheduler, WSDLRScheduler])
+def test_a_warmup_that_ends_with_the_decay_ends_at_the_peak(shape: Any, iter_num: int, expected: float) -> None:
+    more = (1,) if shape is WSDLRScheduler else ()
+
+    assert shape(PEAK, 10, 10, FLOOR, *more).get_lr(iter_num) == expected
+
+
+@pytest.mark.parametrize(("iter_num", "expected"), [(5, 6 / 11), (6, 7 / 11), (9, 10 / 11), (10, 0.1), (11, 0.1)])
+@pytest.mark.parametrize("shape", [CosineLRScheduler, LinearLRScheduler])
+def test_a_warmup_beyond_the_decay_drops_at_its_end_as_in_nanogpt(shape: Any, iter_num: int, expected: float) -> None:
+    assert shape(1.0, 10, 5, 0.1).get_lr(iter_num) == expected
 
 
 @pytest.mark.parametrize("iter_num", [-1, 0, 99, 100, 601])
@@ -97,7 +107,7 @@ def ramp(iter_num: int, warmup_iters: int) -> float:
 
 def line(iter_num: int, begin: int, end: int) -> float:
     """Return the linear interpolation between the peak at `begin` and the floor at `end`."""
-    if iter_num >= end:
+    if iter_num > end or iter_num == end > begin:
         return FLOOR
     return PEAK if iter_num <= begin else PEAK - (PEAK - FLOOR) * (iter_num - begin) / (end - begin)
 

@@ -1,6 +1,7 @@
 """Other runs' models: loaded if they fit, refused with a one-line message if not."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import core
 from core import CheckpointError
 from data.vocabulary import Vocabulary
-from extras.other_runs import load_filler, load_judge
+from extras.other_runs import load_filler, load_judge, load_unmasking_model
 from tests.wiring.tiny_task import SCORING, TEXT, save_model, task
 
 VOCABULARY = Vocabulary.beyond(TEXT)
@@ -100,3 +101,14 @@ def test_a_missing_model_of_another_run_is_reported(
 ) -> None:
     with pytest.raises(CheckpointError, match=r"other\.pt"):
         task(run, **options).objective(initializer)
+
+
+def test_the_model_of_a_fork_is_no_unmasking_model() -> None:
+    """Its config class may lack attention_type."""
+
+    class Initializer:
+        def load_frozen(self, path: Path, mode: str) -> Any:
+            return SimpleNamespace(config=SimpleNamespace(block_size=8)), {}
+
+    with pytest.raises(CheckpointError, match="^a.pt is no unmasking model"):
+        load_unmasking_model(Initializer(), Path("a.pt"))  # type: ignore[arg-type]

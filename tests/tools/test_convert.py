@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+import sample
 import train
 from core.checkpoint.find import find_latest_checkpoint
 from core.checkpoint.format import load_checkpoint
 from core.errors import CheckpointError, ConfigError
+from data.meta import write_meta
 from tests.tools.legacy_runs import (
     BIDIRECTIONAL,
     SCORER,
@@ -73,9 +75,66 @@ def test_a_scorer_of_the_train_run_line_gets_a_cls_embedding() -> None:
     assert not moments["sequence_head.slope"] and "callbacks" not in checkpoint
 
 
-def test_a_stage_saved_as_the_config_is_ignored(tmp_path: Path, save: Callable[[Any, Path], Path]) -> None:
-    old = train_run(our_model(), config=StickyStageConfig(5, 0.25))
-    assert convert(read(save(old, tmp_path / "old.pt"))).checkpoint["config"] == {"training_type": "language_model"}
+LOST = "the options of its run are lost: the checkpoint holds a masking stage in their place"
+NO_DATA = "its data set is not known, and sampling needs the text of its tokens: convert it again with --dataset=NAME"
+
+
+def test_a_stage_saved_as_the_config_is_no_option(tmp_path: Path, save: Callable[[Any, Path], Path]) -> None:
+    old = read(save(train_run(our_model(**BIDIRECTIONAL), config=StickyStageConfig(5, 0.25)), tmp_path / "old.pt"))
+
+    assert convert(old).checkpoint["config"] == {"training_type": "unmasking"}
+    assert convert(old).notes == [LOST, NO_DATA]
+    assert convert(old, dataset="tiny").checkpoint["config"] == {"training_type": "unmasking", "dataset": "tiny"}
+    assert convert(old, dataset="tiny").notes == [LOST]
+
+
+@pytest.mark.parametrize(
+    ("config", "dataset", "notes"),
+    [
+        ({"dataset": "tiny"}, None, []),
+        ({"dataset": "tiny"}, "tiny", []),
+        ({"dataset": "tiny"}, "other", ["dataset=other, as given; the checkpoint says tiny"]),
+        ({"out_dir": "out"}, None, [NO_DATA]),
+        (None, None, [NO_DATA]),
+        (None, "other", []),
+    ],
+)
+def test_a_data_set_that_is_not_known_is_noted(config: Any, dataset: str | None, notes: list[str]) -> None:
+    converted = convert(as_read(train_run(our_model(), config=config)), dataset=dataset)
+
+    assert converted.notes == notes
+    assert converted.checkpoint["config"].get("dataset") == (dataset or (config or {}).get("dataset"))
+
+
+def test_a_checkpoint_without_its_options_can_be_sampled(
+    run_dir: Path, save: Callable[[Any, Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script of the train_run line overwrites its options with a stage; the data set is given instead."""
+    old = save(
+        train_run(our_model(**BIDIRECTIONAL), config=StickyStageConfig(5, 0.25)), run_dir / "ckpt_unmasking_7.pt"
+    )
+    main([str(old), "--dataset=tiny", "--out", "converted"])
+    assert f"  {LOST}\n" in capsys.readouterr().out
+
+    sample.main(
+        ["--out_dir=converted", "--device=cpu", "--num_samples=1", "--start=ab__c", "--mask_char=_", "--steps=2"]
+    )
+    text = capsys.readouterr().out.split("meta.pkl...\n")[1]
+    assert text[:2] == "ab" and text[4] == "c" and "_" not in text
+
+
+def test_the_given_data_set_must_fit_the_model(
+    run_dir: Path, save: Callable[[Any, Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = str(save(train_run(our_model()), run_dir / "ckpt_unmasking_7.pt"))
+    Path("data/large").mkdir()
+    write_meta("data/large/meta.pkl", {"vocab_size": 33})
+
+    with pytest.raises(ConfigError, match="^--dataset=large has 33 tokens, the model only 32: give the data set that"):
+        main([old, "--dataset=large"])
+    assert not Path("ckpt_unmasking_7-converted").exists()
+    main([old, "--dataset=gone"])
+    assert "  there is no data/gone/meta.pkl, which sampling needs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from torch import nn
 
 import core
 import train
-import wiring.model
 from config.options import Options
 from model import GPT, GPTConfig
 from tests.comparing import assert_same
@@ -125,7 +124,7 @@ class Bigram(nn.Module):
 def test_another_architecture_trains_and_resumes(
     run_dir: Any, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring.model, "GPT", Bigram)
+    monkeypatch.setattr("model.GPT", Bigram)
     argv = [*tiny_argv, "--learning_rate=0.1"]
     first = train.main([*argv, "--max_iters=3"])
     last = train.main([*argv, "--init_from=resume", "--max_iters=9"])

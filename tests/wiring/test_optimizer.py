@@ -9,12 +9,11 @@ import torch
 import core
 import train
 import wiring
-import wiring.model
 from config.options import Options
 from extras.freezing import freeze_transformer
 from model import GPT, GPTConfig
 from tests.comparing import assert_same
-from wiring.optimizer import make_optimizer, non_cosine_schedule
+from wiring.optimizer import make_optimizer, non_cosine_schedule, surprises
 
 TINY_SCORER: dict[str, Any] = dict(
     n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=20, mode="sequence_scorer", cls_token_id=19,
@@ -64,6 +63,21 @@ def test_without_an_optimizer_in_the_checkpoint_the_moments_are_fresh(run: core.
     optimizer = make_optimizer(Options(), run, model, core.Replicated(), {"optimizer": None, "config": {}})
 
     assert not optimizer.state and len(optimizer.param_groups) == 2
+
+
+class OldGPT(GPT):
+    """A model.py of nanoGPT before February 2023."""
+
+    def configure_optimizers(self, weight_decay: float, learning_rate: float, betas: Any) -> Any:  # type: ignore[override]
+        return torch.optim.AdamW(self.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay)
+
+
+def test_a_model_may_make_its_optimizer_without_the_device(run: core.Runtime) -> None:
+    options = Options(learning_rate=0.5, beta1=0.7, weight_decay=0.3)
+
+    (group,) = make_optimizer(options, run, OldGPT(GPTConfig(**TINY_SCORER)), core.Replicated(), None).param_groups
+
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.5, (0.7, 0.95), 0.3)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +145,59 @@ def test_the_default_schedule_is_nanogpts_cosine() -> None:
     assert non_cosine_schedule(Options()) is None
 
 
+TENTH = "set min_lr to at most learning_rate (usual is a tenth of it), or decay_lr=False"
+CLIMBS = f"min_lr=1 is above learning_rate=0.001: the learning rate climbs to it; {TENTH}"
+BELOW_DEFAULT = f"min_lr=6e-05 is above learning_rate=1e-05: the learning rate climbs to it; {TENTH}"
+NO_DECAY = (
+    "warmup_iters=100 is above lr_decay_iters=50: there is no decay, the learning rate grows until iteration 100 and "
+    "then drops to min_lr=6e-05 at once; lower warmup_iters or raise lr_decay_iters"
+)
+BEYOND = (
+    "resume: max_iters=90 is beyond lr_decay_iters=50: from there on the learning rate stays at min_lr=6e-05; set "
+    "lr_decay_iters=90 if it is to fall until the end"
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_resumed", "messages"),
+    [
+        ({"min_lr": 1.0, "learning_rate": 1e-3}, False, [CLIMBS]),
+        ({"min_lr": 1.0, "learning_rate": 1e-3, "lr_schedule": "linear"}, True, [CLIMBS]),
+        ({"learning_rate": 1e-5}, False, [BELOW_DEFAULT]),
+        ({"learning_rate": 1e-5, "lr_schedule": "inverse_sqrt", "lr_decay_iters": 5}, True, [BELOW_DEFAULT]),
+        ({"min_lr": 1e-3, "learning_rate": 1e-3}, False, []),
+        ({"min_lr": 1.0, "decay_lr": False}, False, []),
+        ({"min_lr": 1.0, "lr_schedule": "constant"}, False, []),
+        ({"warmup_iters": 100, "lr_decay_iters": 50}, False, [NO_DECAY]),
+        ({"warmup_iters": 50, "lr_decay_iters": 50}, False, []),
+        ({"warmup_iters": 100, "lr_decay_iters": 50, "decay_lr": False}, False, []),
+        ({"warmup_iters": 5, "lr_decay_iters": 50, "max_iters": 90}, False, []),
+        ({"warmup_iters": 5, "lr_decay_iters": 50, "max_iters": 90}, True, [BEYOND]),
+        ({"warmup_iters": 5, "lr_decay_iters": 90, "max_iters": 90}, True, []),
+        ({"warmup_iters": 5, "lr_decay_iters": 50, "max_iters": 90, "decay_lr": False}, True, []),
+        ({}, True, []),
+    ],
+)
+def test_surprises_of_the_learning_rate(given: dict[str, Any], is_resumed: bool, messages: list[str]) -> None:
+    assert list(surprises(Options(**given), is_resumed)) == messages
+
+
+def test_a_base_files_own_rates_surprise_nobody() -> None:
+    values = {**Options.defaults(), "min_lr": 1.0, "warmup_iters": 10**6}
+
+    assert list(surprises(Options.validated(values), is_resumed=False)) == []
+
+
+@pytest.mark.parametrize(("eval_only", "count"), [(False, 1), (True, 0)])
+def test_surprises_are_logged_unless_nothing_is_trained(
+    run: core.Runtime, caplog: pytest.LogCaptureFixture, eval_only: bool, count: int
+) -> None:
+    options = Options(min_lr=1.0, eval_only=eval_only)
+    make_optimizer(options, run, GPT(GPTConfig(**TINY_SCORER)), core.Replicated(), None)
+
+    assert [record.message.startswith("min_lr=1 is above") for record in caplog.records] == [True] * count
+
+
 class CombinedOptimizer:
     """Several optimizers with separate parameters, behind the interface of one."""
 
@@ -168,7 +235,7 @@ def test_an_optimizer_can_consist_of_several(
     run_dir: Any, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is stepped, scheduled, saved, resumed exactly and rolled back like a single optimizer."""
-    monkeypatch.setattr(wiring.model, "GPT", MixedOptimizersGPT)
+    monkeypatch.setattr("model.GPT", MixedOptimizersGPT)
     argv = [*tiny_argv, "--learning_rate=0.05"]
     train.main([*argv, "--out_dir=undisturbed"])
     train.main([*argv, "--out_dir=halves", "--max_iters=3"])
