@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
+FLOAT_BITS = sys.float_info.max_exp  # a whole number with more bits cannot be compared with floats
 AUTO = "auto"  # shown for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
@@ -97,6 +99,8 @@ class Schema(BaseModel):
             value = bool(value)
         if int in kinds and isinstance(value, float) and value.is_integer():
             value = int(value)  # max_iters = 1e5
+        if isinstance(value, int) and value.bit_length() > FLOAT_BITS:
+            raise ValueError(f"{wanted(field)}, below {sys.float_info.max:.0e}")
         if isinstance(value, tuple) and {get_origin(kind) for kind in kinds} & {list, tuple} == {list}:
             value = list(value)
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from core.errors import CheckpointError
 
 CHUNK_BYTES = 2**20
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 PARTIAL = ".part"  # suffix of a temporary file
 FAILURES = (
     errno.ENOSPC,
@@ -128,6 +129,13 @@ def sha256(path: Path) -> str:
 def size(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
     return sum(part.lstat().st_size for part in _contents(path) if not part.is_dir())
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes for a message, such as 1.5 GiB."""
+    unit = min(max(count.bit_length() - 1, 0) // 10, len(UNITS) - 1)
+    tenths = count * 10 // 2 ** (10 * unit)
+    return f"{tenths // 10:,}.{tenths % 10} {UNITS[unit]}" if unit else f"{count} bytes"
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:

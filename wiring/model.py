@@ -8,8 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from core import ConfigError, LoadedModel, ModelInitializer, Runtime, find_checkpoint
 from core.checkpoint.checkpointer import MakeModel
+from core.machine.memory import require_memory
 from core.model_initializer import ModelSource
 from extras.freezing import freeze_transformer, train_only
 from model import GPT, GPTConfig
@@ -24,7 +27,14 @@ log = logging.getLogger("coregpt")
 
 def make_initializer(options: Options, runtime: Runtime, say: Callable[[str], None]) -> ModelInitializer:
     """Return what makes models of this run's architecture. say: prints a line of nanoGPT's on the console"""
-    return ModelInitializer(GPT, GPTConfig, runtime.device, say, options.changed("attention"))
+    return ModelInitializer(
+        GPT, GPTConfig, runtime.device, say, options.changed("attention"), trains=_trains_all(options)
+    )
+
+
+def _trains_all(options: Options) -> bool:
+    """Return whether all weights are trained, from the first update on."""
+    return not (options.eval_only or options.freezes or options.trainable)
 
 
 def find_transfer_source(options: Options, runtime: Runtime, start: RunStart) -> Path | None:
@@ -51,6 +61,10 @@ def model_maker(
         checkpoint = start.read_checkpoint()
         source = model_source(start.init_from, initializer, checkpoint)
         loaded = initializer.initialize(source, model_args(options, data))
+        if _trains_all(options):
+            number_bytes = torch.finfo(runtime.dtype).bits // 8
+            config, sequences = loaded.model.config, options.batch_size
+            require_memory(config, runtime.device, trains=True, sequences=sequences, number_bytes=number_bytes)
         if transfer:
             initializer.setup_transfer_learning(loaded.model, transfer)
         return loaded._replace(model=adapt(loaded.model, options)), checkpoint

@@ -129,6 +129,13 @@ def test_lists_and_characters_of_the_wrong_form_are_refused(name: str, value: An
     assert Cake.fit("sign", "*") == "*"
 
 
+@pytest.mark.parametrize("name", ["heat", "minutes"])
+def test_a_whole_number_beyond_every_float_is_refused(name: str) -> None:
+    assert Kitchen.fit("minutes", 10**308) == 10**308
+    with pytest.raises(ValueError, match=r", below 2e\+308$"):
+        Kitchen.fit(name, 10**309)
+
+
 @pytest.mark.parametrize("value", [np.arange(2), torch.ones(2)])
 def test_an_array_is_not_a_number(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^int >= 1$"):

@@ -256,3 +256,18 @@ def test_hard_links_are_the_same_file_and_symbolic_links_are_not(tmp_path: Path)
 
     assert files.same(tmp_path / "a", tmp_path / "b")
     assert not files.same(tmp_path / "a", tmp_path / "c") and not files.same(tmp_path / "a", tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (1536 * 2**20, "1.5 GiB"),
+        (2**30 - 1, "1,023.9 MiB"),
+        (2**54, "16,384.0 TiB"),
+    ],
+)
+def test_sizes_are_texts(count: int, text: str) -> None:
+    assert files.size_text(count) == text
