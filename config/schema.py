@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
@@ -12,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
-FLOAT_BITS = sys.float_info.max_exp  # a whole number with more bits cannot be compared with floats
+LARGEST = 10**308  # larger whole numbers cannot be converted to floats
+PATH_BYTES, NAME_BYTES = 4000, 255  # what file systems take, with room for the names of our files
 AUTO = "auto"  # shown for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
@@ -99,8 +99,8 @@ class Schema(BaseModel):
             value = bool(value)
         if int in kinds and isinstance(value, float) and value.is_integer():
             value = int(value)  # max_iters = 1e5
-        if isinstance(value, int) and value.bit_length() > FLOAT_BITS:
-            raise ValueError(f"{wanted(field)}, below {sys.float_info.max:.0e}")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"{wanted(field)}, at most 1e308")
         if isinstance(value, tuple) and {get_origin(kind) for kind in kinds} & {list, tuple} == {list}:
             value = list(value)
         try:
@@ -162,6 +162,8 @@ def checked_text(text: str, kind: str) -> str:
         text = os.path.expandvars(os.path.expanduser(text))
         if unset := re.search(r"\$(\w+|\{\w+\})", text):
             raise ValueError(f"a path whose variables are set; {unset[0]} is not")
+        if len(text) > PATH_BYTES or any(len(os.fsencode(name)) > NAME_BYTES for name in text.split("/")):
+            raise ValueError(f"a path of at most {PATH_BYTES} bytes, with names of at most {NAME_BYTES}")
     return text if text.strip() else ""
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from core.errors import CheckpointError
 
 CHUNK_BYTES = 2**20
+OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 PARTIAL = ".part"  # suffix of a temporary file
 FAILURES = (
@@ -129,6 +131,30 @@ def sha256(path: Path) -> str:
 def size(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
     return sum(part.lstat().st_size for part in _contents(path) if not part.is_dir())
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what is at a path in place of a regular file, for a message; None for a file, and if nothing is there."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"a symbolic link to {os.readlink(path)}, where there is no file"
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    if stat.S_ISREG(mode):
+        return None
+    return next((kind for is_kind, kind in kinds if is_kind(mode)), "a device")
+
+
+def require_file(path: Path) -> None:
+    """Raise OSError for anything but a regular file, where there is something: a pipe can block, a device be endless.
+
+    An open file of this process, such as that of `program <(command)`, may be a pipe.
+    """
+    kind = kind_of(path)
+    if kind and not str(path).startswith(OPEN_FILES):
+        raise OSError(errno.EINVAL, f"it is {kind}")
 
 
 def size_text(count: int) -> str:

@@ -1,5 +1,6 @@
 """Makes the model: from scratch, from a checkpoint, or pretrained; then compiles and wraps it."""
 
+import difflib
 import inspect
 import logging
 from collections.abc import Callable
@@ -122,9 +123,10 @@ class ModelInitializer:
     def require_pretrained(self, name: str) -> None:
         """Raise ConfigError unless `name` is a GPT-2 of Hugging Face, or a local folder with one."""
         if name not in PRETRAINED and not (Path(name) / "config.json").is_file():
+            near = difflib.get_close_matches(name.lower(), ("scratch", "resume", "auto", *PRETRAINED), n=1)
             raise ConfigError(
                 f"init_from={name!r} is not known: wanted scratch, resume, {', '.join(PRETRAINED)}, "
-                "or a folder that holds a Hugging Face GPT-2"
+                f"or a folder that holds a Hugging Face GPT-2{f'; did you mean {near[0]}?' if near else ''}"
             )
 
     def crop_block_size(self, loaded: LoadedModel, block_size: int) -> LoadedModel:

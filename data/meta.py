@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import DataError
-from core.files import write_bytes_atomically
+from core.files import require_file, write_bytes_atomically
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        require_file(path)
         meta = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or error}): {_remedy(path)}") from error

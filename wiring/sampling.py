@@ -9,6 +9,7 @@ import torch
 
 import core
 from config.options import SampleOptions
+from core.files import require_file
 from data.meta import read_meta
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
@@ -39,7 +40,9 @@ def read_text(value: str, option: str) -> str:
     if not value.startswith("FILE:"):
         return value
     try:
-        return Path(value.removeprefix("FILE:")).expanduser().read_text(encoding="utf-8-sig")
+        path = Path(value.removeprefix("FILE:")).expanduser()
+        require_file(path)
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody that there is not
         raise core.ConfigError(f"--{option}={value}: the prompt cannot be read ({error})") from None
 

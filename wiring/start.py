@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from core import CheckpointError, CheckpointManager, Preemption, RunFolder, Runtime, load_checkpoint, where_to_start
 from core.checkpoint.resume import complete, require_finite_moments, restarted
 from core.checkpoint.search import CheckpointFile
+from core.files import kind_of
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -87,6 +88,8 @@ def enter_folder(
 
 
 def _named_checkpoint(path: Path) -> CheckpointFile:
+    if kind := kind_of(path):
+        raise CheckpointError(f"{path} is {kind}: ckpt_filename is the name of a file in out_dir, or None")
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: ckpt_filename is the name of a file in out_dir, or None")
     return CheckpointFile(path, None)

@@ -271,3 +271,31 @@ def test_hard_links_are_the_same_file_and_symbolic_links_are_not(tmp_path: Path)
 )
 def test_sizes_are_texts(count: int, text: str) -> None:
     assert files.size_text(count) == text
+
+
+def test_what_is_no_regular_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nowhere")
+
+    assert files.kind_of(tmp_path) == "a folder"
+    assert files.kind_of(tmp_path / "pipe") == "a named pipe"
+    assert files.kind_of(Path("/dev/null")) == "a device"
+    assert files.kind_of(tmp_path / "dangling") == "a symbolic link to nowhere, where there is no file"
+    assert {files.kind_of(tmp_path / name) for name in ("file", "link", "none", "x" * 300)} == {None}
+
+
+def test_only_an_open_file_of_this_process_may_be_a_pipe(tmp_path: Path) -> None:
+    """As that of `program <(command)` is; the other end of any other pipe may never be opened."""
+    os.mkfifo(tmp_path / "pipe")
+    reading, writing = os.pipe()
+    try:
+        files.require_file(Path(f"/dev/fd/{reading}"))
+    finally:
+        os.close(reading)
+        os.close(writing)
+    files.require_file(tmp_path / "none")
+
+    with pytest.raises(OSError, match="it is a named pipe"):
+        files.require_file(tmp_path / "pipe")

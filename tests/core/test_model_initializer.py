@@ -342,14 +342,25 @@ def test_a_model_with_a_submodule_called_module_is_resumed() -> None:
 # pretrained
 
 
-@pytest.mark.parametrize("name", ["scartch", "gpt3", "no/such/folder", ""])
-def test_an_unknown_init_from_is_refused(initializer: ModelInitializer, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("scartch", "; did you mean scratch?"),
+        ("resum", "; did you mean resume?"),
+        ("Resume", "; did you mean resume?"),
+        ("gpt2xl", "; did you mean gpt2-xl?"),
+        ("llama", ""),
+        ("no/such/folder", ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_init_from_is_refused(initializer: ModelInitializer, name: str, near: str) -> None:
     with pytest.raises(ConfigError) as error:
         initializer.load_pretrained(name, TINY)
 
     assert str(error.value) == (
         f"init_from={name!r} is not known: wanted scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
-        "or a folder that holds a Hugging Face GPT-2"
+        f"or a folder that holds a Hugging Face GPT-2{near}"
     )
 
 
