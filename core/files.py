@@ -15,6 +15,7 @@ CHUNK_BYTES = 2**20
 OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 PARTIAL = ".part"  # suffix of a temporary file
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FAILURES = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -155,6 +156,31 @@ def require_file(path: Path) -> None:
     kind = kind_of(path)
     if kind and not str(path).startswith(OPEN_FILES):
         raise OSError(errno.EINVAL, f"it is {kind}")
+
+
+def reason(error: Exception) -> str:
+    """Return why an operation failed, in one line and without the name of the file: that differs from save to save."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def room_left(error: Exception, folder: Path) -> str:
+    """Return `: ... free` with the room on the disk of a folder if it was full; else an empty text."""
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return ""
+    try:
+        disk = os.statvfs(folder)
+    except (AttributeError, OSError):  # Windows; the folder is gone
+        return ""
+    files_left = ", but no more files can be added" if disk.f_files and not disk.f_favail else ""
+    return f": {size_text(disk.f_bavail * disk.f_frsize)} free{files_left}"
+
+
+def require_growth(path: Path, count: int = CHUNK_BYTES) -> None:
+    """Raise OSError, with the system's reason, if `count` bytes cannot be appended to a file; else append zeros."""
+    with open(path, "ab") as file:
+        file.write(bytes(count))
 
 
 def size_text(count: int) -> str:

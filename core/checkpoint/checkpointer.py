@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from core import files
 from core.batch import fingerprint, to_device
 from core.checkpoint.format import CHECKPOINT, arrange
 from core.checkpoint.provenance import differences
@@ -91,6 +92,7 @@ class Checkpointer:
         self.snapshot = Snapshot() if in_background else None
         self.run_id = uuid.uuid4().hex  # an exact resume keeps it
         self.has_saved = False  # by this process
+        self.has_resumed = False
         self.failure: str | None = None  # why the last save failed; None if it succeeded
         self._beginning: State = {}
         self._warn = WarnOnce()
@@ -190,6 +192,12 @@ class Checkpointer:
             self.schedule.failed()
         return path
 
+    @property
+    def kept(self) -> str:
+        """The end of a message about a run that stops: whether there is a checkpoint."""
+        has_one = self.has_saved or self.has_resumed
+        return ", the last checkpoint is untouched" if has_one else ", no checkpoint was saved yet"
+
     def raise_if_failed(self) -> None:
         """Raise SaveError if the last save failed."""
         if self.failure:
@@ -218,9 +226,10 @@ class Checkpointer:
         try:
             return save(), None
         except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            self._warn(f"a checkpoint could not be saved, training goes on and tries again ({cause})", cause)
-            return None, cause
+            cause = files.reason(error)
+            failure = cause + files.room_left(error, self.checkpoints.folder)
+            self._warn(f"{self.checkpoints.out_dir}: a checkpoint could not be saved ({failure})", cause)
+            return None, failure
 
     # rolling back
 
@@ -280,6 +289,7 @@ class Checkpointer:
 
         Raises CheckpointError if the batch in the checkpoint is not the one that its manifest names.
         """
+        self.has_resumed = True
         if changes := changed_options(checkpoint.get("config") or {}, self.notes.config):
             log.info(f"resume: the options differ from the checkpoint's: {changes}")
         if not exact:

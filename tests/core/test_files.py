@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -299,3 +300,29 @@ def test_only_an_open_file_of_this_process_may_be_a_pipe(tmp_path: Path) -> None
 
     with pytest.raises(OSError, match="it is a named pipe"):
         files.require_file(tmp_path / "pipe")
+
+
+def test_a_reason_has_no_file_name_and_one_line() -> None:
+    assert files.reason(OSError(errno.EROFS, "Read-only file system", "out/x")) == "Read-only file system"
+    assert files.reason(OSError("disk failed")) == "OSError: disk failed"
+    assert files.reason(RuntimeError("torch says\nframe #0")) == "RuntimeError: torch says"
+    assert files.reason(ValueError()) == "ValueError: "
+
+
+@pytest.mark.parametrize(
+    ("number", "free_files", "text"),
+    [
+        (errno.ENOSPC, 9, ": 3.0 MiB free"),
+        (errno.ENOSPC, 0, ": 3.0 MiB free, but no more files can be added"),
+        (errno.EDQUOT, 9, ": 3.0 MiB free"),
+        (errno.EROFS, 9, ""),
+    ],
+)
+def test_the_room_on_a_full_disk_is_measured(
+    number: int, free_files: int, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SimpleNamespace(f_bavail=768, f_frsize=4096, f_files=100, f_favail=free_files)
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+
+    assert files.room_left(OSError(number, os.strerror(number)), tmp_path) == text
+    assert files.room_left(RuntimeError(), tmp_path) == ""
