@@ -166,7 +166,7 @@ def reason(error: Exception) -> str:
 
 
 def room_left(error: Exception, folder: Path) -> str:
-    """Return `: ... free` with the room on the disk of a folder if it was full; else an empty text."""
+    """Return `: only ... are free` with the room on the disk of a folder if it was full; else an empty text."""
     if not isinstance(error, OSError) or error.errno not in FULL:
         return ""
     try:
@@ -174,7 +174,7 @@ def room_left(error: Exception, folder: Path) -> str:
     except (AttributeError, OSError):  # Windows; the folder is gone
         return ""
     files_left = ", but no more files can be added" if disk.f_files and not disk.f_favail else ""
-    return f": {size_text(disk.f_bavail * disk.f_frsize)} free{files_left}"
+    return f": only {size_text(disk.f_bavail * disk.f_frsize)} are free{files_left}"
 
 
 def require_growth(path: Path, count: int = CHUNK_BYTES) -> None:

@@ -27,9 +27,11 @@ class TorchFile:
         """Write the checkpoint to `path`, a temporary name. Called on rank 0."""
         try:
             torch.save(checkpoint, path)
-        except RuntimeError:
-            files.require_growth(path)  # torch does not say why it cannot write: a full disk, mostly
-            raise
+            return
+        except RuntimeError as error:
+            failure = RuntimeError(str(error))  # without the traceback, which would keep the file open
+        files.require_growth(path)  # torch does not say why it cannot write: a full disk, mostly
+        raise failure
 
     def read(self, path: Path) -> dict[str, Any]:
         """Return the checkpoint at `path`, whose checksum was just compared. Called on every rank."""

@@ -312,9 +312,9 @@ def test_a_reason_has_no_file_name_and_one_line() -> None:
 @pytest.mark.parametrize(
     ("number", "free_files", "text"),
     [
-        (errno.ENOSPC, 9, ": 3.0 MiB free"),
-        (errno.ENOSPC, 0, ": 3.0 MiB free, but no more files can be added"),
-        (errno.EDQUOT, 9, ": 3.0 MiB free"),
+        (errno.ENOSPC, 9, ": only 3.0 MiB are free"),
+        (errno.ENOSPC, 0, ": only 3.0 MiB are free, but no more files can be added"),
+        (errno.EDQUOT, 9, ": only 3.0 MiB are free"),
         (errno.EROFS, 9, ""),
     ],
 )

@@ -196,7 +196,7 @@ def test_a_failing_save_is_logged_once_per_cause_and_tried_again(
         assert run.checkpointer.failure is not None and run.schedule.retries and run.schedule.saved_at is None
     full_disk, read_only = caplog.messages
     start = re.escape(f"{tmp_path}: a checkpoint could not be saved ")
-    assert re.fullmatch(start + r"\(No space left on device: [\d.,]+ [KMGT]iB free\)", full_disk)
+    assert re.fullmatch(start + r"\(No space left on device: only [\d.,]+ [KMGT]iB are free\)", full_disk)
     assert re.fullmatch(start + r"\(Read-only file system\)", read_only)
     assert not run.checkpointer.has_saved
 
