@@ -1,6 +1,7 @@
 """Batches of any structure: a tensor, or dicts, lists and tuples of tensors."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,6 +29,32 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if isinstance(batch, tuple):
         return tuple(to_device(value, device) for value in batch)
     return batch
+
+
+def is_for_model(batch: Batch, model_args: Mapping[str, Any]) -> bool:
+    """Return whether a saved batch consists of tensors in memory, with ids of the model and no longer than its context.
+
+    None is a batch that is not drawn yet. Targets may be negative where they are ignored, the inputs, which come first,
+    may not.
+    """
+    if batch is None:
+        return True
+    tensors = _tensors(batch)
+    if not tensors or any(tensor.layout != torch.strided or tensor.is_meta for tensor in tensors):
+        return False
+    ids = [tensor for tensor in tensors if tensor.dtype == torch.long and tensor.numel()]
+    vocab_size, block_size = model_args.get("vocab_size"), model_args.get("block_size")
+    is_known = vocab_size is None or all(int(tensor.max()) < vocab_size for tensor in ids)
+    fits = block_size is None or all(tensor.size(1) <= block_size for tensor in ids if tensor.dim() == 2)
+    is_input = bool(ids) and ids[0] is tensors[0]
+    return is_known and fits and (not is_input or int(ids[0].min()) >= 0)
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    if isinstance(batch, torch.Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def fingerprint(batch: Batch) -> str:

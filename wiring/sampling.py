@@ -107,6 +107,11 @@ def find_vocabulary(trained: TrainedModel) -> Vocabulary:
     return Vocabulary.beyond(trained.tokenizer.vocab_size, mask=mask, cls_token=cls_token)
 
 
+def prompt_ids(prompt: str, trained: TrainedModel, device: torch.device) -> torch.Tensor:
+    """Return the token ids (T,) of the prompt."""
+    return torch.tensor(trained.encoder().encode(prompt), device=device)
+
+
 def masked_prompt(
     prompt: str, trained: TrainedModel, mask_token_id: int, options: SampleOptions, device: torch.device
 ) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from core import files
-from core.batch import fingerprint, to_device
+from core.batch import fingerprint, is_for_model, to_device
 from core.checkpoint.format import CHECKPOINT, arrange
 from core.checkpoint.provenance import differences
 from core.checkpoint.resume import changed_options, launch_id, same_batches
@@ -241,7 +241,7 @@ class Checkpointer:
         if self.snapshot is not None:  # AdamW keeps two moments of every parameter
             sizes = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.raw_model.parameters()}
             self.snapshot.warm(size for size in sizes.values() for _ in range(3))
-        _require_loadable(state)
+        require_loadable(state)
         self._beginning = {
             **copy.deepcopy(state),
             "scaler": self.step.scaler.state_dict(),
@@ -312,7 +312,7 @@ class Checkpointer:
 
     def _restore_saved_position(self, checkpoint: State, manifest: State | None) -> str | None:
         """Restore this rank's position in a checkpoint. Return what the checkpoint has instead of a usable one."""
-        self.run_id = checkpoint.get("run", self.run_id)
+        self.run_id = checkpoint["run"] if isinstance(checkpoint.get("run"), str) else self.run_id
         positions, world_size = checkpoint.get("ranks", []), self.runtime.world_size
         if len(positions) != world_size:
             if "objective" in checkpoint:  # a converted checkpoint
@@ -321,6 +321,8 @@ class Checkpointer:
         own = positions[self.runtime.rank]
         if "data" in own and hasattr(self.data, "state_dict") and own["data"].keys() != self.data.state_dict().keys():
             return "its place in another kind of data"
+        if manifest is None and not is_for_model(own["batch"], self.notes.model_args):
+            return "a waiting batch that is not for this model"
         if not same_batches(checkpoint.get("config") or {}, self.notes.config):
             own = {**own, "batch": None}  # one of the new shape is drawn
         elif manifest and fingerprint(own["batch"]) != manifest["batch"][self.runtime.rank]:
@@ -353,7 +355,7 @@ def _as_json(state: Any) -> Any:
     return state
 
 
-def _require_loadable(state: State) -> None:
+def require_loadable(state: State) -> None:
     """Raise ConfigError if a checkpoint with this state of callbacks and loggers could not be loaded again."""
     for place in ("callbacks", "loggers"):
         for name, kept in state.get(place, {}).items():

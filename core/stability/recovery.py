@@ -1,6 +1,7 @@
 """What to do about an unstable update, and what a rollback means for the rest of the run."""
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 log = logging.getLogger("coregpt")
@@ -107,7 +108,10 @@ class Recovery:
         return {"history": list(self.history), "lr_scale": self.lr_scale, "left_out": dict(self._batches_to_skip)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.history = list(state["history"])
-        self.lr_scale = state["lr_scale"]
-        self._batches_to_skip = dict(state["left_out"])
+        """Restore what `state_dict` returned. Raises ValueError, among others, if the state is damaged."""
+        history, lr_scale, left_out = list(state["history"]), float(state["lr_scale"]), dict(state["left_out"])
+        if not 0 < lr_scale < math.inf or not all(isinstance(record, dict) and "iter" in record for record in history):
+            raise ValueError(f"recovery holds lr_scale={lr_scale} and history={history}")
+        if not all(type(number) is int for pair in left_out.items() for number in pair):
+            raise ValueError(f"recovery holds left_out={left_out}")
+        self.history, self.lr_scale, self._batches_to_skip = history, lr_scale, left_out

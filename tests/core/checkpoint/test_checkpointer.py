@@ -451,6 +451,28 @@ def test_a_saved_batch_that_does_not_fit_is_not_restored(tmp_path: Path, name: s
     assert resumed.step.batch is None
 
 
+def test_a_waiting_batch_of_another_model_is_not_restored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A manifest has the batch's hash; in a file without one the batch may be any."""
+    _, checkpoint, _ = saved(tmp_path)
+    checkpoint["ranks"][0]["batch"] = "x"
+    resumed = Run(tmp_path)
+
+    with caplog.at_level("INFO", logger="coregpt"):
+        assert not resumed.checkpointer.resume(checkpoint, None, exact=True)
+    assert caplog.messages[0].startswith("resume: the checkpoint has a waiting batch that is not for this model; ")
+
+
+def test_an_id_of_a_run_that_is_no_text_is_not_kept(tmp_path: Path) -> None:
+    """A manifest could not hold it, and no save would succeed."""
+    _, checkpoint, manifest = saved(tmp_path)
+    resumed = Run(tmp_path)
+    own = resumed.checkpointer.run_id
+
+    resumed.checkpointer.resume(checkpoint | {"run": torch.zeros(2)}, manifest, exact=True)
+
+    assert resumed.checkpointer.run_id == own
+
+
 @pytest.mark.parametrize(
     ("count", "reason"), [(None, "no random state"), (0, "no random state"), (4, "4 random states, wanted 1")]
 )

@@ -1,5 +1,7 @@
 """The budget of recoveries, and the batches that are skipped after one."""
 
+from typing import Any
+
 import pytest
 
 from core.stability.recovery import GO_ON, ROLL_BACK, SKIP, STOP, Decision, Recovery
@@ -101,6 +103,27 @@ def test_a_resumed_run_restores_its_recoveries() -> None:
     assert resumed.state_dict() == state
     assert (resumed.batches_to_skip(6), resumed.batches_to_skip(8), resumed.lr_scale) == (3, 0, 0.5)
     assert resumed.decide("spike", 8).action == ROLL_BACK
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr_scale": "x"},
+        {"lr_scale": float("nan")},
+        {"lr_scale": -1.0},
+        {"history": [1]},
+        {"history": [{}]},
+        {"left_out": {4: "x"}},
+        {"left_out": {"x": 4}},
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(wrong: dict[str, Any]) -> None:
+    recovery = Recovery()
+    before = recovery.state_dict()
+
+    with pytest.raises(ValueError):
+        recovery.load_state_dict({**before, **wrong})
+    assert recovery.state_dict() == before
 
 
 def test_stop_tries_no_recovery() -> None:
