@@ -42,7 +42,7 @@ class Options(Schema):
 
     opt = section("evaluation")
     eval_interval: int = opt(2000, "iterations between evaluations", ge=1)
-    eval_iters: int = opt(200, "batches per split in one evaluation", ge=1)
+    eval_iters: int = opt(200, "batches per split in one evaluation", ge=1, le=10**8)
     eval_rng: Literal["shared", "isolated"] = opt("shared", "shared: evaluations draw from the RNG of training, as in nanoGPT; isolated: evaluations have their own RNG, use the same batches each time and do not change training")
 
     opt = section("checkpoints")
