@@ -415,7 +415,7 @@ def _runs_other_files(tree: ast.Module) -> bool:
 
 def _is_stream(path: str) -> bool:
     """Return whether a path is an open file of this process, such as that of `train.py <(make_config)`."""
-    return path.startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/"))
+    return path.startswith(("/dev/fd/", "/dev/stdin", "/dev/null", "/proc/self/fd/"))
 
 
 def _echo(text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from core.errors import CheckpointError
 
 CHUNK_BYTES = 2**20
-OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/dev/null", "/proc/self/fd/")
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 PARTIAL = ".part"  # suffix of a temporary file
 FULL = (errno.ENOSPC, errno.EDQUOT)

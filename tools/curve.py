@@ -26,7 +26,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     for name, event, key in (("step", "step", "loss"), ("train", "eval", "train/loss"), ("val", "eval", "val/loss")):
         chosen = [record for record in records if record.get("event") == event and is_number(record.get("iter"))]
-        points = {record["iter"]: record.get(key) for record in chosen}
+        points: dict[Any, Any] = {record["iter"]: record.get(key) for record in chosen}
         finite = [(iteration, loss) for iteration, loss in sorted(points.items()) if is_number(loss)]
         curves[name] = [iteration for iteration, _ in finite], [loss for _, loss in finite]
     if not any(iterations for iterations, _ in curves.values()):

@@ -44,7 +44,8 @@ def read_text(value: str, option: str) -> str:
         require_file(path)
         return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody that there is not
-        raise core.ConfigError(f"--{option}={value}: the prompt cannot be read ({error})") from None
+        cause = getattr(error, "strerror", None) or error
+        raise core.ConfigError(f"--{option}={value}: the prompt cannot be read ({cause})") from None
 
 
 def load_trained_model(options: SampleOptions, initializer: core.ModelInitializer) -> TrainedModel:
