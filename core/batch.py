@@ -39,15 +39,16 @@ def is_for_model(batch: Batch, model_args: Mapping[str, Any]) -> bool:
     """
     if batch is None:
         return True
-    tensors = _tensors(batch)
-    if not tensors or any(tensor.layout != torch.strided or tensor.is_meta for tensor in tensors):
+    tensors, vocab_size, block_size = _tensors(batch), model_args.get("vocab_size"), model_args.get("block_size")
+    if not tensors or any(part.layout != torch.strided or part.is_meta or not part.numel() for part in tensors):
         return False
-    ids = [tensor for tensor in tensors if tensor.dtype == torch.long and tensor.numel()]
-    vocab_size, block_size = model_args.get("vocab_size"), model_args.get("block_size")
-    is_known = vocab_size is None or all(int(tensor.max()) < vocab_size for tensor in ids)
-    fits = block_size is None or all(tensor.size(1) <= block_size for tensor in ids if tensor.dim() == 2)
-    is_input = bool(ids) and ids[0] is tensors[0]
-    return is_known and fits and (not is_input or int(ids[0].min()) >= 0)
+    if vocab_size is None or block_size is None:  # no model of tokens
+        return True
+    ids = [tensor for tensor in tensors if tensor.dtype == torch.long]
+    is_known = all(int(tensor.max()) < vocab_size for tensor in ids)
+    is_short = all(tensor.size(1) <= block_size for tensor in ids if tensor.dim() == 2)
+    has_inputs = len(tensors) > 1 and tensors[0].dtype == torch.long and int(tensors[0].min()) >= 0
+    return is_known and is_short and has_inputs
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:

@@ -80,6 +80,9 @@ def _fitted(
     if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         for saved in state["param_groups"]:
             _require_settings(saved)
+        needed = {"max_exp_avg_sq"} if any(saved.get("amsgrad") for saved in state["param_groups"]) else set[str]()
+        if wrong := [saved for saved in moments.values() if saved and (needed - set(saved) or not saved["step"] >= 0)]:
+            raise ValueError(f"a tensor has step={wrong[0]['step']}, and holds {', '.join(wrong[0])}")
     groups = [
         {
             **saved,

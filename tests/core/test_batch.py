@@ -89,7 +89,9 @@ ARGS = {"vocab_size": 17, "block_size": 3}
         (None, True),
         ((IDS, IDS - 1), True),  # a target of -1 is ignored
         ({"ids": IDS, "mask": IDS > 3, "share": torch.tensor(-0.5)}, True),
-        (torch.randn(2, 9), True),
+        ((IDS.float(), IDS), False),
+        ((IDS,), False),
+        ((IDS[:0], IDS[:0]), False),
         ((IDS + 1, IDS), False),
         ((IDS, IDS + 1), False),
         ((IDS - 1, IDS), False),
@@ -105,4 +107,4 @@ def test_a_saved_batch_is_compared_with_the_model(batch: Any, expected: bool) ->
 
 
 def test_a_batch_of_a_model_without_a_vocabulary_is_not_compared() -> None:
-    assert is_for_model((IDS + 99, IDS.repeat(1, 9)), {})
+    assert is_for_model((IDS + 99, IDS.repeat(1, 9)), {}) and is_for_model(torch.randn(2, 9), {})

@@ -239,6 +239,14 @@ def test_moments_of_a_wider_model_are_refused_and_not_cropped(tiny_model: GPT) -
         (lambda state: state["param_groups"][1].update(weight_decay="x"), "could not convert string to float"),
         (lambda state: state["param_groups"][1].update(lr=float("nan")), "lr=nan"),
         (lambda state: state["state"][0].update(exp_avg=torch.zeros(3)), r"exp_avg of shape \(3,\) for a tensor of"),
+        (
+            lambda state: state["state"][0].update(step=torch.tensor(-5.0)),
+            "a tensor has step=-5.0, and holds step, exp_avg, exp_avg_sq",
+        ),
+        (
+            lambda state: state["param_groups"][0].update(amsgrad=True),
+            "a tensor has step=1.0, and holds step, exp_avg, exp_avg_sq",
+        ),
         (lambda state: state["state"][0].update(exp_avg_sq="x"), "'str' object has no attribute 'shape'"),
     ],
 )
