@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
-LARGEST: dict[type, int | float] = {int: 10**308, float: 3e38}  # beyond them: no float of Python, of torch
+LARGEST = (1e308, 3e38)  # whole numbers above are no float of Python, floats above are none of torch
 PATH_BYTES, NAME_BYTES = 4000, 255  # what file systems take, with room for the names of our files
 AUTO = "auto"  # shown for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
@@ -99,9 +99,8 @@ class Schema(BaseModel):
             value = bool(value)
         if int in kinds and isinstance(value, float) and value.is_integer():
             value = int(value)  # max_iters = 1e5
-        for kind, largest in LARGEST.items():
-            if isinstance(value, kind) and abs(value) > largest and not isinstance(value, bool):
-                raise ValueError(f"{wanted(field)}, at most {float(largest):g}")
+        if isinstance(value, int | float) and abs(value) > (largest := LARGEST[isinstance(value, float)]):
+            raise ValueError(f"{wanted(field)}, at most {largest:g}")
         if isinstance(value, tuple) and {get_origin(kind) for kind in kinds} & {list, tuple} == {list}:
             value = list(value)
         try:

@@ -172,7 +172,7 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
         raise CheckpointError(f"{path} cannot be used: its {fault}")
     config = given.get("config")
     if config is not None and not (isinstance(config, dict) and _is_dataset(config.get("dataset"))):
-        raise CheckpointError(f"{path} is damaged: its config is no dict of options")
+        raise CheckpointError(f"{path} is damaged: its config is no dict of options; put a good copy in its place")
     return dict(checkpoint)
 
 

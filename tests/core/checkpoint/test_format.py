@@ -357,7 +357,9 @@ def test_a_config_that_holds_no_options_is_refused(config: Any, saved: Path, tin
     content = {"model": tiny_model.state_dict(), "model_args": {}}
     torch.save({**content, "config": config}, saved)
 
-    with pytest.raises(CheckpointError, match="is damaged: its config is no dict of options$"):
+    with pytest.raises(
+        CheckpointError, match="is damaged: its config is no dict of options; put a good copy in its place$"
+    ):
         load_checkpoint(saved)
     torch.save({**content, "config": {"dataset": "deep/" * 90}}, saved)
     load_checkpoint(saved)
