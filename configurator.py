@@ -94,6 +94,8 @@ class Overrides:
                 self.apply_mapping(argument)
             elif os.path.exists(argument) or not self.looks_like_a_flag(argument):
                 self.apply_python(argument)
+            elif "=" not in argument:
+                self.errors.append(self.without_value(argument, waiting))
             else:
                 key = spelling.split_flag(argument)[0]
                 hint = self.repaired(argument) or (self.suggestion(key) if key not in self.names else "")
@@ -101,7 +103,8 @@ class Overrides:
 
     def looks_like_a_flag(self, argument: str) -> bool:
         """Return whether an argument that is no file is a flag with other dashes, or without any."""
-        return "=" in argument or (argument[:1] in spelling.DASHES and not argument.endswith(".py"))
+        has_dash = argument[:1] in spelling.DASHES and not argument.endswith(".py")
+        return "=" in argument or has_dash or spelling.split_flag(argument)[0] in self.names
 
     def check(self) -> None:
         """Raise one ConfigError that lists all errors, if there are any."""
@@ -129,16 +132,16 @@ class Overrides:
     def without_value(self, argument: str, following: list[str]) -> str:
         """Return the error for a flag without `=`; remove its value from `following` if it is there."""
         key, _, _ = spelling.split_flag(argument)
+        if following[:1] == ["="]:
+            following.pop(0)
+        has_value = bool(following) and not (following[0].startswith("--") or following[0].endswith(CONFIG_FILES))
+        value = following.pop(0).removeprefix("=") if has_value else None
         if key.removeprefix("no_") in self.names and key not in self.names:
             return f"{argument}: wanted --key=value, did you mean --{key.removeprefix('no_')}=False?"
         if key not in self.names:
             return f"{argument}: wanted --key=value{self.suggestion(key)} (--help lists the options)"
-        if following[:1] == ["="]:
-            following.pop(0)
-        if following and not following[0].startswith("--") and not following[0].endswith(CONFIG_FILES):
-            value = following.pop(0).removeprefix("=")
-            if self.fits(key, value):
-                return f"{argument} {value}: wanted --key=value, did you mean --{key}={value}?"
+        if value is not None and self.fits(key, value):
+            return f"{argument} {value}: wanted --key=value, did you mean --{key}={value}?"
         value = "True" if isinstance(self.initial[key], bool) else "VALUE"
         return f"{argument}: wanted --key=value, did you mean --{key}={value}? (--help lists the options)"
 
@@ -178,13 +181,13 @@ class Overrides:
         except SyntaxError as error:
             line = (text.splitlines()[error.lineno - 1 : error.lineno] or [""])[0] if error.lineno else ""
             hint = "; write a path as r'C:\\...' or with /" if "unicodeescape" in str(error.msg) else ""
-            self.errors.append(f"{path}:{error.lineno}: {error.msg}: {line.strip()}{hint}")
+            self.errors.append(f"{path}:{error.lineno}: {error.msg}: {spelling.shown(line.strip(), str)}{hint}")
             return
         except Exception as error:
             self.values.update({name: before[name] for name in self.names - set(self.values)})
             where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
             line = f"{path}:{where[-1].lineno}: {where[-1].line}" if where else path
-            self.errors.append(f"{line}: {type(error).__name__}: {error}")
+            self.errors.append(f"{line}: {type(error).__name__}: {spelling.shown(error, str)}")
             return
         lines, read = _assigned_and_read_names(tree)
         for name in self.names - set(self.values):
@@ -259,7 +262,9 @@ class Overrides:
             try:
                 value = meaning[_literal(value)] if meaning else value
             except (LookupError, TypeError):
-                self.errors.append(f"{origin}: cannot read {key}={value!r}; use the option {name!r} instead")
+                self.errors.append(
+                    f"{origin}: cannot read {key}={spelling.shown(value)}; use the option {name!r} instead"
+                )
                 return None
         elif "." in key and key.partition(".")[2] in self.sections.get(key.partition(".")[0], ()):
             name = key.partition(".")[2]
@@ -279,7 +284,7 @@ class Overrides:
                 self.schema.fit(name, value) if self.schema else _converted_like(self.initial[name], value)
             )
         except ValueError as error:
-            self.errors.append(f"{origin}: {name}: got {value!r}, wanted {error}")
+            self.errors.append(f"{origin}: {name}: got {spelling.shown(value)}, wanted {error}")
             return None
         self.origins[name] = origin
         return name
@@ -288,11 +293,15 @@ class Overrides:
         """Add an error for every option in `NOT_SUPPORTED` whose value is true."""
         for name, meaning in (self.schema.NOT_SUPPORTED if self.schema else {}).items():
             if value := self.values.get(name):
-                self.errors.append(f"{name}={value!r} is not supported: coreGPT has no {meaning}; set it to False")
+                self.errors.append(
+                    f"{name}={spelling.shown(value)} is not supported: coreGPT has no {meaning}; set it to False"
+                )
 
     def read(self, path: str) -> str:
         """Return a config file's text and echo it as nanoGPT does; on an error return an empty text."""
         try:
+            if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path) or _is_stream(path)):
+                raise ValueError("it is a device or a named pipe, wanted a file")  # reading it may never end
             with open(path, encoding="utf-8-sig") as file:  # editors on Windows write a byte order mark
                 text = file.read()
         except (OSError, ValueError) as error:  # among them UnicodeDecodeError, and a null byte in the path
@@ -420,6 +429,11 @@ def _runs_other_files(tree: ast.Module) -> bool:
         or (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exec")
         for node in ast.walk(tree)
     )
+
+
+def _is_stream(path: str) -> bool:
+    """Return whether a path is an open file of this process, such as that of `train.py <(make_config)`."""
+    return path.startswith(("/dev/fd/", "/dev/stdin", "/dev/null", "/proc/self/fd/"))
 
 
 def _echo(text: str) -> None:

@@ -32,6 +32,12 @@ GPT2_SIZES = {  # n_layer, n_head, n_embd
     "gpt2-xl": (48, 25, 1600),
 }
 INIT_STD = 0.02
+SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+CHOICES = {
+    "attention_type": ("causal", "bidirectional"),
+    "position_encoding": ("absolute", "rotary"),
+    "mode": ("language_model", "token_classifier", "sequence_scorer"),
+}
 
 
 @dataclass
@@ -51,6 +57,31 @@ class GPTConfig:
     mode: str = "language_model"  # or token_classifier, sequence_scorer: the type of the head
     num_token_classes: int = 2  # for a token classifier
     cls_token_id: int | None = None  # for a sequence scorer: the first token, where the score is read
+
+    def __post_init__(self) -> None:
+        for name in SIZES:
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ConfigError(f"{name}={size!r}, wanted a whole number of 1 or more")
+        for name, known in CHOICES.items():
+            if (choice := getattr(self, name)) not in known:
+                raise ConfigError(f"{name}={choice!r}, wanted {' or '.join(known)}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout <= 1:
+            raise ConfigError(f"dropout={self.dropout!r}, wanted a number from 0 to 1")
+
+    def num_params(self) -> int:
+        """Return the number of parameters of a model of this architecture."""
+        width = self.n_embd
+        norm = 2 * width if self.bias else width
+        layer = 12 * width * width + (9 * width if self.bias else 0) + 2 * norm
+        positions = self.block_size if self.position_encoding == "absolute" else 0
+        head = {"token_classifier": self.num_token_classes * width, "sequence_scorer": 2 * width + 2}
+        return (self.vocab_size + positions) * width + self.n_layer * layer + norm + head.get(self.mode, 0)
+
+    def kept_per_token(self) -> int:
+        """Return how many numbers a training step keeps per token for its backward pass, at least."""
+        logits = {"token_classifier": self.num_token_classes, "sequence_scorer": 0}.get(self.mode, self.vocab_size)
+        return 8 * self.n_embd * self.n_layer + logits  # queries, keys, values, their result, and the MLP's inner layer
 
 
 # Attention backends: q, k, v (B, H, T, D) -> (B, H, T, D)

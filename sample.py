@@ -17,8 +17,6 @@ tokens, and a sequence scorer scores the prompt, or each line of a file.
 import sys
 from collections.abc import Iterable, Sequence
 
-import torch
-
 import core
 from config.options import SampleOptions
 from configurator import configure
@@ -72,7 +70,7 @@ def answers(
         return fill_masks(sampler, start, decode, display, num_samples=count, judge=judge, candidates=candidates)
 
     if trained.kind == "token_classifier":
-        ids = torch.tensor(trained.encoder().encode(prompt), device=device)
+        ids = sampling.prompt_ids(prompt, trained, device)
         labels = TokenLabels.predict(model, ids, decode)
         original = sampling.original_ids(trained, options)
         return [labels.report(original, options.show_probabilities, coloured=sys.stdout.isatty())]

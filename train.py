@@ -36,7 +36,7 @@ def build(
     spikes = options.pick("spike_threshold", "spike_window", "warmup_iters")
     detector = core.InstabilityDetector(loss_scaling=runtime.scaler.is_enabled(), **spikes)
     objective, modifiers, files = wiring.make_objective(options, runtime, data, initializer, detector)
-    wiring.enter_folder(options, runtime, preemption, data, checkpoints, start, needed=[*files, transfer])
+    wiring.enter_folder(options, runtime, preemption, data, checkpoints, start, [*files, transfer], callbacks)
 
     # the optimizer, and the model as training calls it: compiled, and spread over the processes
     parallel = wiring.make_parallel(options, runtime)

@@ -42,7 +42,7 @@ class Options(Schema):
 
     opt = section("evaluation")
     eval_interval: int = opt(2000, "iterations between evaluations", ge=1)
-    eval_iters: int = opt(200, "batches per split in one evaluation", ge=1)
+    eval_iters: int = opt(200, "batches per split in one evaluation", ge=1, le=10**8)
     eval_rng: Literal["shared", "isolated"] = opt("shared", "shared: evaluations draw from the RNG of training, as in nanoGPT; isolated: evaluations have their own RNG, use the same batches each time and do not change training")
 
     opt = section("checkpoints")
@@ -155,7 +155,7 @@ class Options(Schema):
 
     opt = section("training")
     batch_size: int = opt(12, "sequences per micro-batch and process", ge=1)
-    gradient_accumulation_steps: int = opt(40, "micro-batches per update, summed over all processes", ge=1)
+    gradient_accumulation_steps: int = opt(40, "micro-batches per update, summed over all processes", ge=1, le=10**9)
     max_iters: int | float = opt(600_000, "last iteration; iterations start at 0, so a run makes max_iters + 1 updates, as in nanoGPT", ge=0)
     grad_clip: float = opt(1.0, "maximum gradient norm; 0 disables clipping", ge=0, allow_inf_nan=True)
 
@@ -166,7 +166,7 @@ class Options(Schema):
     recovery_skip: int = opt(0, "number of updates before and after the unstable one whose batches are skipped too", ge=0)
     recovery_lr_factor: float = opt(1.0, "factor on the learning rate for the rest of the run, applied at every recovery", gt=0, le=1)
     spike_threshold: float = opt(0.0, "robust standard deviations above the recent median at which a loss or gradient norm counts as a spike; 0 disables spike detection; healthy runs can exceed 12", ge=0)
-    spike_window: int = opt(100, "number of recent updates in that median", ge=8)
+    spike_window: int = opt(100, "number of recent updates in that median", ge=8, le=10**7)
 
     opt = section("optimizer")
     learning_rate: float = opt(6e-4, "maximum learning rate, reached after the warm-up", ge=0)

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
+LARGEST = (1e308, 3e38)  # whole numbers above are no float of Python, floats above are none of torch
+PATH_BYTES, NAME_BYTES = 4000, 255  # what file systems take, with room for the names of our files
 AUTO = "auto"  # shown for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
@@ -125,6 +127,8 @@ class Schema(BaseModel):
             value = bool(value)
         if int in kinds and isinstance(value, float) and value.is_integer():
             value = int(value)  # max_iters = 1e5
+        if isinstance(value, int | float) and abs(value) > (largest := LARGEST[isinstance(value, float)]):
+            raise ValueError(f"{wanted(field)}, at most {largest:g}")
         containers = {get_origin(kind) or kind for kind in kinds} & {list, tuple}
         if isinstance(value, list | tuple) and len(containers) == 1:
             value = containers.pop()(value)  # YAML and JSON have no tuples
@@ -190,6 +194,8 @@ def checked_text(text: str, kind: str) -> str:
         text = os.path.expandvars(os.path.expanduser(text))
         if unset := re.search(r"\$(\w+|\{\w+\})", text):
             raise ValueError(f"a path whose variables are set; {unset[0]} is not")
+        if len(text) > PATH_BYTES or any(len(os.fsencode(name)) > NAME_BYTES for name in text.split("/")):
+            raise ValueError(f"a path of at most {PATH_BYTES} bytes, with names of at most {NAME_BYTES}")
     return text if text.strip() else ""
 
 

@@ -3,10 +3,11 @@
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # a word processor makes them of - and --
+LONGEST = 200  # characters of a value in a message
 TYPOGRAPHIC = "\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb"
 QUOTES = TYPOGRAPHIC + "\"'`"
 
@@ -67,6 +68,8 @@ ADVICE = {
 def nearest(word: str, names: Iterable[str]) -> tuple[int, list[str]]:
     """Return the smallest edit distance from `word` to any of `names`, and the names at that distance."""
     smallest, near = sys.maxsize, list[str]()
+    if len(word) > LONGEST:
+        return smallest, near  # no name is similar, and the comparison would take minutes
     for name in sorted(names, key=lambda name: abs(len(name) - len(word))):
         if abs(len(name) - len(word)) > smallest:
             break  # the distance is at least the difference in length
@@ -105,8 +108,18 @@ def near_file(path: str, endings: tuple[str, ...]) -> str | None:
 
 
 def visible(text: str) -> str:
-    """Return a text for a message; with escapes if it has control characters, of which a carriage return hides it."""
-    return text if text.isprintable() else repr(text)
+    """Return a text for a message, shortened; with escapes if it has control characters: a carriage return hides it."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def shown(value: object, to_text: Callable[[object], str] = repr) -> str:
+    """Return a value for a message: in one line, shortened, and with the name of its type if it has no text."""
+    try:
+        text = " ".join(to_text(value).split())
+    except Exception as error:  # of a class in a config file, or a number of more digits than Python prints
+        return f"a value of type {type(value).__name__} that cannot be printed ({type(error).__name__})"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text):,} characters)"
 
 
 def split_flag(argument: str) -> tuple[str, str, bool]:

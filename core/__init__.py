@@ -1,5 +1,12 @@
 """The parts of the training loop. They import torch and the standard library, and nothing else of ours."""
 
+import sys
+
+if sys.argv[0].endswith(("train.py", "sample.py")):  # what these need is looked for before anything imports it
+    from core.errors import require_packages
+
+    require_packages("torch", "numpy", "pydantic", "yaml")
+
 from core.callback import Callback
 from core.checkpoint import provenance
 from core.checkpoint.checkpointer import Checkpointer, RunNotes

@@ -1,6 +1,7 @@
 """Batches of any structure: a tensor, or dicts, lists and tuples of tensors."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,6 +29,33 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if isinstance(batch, tuple):
         return tuple(to_device(value, device) for value in batch)
     return batch
+
+
+def is_for_model(batch: Batch, model_args: Mapping[str, Any]) -> bool:
+    """Return whether a saved batch consists of tensors in memory, with ids of the model and no longer than its context.
+
+    None is a batch that is not drawn yet. Targets may be negative where they are ignored, the inputs, which come first,
+    may not.
+    """
+    if batch is None:
+        return True
+    tensors, vocab_size, block_size = _tensors(batch), model_args.get("vocab_size"), model_args.get("block_size")
+    if not tensors or any(part.layout != torch.strided or part.is_meta or not part.numel() for part in tensors):
+        return False
+    if vocab_size is None or block_size is None:  # no model of tokens
+        return True
+    ids = [tensor for tensor in tensors if tensor.dtype == torch.long]
+    is_known = all(int(tensor.max()) < vocab_size for tensor in ids)
+    is_short = all(tensor.size(1) <= block_size for tensor in ids if tensor.dim() == 2)
+    has_inputs = len(tensors) > 1 and tensors[0].dtype == torch.long and int(tensors[0].min()) >= 0
+    return is_known and is_short and has_inputs
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    if isinstance(batch, torch.Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def fingerprint(batch: Batch) -> str:

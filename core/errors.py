@@ -1,5 +1,6 @@
 """How a program ends: errors with one message and an exit status, a closed stdout; and warnings that come once."""
 
+import importlib.util
 import logging
 import os
 import select
@@ -70,6 +71,15 @@ class WarnOnce:
         if cause not in self._causes:
             log.warning(text)
         self._causes.add(cause)
+
+
+def require_packages(*names: str) -> None:
+    """End the program with one message if it cannot import these packages. names: as they are imported"""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        command = f"{sys.executable} -m pip install -e {folder}"
+        print(f"error: {sys.executable} has no package {', '.join(missing)}: run `{command}`", file=sys.stderr)
+        sys.exit(2)
 
 
 def is_rank_0() -> bool:

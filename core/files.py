@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,10 @@ from pathlib import Path
 from core.errors import CheckpointError
 
 CHUNK_BYTES = 2**20
+OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/dev/null", "/proc/self/fd/")
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 PARTIAL = ".part"  # suffix of a temporary file
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FAILURES = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -128,6 +132,62 @@ def sha256(path: Path) -> str:
 def size(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
     return sum(part.lstat().st_size for part in _contents(path) if not part.is_dir())
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what is at a path in place of a regular file, for a message; None for a file, and if nothing is there."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"a symbolic link to {os.readlink(path)}, where there is no file"
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    if stat.S_ISREG(mode):
+        return None
+    return next((kind for is_kind, kind in kinds if is_kind(mode)), "a device")
+
+
+def require_file(path: Path) -> None:
+    """Raise OSError for anything but a regular file, where there is something: a pipe can block, a device be endless.
+
+    An open file of this process, such as that of `program <(command)`, may be a pipe.
+    """
+    kind = kind_of(path)
+    if kind and not str(path).startswith(OPEN_FILES):
+        raise OSError(errno.EINVAL, f"it is {kind}")
+
+
+def reason(error: Exception) -> str:
+    """Return why an operation failed, in one line and without the name of the file: that differs from save to save."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def room_left(error: Exception, folder: Path) -> str:
+    """Return `: only ... are free` with the room on the disk of a folder if it was full; else an empty text."""
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return ""
+    try:
+        disk = os.statvfs(folder)
+    except (AttributeError, OSError):  # Windows; the folder is gone
+        return ""
+    files_left = ", but no more files can be added" if disk.f_files and not disk.f_favail else ""
+    return f": only {size_text(disk.f_bavail * disk.f_frsize)} are free{files_left}"
+
+
+def require_growth(path: Path, count: int = CHUNK_BYTES) -> None:
+    """Raise OSError, with the system's reason, if `count` bytes cannot be appended to a file; else append zeros."""
+    with open(path, "ab") as file:
+        file.write(bytes(count))
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes for a message, such as 1.5 GiB."""
+    unit = min(max(count.bit_length() - 1, 0) // 10, len(UNITS) - 1)
+    tenths = count * 10 // 2 ** (10 * unit)
+    return f"{tenths // 10:,}.{tenths % 10} {UNITS[unit]}" if unit else f"{count} bytes"
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:

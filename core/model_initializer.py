@@ -1,5 +1,6 @@
 """Makes the model: from scratch, from a checkpoint, or pretrained; then compiles and wraps it."""
 
+import difflib
 import inspect
 import logging
 import os
@@ -24,6 +25,7 @@ from core.checkpoint.weights import (
     without_common_prefix,
 )
 from core.errors import CheckpointError, ConfigError
+from core.machine.memory import TooLargeError, require_memory
 
 log = logging.getLogger("coregpt")
 
@@ -50,6 +52,7 @@ class ModelInitializer:
 
     say:          prints a line, where nanoGPT prints one
     unsaved_args: further arguments that are no property of the weights (which attention kernel)
+    trains:       a new model needs memory for gradients and AdamW's moments as well; ConfigError if there is too little
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class ModelInitializer:
         device: torch.device,
         say: Callable[[str], None] = print,
         unsaved_args: dict[str, Any] | None = None,
+        trains: bool = False,
     ) -> None:
         self.model_class = model_class
         self.config_class = config_class
         self.device = device
         self.say = say
         self.unsaved_args = unsaved_args or {}
+        self.trains = trains
 
     def initialize(self, source: ModelSource, model_args: dict[str, Any]) -> LoadedModel:
         """Return the model of a source, its context cropped to the `block_size` of `model_args`.
@@ -86,7 +91,7 @@ class ModelInitializer:
         if model_args["vocab_size"] is None:
             self.say(f"defaulting to vocab_size of GPT-2 to {GPT2_VOCAB} (50257 rounded up for efficiency)")
             model_args = {**model_args, "vocab_size": GPT2_VOCAB}
-        return LoadedModel(self._build(model_args).to(self.device), model_args)
+        return LoadedModel(self._build(model_args, self.trains).to(self.device), model_args)
 
     def resume_model_from_checkpoint(self, checkpoint: dict[str, Any], model_args: dict[str, Any]) -> LoadedModel:
         """Return a model with a checkpoint's architecture and weights; only dropout follows `model_args`.
@@ -96,12 +101,16 @@ class ModelInitializer:
         given = {"dropout": model_args["dropout"]} if "dropout" in model_args else {}
         args = {**self._completed(checkpoint), **given}
         try:
+            _require_as_large(checkpoint["model"], args)
             model = self._build(args)
-        except TypeError as error:  # a fork's checkpoint may hold arguments of its own
+        except (TooLargeError, CheckpointError):
+            raise
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # arguments of a fork, or damaged ones
             _refuse_other_kinds(checkpoint["model"])
+            hint = "; one of the train_run or the core line is converted by `python -m tools.convert PATH`"
             raise CheckpointError(
-                f"the checkpoint's model_args do not fit this model.py: {error}; one of the train_run or the core line "
-                "is converted by `python -m tools.convert PATH`"
+                f"the checkpoint's model_args do not fit this model.py: {str(error).splitlines()[0]}"
+                f"{hint if isinstance(error, TypeError) else ''}"
             ) from None
         _load_exactly(model, checkpoint["model"])
         return LoadedModel(model.to(self.device), args)
@@ -118,9 +127,11 @@ class ModelInitializer:
         if os.path.exists(Path(name, "config.json")):  # transformers, too, prefers a folder to the model of that name
             require_gpt2(Path(name))
         elif name not in PRETRAINED:
+            near = difflib.get_close_matches(name.lower(), ("scratch", "resume", "auto", *PRETRAINED), n=1)
             raise ConfigError(
                 f"init_from={name!r} is not known: wanted scratch, resume, {', '.join(PRETRAINED)}, "
                 f"or a folder that holds a Hugging Face GPT-2{_lacking(name)}"
+                f"{f'; did you mean {near[0]}?' if near else ''}"
             )
 
     def crop_block_size(self, loaded: LoadedModel, block_size: int) -> LoadedModel:
@@ -188,8 +199,10 @@ class ModelInitializer:
         lacking = {key: value for key, value in shape.items() if key in known and key not in saved}
         return {**checkpoint["model_args"], **lacking}
 
-    def _build(self, model_args: dict[str, Any]) -> Any:
-        return self.model_class(self.config_class(**model_args, **self.unsaved_args))
+    def _build(self, model_args: dict[str, Any], trains: bool = False) -> Any:
+        config = self.config_class(**model_args, **self.unsaved_args)
+        require_memory(config, self.device, trains=trains)
+        return self.model_class(config)
 
     def can_compile(self) -> bool:
         """Return whether this machine has what torch.compile needs, found out by compiling a tiny function."""
@@ -199,6 +212,16 @@ class ModelInitializer:
             log.info(f"compile: not possible on this machine ({type(error).__name__}), training without it")
             return False
         return True
+
+
+def _require_as_large(state: dict[str, Any], model_args: dict[str, Any]) -> None:
+    """Raise CheckpointError if model_args ask for more than the weights have: to make 10**6 layers takes hours."""
+    for name, size in shape_args(handle_state_dict_prefixes(state)).items():
+        given = model_args.get(name)
+        if name != "bias" and size and isinstance(given, int) and given > size:
+            raise CheckpointError(
+                f"the checkpoint's model_args do not fit its weights: they say {name}={given}, the weights have {size}"
+            )
 
 
 def _load_exactly(model: nn.Module, state: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Restoring an optimizer. The model makes it: `configure_optimizers`, as in nanoGPT."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,6 +77,12 @@ def _fitted(
         raise CheckpointError(
             f"the checkpoint's optimizer is not AdamW: it holds {', '.join(other[0])}, wanted {', '.join(sorted(ADAM))}"
         )
+    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        for saved in state["param_groups"]:
+            _require_settings(saved)
+        needed = {"max_exp_avg_sq"} if any(saved.get("amsgrad") for saved in state["param_groups"]) else set[str]()
+        if wrong := [saved for saved in moments.values() if saved and (needed - set(saved) or not saved["step"] >= 0)]:
+            raise ValueError(f"a tensor has step={wrong[0]['step']}, and holds {', '.join(wrong[0])}")
     groups = [
         {
             **saved,
@@ -85,6 +92,15 @@ def _fitted(
         for saved, group in zip(state["param_groups"], kept, strict=True)
     ]
     return {**state, "state": moments, "param_groups": groups}
+
+
+def _require_settings(group: dict[str, Any]) -> None:
+    """Raise ValueError unless the settings of AdamW in a saved group are numbers that it can work with."""
+    settings = {"lr": group["lr"], "eps": group["eps"], "weight_decay": group["weight_decay"]}
+    first, second = group["betas"]
+    for name, value in {**settings, "beta1": first, "beta2": second}.items():
+        if not 0 <= float(value) < (1 if name in ("beta1", "beta2") else math.inf):
+            raise ValueError(f"{name}={value}")
 
 
 def _saved_order(own: Groups, state: dict[str, Any], names: Mapping[torch.Tensor, str]) -> Groups:
@@ -162,7 +178,8 @@ def _cropped(moments: dict[str, Any], parameter: torch.Tensor) -> dict[str, Any]
         is_moment = torch.is_tensor(value) and value.dim() == parameter.dim() > 0
         has_more_rows = is_moment and value.shape[1:] == parameter.shape[1:] and len(value) > len(parameter)
         cropped[name] = value[: len(parameter)].clone() if has_more_rows else value
-        if is_moment and cropped[name].shape != parameter.shape:
+        is_adam = name in ADAM and name != "step"
+        if (is_moment or is_adam) and cropped[name].shape != parameter.shape:
             raise CheckpointError(
                 f"the checkpoint's optimizer holds {name} of shape {tuple(value.shape)} for a tensor of shape "
                 f"{tuple(parameter.shape)}: it was saved for another model"

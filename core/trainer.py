@@ -230,7 +230,8 @@ class Trainer:
         if decision.action == ROLL_BACK:
             self.roll_back(decision)
         if decision.action == STOP:
-            raise DivergedError(f"{decision.message}\n{self.monitor.diagnosis(decision.iter_num)}")
+            diagnosis = self.monitor.diagnosis(decision.iter_num)
+            raise DivergedError(f"{decision.message}{self.checkpointer.kept}\n{diagnosis}")
 
     def roll_back(self, decision: Decision) -> None:
         """Restore the last healthy checkpoint, or where this process started. Raises _RolledBack: go on from there."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import DataError
-from core.files import write_bytes_atomically
+from core.files import require_file, write_bytes_atomically
 from data.meta_contents import MODEL_FILES, find_vocab_size
 
 SIZES = ("n_vocab", "vocabulary_size", "num_tokens")  # other names of vocab_size
@@ -26,6 +26,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        require_file(path)
         meta = _as_plain_data(_PlainUnpickler(io.BytesIO(path.read_bytes())).load(), {})
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or error}): {_remedy(path)}") from error

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import DataError
+from core.files import kind_of
 from data.file_kinds import (
     LARGEST_WIDE,
     NUMBERS,
@@ -66,20 +68,22 @@ class TokenFile:
         self.path = Path(path)
         self.vocab_size: int | None = None
         self._meta_path = self.path.parent / "meta.pkl"
+        if kind := kind_of(self.path):
+            raise DataError(f"{self.path} is {kind}, in place of token ids: {_how_to_make_again(self.path.parent)}")
         if not self.path.is_file():
             raise DataError(f"no data at {self.path}: {_how_to_get(self.path)}")
-        self._meta = read_meta(self._meta_path) if self._meta_path.exists() else {}
+        self._meta = read_meta(self._meta_path) if os.path.lexists(self._meta_path) else {}
         self.dtype = token_dtype(self._meta, self._meta_path)
         try:
             blocks = read_blocks(self.path)
-            kind = signed_kind(self.path, self.dtype)
+            signed = signed_kind(self.path, self.dtype)
         except OSError as error:
             raise self._unreadable(error) from error
-        if kind is None and "dtype" not in self._meta:  # a user who gives the type answers for the content
-            kind = text_kind(self.path, blocks)
-            kind = kind and kind._replace(remedy=f"{kind.remedy}; {self._escape()}")
-        if kind:
-            raise DataError(f"{self.path} is {kind.name}, wanted {self.dtype.name} token ids: {kind.remedy}")
+        if signed is None and "dtype" not in self._meta:  # a user who gives the type answers for the content
+            signed = text_kind(self.path, blocks)
+            signed = signed and signed._replace(remedy=f"{signed.remedy}; {self._escape()}")
+        if signed:
+            raise DataError(f"{self.path} is {signed.name}, wanted {self.dtype.name} token ids: {signed.remedy}")
         self._check_size()
         self.require(at_least, wanted)
         if "dtype" not in self._meta:
@@ -243,9 +247,12 @@ def _how_to_get(path: Path) -> str:
     folder = path.parent
     names = [file.name for file in folder.iterdir() if file.name not in OF_A_DATA_SET] if folder.is_dir() else []
     similar = difflib.get_close_matches(path.name, sorted(names), cutoff=0.6)
+    similar = similar or sorted(name for name in names if name.lower().endswith(path.suffix))
     hint = f"{folder} has {', '.join(similar)}: rename that if it is meant, or " if similar else ""
     if (folder / "prepare.py").exists():
         return f"{hint}run `python {folder / 'prepare.py'}`"
+    if (folder / OF_A_DATA_SET[0]).is_file():  # half a data set
+        return hint.removesuffix(", or ") or _how_to_make_again(folder)
     prepared = sorted(file.parent.name for file in folder.parent.glob("*/train.bin") if file.parent != folder)
     if not prepared:
         return hint.removesuffix(", or ") or f"none is prepared yet (see {folder.parent}/*/prepare.py)"

@@ -672,6 +672,100 @@ def test_all_errors_are_reported_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--foo", "3"], "--foo: wanted --key=value (--help lists the options)"),
+        (["--lr", "3e-4"], "--lr: wanted --key=value, did you mean 'learning_rate'? (--help lists the options)"),
+        (["-n_layer", "3"], "-n_layer 3: wanted --key=value, did you mean --n_layer=3?"),
+        (["n_layer", "3"], "n_layer 3: wanted --key=value, did you mean --n_layer=3?"),
+        (["--no_compile", "1"], "--no_compile: wanted --key=value, did you mean --compile=False?"),
+        (["--foo", "--bar=1"], "--foo: wanted --key=value (--help lists the options)\n--bar=1: unknown option 'bar'"),
+    ],
+)
+def test_a_value_after_a_flag_is_no_config_file(argv: list[str], message: str) -> None:
+    assert error_of(*argv) == message
+
+
+CANNOT_BE_PRINTED = """
+class Odd:
+    def __repr__(self):
+        raise RuntimeError
+    __str__ = __repr__
+class OddError(Exception):
+    __str__ = Odd.__repr__
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "n_layer = Odd()",
+            "7: n_layer: got a value of type Odd that cannot be printed (RuntimeError), wanted int >= 1",
+        ),
+        (
+            "use_rope = Odd()",
+            "7: cannot read use_rope=a value of type Odd that cannot be printed (RuntimeError); use the option 'pos",
+        ),
+        (
+            "use_guidance = Odd()",
+            "use_guidance=a value of type Odd that cannot be printed (RuntimeError) is not supported: ",
+        ),
+        (
+            "raise OddError",
+            "7: raise OddError: OddError: a value of type OddError that cannot be printed (RuntimeError)",
+        ),
+        (
+            "n_layer = 10**5000",
+            "7: n_layer: got a value of type int that cannot be printed (ValueError), wanted int >= 1, at most",
+        ),
+        ("n_layer = list(range(10**5))", "7: n_layer: got [0, 1, 2, "),
+        ("n_layer = 'a\\n'", "7: n_layer: got 'a\\n', wanted int >= 1"),
+        ("n_layer = np.zeros((9, 99))", "7: n_layer: got array([[0., 0., "),
+    ],
+)
+def test_a_value_of_any_kind_is_named_in_one_short_line(text: str, message: str) -> None:
+    error = error_of(write("x.py", f"{CANNOT_BE_PRINTED}{text}\n"))
+
+    assert message in error and len(error) < 400 and len(error.splitlines()) == 1
+
+
+def test_paths_that_no_file_system_takes_are_refused() -> None:
+    assert configure(Options, [f"--out_dir={'x' * 255}"]).out_dir == "x" * 255
+    for path in ("x" * 256, "\u00e9" * 128, "a/" * 2001):
+        for name in ("out_dir", "dataset", "init_from", "ckpt_filename", "init_from_checkpoint"):
+            assert error_of(f"--{name}={path}").endswith(
+                ", wanted a path of at most 4000 bytes, with names of at most 255"
+            )
+
+
+def test_an_option_of_any_length_is_compared_in_no_time() -> None:
+    error = error_of(f"--{'x' * 10**6}=3")
+
+    assert "unknown option" in error and "did you mean" not in error
+
+
+@pytest.mark.parametrize("name", ["x.py", "x.yaml"])
+def test_a_config_file_that_is_a_pipe_or_a_device_is_refused(name: str) -> None:
+    """Reading it may never end."""
+    os.mkfifo(name)
+    Path(f"zero_{name}").symlink_to("/dev/zero")
+
+    for path in (name, f"zero_{name}"):
+        assert error_of(path) == f"cannot read config file {path}: it is a device or a named pipe, wanted a file"
+
+
+def test_a_config_may_come_through_an_open_file() -> None:
+    """As in `train.py <(make_config)`."""
+    reading, writing = os.pipe()
+    os.write(writing, b"batch_size = 5\n")
+    os.close(writing)
+
+    assert configure(Options, [f"/dev/fd/{reading}"]).batch_size == 5
+    os.close(reading)
+
+
 def test_a_syntax_error_shows_the_line() -> None:
     assert error_of(write("x.py", "max_iters = 1\nbatch_size = = 3\n")) == "x.py:2: invalid syntax: batch_size = = 3"
 

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import math
+import re
 import sys
 import warnings
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import model as model_file
 from core.errors import ConfigError
@@ -172,6 +174,52 @@ def test_other_runs_parameters_are_not_in_the_optimizer(capsys: pytest.CaptureFi
 def test_width_must_be_divisible_by_heads() -> None:
     with pytest.raises(ConfigError, match=r"n_embd=32 must be divisible by n_head=3"):
         GPT(replace(TINY, n_head=3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_head": 0}, "n_head=0, wanted a whole number of 1 or more"),
+        ({"n_layer": 1.0}, "n_layer=1.0, wanted a whole number of 1 or more"),
+        ({"n_embd": -32}, "n_embd=-32, wanted a whole number of 1 or more"),
+        ({"vocab_size": "17"}, "vocab_size='17', wanted a whole number of 1 or more"),
+        ({"block_size": True}, "block_size=True, wanted a whole number of 1 or more"),
+        ({"dropout": math.nan}, "dropout=nan, wanted a number from 0 to 1"),
+        ({"dropout": "0"}, "dropout='0', wanted a number from 0 to 1"),
+        ({"attention_type": "both"}, "attention_type='both', wanted causal or bidirectional"),
+        ({"mode": ["language_model"]}, r"mode=['language_model'], wanted language_model or token_classifier or seq"),
+    ],
+)
+def test_a_wrong_value_in_the_architecture_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        replace(TINY, **settings)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("position_encoding", ["absolute", "rotary"])
+@pytest.mark.parametrize("mode", ["language_model", "token_classifier", "sequence_scorer"])
+def test_the_config_counts_the_models_parameters(bias: bool, position_encoding: str, mode: str) -> None:
+    config = replace(TINY, bias=bias, position_encoding=position_encoding, mode=mode, num_token_classes=5)
+
+    assert config.num_params() == GPT(config).get_num_params(non_embedding=False)
+
+
+@pytest.mark.parametrize("mode", ["language_model", "token_classifier", "sequence_scorer"])
+def test_a_training_step_keeps_at_least_the_numbers_that_are_counted(mode: str) -> None:
+    config = replace(TINY, mode=mode, num_token_classes=5, cls_token_id=0)
+    model, idx = GPT(config), torch.zeros(3, TINY.block_size, dtype=torch.long)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    targets = torch.zeros(3) if mode == "sequence_scorer" else idx
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _, loss = model(idx, targets)
+
+    assert loss is not None and sum(kept.values()) >= 4 * idx.numel() * config.kept_per_token()
 
 
 def test_layer_norm_without_bias_normalizes_mean_and_variance() -> None:

@@ -7,23 +7,36 @@ Draw the loss curves of run folders into one picture.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from core.errors import exit_on_error
+from core.errors import ConfigError, DataError, exit_on_error
 from tools.metrics import read_records
 from tools.pyplot import load_pyplot
 
+LARGEST = 1e300  # nan is not below it
 Curve = tuple[list[int], list[float]]
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
-    """Return the iterations and losses that a run logged, by curve: step, train, val. Non-finite losses are skipped."""
+    """Return the iterations and losses that a run logged, by curve: step, train, val.
+
+    Losses that are not finite are skipped, and records without a number. Raises DataError if no loss is left.
+    """
     records = read_records(folder)
     curves: dict[str, Curve] = {}
     for name, event, key in (("step", "step", "loss"), ("train", "eval", "train/loss"), ("val", "eval", "val/loss")):
-        points = {record["iter"]: record[key] for record in records if record.get("event") == event}
-        finite = [(iteration, loss) for iteration, loss in sorted(points.items()) if loss is not None]
+        chosen = [record for record in records if record.get("event") == event and is_number(record.get("iter"))]
+        points: dict[Any, Any] = {record["iter"]: record.get(key) for record in chosen}
+        finite = [(iteration, loss) for iteration, loss in sorted(points.items()) if is_number(loss)]
         curves[name] = [iteration for iteration, _ in finite], [loss for _, loss in finite]
+    if not any(iterations for iterations, _ in curves.values()):
+        raise DataError(f"{folder / 'metrics.jsonl'} has no losses: give the out_dir of a run that has logged some")
     return curves
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of a record can be drawn."""
+    return isinstance(value, int | float) and abs(value) < LARGEST
 
 
 def draw(folders: Sequence[Path], file: Path) -> None:
@@ -38,8 +51,12 @@ def draw(folders: Sequence[Path], file: Path) -> None:
     axes.set(xlabel="iteration", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(file, dpi=110)
-    plt.close(figure)
+    try:
+        figure.savefig(file, dpi=110)
+    except (OSError, ValueError) as error:  # no such folder; an ending that matplotlib does not know
+        raise ConfigError(f"--file={file} cannot be written: {error}") from None
+    finally:
+        plt.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
+from core.files import require_file
 
 
 def read_records(folder: Path, size: int | None = None) -> list[dict[str, Any]]:
@@ -17,6 +18,7 @@ def read_records(folder: Path, size: int | None = None) -> list[dict[str, Any]]:
     """
     path = folder / "metrics.jsonl"
     try:
+        require_file(path)
         with open(path, "rb") as file:
             lines = file.read(-1 if size is None else size).splitlines()
         return [json.loads(line) for line in lines if line.endswith(b"}")]
@@ -24,5 +26,5 @@ def read_records(folder: Path, size: int | None = None) -> list[dict[str, Any]]:
         raise DataError(
             f"no metrics at {path} ({error.strerror}): give the out_dir of a run that logged metrics"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a file of JSON lines ({error})") from None

@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from core import ConfigError, DataError, LoadedModel, ModelInitializer, Runtime, find_checkpoint
 from core.checkpoint.checkpointer import MakeModel
 from core.checkpoint.format import load_values
+from core.machine.memory import require_memory
 from core.model_initializer import ModelSource
 from data.token_meaning import difference, sizes_differ
 from extras.freezing import freeze_transformer, train_only
@@ -35,7 +38,13 @@ def make_initializer(options: Options, runtime: Runtime, say: Callable[[str], No
     for note in architecture.notes(options):
         log.warning(note)
     kernel = options.changed("attention") if architecture.is_ours else {}
-    return ModelInitializer(architecture.model_class, architecture.config_class, runtime.device, say, kernel)
+    classes, trains = (architecture.model_class, architecture.config_class), _trains_all(options)
+    return ModelInitializer(*classes, runtime.device, say, kernel, trains=trains)
+
+
+def _trains_all(options: Options) -> bool:
+    """Return whether all weights are trained, from the first update on."""
+    return not (options.eval_only or options.freezes or options.trainable)
 
 
 def find_transfer_source(options: Options, runtime: Runtime, start: RunStart) -> Path | None:
@@ -74,6 +83,10 @@ def model_maker(
         loaded = initializer.initialize(source, args)
         if checkpoint is None and start.init_from != "scratch":
             loaded = architecture.as_built(loaded, options)
+        if _trains_all(options):
+            number_bytes = torch.finfo(runtime.dtype).bits // 8
+            config, sequences = loaded.model.config, options.batch_size
+            require_memory(config, runtime.device, trains=True, sequences=sequences, number_bytes=number_bytes)
         if transfer:
             initializer.setup_transfer_learning(loaded.model, transfer)
         return loaded._replace(model=adapt(loaded.model, options)), checkpoint

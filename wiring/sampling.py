@@ -1,6 +1,7 @@
 """The parts of sample.py, made from the SampleOptions object: prompt, trained model, tokenizer, vocabulary, sampler."""
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import core
 from config.options import SampleOptions
 from core.checkpoint.resume import NEW_RUN_LOSS
 from core.checkpoint.search import CheckpointFile
+from core.files import require_file
 from data.meta import read_meta
 from data.token_meaning import difference, sizes_differ
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
@@ -45,9 +47,12 @@ def read_text(value: str, option: str) -> str:
     if not value.startswith("FILE:"):
         return value
     try:
-        return Path(value.removeprefix("FILE:")).expanduser().read_text(encoding="utf-8-sig")
+        path = Path(value.removeprefix("FILE:")).expanduser()
+        require_file(path)
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody that there is not
-        raise core.ConfigError(f"--{option}={value}: the prompt cannot be read ({error})") from None
+        cause = getattr(error, "strerror", None) or error
+        raise core.ConfigError(f"--{option}={value}: the prompt cannot be read ({cause})") from None
 
 
 def load_trained_model(options: SampleOptions, initializer: core.ModelInitializer) -> TrainedModel:
@@ -116,7 +121,7 @@ def find_tokenizer(checkpoint: Mapping[str, Any], vocab_size: int) -> Tokenizer:
     """
     dataset = (checkpoint.get("config") or {}).get("dataset")
     path = data_folder(dataset or "") / "meta.pkl"
-    has_meta = dataset is not None and path.exists()
+    has_meta = dataset is not None and os.path.lexists(path)  # a link to nowhere is an error, not GPT-2
     learnt = checkpoint.get("tokenizer")
     if learnt is None and not has_meta:
         if vocab_size < GPT2_TOKENS:
@@ -157,6 +162,11 @@ def find_vocabulary(trained: TrainedModel) -> Vocabulary:
         return Vocabulary.of(meta, trained.model.config.vocab_size)
     mask, cls_token = trained.config.get("mask_token_id"), trained.config.get("cls_token_id")
     return Vocabulary.beyond(trained.tokenizer.vocab_size, mask=mask, cls_token=cls_token)
+
+
+def prompt_ids(prompt: str, trained: TrainedModel, device: torch.device) -> torch.Tensor:
+    """Return the token ids (T,) of the prompt."""
+    return torch.tensor(trained.encoder().encode(prompt), device=device)
 
 
 def masked_prompt(

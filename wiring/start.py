@@ -6,10 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from core import CheckpointError, CheckpointManager, Preemption, RunFolder, Runtime, load_checkpoint, where_to_start
+from core import (
+    Callback,
+    CheckpointError,
+    CheckpointManager,
+    Preemption,
+    RunFolder,
+    Runtime,
+    load_checkpoint,
+    where_to_start,
+)
+from core.callback import CallbackList
+from core.checkpoint.checkpointer import require_loadable
 from core.checkpoint.format import load_values
 from core.checkpoint.resume import complete, require_finite_moments, restarted
 from core.checkpoint.search import CheckpointFile
+from core.files import kind_of
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -71,11 +83,14 @@ def enter_folder(
     checkpoints: CheckpointManager,
     start: RunStart,
     needed: Sequence[Path | None] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Make the run's folder; a fresh start moves a previous run's files away as soon as there is data.
 
+    callbacks: of the user; ConfigError if a checkpoint could not hold the state of one
     needed: files of other runs that this run may read again; ConfigError if they are among those moved
     """
+    require_loadable({"callbacks": CallbackList(callbacks).state_dict()})  # before a previous run's files are moved
     if start.found is None and runtime.world_size == 1:
         preemption.run_before_training(data.wait)
 
@@ -92,6 +107,8 @@ def enter_folder(
 
 
 def _named_checkpoint(path: Path) -> CheckpointFile:
+    if kind := kind_of(path):
+        raise CheckpointError(f"{path} is {kind}: ckpt_filename is the name of a file in out_dir, or None")
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: ckpt_filename is the name of a file in out_dir, or None")
     return CheckpointFile(path, None)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from core.batch import fingerprint, to_device
+from core import files
+from core.batch import fingerprint, is_for_model, to_device
 from core.checkpoint.format import CHECKPOINT, arrange
 from core.checkpoint.provenance import differences
 from core.checkpoint.resume import (
@@ -101,6 +102,7 @@ class Checkpointer:
         self.snapshot = Snapshot() if in_background else None
         self.run_id = uuid.uuid4().hex  # an exact resume keeps it
         self.has_saved = False  # by this process
+        self.has_resumed = False
         self.failure: str | None = None  # why the last save failed; None if it succeeded
         self._beginning: State = {}
         self._warn = WarnOnce()
@@ -201,6 +203,12 @@ class Checkpointer:
             self.schedule.failed()
         return path
 
+    @property
+    def kept(self) -> str:
+        """The end of a message about a run that stops: whether there is a checkpoint."""
+        has_one = self.has_saved or self.has_resumed
+        return ", the last checkpoint is untouched" if has_one else ", no checkpoint was saved yet"
+
     def raise_if_failed(self) -> None:
         """Raise SaveError if the last save failed."""
         if self.failure:
@@ -233,9 +241,10 @@ class Checkpointer:
         try:
             return save(), None
         except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            self._warn(f"a checkpoint could not be saved, training goes on and tries again ({cause})", cause)
-            return None, cause
+            cause = files.reason(error)
+            failure = cause + files.room_left(error, self.checkpoints.folder)
+            self._warn(f"{self.checkpoints.out_dir}: a checkpoint could not be saved ({failure})", cause)
+            return None, failure
 
     # rolling back
 
@@ -247,7 +256,7 @@ class Checkpointer:
         if self.snapshot is not None:  # AdamW keeps two moments of every parameter
             sizes = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.raw_model.parameters()}
             self.snapshot.warm(size for size in sizes.values() for _ in range(3))
-        _require_loadable(state)
+        require_loadable(state)
         self._beginning = {
             **copy.deepcopy(state),
             "scaler": self.step.scaler.state_dict(),
@@ -296,6 +305,7 @@ class Checkpointer:
         Returns the state of the trainer that belongs to it, and whether the same batches follow. Raises CheckpointError
         if the batch in the checkpoint is not the one that its manifest names.
         """
+        self.has_resumed = True
         saved, given = checkpoint.get("config") or {}, self.notes.config
         if changes := changed_options(saved, given):
             log.info(f"resume: the options differ from the checkpoint's: {changes}")
@@ -330,7 +340,7 @@ class Checkpointer:
 
     def _restore_saved_position(self, checkpoint: State, manifest: State | None, has_other_data: bool) -> str | None:
         """Restore this rank's position in a checkpoint. Return what the checkpoint has instead of a usable one."""
-        self.run_id = checkpoint.get("run", self.run_id)
+        self.run_id = checkpoint["run"] if isinstance(checkpoint.get("run"), str) else self.run_id
         positions, world_size = checkpoint.get("ranks", []), self.runtime.world_size
         if len(positions) != world_size:
             if "objective" in checkpoint:  # a converted checkpoint
@@ -339,6 +349,8 @@ class Checkpointer:
         own = positions[self.runtime.rank]
         if "data" in own and hasattr(self.data, "state_dict") and own["data"].keys() != self.data.state_dict().keys():
             return "its place in another kind of data"
+        if manifest is None and not is_for_model(own["batch"], self.notes.model_args):
+            return "a waiting batch that is not for this model"
         if has_other_data or not same_batches(checkpoint.get("config") or {}, self.notes.config):
             own = {**own, "batch": None}  # one of the new data or shape is drawn
         elif manifest and fingerprint(own["batch"]) != manifest["batch"][self.runtime.rank]:
@@ -371,7 +383,7 @@ def _as_json(state: Any) -> Any:
     return state
 
 
-def _require_loadable(state: State) -> None:
+def require_loadable(state: State) -> None:
     """Raise ConfigError if a checkpoint with this state of callbacks and loggers could not be loaded again."""
     for place in ("callbacks", "loggers"):
         for name, kept in state.get(place, {}).items():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from core import files
 from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
 from core.checkpoint.manager import CheckpointManager
 from core.errors import CheckpointError
@@ -31,6 +32,8 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         return CheckpointManager(path).load(prefer_linked=True).path
+    if kind := files.kind_of(path):
+        raise CheckpointError(f"{path} is {kind}: give the folder of a run, or a checkpoint file in it")
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}: give the folder of a run, or a file in it such as out/ckpt.pt")
     return path

@@ -175,7 +175,31 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
         raise CheckpointError(f"{path} is not a checkpoint of this program: it lacks {', '.join(missing)}")
     if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in given["model"].items()):
         raise CheckpointError(f"{path} is not a checkpoint of this program: its model is no set of named tensors")
+    if fault := next(filter(None, map(_fault_of, given["model"], given["model"].values())), None):
+        raise CheckpointError(f"{path} cannot be used: its {fault}")
+    config = given.get("config")
+    if config is not None and not (isinstance(config, dict) and _is_dataset(config.get("dataset"))):
+        raise CheckpointError(f"{path} is damaged: its config is no dict of options; put a good copy in its place")
     return dict(checkpoint)
+
+
+def _is_dataset(name: Any) -> bool:
+    """Return whether a value can be the name or the path of a data set."""
+    is_path = isinstance(name, str) and "\0" not in name
+    return name is None or (is_path and all(len(part.encode(errors="replace")) < 256 for part in name.split("/")))
+
+
+def _fault_of(name: str, tensor: torch.Tensor) -> str | None:
+    """Return the name of a weight and why no model can load it; None for an ordinary tensor."""
+    if tensor.layout != torch.strided:
+        return f"{name} is sparse: save it with `to_dense()`"
+    if tensor.device.type == "meta":
+        return f"{name} holds no numbers (it is on the device meta): save the model after its weights are loaded"
+    if tensor.is_complex() or tensor.is_quantized:
+        return f"{name} is of type {tensor.dtype}: save it as float32"
+    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+        return f"{name} repeats fewer numbers than its shape {tuple(tensor.shape)} has: save it with `contiguous()`"
+    return None
 
 
 def _needs_conversion(checkpoint: dict[str, Any]) -> bool:

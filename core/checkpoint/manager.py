@@ -38,6 +38,7 @@ class CheckpointManager:
         self.path = self.folder / LINKED
         self.keep_last = keep_last
         self.keep_best = keep_best
+        self._has_saved = False
         self._last = 0  # the highest number given; the folder may be removed during the run
         self._digests: Digests = {}  # of ckpt.pt, so that it is read once
         self._damaged: set[int] = set()  # numbers that do not count in the decision what to keep
@@ -70,7 +71,7 @@ class CheckpointManager:
         try:
             self.join()
         except Exception as error:  # of the save before; this one goes on
-            log.warning(f"{self.out_dir}: the previous checkpoint could not be saved ({type(error).__name__}: {error})")
+            log.warning(f"{self.out_dir}: the previous checkpoint could not be saved ({files.reason(error)})")
         if wait:
             return self._save(write, notes, link, suffix)
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -100,6 +101,10 @@ class CheckpointManager:
     def _save(self, write: Callable[[Path], None], notes: Manifest, link: bool, suffix: str) -> Path:
         files.make_folder(self.folder)  # it may have been removed
         before = CheckpointSearch(self.folder, self._digests)
+        if self._has_saved and not before.names:
+            self._report(
+                "the folder was removed, renamed or unmounted, with the checkpoints of this run: it is made again"
+            )
         sequence = self._last = 1 + max(self._last, *before.names, 0)
         path, manifest_path = self.folder / (name_of(sequence) + suffix), self.folder / f"{name_of(sequence)}.json"
         try:
@@ -114,6 +119,7 @@ class CheckpointManager:
                     files.remove(path)
             raise
         files.flush_folder(self.folder)  # from here on the checkpoint counts
+        self._has_saved = True
         try:
             if manifest["linked"]:
                 self._link(path, manifest)

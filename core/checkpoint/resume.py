@@ -15,7 +15,8 @@ import torch
 
 from core.checkpoint.manager import CheckpointFile, CheckpointManager
 from core.checkpoint.manifest import FutureFormatError, UnreadableError
-from core.errors import CheckpointError
+from core.errors import CheckpointError, CoreGPTError
+from core.files import reason
 
 log = logging.getLogger("coregpt")
 NEW_RUN_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
@@ -76,6 +77,9 @@ def complete(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """
     given = {key: value for key, value in checkpoint.items() if value is not None}
     optimizer, iter_num = given.get("optimizer"), given.get("iter_num")
+    loss = given.get("best_val_loss")
+    if isinstance(loss, float | torch.Tensor) and _is_number(loss) and math.isnan(loss):  # nothing would be lower
+        del given["best_val_loss"]
     if optimizer in ({}, {"state": {}, "param_groups": []}):
         del given["optimizer"]
     if isinstance(iter_num, torch.Tensor) and iter_num.numel() == 1 and not iter_num.is_floating_point():
@@ -91,6 +95,11 @@ def require_finite_moments(optimizer: Any) -> None:
     states = optimizer.get("state") if isinstance(optimizer, dict) else None
     for key, moments in states.items() if isinstance(states, dict) else ():
         for name, value in moments.items() if isinstance(moments, dict) else ():
+            if isinstance(value, torch.Tensor) and (value.layout != torch.strided or value.is_meta):
+                raise CheckpointError(
+                    f"the checkpoint's optimizer state is damaged ({name} of tensor {key} is no ordinary tensor): use "
+                    "an earlier checkpoint, or begin a new run from its weights with --init_from_checkpoint"
+                )
             if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
                 raise CheckpointError(
                     f"the checkpoint's optimizer state is not finite ({name} of tensor {key}): use an earlier "
@@ -100,19 +109,33 @@ def require_finite_moments(optimizer: Any) -> None:
 
 def require_counters(checkpoint: dict[str, Any]) -> None:
     """Raise CheckpointError if a checkpoint lacks what every resume needs, nanoGPT's included."""
-    iter_num, loss = checkpoint.get("iter_num"), checkpoint.get("best_val_loss")
+    evaluated_at = checkpoint.get("evaluated_at")
     right = {
-        "iter_num": isinstance(iter_num, int) and not isinstance(iter_num, bool) and iter_num >= 0,
-        "best_val_loss": isinstance(loss, int | float) or (isinstance(loss, torch.Tensor) and loss.numel() == 1),
+        "iter_num": _is_count(checkpoint.get("iter_num")),
+        "best_val_loss": _is_number(checkpoint.get("best_val_loss")),
+        "lowest_val_loss": _is_number(checkpoint.get("lowest_val_loss", 0.0)),
+        "evaluated_at": evaluated_at is None or _is_count(evaluated_at),
         "config": isinstance(checkpoint.get("config", {}), dict | NoneType),
     }
     if wrong := [key for key, is_right in right.items() if not is_right]:
-        raise CheckpointError(f"the checkpoint lacks {', '.join(wrong)}: it can be sampled from, but not resumed")
+        raise CheckpointError(
+            f"the checkpoint lacks {', '.join(wrong)}, or has a wrong value there: it can be sampled from, but not "
+            "resumed"
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _is_number(value: Any) -> bool:
+    is_scalar = isinstance(value, torch.Tensor) and value.numel() == 1
+    return is_scalar or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
     """Return the options whose values differ as a text, "" for none; those that stay as saved come first."""
-    changed = [name for name in given if name not in NOT_COMPARED and name in saved and saved[name] != given[name]]
+    changed = [name for name in given if name not in NOT_COMPARED and name in saved and _differs(saved, given, name)]
     fixed = [f"{name} stays {saved[name]} (not {given[name]})" for name in changed if name in STAY_AS_SAVED]
     others = [f"{name} {saved[name]} -> {given[name]}" for name in changed if name not in STAY_AS_SAVED]
     advice = (
@@ -121,9 +144,14 @@ def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
     return ", ".join([*fixed, *others]) + advice
 
 
+def _differs(saved: dict[str, Any], given: dict[str, Any], name: str) -> bool:
+    # no option of ours is a tensor, and a comparison with one is no bool
+    return isinstance(saved.get(name), torch.Tensor) or bool(saved.get(name) != given.get(name))
+
+
 def same_batches(saved: dict[str, Any], given: dict[str, Any]) -> bool:
     """Return whether a batch that was drawn with the saved options fits the given ones."""
-    return all(saved.get(name) == given.get(name) for name in SHAPE_OF_BATCHES)
+    return not any(_differs(saved, given, name) for name in SHAPE_OF_BATCHES)
 
 
 def has_other_data(
@@ -155,8 +183,10 @@ def damaged_if_it_fails() -> Iterator[None]:
     """Turn an error of wrong or missing keys into the message that the checkpoint is damaged."""
     try:
         yield
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except CoreGPTError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
-            f"the checkpoint's counters or states are damaged ({type(error).__name__}: {error}): "
-            "it can be sampled from, but not resumed"
+            f"the checkpoint's counters or states are damaged ({reason(error)}): it can be sampled from, but not "
+            "resumed"
         ) from None

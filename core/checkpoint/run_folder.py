@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from core import files
 from core.errors import ConfigError
 
 try:
@@ -44,19 +45,25 @@ class RunFolder:
         wait_s: keep trying for this long while another process, which may be ending, has the lock
         Raises ConfigError if the folder cannot be written to, or is in use.
         """
+        lock = self.path / LOCK
+        if kind := files.kind_of(lock) or (lock.is_symlink() and "a symbolic link"):
+            raise ConfigError(
+                f"{lock} is {kind}, in place of the run's lock file: remove it, or choose another out_dir"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
             probe.unlink(missing_ok=True)
             if not self._is_locked():
-                lock = self._take_lock(wait_s)
+                descriptor = self._take_lock(wait_s)
                 self.release()
-                self._lock = lock
+                self._lock = descriptor
         except OSError as error:
-            raise ConfigError(
-                f"out_dir={str(self.out_dir)!r} cannot be written to: {error.strerror or error}; choose another"
-            ) from None
+            cause = error.strerror or error
+            if self.path.exists() and not self.path.is_dir():
+                cause = f"it is {files.kind_of(self.path) or 'a file'}"
+            raise ConfigError(f"out_dir={str(self.out_dir)!r} cannot be written to: {cause}; choose another") from None
 
     def release(self) -> None:
         """Release the lock. The lock file stays: removing it could remove the lock of the next process."""

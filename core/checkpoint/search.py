@@ -157,7 +157,7 @@ class CheckpointSearch:
     def _why_no_file(self) -> str:
         """Return what `ckpt.pt` is instead of a file, and what to do."""
         if not self.linked_path.is_symlink():
-            return f"{LINKED} is no file: put a copy of the checkpoint in its place"
+            return f"{LINKED} is {files.kind_of(self.linked_path)}: put a copy of the checkpoint in its place"
         return (
             f"{LINKED} is a symbolic link to {os.readlink(self.linked_path)}, where there is no file: fetch the file "
             "(`git annex get`, `dvc pull`), or put a copy of it in its place"
@@ -207,5 +207,8 @@ def _names(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
         return []
+    except NotADirectoryError:
+        kind = files.kind_of(folder) or "a file"
+        raise CheckpointError(f"{folder} is {kind}, wanted the folder of a run") from None
     except OSError as error:
         raise UnreadableError(f"{folder} cannot be read ({error.strerror or error})") from None

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from core import files
 from core.checkpoint.format import load_checkpoint
 
 
@@ -24,7 +25,13 @@ class TorchFile:
 
     def write(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Write the checkpoint to `path`, a temporary name. Called on rank 0."""
-        torch.save(checkpoint, path)
+        try:
+            torch.save(checkpoint, path)
+            return
+        except RuntimeError as error:
+            failure = RuntimeError(str(error))  # without the traceback, which would keep the file open
+        files.require_growth(path)  # torch does not say why it cannot write: a full disk, mostly
+        raise failure
 
     def read(self, path: Path) -> dict[str, Any]:
         """Return the checkpoint at `path`, whose checksum was just compared. Called on every rank."""

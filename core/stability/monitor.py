@@ -126,18 +126,20 @@ class StabilityMonitor:
         return Decision(GO_ON, verdict.iter_num)
 
     def decide_on_evaluation(self, losses: dict[str, torch.Tensor], iter_num: int) -> Decision:
-        """Return what to do about the update of `iter_num`, after which both losses were measured."""
+        """Return what to do about the update of `iter_num`, after which both losses were measured; -1: before any."""
         if self.detector.check_validation_stability(losses):
             return Decision(GO_ON, iter_num)
+        if iter_num < 0:
+            return self._decide_unstable("the evaluation before it is not finite", 0, is_first=True)
         return self._decide_unstable("the evaluation after it is not finite", iter_num)
 
     def decide_on_damage(self, iter_num: int) -> Decision:
         """Return what to do about weights or moments that are not finite after the update of `iter_num`."""
         return self._decide_unstable(NOT_FINITE, iter_num, is_made=True)
 
-    def _decide_unstable(self, cause: str, iter_num: int, is_made: bool = False) -> Decision:
+    def _decide_unstable(self, cause: str, iter_num: int, is_made: bool = False, is_first: bool = False) -> Decision:
         self.is_healthy = False
-        return self.recovery.decide(cause, iter_num, is_made)
+        return self.recovery.decide(cause, iter_num, is_made, is_first)
 
     # saves
 

@@ -1,6 +1,7 @@
 """What to do about an unstable update, and what a rollback means for the rest of the run."""
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 log = logging.getLogger("coregpt")
@@ -23,7 +24,7 @@ class Decision(NamedTuple):
     @property
     def message(self) -> str:
         """What to tell the user about a run that stops."""
-        return f"iteration {self.iter_num}: {self.cause}; {self.reason}, the last checkpoint is untouched"
+        return f"iteration {self.iter_num}: {self.cause}; {self.reason}"
 
 
 class Recovery:
@@ -58,23 +59,33 @@ class Recovery:
         """Whether an unstable update is not made."""
         return self.on_instability != "warn"
 
-    def decide(self, cause: str, iter_num: int, is_made: bool = False) -> Decision:
+    def decide(self, cause: str, iter_num: int, is_made: bool = False, is_first: bool = False) -> Decision:
         """Return what to do about the unstable update of `iter_num`; log a warning if the run just goes on.
 
-        is_made: the weights or moments are damaged already, so that the update cannot be skipped any more
+        is_made:  the weights or moments are damaged already, so that the update cannot be skipped any more
+        is_first: no update was made yet: there is none to skip, and nothing to go back to
         """
         message = f"iteration {iter_num}: {cause}"
-        if self.on_instability == "recover" and len(self.history) < self.max_recoveries:
+        repeats = self.lr_factor == 1 and any(record["iter"] == iter_num for record in self.history)
+        can_recover = len(self.history) < self.max_recoveries and not (repeats or is_first)
+        if self.on_instability == "recover" and can_recover:
             return Decision(ROLL_BACK, iter_num, cause)
-        if self.on_instability == "skip" and self.skipped_in_a_row < self.max_recoveries and not is_made:
+        can_skip = self.skipped_in_a_row < self.max_recoveries and not (is_made or is_first)
+        if self.on_instability == "skip" and can_skip:
             self.skipped_in_a_row += 1
             log.warning(f"{message}; this update is skipped")
             return Decision(SKIP, iter_num, cause)
         if self.on_instability == "warn":
             log.warning(message)
             return Decision(GO_ON, iter_num, cause)
+        if is_first:
+            return Decision(
+                STOP, iter_num, cause, "no update was made yet: the initial weights or the data are at fault"
+            )
         reasons = {
-            "recover": f"all {self.max_recoveries} recoveries are spent",
+            "recover": "its batch was skipped, and another one failed there too: the batch is not the cause"
+            if repeats
+            else f"all {self.max_recoveries} recoveries are spent",
             "skip": "too late to skip the update"
             if is_made
             else f"{self.skipped_in_a_row} updates in a row were skipped before it",
@@ -97,7 +108,10 @@ class Recovery:
         return {"history": list(self.history), "lr_scale": self.lr_scale, "left_out": dict(self._batches_to_skip)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.history = list(state["history"])
-        self.lr_scale = state["lr_scale"]
-        self._batches_to_skip = dict(state["left_out"])
+        """Restore what `state_dict` returned. Raises ValueError, among others, if the state is damaged."""
+        history, lr_scale, left_out = list(state["history"]), float(state["lr_scale"]), dict(state["left_out"])
+        if not 0 < lr_scale < math.inf or not all(isinstance(record, dict) and "iter" in record for record in history):
+            raise ValueError(f"recovery holds lr_scale={lr_scale} and history={history}")
+        if not all(type(number) is int for pair in left_out.items() for number in pair):
+            raise ValueError(f"recovery holds left_out={left_out}")
+        self.history, self.lr_scale, self._batches_to_skip = history, lr_scale, left_out

@@ -130,6 +130,15 @@ def test_lists_and_characters_of_the_wrong_form_are_refused(name: str, value: An
     assert Cake.fit("sign", "*") == "*"
 
 
+def test_a_number_beyond_every_float_is_refused() -> None:
+    assert Kitchen.fit("minutes", 10**308) == 10**308
+    for name in ("heat", "minutes"):
+        with pytest.raises(ValueError, match=r", at most 1e\+308$"):
+            Kitchen.fit(name, 10**309)
+    with pytest.raises(ValueError, match=r", at most 3e\+38$"):  # torch has no larger ones
+        Kitchen.fit("heat", -1e39)
+
+
 @pytest.mark.parametrize("value", [np.arange(2), torch.ones(2)])
 def test_an_array_is_not_a_number(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^int >= 1$"):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from core.batch import fingerprint, to_device
+from core.batch import fingerprint, is_for_model, to_device
 
 
 def test_every_tensor_of_a_batch_is_moved() -> None:
@@ -77,3 +77,34 @@ def test_a_copy_to_a_gpu_is_pinned_and_non_blocking(monkeypatch: pytest.MonkeyPa
     to_device([torch.ones(2).as_subclass(OnCpu)], torch.device("cuda"))
 
     assert calls == ["pinned", ("cuda", {"non_blocking": True})]
+
+
+IDS = torch.tensor([[0, 16, 3], [4, 5, 6]])
+ARGS = {"vocab_size": 17, "block_size": 3}
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        (None, True),
+        ((IDS, IDS - 1), True),  # a target of -1 is ignored
+        ({"ids": IDS, "mask": IDS > 3, "share": torch.tensor(-0.5)}, True),
+        ((IDS.float(), IDS), False),
+        ((IDS,), False),
+        ((IDS[:0], IDS[:0]), False),
+        ((IDS + 1, IDS), False),
+        ((IDS, IDS + 1), False),
+        ((IDS - 1, IDS), False),
+        ((IDS.repeat(1, 2), IDS), False),
+        ((IDS.to_sparse(), IDS), False),
+        ((IDS.to("meta"), IDS), False),
+        (3, False),
+        ({"a": [1]}, False),
+    ],
+)
+def test_a_saved_batch_is_compared_with_the_model(batch: Any, expected: bool) -> None:
+    assert is_for_model(batch, ARGS) is expected
+
+
+def test_a_batch_of_a_model_without_a_vocabulary_is_not_compared() -> None:
+    assert is_for_model((IDS + 99, IDS.repeat(1, 9)), {}) and is_for_model(torch.randn(2, 9), {})

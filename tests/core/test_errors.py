@@ -4,14 +4,17 @@ import io
 import logging
 import os
 import pickle
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 import pytest
 
+from core import errors
 from core.errors import (
     CheckpointError,
     ConfigError,
@@ -179,3 +182,16 @@ def test_a_warning_is_logged_once_per_cause(caplog: pytest.LogCaptureFixture) ->
         "2 files are missing", "the disk is full", "the disk is full",
     ]  # fmt: skip
     assert {(record.name, record.levelname) for record in caplog.records} == {("coregpt", "WARNING")}
+
+
+@pytest.mark.parametrize("program", ["train.py", "sample.py"])
+def test_a_missing_package_is_one_message_with_the_command(program: str, tmp_path: Path) -> None:
+    """Python without site packages has no torch."""
+    root = Path(errors.__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-S", root / program], capture_output=True, text=True, cwd=tmp_path)
+
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        f"error: {sys.executable} has no package torch, numpy, pydantic, yaml: run `{sys.executable} -m pip install "
+        f"-e {root}`\n"
+    )

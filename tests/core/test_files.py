@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -256,3 +257,72 @@ def test_hard_links_are_the_same_file_and_symbolic_links_are_not(tmp_path: Path)
 
     assert files.same(tmp_path / "a", tmp_path / "b")
     assert not files.same(tmp_path / "a", tmp_path / "c") and not files.same(tmp_path / "a", tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (1536 * 2**20, "1.5 GiB"),
+        (2**30 - 1, "1,023.9 MiB"),
+        (2**54, "16,384.0 TiB"),
+    ],
+)
+def test_sizes_are_texts(count: int, text: str) -> None:
+    assert files.size_text(count) == text
+
+
+def test_what_is_no_regular_file_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nowhere")
+
+    assert files.kind_of(tmp_path) == "a folder"
+    assert files.kind_of(tmp_path / "pipe") == "a named pipe"
+    assert files.kind_of(Path("/dev/null")) == "a device"
+    assert files.kind_of(tmp_path / "dangling") == "a symbolic link to nowhere, where there is no file"
+    assert {files.kind_of(tmp_path / name) for name in ("file", "link", "none", "x" * 300)} == {None}
+
+
+def test_only_an_open_file_of_this_process_may_be_a_pipe(tmp_path: Path) -> None:
+    """As that of `program <(command)` is; the other end of any other pipe may never be opened."""
+    os.mkfifo(tmp_path / "pipe")
+    reading, writing = os.pipe()
+    try:
+        files.require_file(Path(f"/dev/fd/{reading}"))
+    finally:
+        os.close(reading)
+        os.close(writing)
+    files.require_file(tmp_path / "none")
+
+    with pytest.raises(OSError, match="it is a named pipe"):
+        files.require_file(tmp_path / "pipe")
+
+
+def test_a_reason_has_no_file_name_and_one_line() -> None:
+    assert files.reason(OSError(errno.EROFS, "Read-only file system", "out/x")) == "Read-only file system"
+    assert files.reason(OSError("disk failed")) == "OSError: disk failed"
+    assert files.reason(RuntimeError("torch says\nframe #0")) == "RuntimeError: torch says"
+    assert files.reason(ValueError()) == "ValueError: "
+
+
+@pytest.mark.parametrize(
+    ("number", "free_files", "text"),
+    [
+        (errno.ENOSPC, 9, ": only 3.0 MiB are free"),
+        (errno.ENOSPC, 0, ": only 3.0 MiB are free, but no more files can be added"),
+        (errno.EDQUOT, 9, ": only 3.0 MiB are free"),
+        (errno.EROFS, 9, ""),
+    ],
+)
+def test_the_room_on_a_full_disk_is_measured(
+    number: int, free_files: int, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SimpleNamespace(f_bavail=768, f_frsize=4096, f_files=100, f_favail=free_files)
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+
+    assert files.room_left(OSError(number, os.strerror(number)), tmp_path) == text
+    assert files.room_left(RuntimeError(), tmp_path) == ""

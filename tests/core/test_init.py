@@ -25,6 +25,7 @@ INTERNAL = {
     "StepReport",
     "StepVerdict",
     "StopRequest",
+    "TooLargeError",
     "TorchFile",
     "UnreadableError",
     "WarnOnce",

@@ -1,5 +1,6 @@
 """ModelInitializer: new, resumed, pretrained and transferred models."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from core.checkpoint.format import load_checkpoint
 from core.errors import CheckpointError, ConfigError
+from core.machine import memory
 from core.model_initializer import LoadedModel, ModelInitializer, ModelSource
 from model import GPT, GPTConfig
 
@@ -292,6 +294,38 @@ def test_the_error_names_at_most_five_weights_that_do_not_fit(initializer: Model
         initializer.resume_model_from_checkpoint(checkpoint, dict(TINY))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n_layer": 10**6}, "do not fit its weights: they say n_layer=1000000, the weights have 2"),
+        ({"vocab_size": 2**31}, "do not fit its weights: they say vocab_size=2147483648, the weights have 17"),
+        ({"n_head": 0}, "do not fit this model.py: n_head=0, wanted a whole number of 1 or more"),
+        ({"n_head": 3}, "do not fit this model.py: n_embd=32 must be divisible by n_head=3"),
+        ({"block_size": -16}, "do not fit this model.py: block_size=-16, wanted a whole number of 1 or more"),
+    ],
+)
+def test_damaged_model_args_are_named_before_a_model_is_made(
+    wrong: dict[str, int], message: str, initializer: ModelInitializer, tiny_model: GPT
+) -> None:
+    checkpoint = {"model": tiny_model.state_dict(), "model_args": TINY | wrong}
+
+    with pytest.raises(CheckpointError, match=re.escape(f"the checkpoint's model_args {message}") + "$"):
+        initializer.resume_model_from_checkpoint(checkpoint, {})
+
+
+@pytest.mark.parametrize(("trains", "needed"), [(True, 25_792 * 16), (False, 25_792 * 4)])
+def test_a_new_model_needs_memory_for_what_is_trained(
+    trains: bool, needed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "total_memory", lambda device: needed)
+    initializer = ModelInitializer(GPT, GPTConfig, CPU, trains=trains)
+    initializer.create_model_from_scratch(TINY)
+    monkeypatch.setattr(memory, "total_memory", lambda device: needed - 1)
+
+    with pytest.raises(ConfigError, match=r"^the model's 25,792 parameters"):
+        initializer.create_model_from_scratch(TINY)
+
+
 def test_a_model_with_a_submodule_called_module_is_resumed() -> None:
     class Fork(nn.Module):
         def __init__(self, config: GPTConfig) -> None:
@@ -308,14 +342,25 @@ def test_a_model_with_a_submodule_called_module_is_resumed() -> None:
 # pretrained
 
 
-@pytest.mark.parametrize("name", ["scartch", "gpt3", "no/such/folder", ""])
-def test_an_unknown_init_from_is_refused(initializer: ModelInitializer, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("scartch", "; did you mean scratch?"),
+        ("resum", "; did you mean resume?"),
+        ("Resume", "; did you mean resume?"),
+        ("gpt2xl", "; did you mean gpt2-xl?"),
+        ("llama", ""),
+        ("no/such/folder", ""),
+        ("", ""),
+    ],
+)
+def test_an_unknown_init_from_is_refused(initializer: ModelInitializer, name: str, near: str) -> None:
     with pytest.raises(ConfigError) as error:
         initializer.load_pretrained(name, TINY)
 
     assert str(error.value) == (
         f"init_from={name!r} is not known: wanted scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
-        "or a folder that holds a Hugging Face GPT-2"
+        f"or a folder that holds a Hugging Face GPT-2{near}"
     )
 
 

@@ -1,7 +1,7 @@
 """AdamW as the model configures it, and loading its state."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -228,6 +228,39 @@ def test_moments_of_a_wider_model_are_refused_and_not_cropped(tiny_model: GPT) -
 
     with pytest.raises(CheckpointError, match=r"shape \(17, 64\) for a tensor of shape \(17, 32\)"):
         load_optimizer_state(make_optimizer(tiny_model), optimizer.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda state: state["param_groups"][0].pop("betas"), "KeyError: 'betas'"),
+        (lambda state: state["param_groups"][0].update(betas=(0.9, 1.0)), "beta2=1.0"),
+        (lambda state: state["param_groups"][0].update(betas=(0.9, 0.9, 0.9)), "too many values to unpack"),
+        (lambda state: state["param_groups"][1].update(weight_decay="x"), "could not convert string to float"),
+        (lambda state: state["param_groups"][1].update(lr=float("nan")), "lr=nan"),
+        (lambda state: state["state"][0].update(exp_avg=torch.zeros(3)), r"exp_avg of shape \(3,\) for a tensor of"),
+        (
+            lambda state: state["state"][0].update(step=torch.tensor(-5.0)),
+            "a tensor has step=-5.0, and holds step, exp_avg, exp_avg_sq",
+        ),
+        (
+            lambda state: state["param_groups"][0].update(amsgrad=True),
+            "a tensor has step=1.0, and holds step, exp_avg, exp_avg_sq",
+        ),
+        (lambda state: state["state"][0].update(exp_avg_sq="x"), "'str' object has no attribute 'shape'"),
+    ],
+)
+def test_settings_and_moments_that_adamw_cannot_use_are_refused(
+    damage: Callable[[dict[str, Any]], Any], message: str, tiny_model: GPT
+) -> None:
+    optimizer = make_optimizer(tiny_model)
+    update(tiny_model, optimizer)
+    state = copy.deepcopy(optimizer.state_dict())
+    load_optimizer_state(optimizer, copy.deepcopy(state))
+    damage(state)
+
+    with pytest.raises(CheckpointError, match=message):
+        load_optimizer_state(optimizer, state)
 
 
 def test_the_state_of_an_optimizer_without_updates_can_be_loaded(tiny_model: GPT) -> None:

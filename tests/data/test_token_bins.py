@@ -322,7 +322,7 @@ def test_a_folder_in_place_of_a_file(tiny_bins: Path) -> None:
     (tiny_bins / "val.bin").unlink()
     (tiny_bins / "val.bin").mkdir()
 
-    assert refusal(tiny_bins).startswith(f"no data at {tiny_bins}/val.bin: ")
+    assert refusal(tiny_bins) == f"{tiny_bins}/val.bin is a folder, in place of token ids: prepare the data set again"
 
 
 def test_batches_can_be_made_on_a_device(tmp_path: Path) -> None:

@@ -312,6 +312,31 @@ def test_a_missing_file_names_a_similar_one(tmp_path: Path) -> None:
     assert refusal(folder / "val.bin").endswith(f"rename that if it is meant, or run `python {folder}/prepare.py`")
 
 
+@pytest.mark.parametrize("name", ["valid.bin", "VAL.BIN", "test.bin", "dev.bin"])
+def test_half_a_data_set_names_the_other_token_file(name: str, tiny_bins: Path) -> None:
+    (tiny_bins.parent / "other").mkdir()
+    (tiny_bins.parent / "other" / "train.bin").touch()
+    (tiny_bins / "val.bin").rename(tiny_bins / name)
+
+    start = f"no data at {tiny_bins}/val.bin: "
+    assert refusal(tiny_bins / "val.bin") == f"{start}{tiny_bins} has {name}: rename that if it is meant"
+    (tiny_bins / name).unlink()
+    assert refusal(tiny_bins / "val.bin") == f"{start}prepare the data set again"
+
+
+def test_what_is_no_file_is_named(tiny_bins: Path) -> None:
+    """Reading a pipe would wait for ever, and without its vocabulary a data set would be one of GPT-2's tokens."""
+    (tiny_bins / "val.bin").unlink()
+    os.mkfifo(tiny_bins / "val.bin")
+    (tiny_bins / "meta.pkl").unlink()
+    (tiny_bins / "meta.pkl").symlink_to("nowhere")
+
+    assert refusal(tiny_bins / "val.bin").startswith(f"{tiny_bins}/val.bin is a named pipe, in place of token ids: ")
+    assert refusal(tiny_bins / "train.bin").startswith(
+        f"cannot read {tiny_bins}/meta.pkl (it is a symbolic link to nowhere, where there is no file): make it again"
+    )
+
+
 def test_a_missing_data_set_names_a_similar_one(tmp_path: Path) -> None:
     for name in ("letters", "other"):
         (tmp_path / name).mkdir()

@@ -1,12 +1,15 @@
 """Loss curves, read from metrics.jsonl and drawn into a picture."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from core.errors import ConfigError, DataError
 from tools.curve import main, read_curves
 
 RECORDS = [
@@ -32,6 +35,33 @@ def test_curves_skip_non_finite_losses_and_keep_the_later_of_two_records(run: Pa
         "train": ([0, 2], [4.0, 2.9]),
         "val": ([0, 2], [4.1, 3.0]),
     }
+
+
+def test_records_without_a_number_are_skipped(run: Path) -> None:
+    expected = read_curves(run)
+    records: list[Any] = [{}, {"iter": 5}, {"loss": 1.0}, {"iter": [5], "loss": 1.0}, {"iter": 5, "loss": [1.0]}]
+    records += [{"iter": "5", "loss": 1.0}, {"iter": 5, "loss": math.nan}, {"iter": 10**400, "loss": 1.0}]
+    lines = [json.dumps({"event": "step", **record}) for record in records] + ['{"event": [1]}', "\ufeff", '{"event"']
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write("\n".join(lines))
+
+    assert read_curves(run) == expected
+
+
+@pytest.mark.parametrize("content", ["", "nonsense\n", '{"event": "step", "iter": 1}\n'])
+def test_metrics_without_losses_are_reported(content: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(content)
+
+    with pytest.raises(DataError, match="has no losses: give the out_dir of a run that has logged some"):
+        read_curves(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["none/curves.png", "curves.foo"])
+def test_a_picture_that_cannot_be_written_is_reported(name: str, run: Path) -> None:
+    pytest.importorskip("matplotlib")
+
+    with pytest.raises(ConfigError, match=rf"^--file={run / name} cannot be written: "):
+        main([str(run), "--file", str(run / name)])
 
 
 def test_the_picture_is_a_png_of_some_size(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Reading the metrics that a run has logged."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ def test_records_are_read_up_to_a_size(tmp_path: Path) -> None:
 def test_missing_and_damaged_metrics_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no metrics at .*give the out_dir of a run"):
         read_records(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text("{half}")
-    with pytest.raises(DataError, match="is not a file of JSON lines"):
+    for text in ("{half}", '{"a":' * 100_000 + "}", '{"a": ' + "1" * 5000 + "}"):
+        (tmp_path / "metrics.jsonl").write_text(text)
+        with pytest.raises(DataError, match="is not a file of JSON lines"):
+            read_records(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(DataError, match=r"no metrics at .* \(it is a named pipe\)"):
         read_records(tmp_path)

@@ -9,10 +9,11 @@ from torch import nn
 import core
 import train
 from config.options import Options
+from core.machine import memory
 from model import GPT, GPTConfig
 from tests.comparing import assert_same
 from tests.wiring.tiny_task import task
-from wiring.model import adapt, model_maker, model_source
+from wiring.model import adapt, make_initializer, model_maker, model_source
 from wiring.start import RunStart
 
 TINY_SCORER: dict[str, Any] = dict(
@@ -171,3 +172,23 @@ def test_gpt2s_weights_on_a_data_set_of_other_tokens_are_noted(
 ) -> None:
     task(run).check({"vocab_size": 50257}, {"config": {"dataset": "tiny"}})
     assert caplog.messages == ["data/tiny/meta.pkl: 17 tokens, but the checkpoint's model has 50257"]
+
+
+@pytest.mark.parametrize(("frozen", "refused"), [(False, True), (True, False)])
+def test_a_batch_that_cannot_fit_is_refused_where_all_weights_train(
+    frozen: bool, refused: bool, run: core.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "total_memory", lambda device: 2**20)
+    tiny, start = (
+        task(run, batch_size=1000, freeze_transformer=frozen),
+        RunStart("scratch", None, core.RunFolder("out")),
+    )
+    make = model_maker(tiny.options, run, tiny.run_data, start, make_initializer(tiny.options, run, print), None)
+
+    if refused:
+        with pytest.raises(
+            core.ConfigError, match=r"need .* KiB, and a batch of 1,000 x 16 tokens at least .* MiB, more"
+        ):
+            make()
+    else:
+        make()

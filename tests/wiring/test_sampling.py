@@ -1,6 +1,7 @@
 """The parts of sample.py, made from options: the model and its kind, the vocabulary, prompts and scored lines."""
 
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,6 +181,9 @@ def test_text_of_an_option_may_come_from_a_file(tmp_path: Path) -> None:
     assert sampling.read_text(f"FILE:{path}", "start") == "Käse\n"
     with pytest.raises(core.ConfigError, match=r"^--original=FILE:.*none: the prompt cannot be read \("):
         sampling.read_text(f"FILE:{tmp_path}/none", "original")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(core.ConfigError, match=r"pipe: the prompt cannot be read \(.*it is a named pipe\)$"):
+        sampling.read_text(f"FILE:{tmp_path}/pipe", "start")
 
 
 @pytest.mark.parametrize(("wanted", "note"), [(13, ""), (14, "block_size=16 has room for 13 new tokens, not 14\n")])

@@ -209,3 +209,22 @@ def test_one_of_several_processes_does_not_wait_for_data(options: Options, run: 
     enter(options, run, RunStart("scratch", None, core.RunFolder(folder)), data=NeverReady())
 
     assert names(folder) == [".lock"]
+
+
+class Unsaveable(core.Callback):
+    """A callback whose state a checkpoint cannot hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"folder": Path()}
+
+
+def test_a_callback_is_refused_before_a_previous_run_is_moved(
+    options: Options, run: core.Runtime, folder: Path, checkpoints: core.CheckpointManager
+) -> None:
+    saved(checkpoints)
+    before = names(folder)
+    start, data = RunStart("scratch", None, core.RunFolder(folder)), NoWait()
+
+    with pytest.raises(core.ConfigError, match=r"^Unsaveable\.state_dict\(\) holds more than tensors"):
+        enter_folder(options, run, core.Preemption(), data, checkpoints, start, callbacks=[Unsaveable()])  # type: ignore[arg-type]
+    assert names(folder) == before

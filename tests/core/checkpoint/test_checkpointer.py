@@ -3,6 +3,7 @@
 import copy
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -168,24 +169,35 @@ def test_an_objectives_state_in_a_converted_checkpoint_is_restored(tmp_path: Pat
 # saves that fail
 
 
+def test_a_run_that_stops_says_whether_there_is_a_checkpoint(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert run.checkpointer.kept == ", no checkpoint was saved yet"
+
+    run.save()
+    assert run.checkpointer.kept == ", the last checkpoint is untouched"
+    resumed = Run(tmp_path).checkpointer
+    resumed.resume(load_checkpoint(run.checkpoints.load().path), None, exact=False)
+    assert resumed.kept == ", the last checkpoint is untouched"
+
+
 def test_a_failing_save_is_logged_once_per_cause_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run, replace = Run(tmp_path), os.replace
     reasons = iter([errno.ENOSPC, errno.ENOSPC, errno.EROFS])
 
-    def full(*_: Any) -> None:
+    def full(*paths: Path) -> None:
         reason = next(reasons)
-        raise OSError(reason, os.strerror(reason))
+        raise OSError(reason, os.strerror(reason), *paths)  # each save has another file
 
     monkeypatch.setattr(os, "replace", full)
     for _ in range(3):
         assert run.save() is None
         assert run.checkpointer.failure is not None and run.schedule.retries and run.schedule.saved_at is None
-    assert [message.split("(")[1].split("]")[0] for message in caplog.messages] == [
-        f"OSError: [Errno {errno.ENOSPC}",
-        f"OSError: [Errno {errno.EROFS}",
-    ]
+    full_disk, read_only = caplog.messages
+    start = re.escape(f"{tmp_path}: a checkpoint could not be saved ")
+    assert re.fullmatch(start + r"\(No space left on device: only [\d.,]+ [KMGT]iB are free\)", full_disk)
+    assert re.fullmatch(start + r"\(Read-only file system\)", read_only)
     assert not run.checkpointer.has_saved
 
     monkeypatch.setattr(os, "replace", replace)
@@ -437,6 +449,28 @@ def test_a_saved_batch_that_does_not_fit_is_not_restored(tmp_path: Path, name: s
 
     assert resumed.checkpointer.resume(checkpoint, manifest, exact=True)[1]
     assert resumed.step.batch is None
+
+
+def test_a_waiting_batch_of_another_model_is_not_restored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A manifest has the batch's hash; in a file without one the batch may be any."""
+    _, checkpoint, _ = saved(tmp_path)
+    checkpoint["ranks"][0]["batch"] = "x"
+    resumed = Run(tmp_path)
+
+    with caplog.at_level("INFO", logger="coregpt"):
+        assert not resumed.checkpointer.resume(checkpoint, None, exact=True)
+    assert caplog.messages[0].startswith("resume: the checkpoint has a waiting batch that is not for this model; ")
+
+
+def test_an_id_of_a_run_that_is_no_text_is_not_kept(tmp_path: Path) -> None:
+    """A manifest could not hold it, and no save would succeed."""
+    _, checkpoint, manifest = saved(tmp_path)
+    resumed = Run(tmp_path)
+    own = resumed.checkpointer.run_id
+
+    resumed.checkpointer.resume(checkpoint | {"run": torch.zeros(2)}, manifest, exact=True)
+
+    assert resumed.checkpointer.run_id == own
 
 
 @pytest.mark.parametrize(

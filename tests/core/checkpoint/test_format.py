@@ -326,3 +326,40 @@ def test_a_readable_legacy_checkpoint_is_refused_with_the_same_error(
             load_checkpoint(tmp_path / "ckpt.pt")
     else:
         load_checkpoint(tmp_path / "ckpt.pt")
+
+
+# damaged content
+
+NO_TENSORS = (
+    (lambda tensor: tensor.to_sparse(), "is sparse: save it with `to_dense()`"),
+    (lambda tensor: tensor.to("meta"), "holds no numbers (it is on the device meta): save the model after"),
+    (lambda tensor: tensor.to(torch.complex64), "is of type torch.complex64: save it as float32"),
+    (lambda tensor: tensor[:1, :1].expand(2**40, 32), "repeats fewer numbers than its shape (1099511627776, 32) has"),
+)
+
+
+@pytest.mark.parametrize(("damage", "message"), NO_TENSORS)
+def test_a_weight_that_is_no_ordinary_tensor_is_named(
+    damage: Callable[[torch.Tensor], torch.Tensor], message: str, saved: Path, tiny_model: GPT
+) -> None:
+    """Before anything is computed with it: a check of the last one's numbers would take all memory."""
+    name = "transformer.h.1.mlp.c_fc.weight"
+    state = {**tiny_model.state_dict(), name: damage(tiny_model.state_dict()[name])}
+    torch.save({"model": state, "model_args": {}}, saved)
+
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(saved)
+    assert f"{saved} cannot be used: its {name} {message}" in str(error.value)
+
+
+@pytest.mark.parametrize("config", [[1], "x", {"dataset": 5}, {"dataset": "x" * 300}, {"dataset": torch.ones(2)}])
+def test_a_config_that_holds_no_options_is_refused(config: Any, saved: Path, tiny_model: GPT) -> None:
+    content = {"model": tiny_model.state_dict(), "model_args": {}}
+    torch.save({**content, "config": config}, saved)
+
+    with pytest.raises(
+        CheckpointError, match="is damaged: its config is no dict of options; put a good copy in its place$"
+    ):
+        load_checkpoint(saved)
+    torch.save({**content, "config": {"dataset": "deep/" * 90}}, saved)
+    load_checkpoint(saved)

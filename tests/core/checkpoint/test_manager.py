@@ -328,6 +328,41 @@ def test_a_failure_in_the_background_is_raised_once_by_join(tmp_path: Path) -> N
     assert manager.join() is None
 
 
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_a_folder_that_goes_away_is_said_once_and_made_again(
+    is_empty: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Removed or renamed it is gone; unmounted it is empty."""
+    manager = CheckpointManager(tmp_path / "out")
+    for number in range(3):
+        manager.save(text("x"), notes())
+        (tmp_path / "out").rename(tmp_path / f"gone-{number}")
+        if is_empty:
+            (tmp_path / "out").mkdir()
+    path = manager.save(text("y"), notes())
+
+    assert path is not None and path.read_text() == "y" and path == manager.load().path
+    assert caplog.messages == [
+        f"{tmp_path}/out: the folder was removed, renamed or unmounted, with the checkpoints of this run: it is "
+        "made again"
+    ]
+
+
+def test_a_first_save_that_failed_says_nothing_about_the_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = CheckpointManager(tmp_path / "out")
+
+    def fail(path: Path) -> None:
+        raise OSError("disk failed")
+
+    with pytest.raises(OSError, match="disk failed"):
+        manager.save(fail, notes())
+    manager.save(text("x"), notes())
+
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize("wait", [True, False])
 def test_a_save_is_made_after_a_background_save_that_failed(
     tmp_path: Path, wait: bool, caplog: pytest.LogCaptureFixture

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from core.checkpoint.manager import CheckpointManager
 from core.checkpoint.resume import (
     changed_options,
     complete,
+    damaged_if_it_fails,
     has_other_data,
     launch_id,
     require_counters,
@@ -82,8 +84,63 @@ def test_resume_raises_without_an_intact_checkpoint(tmp_path: Path, damaged: Che
 def test_an_iteration_that_is_no_count_is_refused(iter_num: Any) -> None:
     require_counters({"iter_num": 5, "best_val_loss": 2.5})
 
-    with pytest.raises(CheckpointError, match="^the checkpoint lacks iter_num: "):
+    with pytest.raises(CheckpointError, match="^the checkpoint lacks iter_num, or has a wrong value there: "):
         require_counters({"iter_num": iter_num, "best_val_loss": 2.5})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"iter_num": 2**53}, "iter_num"),
+        ({"best_val_loss": True}, "best_val_loss"),
+        ({"best_val_loss": torch.ones(2)}, "best_val_loss"),
+        ({"lowest_val_loss": "x"}, "lowest_val_loss"),
+        ({"evaluated_at": 1.5}, "evaluated_at"),
+        ({"config": [1]}, "config"),
+    ],
+)
+def test_a_counter_of_the_wrong_kind_is_refused(wrong: dict[str, Any], name: str) -> None:
+    right = {"iter_num": 5, "best_val_loss": torch.tensor(2.5), "lowest_val_loss": math.inf, "evaluated_at": 4}
+    require_counters(right)
+
+    with pytest.raises(CheckpointError, match=f"^the checkpoint lacks {name}, or has a wrong value there: "):
+        require_counters(right | wrong)
+
+
+def test_a_best_loss_of_nan_counts_as_none(caplog: pytest.LogCaptureFixture) -> None:
+    """No loss is lower than that."""
+    with caplog.at_level("INFO", logger="coregpt"):
+        checkpoint = complete(COMPLETE | {"best_val_loss": torch.tensor(math.nan)})
+
+    assert checkpoint["best_val_loss"] == 1e9
+    assert "best_val_loss (the next evaluation counts as the best)" in caplog.text
+
+
+@pytest.mark.parametrize("error", [RuntimeError("RNG state is wrong size"), ValueError("x"), OverflowError("x")])
+def test_any_error_of_a_damaged_state_is_one_message(error: Exception) -> None:
+    with (
+        pytest.raises(CheckpointError, match="^the checkpoint's counters or states are damaged"),
+        damaged_if_it_fails(),
+    ):
+        raise error
+
+
+def test_an_error_with_a_message_of_its_own_stays() -> None:
+    with pytest.raises(CheckpointError, match="^my own message$"), damaged_if_it_fails():
+        raise CheckpointError("my own message")
+
+
+@pytest.mark.parametrize("moment", [torch.ones(2).to_sparse(), torch.ones(2, device="meta")])
+def test_a_moment_that_is_no_ordinary_tensor_is_refused(moment: torch.Tensor) -> None:
+    with pytest.raises(CheckpointError, match=r"state is damaged \(exp_avg of tensor 3 is no ordinary tensor\)"):
+        require_finite_moments({"state": {3: {"exp_avg": moment}}})
+
+
+def test_a_tensor_among_the_options_is_a_difference() -> None:
+    saved = {"n_head": torch.ones(2), "dataset": torch.ones(2)}
+
+    assert changed_options(saved, {"n_head": 2}) == "n_head stays tensor([1., 1.]) (not 2)"
+    assert not same_batches(saved, {"dataset": "tiny"})
 
 
 COMPLETE = {"model": {}, "optimizer": {"state": {}, "param_groups": [1]}, "iter_num": 5, "best_val_loss": 2.5}

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -160,10 +160,27 @@ def test_a_removed_folder_that_another_process_claimed_is_refused(folder: RunFol
 def test_an_out_dir_that_is_or_is_in_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
 
-    for path in (tmp_path / "out", tmp_path / "out" / "deeper"):
-        with pytest.raises(ConfigError, match=f"out_dir='{path}' cannot be written to: .*; choose another"):
+    for path, cause in ((tmp_path / "out", "it is a file"), (tmp_path / "out" / "deeper", "Not a directory")):
+        with pytest.raises(ConfigError, match=f"out_dir='{path}' cannot be written to: {cause}; choose another"):
             RunFolder(path).claim()
     assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda lock: lock.mkdir(), "a folder"),
+        (os.mkfifo, "a named pipe"),
+        (lambda lock: lock.symlink_to("nowhere"), "a symbolic link to nowhere, where there is no file"),
+        (lambda lock: lock.symlink_to(__file__), "a symbolic link"),
+    ],
+)
+def test_a_lock_that_is_no_file_is_named(folder: RunFolder, make: Callable[[Path], None], kind: str) -> None:
+    folder.path.mkdir()
+    make(folder.path / ".lock")
+
+    with pytest.raises(ConfigError, match=rf"/\.lock is {kind}, in place of the run's lock file: remove it, or choose"):
+        folder.claim()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
@@ -193,7 +210,7 @@ def test_a_link_instead_of_the_lock_file_is_not_written_through(folder: RunFolde
     folder.path.mkdir()
     (folder.path / ".lock").symlink_to(precious)
 
-    with pytest.raises(ConfigError, match="cannot be written to"):
+    with pytest.raises(ConfigError, match=r"/\.lock is a symbolic link, in place of the run's lock file"):
         folder.claim()
     assert precious.read_text() == "mine"
 

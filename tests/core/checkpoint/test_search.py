@@ -312,7 +312,7 @@ def test_a_ckpt_pt_that_is_no_file_is_skipped(folder: Path, caplog: pytest.LogCa
     replace_by_folder(folder / "ckpt.pt")
 
     assert loaded(folder) == ("ckpt-000004.pt", 40) == loaded(folder, prefer_linked=True)
-    assert "ckpt.pt is no file: put a copy of the checkpoint in its place" in warnings(caplog)[0]
+    assert "ckpt.pt is a folder: put a copy of the checkpoint in its place" in warnings(caplog)[0]
 
 
 @pytest.mark.parametrize("target", ["elsewhere.pt", "deep/elsewhere.pt", "ckpt-000004.pt"])
@@ -410,7 +410,7 @@ def test_manifests_without_their_content_are_refused(folder: Path) -> None:
 def test_an_out_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
 
-    with pytest.raises(CheckpointError, match="out cannot be read"):
+    with pytest.raises(CheckpointError, match="out is a file, wanted the folder of a run"):
         CheckpointManager(tmp_path / "out").load()
 
 

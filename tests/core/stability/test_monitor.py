@@ -127,6 +127,14 @@ def test_a_non_finite_evaluation_is_rolled_back(train: float, val: float, action
     assert decision.cause == ("" if action == GO_ON else "the evaluation after it is not finite")
 
 
+def test_a_non_finite_evaluation_before_the_first_update_stops_the_run() -> None:
+    losses = {"train": torch.tensor(NAN), "val": torch.tensor(1.0)}
+    decision = make_monitor().decide_on_evaluation(losses, -1)
+
+    assert decision.action == STOP
+    assert decision.message.startswith("iteration 0: the evaluation before it is not finite; no update was made yet")
+
+
 def test_a_stable_update_resets_the_count_of_skipped_updates() -> None:
     monitor = make_monitor("skip", max_recoveries=2)
     actions = [monitor.decide_on(inspect(monitor, loss, 1.0)[1]).action for loss in (NAN, NAN, 1.0, NAN, NAN, NAN)]

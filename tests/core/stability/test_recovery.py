@@ -1,5 +1,7 @@
 """The budget of recoveries, and the batches that are skipped after one."""
 
+from typing import Any
+
 import pytest
 
 from core.stability.recovery import GO_ON, ROLL_BACK, SKIP, STOP, Decision, Recovery
@@ -48,9 +50,36 @@ def test_the_budget_counts_the_recoveries_of_the_complete_run(budget: int) -> No
     decision = recovery.decide("spike", 9)
 
     assert decision.action == STOP
+    assert decision.message == (f"iteration 9: spike; all {budget} recoveries are spent")
+
+
+def test_a_failure_that_repeats_without_its_batch_stops_the_run() -> None:
+    recovery = Recovery()
+    for iter_num in (7, 9):
+        assert recovery.decide("spike", iter_num).action == ROLL_BACK
+        recovery.record_rollback("spike", iter_num, 4)
+
+    decision = recovery.decide("spike", 7)
+
+    assert decision.action == STOP
     assert decision.message == (
-        f"iteration 9: spike; all {budget} recoveries are spent, the last checkpoint is untouched"
+        "iteration 7: spike; its batch was skipped, and another one failed there too: the batch is not the cause"
     )
+
+
+def test_with_a_lower_learning_rate_a_repeated_failure_is_recovered_from() -> None:
+    recovery = Recovery(recovery_lr_factor=0.5)
+    recovery.record_rollback("spike", 7, 4)
+
+    assert recovery.decide("spike", 7).action == ROLL_BACK
+
+
+@pytest.mark.parametrize("reaction", ["recover", "skip", "stop"])
+def test_before_the_first_update_there_is_nothing_to_skip(reaction: str) -> None:
+    decision = Recovery(reaction).decide("spike", 0, is_first=True)
+
+    assert (decision.action, decision.iter_num) == (STOP, 0)
+    assert decision.reason == "no update was made yet: the initial weights or the data are at fault"
 
 
 def test_every_recovery_lowers_the_learning_rate() -> None:
@@ -76,11 +105,32 @@ def test_a_resumed_run_restores_its_recoveries() -> None:
     assert resumed.decide("spike", 8).action == ROLL_BACK
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr_scale": "x"},
+        {"lr_scale": float("nan")},
+        {"lr_scale": -1.0},
+        {"history": [1]},
+        {"history": [{}]},
+        {"left_out": {4: "x"}},
+        {"left_out": {"x": 4}},
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(wrong: dict[str, Any]) -> None:
+    recovery = Recovery()
+    before = recovery.state_dict()
+
+    with pytest.raises(ValueError):
+        recovery.load_state_dict({**before, **wrong})
+    assert recovery.state_dict() == before
+
+
 def test_stop_tries_no_recovery() -> None:
     decision = Recovery("stop").decide("spike", 4)
 
     assert decision.action == STOP
-    assert decision.message == "iteration 4: spike; stopped, the last checkpoint is untouched"
+    assert decision.message == "iteration 4: spike; stopped"
 
 
 def test_skip_stops_after_max_recoveries_skipped_updates_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
@@ -102,9 +152,7 @@ def test_damaged_weights_cannot_be_skipped() -> None:
     decision = Recovery("skip").decide("a weight is not finite", 4, is_made=True)
 
     assert decision.action == STOP
-    assert decision.message == (
-        "iteration 4: a weight is not finite; too late to skip the update, the last checkpoint is untouched"
-    )
+    assert decision.message == ("iteration 4: a weight is not finite; too late to skip the update")
 
 
 @pytest.mark.parametrize(("reaction", "action"), [("recover", ROLL_BACK), ("stop", STOP), ("warn", GO_ON)])
