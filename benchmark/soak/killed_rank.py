@@ -11,18 +11,19 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 STARTS = "starts.jsonl"
+START, ANY_TIME = "start", "any time"  # places at which the campaign kills a rank from outside
 
 
 class Kill(NamedTuple):
     """Where a rank is killed.
 
-    place: `step`, `evaluation` or `saving`: the rank kills itself on its visit number `at`; `start` or `any time`: the
-           campaign kills it `seconds` after it has written its process id
+    place: `joining` the process group, `step`, `evaluation` or `saving`: the rank kills itself on its visit number `at`;
+           `start` or `any time`: the campaign kills it `seconds` after it has written its process id
     """
 
     place: str
@@ -36,6 +37,11 @@ def pid_file(start: int, rank: int) -> Path:
     return Path(f"pid-{start}-{rank}")
 
 
+def kill_file(start: int) -> Path:
+    """Return the file that exists once a rank of this start is killed."""
+    return Path(f"killed-{start}")
+
+
 def main(argv: Sequence[str]) -> None:
     """Train with the options in argv[1:], and kill this process as the plan in argv[0] says."""
     start, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
@@ -44,11 +50,14 @@ def main(argv: Sequence[str]) -> None:
     file.with_suffix(".part").rename(file)
 
     # imported here: a kill at the start may come before PyTorch is loaded
+    import torch.distributed as dist
+
     import train
     from benchmark.soak.campaign import saved_iteration
     from benchmark.soak.save_watch import SaveWatch
     from core.callback import Callback
     from core.errors import exit_on_error
+    from core.ranks.process_group import ProcessGroup
     from core.trainer import Trainer
 
     kills = [Kill(*kill) for kill in json.loads(argv[0])]
@@ -65,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
             """Count a visit if the plan is about this place."""
             self.visits += kill is not None and kill.place == place
             if kill is not None and kill.place == place and self.visits == kill.at:
+                kill_file(start).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
         def on_train_begin(self, trainer: Trainer) -> None:
@@ -86,7 +96,20 @@ def main(argv: Sequence[str]) -> None:
         def on_eval_end(self, trainer: Trainer, losses: Any) -> None:
             self.visit("evaluation")
 
+        def watched(self, work: Callable[..., Any]) -> Callable[..., Any]:
+            """Return `work` as a function that visits `joining` before and after."""
+
+            def watched_work(*args: Any, **kwargs: Any) -> Any:
+                self.visit("joining")
+                result = work(*args, **kwargs)
+                self.visit("joining")
+                return result
+
+            return watched_work
+
     callback = KillAtVisit()
+    ProcessGroup._wait = callback.watched(ProcessGroup._wait)  # type: ignore[method-assign]
+    dist.init_process_group = callback.watched(dist.init_process_group)
     SaveWatch(lambda number, where, path: callback.visit("saving")).install()
     with exit_on_error(outlives_stdout=True):
         train.main(list(argv[1:]), [callback])
