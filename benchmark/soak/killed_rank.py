@@ -22,8 +22,8 @@ START, ANY_TIME = "start", "any time"  # places at which the campaign kills a ra
 class Kill(NamedTuple):
     """Where a rank is killed.
 
-    place: `joining` the process group, `step`, `evaluation` or `saving`: the rank kills itself on its visit number `at`;
-           `start` or `any time`: the campaign kills it `seconds` after it has written its process id
+    place: `joining` the process group, `step`, `evaluation`, `saving`: the rank kills itself on its visit number `at`;
+           `start`, `any time`: the campaign kills it `seconds` after it has written its process id
     """
 
     place: str

@@ -1,4 +1,4 @@
-"""Campaign of restarts: torchrun restarts the ranks of a run after one was killed, and the run must end as undisturbed."""
+"""Campaign of restarts: torchrun restarts the ranks after one was killed, and the run must end as undisturbed runs do."""
 
 import json
 import os
