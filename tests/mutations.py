@@ -101,7 +101,7 @@ MUTATIONS = [
     Mutation("give all ranks the same seed", "core/runtime.py", "self.seed + self.rank", "self.seed", "tests/core/test_runtime.py"),
     Mutation("change the default seed", "config/options.py", "opt(1337,", "opt(1338,", "tests/test_oracle.py"),
     Mutation("give every process group the same name", GROUP, "name = uuid.uuid4().hex", 'name = "group"', "tests/core/ranks/test_process_group.py"),
-    Mutation("answer only the first call of each rank", GROUP, "if call not in invited:", "if not invited:", "tests/core/ranks/test_process_group.py"),
+    Mutation("answer only the first call of each rank", GROUP, "if invited.get(rank) != call:", "if rank not in invited:", "tests/core/ranks/test_process_group.py"),
     Mutation("keep the timeout of the start", GROUP, "                _set_pg_timeout(default_pg_timeout)\n", "                pass\n", "tests/core/ranks/test_process_group.py"),
     Mutation("count restarts on this node alone", "wiring/start.py", "runtime.follows_earlier_group or restarted()", "restarted()", "tests/wiring/test_start.py"),
     # checkpoints

@@ -1,4 +1,4 @@
-"""Campaign of restarts: torchrun restarts the ranks after one was killed, and the run must end as undisturbed runs do."""
+"""Campaign of restarts: torchrun restarts the ranks after one was killed, and the run must end undisturbed."""
 
 import json
 import os

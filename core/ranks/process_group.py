@@ -118,36 +118,43 @@ class ProcessGroup:
         """Choose a name, give it to every process that calls, and wait until a living process of each rank has it."""
         name = uuid.uuid4().hex
         ranks = range(1, self.world_size)
-        invited: set[str] = set()
+        invited: dict[int, str] = {}  # by rank: the call that was answered
 
         def joined(rank: int) -> bool:
-            if not store.check([f"call/{rank}"]):
+            key = self._call_key(rank)
+            if not store.check([key]):
                 return False
-            call = store.get(f"call/{rank}").decode()
-            if call not in invited:  # it may be the call of a dead process, which nobody answers
-                invited.add(call)
+            call = store.get(key).decode()
+            if invited.get(rank) != call:  # it may be the call of a dead process, which nobody answers
+                invited[rank] = call
                 store.set(f"invitation/{call}", name)
             return bool(store.check([f"{name}/{call}"]))
 
         def missing() -> str:
             late = [str(rank) for rank in ranks if not joined(rank)]
-            return f"nothing from rank{'s' if len(late) > 1 else ''} {', '.join(late)}"
+            return f"nothing from rank{'s' if len(late) > 1 else ''} {', '.join(late)}" if late else "a rank came late"
 
         self._wait(lambda: all([joined(rank) for rank in ranks]), missing)
         me = f"{socket.gethostname()} {os.getpid()}"
         is_first = store.compare_set("first", "", me).decode() == me
-        store.set(f"{name}/complete", "first" if is_first else "later")
+        for call in invited.values():
+            store.set(f"complete/{call}", "first" if is_first else "later")
         return name, is_first
 
     def _follow(self, store: Store) -> tuple[str, bool]:
         """Call rank 0, and wait for the name that it gives to this very process."""
         call = uuid.uuid4().hex
-        store.set(f"call/{self.rank}", call)
+        store.set(self._call_key(self.rank), call)
         self._wait(lambda: store.check([f"invitation/{call}"]), lambda: "nothing from rank 0")
         name = store.get(f"invitation/{call}").decode()
         store.set(f"{name}/{call}", "joined")
-        self._wait(lambda: store.check([f"{name}/complete"]), lambda: "rank 0 still waits for other ranks")
-        return name, store.get(f"{name}/complete") == b"first"
+        unfinished = f"a rank is missing, or another process is rank {self.rank} too"
+        self._wait(lambda: store.check([f"complete/{call}"]), lambda: unfinished)
+        return name, store.get(f"complete/{call}") == b"first"
+
+    def _call_key(self, rank: int) -> str:
+        """Return the key for the calls of a rank: processes that expect another number of ranks do not meet."""
+        return f"call/{rank} of {self.world_size}"
 
     def _wait(self, is_done: Callable[[], bool], reason: Callable[[], str]) -> None:
         """Wait until `is_done()`. Raises GroupError with `reason()` if the time is up before that."""
@@ -161,6 +168,6 @@ class ProcessGroup:
     def _fail(self, reason: str) -> NoReturn:
         raise GroupError(
             f"rank {self.rank}: the {self.world_size} processes of this run could not form a process group within "
-            f"start_timeout={self.timeout_s / 60:g} minutes: {reason}; start all of them again, with one MASTER_ADDR "
-            "and MASTER_PORT that every machine reaches"
+            f"start_timeout={self.timeout_s / 60:g} minutes: {reason}; start all of them again, with the same "
+            "WORLD_SIZE, and a MASTER_ADDR and MASTER_PORT that every machine reaches"
         ) from None

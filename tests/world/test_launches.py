@@ -31,8 +31,8 @@ def test_a_rank_that_waits_in_vain_ends_with_one_message(tmp_path: Path) -> None
     assert done.returncode == 75
     assert done.stderr.splitlines() == [
         "error: rank 1: the 2 processes of this run could not form a process group within start_timeout=0.02 minutes: "
-        "no connection to the store at 127.0.0.1:9 (Connection refused); start all of them again, with one "
-        "MASTER_ADDR and MASTER_PORT that every machine reaches"
+        "no connection to the store at 127.0.0.1:9 (Connection refused); start all of them again, with "
+        "the same WORLD_SIZE, and a MASTER_ADDR and MASTER_PORT that every machine reaches"
     ]
     assert time.monotonic() - started < 60
     assert not (tmp_path / "out").exists()

@@ -77,8 +77,8 @@ def test_all_ranks_know_if_their_group_is_the_first(port: int, first: str | None
 
 def test_a_process_that_died_while_it_joined_is_not_counted(port: int) -> None:
     """Rank 2 has called and has died; rank 1 has died too, after it had joined another group."""
-    keys_of(port).set("call/1", "dead")
-    keys_of(port).set("call/2", "dead too")
+    keys_of(port).set("call/1 of 3", "dead")
+    keys_of(port).set("call/2 of 3", "dead too")
     keys_of(port).set("old/dead", "joined")
 
     with pytest.raises(GroupError, match="nothing from ranks 1, 2;"):
@@ -88,7 +88,7 @@ def test_a_process_that_died_while_it_joined_is_not_counted(port: int) -> None:
 
 def test_a_rank_that_restarts_alone_is_invited_again(port: int) -> None:
     def restart(rank_1: ProcessGroup, keys: Any) -> tuple[str, bool]:
-        with pytest.raises(GroupError, match="rank 0 still waits for other ranks;"):
+        with pytest.raises(GroupError, match="a rank is missing, or another process is rank 1 too;"):
             ProcessGroup(rank_1.address, 1, 3, timeout_s=0.3)._agree(keys)
         with ThreadPoolExecutor(1) as pool:
             rank_2 = pool.submit(agree, port, [member(port, 2)])
@@ -100,6 +100,34 @@ def test_a_rank_that_restarts_alone_is_invited_again(port: int) -> None:
         assert {*others, *rank_0.result()} == {others[0]}
 
 
+def refusals(port: int, members: list[ProcessGroup]) -> list[str]:
+    """Return the messages of the members that do not join."""
+
+    def refusal(group: ProcessGroup) -> str:
+        try:
+            group._agree(keys_of(port))
+        except GroupError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(len(members)) as pool:
+        return [message for message in pool.map(refusal, members) if message]
+
+
+def test_of_two_processes_with_the_same_rank_one_joins(port: int) -> None:
+    members = [member(port, 0, world_size=2), *(member(port, 1, world_size=2, timeout_s=1.0) for _ in range(2))]
+
+    (message,) = refusals(port, members)
+
+    assert "another process is rank 1 too;" in message or "nothing from rank 0;" in message
+
+
+def test_ranks_that_expect_another_number_of_ranks_do_not_meet(port: int) -> None:
+    members = [member(port, 0, world_size=2, timeout_s=0.2), member(port, 1, world_size=3, timeout_s=0.2)]
+
+    assert ["nothing from rank" in message for message in refusals(port, members)] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("rank", "reason"), [(0, "nothing from ranks 1, 2"), (1, "nothing from rank 0"), (2, "nothing from rank 0")]
 )
@@ -109,7 +137,8 @@ def test_a_group_that_lacks_a_process_ends_in_one_message(port: int, rank: int, 
 
     assert str(raised.value) == (
         f"rank {rank}: the 3 processes of this run could not form a process group within start_timeout=0.001 minutes: "
-        f"{reason}; start all of them again, with one MASTER_ADDR and MASTER_PORT that every machine reaches"
+        f"{reason}; start all of them again, with the same WORLD_SIZE, and a MASTER_ADDR and MASTER_PORT that every "
+        "machine reaches"
     )
     assert raised.value.exit_status == 75
     assert not dist.is_initialized()
