@@ -57,6 +57,8 @@ class Ranks(NamedTuple):
                 f"RANK={rank} with WORLD_SIZE={world_size}, wanted a rank from 0 to {world_size - 1}: let torchrun set "
                 "both, or unset RANK to use one process"
             )
+        if numbers["MASTER_PORT"] > 65535:
+            raise ConfigError(f"MASTER_PORT={numbers['MASTER_PORT']} in the environment, wanted at most 65535")
         return cls(rank, numbers["LOCAL_RANK"], world_size, True)
 
 

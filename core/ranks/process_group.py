@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -84,15 +85,33 @@ class ProcessGroup:
         opens = self.rank == 0 and self.address.is_own
         if not opens:
             self._wait_until_open()
-        return TCPStore(
-            self.address.host,
-            self.address.port,
-            is_master=opens,
-            timeout=timedelta(seconds=self.timeout_s),
-            wait_for_workers=False,
-            multi_tenant=True,
-            use_libuv=os.environ.get("USE_LIBUV", "1") == "1",  # as torch reads it
-        )
+        made: list[Store | Exception] = []
+
+        def make() -> None:
+            timeout = timedelta(seconds=self.timeout_s)
+            use_libuv = os.environ.get("USE_LIBUV", "1") == "1"  # as torch reads it
+            try:
+                store = TCPStore(
+                    *self.address[:2],
+                    None,
+                    opens,
+                    timeout,
+                    wait_for_workers=False,
+                    multi_tenant=True,
+                    use_libuv=use_libuv,
+                )
+            except Exception as error:
+                made.append(error)
+            else:
+                made.append(store)
+
+        # in a thread: if another program has this port, torch waits for its answer without end
+        threading.Thread(target=make, daemon=True).start()
+        silent = f"no answer from a store at {self.address}, another program may use this port"
+        self._wait(lambda: bool(made), lambda: silent)
+        if isinstance(made[0], Exception):
+            raise made[0]
+        return made[0]
 
     def _wait_until_open(self) -> None:
         """Wait for the port of the store; torch would wait too, with a page of its own messages."""

@@ -109,6 +109,7 @@ def test_ranks_are_read_as_torchrun_sets_them(changes: dict[str, str], expected:
         ({"WORLD_SIZE": "4.0"}, "WORLD_SIZE='4.0' in the environment, wanted a number"),
         ({"LOCAL_RANK": "a"}, "LOCAL_RANK='a' in the environment, wanted a number"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT='http' in the environment, wanted a number"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999 in the environment, wanted at most 65535"),
         ({"RANK": "4"}, "RANK=4 with WORLD_SIZE=4, wanted a rank from 0 to 3"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' in the environment, wanted at least 1"),
     ],
