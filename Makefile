@@ -1,5 +1,5 @@
 # make train   train a small model on this machine, and show what it writes
-# make test    run the whole test suite
+# make test    run the test suite
 # make help    the other targets
 
 PYTHON ?= python3
@@ -7,11 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out-quickstart
 
-.PHONY: help train test check parity mutations soak recipes bench docs install-cpu clean
+.PHONY: help train test test-world check parity mutations soak recipes bench docs install-cpu clean
 
 help:
 	@echo 'make train        train a small model (about 3 minutes on 2 cores) and print a sample'
 	@echo 'make test         run the test suite'
+	@echo 'make test-world   run the tests of tests/world: launches of several processes, which take minutes'
 	@echo 'make check        lint and types'
 	@echo 'make parity       compare with the flat loop, bit by bit, in every combination (LEGACY=~/nanoGPT: with nanoGPT)'
 	@echo 'make mutations    break the code in many ways and see a test fail for each'
@@ -52,6 +53,9 @@ train: $(VENV)/.installed data/python_stdlib/train.bin
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-world: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/world
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -70,7 +70,7 @@ def main(argv: Sequence[str], callbacks: Sequence[core.Callback] = ()) -> float:
     options = wiring.as_saved(configure(wiring.with_model_fields(Options), argv), argv)
     with (
         core.Preemption(options.time_limit) as preemption,
-        core.Runtime(**options.pick("device", "dtype", "backend", "seed", "cpu_autocast")) as runtime,
+        core.Runtime(**wiring.runtime_settings(options, preemption)) as runtime,
     ):
         return build(options, runtime, preemption, callbacks).train()
 

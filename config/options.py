@@ -191,6 +191,7 @@ class Options(Schema):
     cpu_autocast: bool = opt(False, "let dtype=bfloat16 also take effect on a CPU")
     compile: bool = opt(True, "compile the model with torch.compile")
     backend: Literal["nccl", "gloo", "mpi", "ucc"] = opt("nccl", "torch.distributed backend; a CPU run uses gloo")
+    start_timeout: float = opt(10.0, "minutes in which all processes of a run must have joined the process group; after that each ends with exit status 75", gt=0, le=10080)
     del opt
 
     NOT_SUPPORTED: ClassVar[Any] = NOT_SUPPORTED

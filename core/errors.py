@@ -36,6 +36,12 @@ class CheckpointError(CoreGPTError, RuntimeError):
     """A checkpoint is missing, damaged, or belongs to another model."""
 
 
+class GroupError(CoreGPTError, RuntimeError):
+    """The processes of a run could not find each other."""
+
+    exit_status = TRY_AGAIN
+
+
 class DivergedError(CoreGPTError, RuntimeError):
     """Training became unstable, and no recovery is left."""
 

@@ -57,6 +57,8 @@ class Ranks(NamedTuple):
                 f"RANK={rank} with WORLD_SIZE={world_size}, wanted a rank from 0 to {world_size - 1}: let torchrun set "
                 "both, or unset RANK to use one process"
             )
+        if numbers["MASTER_PORT"] > 65535:
+            raise ConfigError(f"MASTER_PORT={numbers['MASTER_PORT']} in the environment, wanted at most 65535")
         return cls(rank, numbers["LOCAL_RANK"], world_size, True)
 
 
@@ -67,7 +69,11 @@ def _number(name: str, text: str) -> int:
 
 
 class Runtime:
-    """Sets up the process on entering and tears it down on leaving; in between it talks to the other ranks."""
+    """Sets up the process on entering and tears it down on leaving; in between it talks to the other ranks.
+
+    start_timeout: minutes in which all processes must have joined the process group; GroupError after that
+    run_start:     `run_start(work)` calls `work`, which waits for the other processes, and may end the wait
+    """
 
     def __init__(
         self,
@@ -77,10 +83,14 @@ class Runtime:
         backend: str = "nccl",
         seed: int = 1337,
         cpu_autocast: bool = False,
+        start_timeout: float = 10.0,
+        run_start: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
         self.rank, self.local_rank, self.world_size, self.distributed = Ranks.read(os.environ)
         self.is_master = self.rank == 0
         self.seed = seed
+        self.follows_earlier_group = False  # of this launch: the launcher has restarted the processes
+        self._start_timeout, self._run_start = start_timeout, run_start
         self._at_exit = ExitStack()
         _notes_to_stderr(logging.INFO if self.is_master else logging.ERROR)
         if not self.distributed:
@@ -101,7 +111,7 @@ class Runtime:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.distributed:
-            dist.init_process_group(backend=self.backend)
+            self._run_start(self._join_group)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         self.seed_all()
@@ -116,6 +126,12 @@ class Runtime:
         if self.distributed:
             gc.collect()  # a wrapped model that outlives its process group can abort the process
             dist.destroy_process_group()
+
+    def _join_group(self) -> None:
+        from core.ranks.process_group import Address, ProcessGroup  # PyTorch can be built without it
+
+        group = ProcessGroup(Address.read(), self.rank, self.world_size, 60 * self._start_timeout)
+        self.follows_earlier_group = group.join(self.backend)
 
     def at_exit(self, action: Callable[[], None]) -> None:
         """Call `action` on leaving, however the run ends; the last action given is called first."""

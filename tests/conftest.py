@@ -25,7 +25,7 @@ CHARS = "\nabcdefghijklmnop"
 def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed every test, and remove the variables of torchrun from its environment."""
     torch.manual_seed(1337)
-    for name in (*LAUNCHER, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+    for name in (*LAUNCHER, *(name for name in os.environ if name.startswith("TORCHELASTIC_"))):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -731,7 +731,7 @@ def test_every_function_of_wiring_is_called_and_its_values_arrive(
         monkeypatch.setattr(wiring, name, lambda *args, **kwargs: called.append(name) or real(*args, **kwargs))
 
     functions = [
-        "loop_numbers", "find_start", "open_data", "console", "print_header", "make_initializer",
+        "runtime_settings", "loop_numbers", "find_start", "open_data", "console", "print_header", "make_initializer",
         "find_transfer_source", "model_maker", "check_task", "make_objective", "enter_folder", "make_parallel",
         "make_optimizer", "step_settings", "evaluation_settings", "non_cosine_schedule", "make_checkpointer",
         "make_monitor", "loggers", "callbacks",
@@ -739,7 +739,7 @@ def test_every_function_of_wiring_is_called_and_its_values_arrive(
     for name in functions:
         watch(name)
     preemption = core.Preemption()
-    with core.Runtime(device="cpu", dtype="bfloat16", cpu_autocast=True) as run:
+    with core.Runtime(**wiring.runtime_settings(options, preemption)) as run:
         trainer = train.build(options, run, preemption)
         step, evaluator, checkpointer, monitor = trainer.step, trainer.evaluator, trainer.checkpointer, trainer.monitor
 

@@ -3,7 +3,7 @@
 from wiring.architecture import with_model_fields
 from wiring.checkpoints import make_checkpointer, make_monitor
 from wiring.data import RunData, open_data
-from wiring.loop import evaluation_settings, loop_numbers, make_parallel, step_settings
+from wiring.loop import evaluation_settings, loop_numbers, make_parallel, runtime_settings, step_settings
 from wiring.model import check_task, find_transfer_source, make_initializer, model_maker
 from wiring.objective import make_objective
 from wiring.optimizer import make_optimizer, non_cosine_schedule
@@ -34,6 +34,7 @@ __all__ = [
     "non_cosine_schedule",
     "open_data",
     "print_header",
+    "runtime_settings",
     "step_settings",
     "with_model_fields",
 ]

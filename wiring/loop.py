@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from config.options import Options
 
 
+def runtime_settings(options: Options, preemption: Preemption) -> dict[str, Any]:
+    """Return the keyword arguments of `Runtime`. A request to stop ends the wait for the other processes."""
+    names = ("device", "dtype", "backend", "seed", "cpu_autocast", "start_timeout")
+    return {**options.pick(*names), "run_start": preemption.run_before_training}
+
+
 def loop_numbers(options: Options, runtime: Runtime) -> LoopNumbers:
     """Return the plain numbers of the loop. Raises ConfigError if the processes cannot share an update evenly."""
     micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps)

@@ -64,13 +64,15 @@ def find_start(options: Options, runtime: Runtime, checkpoints: CheckpointManage
     """Return how the run starts; its folder, if it exists, is locked from here on."""
     folder = RunFolder(options.out_dir)
     runtime.at_exit(folder.release)
+    # torchrun counts restarts on each node alone, and does not count those after a node has joined or left
+    is_restarted = runtime.is_true_on_any_rank(runtime.follows_earlier_group or restarted())
 
     def look() -> tuple[str, CheckpointFile | None]:
         if folder.path.is_dir() and not options.eval_only:  # an evaluation writes nothing
-            folder.claim(wait_s=30 if restarted() else 0)
+            folder.claim(wait_s=30 if is_restarted else 0)
         if options.init_from == "resume" and options.ckpt_filename:
             return "resume", _named_checkpoint(Path(options.out_dir, options.ckpt_filename))
-        return where_to_start(options.init_from, checkpoints)
+        return where_to_start(options.init_from, checkpoints, is_restarted)
 
     return RunStart(*runtime.on_master(look), folder)
 

@@ -256,7 +256,7 @@ def _run_and_exit(work: Callable[[], None], folder: Path, environment: dict[str,
             os.dup2(file, number)
             os.close(file)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
-        for name in (*LAUNCHER, "TORCHELASTIC_RUN_ID"):
+        for name in (*LAUNCHER, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE"):
             os.environ.pop(name, None)
         os.environ.update(environment)
         signal.set_wakeup_fd(-1)

@@ -44,19 +44,23 @@ def launch_id() -> str | None:
 
 
 def restarted() -> bool:
-    """Return whether torchrun has restarted this group because one of its processes died."""
+    """Return whether torchrun has restarted this process, or another one on this node, because one of them died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def where_to_start(init_from: str, checkpoints: CheckpointManager) -> tuple[str, CheckpointFile | None]:
+def where_to_start(
+    init_from: str, checkpoints: CheckpointManager, is_restarted: bool = False
+) -> tuple[str, CheckpointFile | None]:
     """Return how a run starts: `resume` and its checkpoint, or a fresh `init_from` and None.
 
-    `auto` resumes if there is a good checkpoint, else it starts from scratch. A group that torchrun has restarted
-    resumes what the same launch has saved. Raises CheckpointError if `resume` finds no good checkpoint.
+    `auto` resumes if there is a good checkpoint, else it starts from scratch. Raises CheckpointError if `resume` finds
+    no good checkpoint.
+
+    is_restarted: torchrun has restarted this group, which then resumes what the same launch has saved
     """
     if init_from == "resume":
         return "resume", checkpoints.load()
-    if init_from == "auto" or restarted():
+    if init_from == "auto" or is_restarted:
         try:
             found = checkpoints.load()
         except (FutureFormatError, UnreadableError):

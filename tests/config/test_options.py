@@ -57,7 +57,7 @@ OPTION_NAMES = {
         "optimizer": "learning_rate weight_decay beta1 beta2",
         "schedule": "lr_schedule wsd_decay_iters head_lr_multiplier lr_patience lr_factor decay_lr "
         "warmup_iters lr_decay_iters min_lr",
-        "system": "device dtype cpu_autocast compile backend",
+        "system": "device dtype cpu_autocast compile backend start_timeout",
     },
     SampleOptions: {
         "model": "init_from out_dir checkpoint",

@@ -8,6 +8,7 @@ import core
 
 # classes that the parts of `core` create and pass to each other; code outside need not import them
 INTERNAL = {
+    "Address",
     "AgreedFlags",
     "CallbackList",
     "CheckpointFile",
@@ -17,6 +18,7 @@ INTERNAL = {
     "LastingStream",
     "Modifiers",
     "NumberType",
+    "ProcessGroup",
     "Ranks",
     "RecentStep",
     "Requests",

@@ -2,10 +2,13 @@
 
 import contextlib
 import logging
+import os
 import random
 import re
+import signal
 import socket
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -17,8 +20,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmark.soak.campaign import ranks
-from core.errors import ConfigError
+from benchmark.soak.campaign import ranks, start, wait
+from core.errors import TRY_AGAIN, ConfigError, GroupError
+from core.preemption import Preemption
 from core.runtime import Ranks, Runtime, resolve_device
 
 no_gpu = pytest.mark.skipif(
@@ -105,6 +109,7 @@ def test_ranks_are_read_as_torchrun_sets_them(changes: dict[str, str], expected:
         ({"WORLD_SIZE": "4.0"}, "WORLD_SIZE='4.0' in the environment, wanted a number"),
         ({"LOCAL_RANK": "a"}, "LOCAL_RANK='a' in the environment, wanted a number"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT='http' in the environment, wanted a number"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999 in the environment, wanted at most 65535"),
         ({"RANK": "4"}, "RANK=4 with WORLD_SIZE=4, wanted a rank from 0 to 3"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' in the environment, wanted at least 1"),
     ],
@@ -143,6 +148,27 @@ def test_a_launched_process_joins_the_group_and_leaves_it(monkeypatch: pytest.Mo
         assert runtime.distributed and dist.is_initialized()
         assert dist.get_backend() == runtime.backend == "gloo"
     assert not dist.is_initialized()
+
+
+def test_a_group_that_does_not_form_within_start_timeout_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, rank=0, world_size=2)
+
+    with pytest.raises(GroupError, match=r"within start_timeout=0\.001 minutes: nothing from rank 1;"):
+        Runtime(device="cpu", start_timeout=0.001).__enter__()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_a_request_to_stop_ends_the_wait_for_other_ranks(tmp_path: Path) -> None:
+    """When torchrun ends the ranks because one is dead, the others may be waiting for it."""
+
+    def work() -> None:
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        with Preemption() as preemption, Runtime(device="cpu", run_start=preemption.run_before_training):
+            pass
+
+    group = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+
+    assert wait([start(work, tmp_path, group)]) == [TRY_AGAIN]
 
 
 def test_the_group_is_destroyed_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +218,7 @@ def test_exit_functions_run_at_the_end_in_reverse_order(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("rank", "seed"), [(0, 1337), (3, 1340)])
 def test_each_rank_has_its_own_seed(monkeypatch: pytest.MonkeyPatch, rank: int, seed: int) -> None:
     launched(monkeypatch, rank, world_size=4)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend: None)  # the test starts no other ranks
+    monkeypatch.setattr(Runtime, "_join_group", lambda runtime: None)  # the test starts no other ranks
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
 
     with Runtime(device="cpu", seed=1337) as runtime:

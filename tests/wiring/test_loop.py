@@ -15,6 +15,16 @@ from tests.comparing import assert_same
 from wiring.loop import where_to_evaluate
 
 
+def test_a_request_to_stop_can_end_the_start_of_the_runtime() -> None:
+    preemption = core.Preemption()
+
+    settings = wiring.runtime_settings(Options(device="cpu", start_timeout=2), preemption)
+
+    assert settings.pop("run_start") == preemption.run_before_training
+    assert settings["start_timeout"] == 2
+    core.Runtime(**settings)
+
+
 def test_loop_numbers_come_from_the_options(run: core.Runtime) -> None:
     options = Options(batch_size=3, gradient_accumulation_steps=4, max_iters=7, check_every_step=True)
 

@@ -64,6 +64,20 @@ def names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize(("follows", "start"), [(False, "scratch"), (True, "resume")])
+def test_a_restart_that_torchrun_did_not_count_here_is_noticed(
+    options: Options, run: core.Runtime, monkeypatch: pytest.MonkeyPatch, follows: bool, start: str
+) -> None:
+    """On a node whose ranks were restarted because another node lost a rank, torchrun counts no restart."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "this")
+    notes = {"iter_num": 3, "val_loss": 2.0, "healthy": True, "launch": "this"}
+    core.CheckpointManager(options.out_dir).save(lambda path: torch.save({"model": {}}, path), notes)
+    run.follows_earlier_group = follows
+
+    assert make_start(options, run).init_from == start
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
 def test_a_run_locks_its_folder_until_it_ends(options: Options, folder: Path) -> None:
     with core.Runtime(device="cpu") as run:
@@ -82,11 +96,18 @@ def test_the_folder_is_locked_before_the_search_for_a_checkpoint(options: Option
         assert not is_unlocked(folder)
 
 
-@pytest.mark.parametrize(("count", "wait_s"), [("0", 0), ("1", 30)])
+@pytest.mark.parametrize(("count", "follows", "wait_s"), [("0", False, 0), ("1", False, 30), ("0", True, 30)])
 def test_only_a_restarted_group_waits_for_the_lock(
-    options: Options, run: core.Runtime, folder: Path, monkeypatch: pytest.MonkeyPatch, count: str, wait_s: int
+    options: Options,
+    run: core.Runtime,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: str,
+    follows: bool,
+    wait_s: int,
 ) -> None:
     """A process of the group that failed may still be ending."""
+    run.follows_earlier_group = follows
     waits: list[float] = []
     monkeypatch.setattr(core.RunFolder, "claim", lambda folder, wait_s: waits.append(wait_s))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)

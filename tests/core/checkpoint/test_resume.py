@@ -238,15 +238,11 @@ def test_a_restarted_group_resumes_its_own_checkpoint(
 
     assert restarted() is (count != "0")
     assert launch_id() == launch
-    assert where_to_start(init_from, intact)[0] == start
+    assert where_to_start(init_from, intact, restarted())[0] == start
 
 
-def test_a_group_restarted_before_its_first_checkpoint_uses_init_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-
-    assert where_to_start("gpt2", CheckpointManager(tmp_path)) == ("gpt2", None)
+def test_a_group_restarted_before_its_first_checkpoint_uses_init_from(tmp_path: Path) -> None:
+    assert where_to_start("gpt2", CheckpointManager(tmp_path), is_restarted=True) == ("gpt2", None)
 
 
 CHANGE = "; to change what stays, begin a new run with --init_from_checkpoint=x"
