@@ -458,7 +458,7 @@ def test_a_waiting_batch_of_another_model_is_not_restored(tmp_path: Path, caplog
     resumed = Run(tmp_path)
 
     with caplog.at_level("INFO", logger="coregpt"):
-        assert not resumed.checkpointer.resume(checkpoint, None, exact=True)
+        assert not resumed.checkpointer.resume(checkpoint, None, exact=True)[1]
     assert caplog.messages[0].startswith("resume: the checkpoint has a waiting batch that is not for this model; ")
 
 
