@@ -1,5 +1,6 @@
 """How a program ends: errors with one message and an exit status, a closed stdout; and warnings that come once."""
 
+import errno
 import importlib.util
 import logging
 import os
@@ -7,7 +8,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 log = logging.getLogger("coregpt")
@@ -15,6 +16,7 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: not a failure, start the run again later
 
 
+NOBODY_READS = (errno.EPIPE, errno.EIO)  # of a pipe, and of a terminal that is closed
 GRACE_SECONDS = 5.0  # in which a launcher ends the other ranks when one of them has failed
 
 
@@ -114,15 +116,15 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
             raise
     except PreemptedError as error:
         if is_rank_0():
-            print(error, file=sys.stderr)
+            _print_on_stderr(str(error))
         sys.exit(error.exit_status)
     except CoreGPTError as error:
         if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
             time.sleep(GRACE_SECONDS)
-        print(f"error: {error}", file=sys.stderr)
+        _print_on_stderr(f"error: {error}")
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C; --init_from=resume goes on from the last checkpoint", file=sys.stderr)
+        _print_on_stderr("stopped by Ctrl-C; --init_from=resume goes on from the last checkpoint")
         sys.exit(INTERRUPTED)
     finally:
         sys.stdout = stdout
@@ -130,37 +132,47 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
             _redirect_to_nothing(stdout)
 
 
+def _print_on_stderr(text: str) -> None:
+    with suppress(OSError):  # the terminal may be closed
+        print(text, file=sys.stderr)
+
+
 class LastingStream:
     """A stream that a program can go on writing to when nobody reads it any more."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self._warn = WarnOnce()
 
     def write(self, text: str) -> int:
         """Write a text, or nothing."""
         try:
             return self.stream.write(text)
-        except BrokenPipeError:
-            self._abandon()
+        except OSError as error:
+            self._abandon(error)
         return len(text)
 
     def flush(self) -> None:
         """Flush the stream, or do nothing."""
         try:
             self.stream.flush()
-        except BrokenPipeError:
-            self._abandon()
+        except OSError as error:
+            self._abandon(error)
 
-    def _abandon(self) -> None:
-        log.warning("nobody reads stdout any more: the run goes on without it")
-        _redirect_to_nothing(self.stream)
+    def _abandon(self, error: OSError) -> None:
+        """Go on without the stream; on a full disk without this text alone."""
+        if error.errno in NOBODY_READS:
+            log.warning("nobody reads stdout any more: the run goes on without it")
+            _redirect_to_nothing(self.stream)
+        else:
+            self._warn(f"stdout cannot be written, the run goes on ({error.strerror or error})")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
 
 def _is_abandoned(stream: TextIO | None) -> bool:
-    """Return whether a stream is a pipe that nobody reads any more."""
+    """Return whether a stream is a pipe that nobody reads any more, or a terminal that is closed."""
     try:
         if stream is None:
             return False
@@ -168,9 +180,9 @@ def _is_abandoned(stream: TextIO | None) -> bool:
         poll = select.poll()
         poll.register(stream.fileno(), 0)
         return any(event & select.POLLERR for _, event in poll.poll(0))
-    except BrokenPipeError:
-        return True
-    except (OSError, ValueError, AttributeError):  # a full disk; closed, or no file; Windows has no poll
+    except OSError as error:  # other than these, a full disk for example
+        return error.errno in NOBODY_READS
+    except (ValueError, AttributeError):  # closed, or no file; Windows has no poll
         return False
 
 

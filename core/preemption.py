@@ -15,7 +15,8 @@ from core.errors import INTERRUPTED, TRY_AGAIN, PreemptedError
 log = logging.getLogger("coregpt")
 P = ParamSpec("P")
 T = TypeVar("T")
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # job schedulers send USR1 before they end a job; Windows has none
+# job schedulers send USR1 before they end a job, and a terminal HUP when it is closed; Windows has neither
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 
 
 class Interrupted(BaseException):
@@ -23,7 +24,9 @@ class Interrupted(BaseException):
 
 
 class Preemption:
-    """Notices SIGTERM, SIGINT, SIGUSR1 and the end of the time limit, between entering and leaving.
+    """Notices SIGTERM, SIGINT, SIGUSR1, SIGHUP and the end of the time limit, between entering and leaving.
+
+    Under nohup, which has SIGHUP ignored, it stays ignored.
 
     time_limit_hours: counted from here; None is no limit
     """
@@ -42,6 +45,8 @@ class Preemption:
         self._pid = os.getpid()
         with suppress(ValueError):  # outside the main thread Python installs no handler
             for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+                if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 # a handler that was not set from Python reads as None and cannot be restored
                 self._previous[number] = signal.signal(number, self._notice) or signal.SIG_DFL
         return self

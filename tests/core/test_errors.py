@@ -195,3 +195,16 @@ def test_a_missing_package_is_one_message_with_the_command(program: str, tmp_pat
         f"error: {sys.executable} has no package torch, numpy, pydantic, yaml: run `{sys.executable} -m pip install "
         f"-e {root}`\n"
     )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_behind_stdout_does_not_stop_a_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with exit_on_error(outlives_stdout=True):
+            print("text", flush=True)
+            print("text", flush=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is left in the buffer can be written here
+    assert caplog.messages == ["stdout cannot be written, the run goes on (No space left on device)"]

@@ -325,6 +325,20 @@ def test_previous_handlers_are_restored_even_after_an_error() -> None:
     assert {name: signal.getsignal(getattr(signal, name)) for name in NAMES} == previous
 
 
+def test_a_closed_terminal_stops_the_run_but_not_under_nohup() -> None:
+    with Preemption() as preemption:
+        signal.raise_signal(signal.SIGHUP)
+        assert (preemption.requested, preemption.exit_status) == ("SIGHUP", 75)
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Preemption() as preemption:
+            signal.raise_signal(signal.SIGHUP)
+            assert preemption.requested is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
 def test_the_default_replaces_a_handler_that_python_did_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     install = signal.signal
 
