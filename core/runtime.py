@@ -128,7 +128,7 @@ class Runtime:
             dist.destroy_process_group()
 
     def _join_group(self) -> None:
-        from core.ranks.process_group import Address, ProcessGroup  # PyTorch can be built without it
+        from core.machine.process_group import Address, ProcessGroup  # PyTorch can be built without it
 
         group = ProcessGroup(Address.read(), self.rank, self.world_size, 60 * self._start_timeout)
         self.follows_earlier_group = group.join(self.backend)

@@ -37,7 +37,7 @@ class Mutation:
 
 
 STEP, TRAINER, MODEL = "core/training_step.py", "core/trainer.py", "model.py"
-GROUP = "core/ranks/process_group.py"
+GROUP = "core/machine/process_group.py"
 UNIT_STEP = "tests/core/test_training_step.py"
 UNIT_TRAINER = "tests/core/test_trainer.py"
 FILES, MANAGER, CHECKPOINTER = "core/files.py", "core/checkpoint/manager.py", "core/checkpoint/checkpointer.py"
@@ -104,9 +104,9 @@ MUTATIONS = [
     Mutation("do not combine the flags of all ranks", "core/stability/flags.py", "self.any_rank(torch.stack([flag.int() for flag in flags]))", "torch.stack([flag.int() for flag in flags])", "tests/core/stability/test_flags.py"),
     Mutation("give all ranks the same seed", "core/runtime.py", "self.seed + self.rank", "self.seed", "tests/core/test_runtime.py"),
     Mutation("change the default seed", "config/options.py", "opt(1337,", "opt(1338,", "tests/test_oracle.py"),
-    Mutation("give every process group the same name", GROUP, "name = uuid.uuid4().hex", 'name = "group"', "tests/core/ranks/test_process_group.py"),
-    Mutation("answer only the first call of each rank", GROUP, "if invited.get(rank) != call:", "if rank not in invited:", "tests/core/ranks/test_process_group.py"),
-    Mutation("keep the timeout of the start", GROUP, "                _set_pg_timeout(default_pg_timeout)\n", "                pass\n", "tests/core/ranks/test_process_group.py"),
+    Mutation("give every process group the same name", GROUP, "name = uuid.uuid4().hex", 'name = "group"', "tests/core/machine/test_process_group.py"),
+    Mutation("answer only the first call of each rank", GROUP, "if invited.get(rank) != call:", "if rank not in invited:", "tests/core/machine/test_process_group.py"),
+    Mutation("keep the timeout of the start", GROUP, "                _set_pg_timeout(default_pg_timeout)\n", "                pass\n", "tests/core/machine/test_process_group.py"),
     Mutation("count restarts on this node alone", "wiring/start.py", "runtime.follows_earlier_group or restarted()", "restarted()", "tests/wiring/test_start.py"),
     # checkpoints
     Mutation("write in place", FILES, "write(part)\n", "write(path); part.touch()\n", UNIT_FILES),

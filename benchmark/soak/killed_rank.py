@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     from benchmark.soak.save_watch import SaveWatch
     from core.callback import Callback
     from core.errors import exit_on_error
-    from core.ranks.process_group import ProcessGroup
+    from core.machine.process_group import ProcessGroup
     from core.trainer import Trainer
 
     kills = [Kill(*kill) for kill in json.loads(argv[0])]

@@ -1,1 +1,1 @@
-"""What the machine has: its memory."""
+"""What a run runs on: its processes and how they find each other, its memory."""

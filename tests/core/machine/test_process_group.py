@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from benchmark.soak.campaign import start, stderr_tail, wait
 from core.errors import GroupError
-from core.ranks.process_group import Address, ProcessGroup
+from core.machine.process_group import Address, ProcessGroup
 from core.runtime import Runtime
 
 

@@ -1,1 +1,0 @@
-"""The processes of a run: how they find each other."""
