@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.callback import CallbackList
+from core.checkpoint.emergency import saves_in_emergency
 from core.checkpoint.resume import damaged_if_it_fails, require_counters
 from core.errors import DivergedError
 from core.preemption import Interrupted
@@ -86,16 +87,13 @@ class Trainer:
         self.preemption = preemption
         self.callbacks = CallbackList(callbacks)
         self.max_iters = numbers.max_iters
-        self.eval_interval = numbers.eval_interval
-        self.log_interval = numbers.log_interval
         self.eval_only = numbers.eval_only
-        self.always_save_checkpoint = numbers.always_save_checkpoint
-        self.check_every_step = numbers.check_every_step
-
+        self.numbers = numbers
         self.counters = RunState()
         self.stop_request = StopRequest(preemption, is_alone=runtime.world_size == 1)
         self.report = StepReport(raw_model, step, numbers.sequences_per_iter)
-        self.step_start: State = {}  # this rank's position at the start of the evaluation or update at hand
+        self.step_start: State = {}  # this rank's position before the evaluation or update at hand; {} between them
+        self.result: StepResult | None = None  # of the last update since a rollback
 
     @property
     def iter_num(self) -> int:
@@ -107,6 +105,7 @@ class Trainer:
         """The lowest validation loss seen."""
         return self.counters.lowest_val_loss
 
+    @saves_in_emergency
     def train(self) -> float:
         """Train until `max_iters`, or until something calls `stop`. Return the lowest validation loss seen."""
         self.begin()
@@ -153,7 +152,7 @@ class Trainer:
 
     def should_evaluate(self, iter_num: int) -> bool:
         """Evaluate every `eval_interval` iterations, but not again after a resume from the checkpoint saved there."""
-        return self.eval_only or (iter_num % self.eval_interval == 0 and iter_num != self.counters.evaluated_at)
+        return self.eval_only or (iter_num % self.numbers.eval_interval == 0 and iter_num != self.counters.evaluated_at)
 
     def should_save(self, iter_num: int) -> bool:
         """Save where the schedule or a request says so, in addition to the checkpoints of evaluations."""
@@ -161,7 +160,7 @@ class Trainer:
 
     def should_log(self, iter_num: int) -> bool:
         """Log every `log_interval` iterations."""
-        return iter_num % self.log_interval == 0
+        return iter_num % self.numbers.log_interval == 0
 
     def should_terminate(self, iter_num: int) -> bool:
         """Stop after iteration `max_iters`, which is `max_iters + 1` updates, or when something asked for it."""
@@ -180,7 +179,8 @@ class Trainer:
         """Measure the loss of both splits and log it. Return the losses by split."""
         self.callbacks.emit("on_eval_begin", self)
         self.step_start = self.checkpointer.position()
-        metrics = self.counters.record_evaluation(self.evaluator.evaluate_splits())
+        measured, self.step_start = self.evaluator.evaluate_splits(), {}
+        metrics = self.counters.record_evaluation(measured)
         self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.report.mfu_percent})
         self.callbacks.emit("on_eval_end", self, self.counters.losses)
         return self.counters.losses
@@ -188,7 +188,7 @@ class Trainer:
     def save_evaluated(self, losses: dict[str, torch.Tensor]) -> None:
         """Save as nanoGPT does: if the validation loss is lower than at the last such save, or always."""
         self.react(self.monitor.decide_on_evaluation(losses, self.iter_num - 1))
-        if losses["val"] < self.counters.saved_val_loss or self.always_save_checkpoint:
+        if losses["val"] < self.counters.saved_val_loss or self.numbers.always_save_checkpoint:
             previous, self.counters.saved_val_loss = self.counters.saved_val_loss, losses["val"]
             if self.iter_num > 0:
                 self.save_checkpoint(link=True)
@@ -199,10 +199,11 @@ class Trainer:
         """Make one update, and act on the verdict known by now; on a GPU it is that of the update before."""
         self.step_start = self.checkpointer.position()
         self.step.skip_batches(self.monitor.batches_to_skip(self.iter_num))
-        result = self.step.execute_step(self.inspect_step)
+        self.result = result = self.step.execute_step(self.inspect_step)
         self.monitor.remember_step(self.iter_num, self.step.used_batch, self.step_start)
+        self.step_start = {}
         self.apply_verdict(self.monitor.verdict())
-        if self.check_every_step and not self.checkpointer.is_finite():
+        if self.numbers.check_every_step and not self.checkpointer.is_finite():
             self.react(self.monitor.decide_on_damage(self.iter_num))
         return result
 
@@ -238,7 +239,7 @@ class Trainer:
         self.report_save(self.checkpointer.join())
         state, place = self.checkpointer.roll_back()
         self.load_state_dict(state)
-        self.step_start = self.checkpointer.position()
+        self.step_start, self.result = self.checkpointer.position(), None
         raise _RolledBack(self.monitor.record_rollback(decision, self.iter_num, place))
 
     def save_checkpoint(self, link: bool = False) -> None:

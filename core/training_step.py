@@ -62,6 +62,7 @@ class TrainingStep:
         self.batch: Batch | None = None
         self.used_batch: Batch | None = None  # the last micro-batch of the last update
         self.updates = 0  # made by this process, skipped ones included
+        self.is_updating = False  # the verdict or the optimizer is at work: weights may be half changed
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False) and not self.scaler.is_enabled()
 
     def prefetch(self) -> None:
@@ -102,13 +103,14 @@ class TrainingStep:
         if self.grad_clip:
             self.scaler.unscale_(self.optimizer)  # the true gradients are clipped, not the scaled ones
             grad_norm = self.parallel.clip(self.model.parameters(), self.grad_clip)
-        skip = None
+        self.is_updating, skip = True, None
         if inspect:
             norm = self.parallel.norm(self.model.parameters()) if grad_norm is None else grad_norm
             skip = inspect(torch.stack(losses).sum(), norm, _merge(reports))
         self._update(skip)
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
+        self.is_updating = False
         return StepResult(losses[-1], grad_norm, output.metrics, self.gradient_accumulation_steps)
 
     def _update(self, skip: torch.Tensor | None) -> None:

@@ -326,8 +326,8 @@ def killed(trainer: Trainer) -> None:
     raise Killed
 
 
-class Killed(Exception):
-    """Stands for a kill: no part of the program catches it."""
+class Killed(KeyboardInterrupt):
+    """Stands for a kill: as after a second Ctrl-C, nothing is saved."""
 
 
 ENDS = {

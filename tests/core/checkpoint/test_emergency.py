@@ -1,0 +1,179 @@
+"""An error that ends a run: the state after its last whole update is saved, and a resume ends as if undisturbed."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import core
+import train
+from data.token_bins import TokenBins
+from tools.run_hash import run_hash
+
+LAST = 7  # iter_num after the 7 updates of tiny_argv
+
+
+class Oops(Exception):
+    """An error of the user's own code."""
+
+
+class Counting(core.Callback):
+    """Counts what it sees, and fails once, after it has counted, where it is told to."""
+
+    def __init__(self, moment: str = "", iter_num: int = -1) -> None:
+        self.moment, self.iter_num, self.seen = moment, iter_num, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+    def on_step_end(self, trainer: core.Trainer, result: Any) -> None:
+        self.seen += 1
+
+
+def failing(moment: str, iter_num: int) -> core.Callback:
+    callback = Counting(moment, iter_num)
+    method = getattr(callback, moment)
+
+    def fail(trainer: core.Trainer, *details: Any) -> None:
+        method(trainer, *details)
+        if trainer.iter_num == iter_num:
+            raise Oops(moment)
+
+    setattr(callback, moment, fail)
+    return callback
+
+
+def saved_at() -> int | None:
+    manifest = core.CheckpointManager("out").load().manifest
+    return None if manifest is None else manifest["iter_num"]
+
+
+UNDISTURBED: list[str] = []  # its hash, once it is known
+
+
+@pytest.fixture
+def expected(run_dir: Path, tiny_argv: list[str]) -> str:
+    """Return the hash of the undisturbed run, in a folder with data/tiny."""
+    if not UNDISTURBED:
+        train.main([*tiny_argv, "--out_dir=undisturbed"], [Counting()])
+        UNDISTURBED.append(run_hash("undisturbed"))
+    return UNDISTURBED[0]
+
+
+@pytest.mark.parametrize("iter_num", [1, 3, 6])
+@pytest.mark.parametrize("moment", ["on_step_begin", "on_step_end"])
+def test_a_callback_that_fails_costs_no_update(
+    expected: str, tiny_argv: list[str], moment: str, iter_num: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with pytest.raises(Oops):
+        train.main(tiny_argv, [failing(moment, iter_num)])
+
+    whole = iter_num + (moment == "on_step_end")
+    assert saved_at() == whole
+    command = "train.py --init_from=resume --out_dir=out"
+    assert caplog.messages[-1].startswith(f"an error ends the run: saved at iteration {whole}; to go on: ")
+    assert caplog.messages[-1].endswith(command)
+    train.main([*tiny_argv, "--init_from=resume"], [Counting()])
+    assert run_hash("out") == expected
+
+
+@pytest.mark.parametrize("moment", ["on_eval_begin", "on_eval_end", "on_checkpoint"])
+@pytest.mark.parametrize("options", [[], ["--always_save_checkpoint=False"]])
+def test_a_callback_that_fails_at_an_evaluation_costs_nothing(
+    run_dir: Path, tiny_argv: list[str], moment: str, options: list[str]
+) -> None:
+    argv = [*tiny_argv, *options]
+    train.main([*argv, "--out_dir=undisturbed"], [Counting()])
+    with pytest.raises(Oops):
+        train.main(argv, [failing(moment, 3)])
+
+    assert saved_at() == 3
+    train.main([*argv, "--init_from=resume"], [Counting()])
+    assert run_hash("out") == run_hash("undisturbed")
+    linked = [torch.load(f"{out}/ckpt.pt", weights_only=True)["iter_num"] for out in ("out", "undisturbed")]
+    assert linked[0] == linked[1]
+
+
+def fail_at(call: int, real: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that fails at one of its calls, after it has done its work and drawn its random numbers."""
+    calls = 0
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        result = real(*args, **kwargs)
+        calls += 1
+        if calls == call:
+            raise core.DataError("the data are gone")
+        return result
+
+    return function
+
+
+@pytest.mark.parametrize("call", [8, 10, 13, 17, 23])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(TokenBins, "get_batch"), (core.LanguageModeling, "__call__")], ids=["data", "objective"]
+)
+def test_data_and_objectives_that_fail_cost_no_update(
+    expected: str, tiny_argv: list[str], owner: Any, name: str, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of training and of evaluations, the first and the second micro-batch of an update."""
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail_at(call, getattr(owner, name)))
+        with pytest.raises(core.DataError, match="the data are gone"):
+            train.main(tiny_argv, [counting := Counting()])
+
+    assert 0 < counting.seen < LAST and saved_at() == counting.seen
+    train.main([*tiny_argv, "--init_from=resume"], [Counting()])
+    assert run_hash("out") == expected
+
+
+def test_weights_that_may_be_half_changed_are_not_saved(
+    run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail_at(5, torch.optim.AdamW.step))
+    with pytest.raises(core.DataError):
+        train.main([*tiny_argv, "--save_interval=2"])
+
+    assert saved_at() == 4
+    end = "the weights may be half changed, and are not saved, the last checkpoint is untouched; to go on: "
+    assert caplog.messages[-1].startswith(f"an error ends the run: {end}")
+
+
+def test_before_the_first_update_there_is_nothing_to_save(
+    run_dir: Path, tiny_argv: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Oops):
+        train.main(tiny_argv, [failing("on_step_begin", 0)])
+
+    assert not list(Path("out").glob("ckpt*")) and "an error ends" not in caplog.text
+
+
+def test_a_state_that_cannot_be_saved_does_not_hide_the_error(
+    run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.checkpoint.writer.TorchFile.write", full)
+    with pytest.raises(Oops):
+        train.main(tiny_argv, [failing("on_step_end", 4)])
+
+    assert "an error ends the run: its state could not be saved (SaveError: " in caplog.messages[-1]
+
+
+def test_an_error_in_an_evaluation_alone_saves_nothing(
+    run_dir: Path, tiny_argv: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    train.main(tiny_argv)
+    before = sorted(path.name for path in Path("out").iterdir())
+    with pytest.raises(Oops):
+        train.main([*tiny_argv, "--init_from=resume", "--eval_only=True"], [failing("on_eval_end", LAST)])
+
+    assert sorted(path.name for path in Path("out").iterdir()) == before and "an error ends" not in caplog.text
