@@ -30,14 +30,22 @@ log = logging.getLogger("coregpt")
 END_AT_MIN_LR = ("cosine", "linear", "wsd")
 
 
+def _accepted(configure: Callable[..., Any], settings: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the settings without the device if the method does not take it, as nanoGPT's in early 2023."""
+    try:
+        inspect.signature(configure).bind(*settings)
+    except TypeError:
+        return settings[:3]
+    return settings
+
+
 def make_optimizer(
     options: Options, runtime: Runtime, model: Any, parallel: Replicated, checkpoint: dict[str, Any] | None
 ) -> torch.optim.Optimizer:
     """Return the model's optimizer, with the state of the checkpoint that the run resumes, if it has one."""
     betas = (options.beta1, options.beta2)
     settings = (options.weight_decay, options.learning_rate, betas, runtime.device.type)
-    count = len(inspect.signature(model.configure_optimizers).parameters)
-    optimizer: torch.optim.Optimizer = model.configure_optimizers(*settings[: max(count, 3)])  # nanoGPT's had 3 once
+    optimizer: torch.optim.Optimizer = model.configure_optimizers(*_accepted(model.configure_optimizers, settings))
     if not options.eval_only:
         for surprise in surprises(options, is_resumed=checkpoint is not None):
             log.warning(surprise)

@@ -80,6 +80,19 @@ def test_a_model_may_make_its_optimizer_without_the_device(run: core.Runtime) ->
     assert (group["lr"], group["betas"], group["weight_decay"]) == (0.5, (0.7, 0.95), 0.3)
 
 
+class WrappedGPT(GPT):
+    """A model.py whose method hands its arguments on."""
+
+    def configure_optimizers(self, *args: Any) -> Any:
+        return super().configure_optimizers(*args)
+
+
+def test_a_method_that_takes_any_arguments_gets_the_device(run: core.Runtime) -> None:
+    optimizer = make_optimizer(Options(), run, WrappedGPT(GPTConfig(**TINY_SCORER)), core.Replicated(), None)
+
+    assert len(optimizer.param_groups) == 2
+
+
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [  # at iterations 0, 4, 10 and 20; peak 1, floor 0.1, warm-up 4, decay until 10
