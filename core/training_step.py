@@ -62,7 +62,7 @@ class TrainingStep:
         self.batch: Batch | None = None
         self.used_batch: Batch | None = None  # the last micro-batch of the last update
         self.updates = 0  # made by this process, skipped ones included
-        self.is_updating = False  # the verdict or the optimizer is at work: weights may be half changed
+        self.is_updating = False  # the verdict, the optimizer or a rollback is at work: weights may be half changed
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False) and not self.scaler.is_enabled()
 
     def prefetch(self) -> None:

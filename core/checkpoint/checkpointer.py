@@ -272,6 +272,7 @@ class Checkpointer:
         Returns the state of the trainer that belongs to it, and what to call it in a message.
         """
         self.join()
+        self.step.is_updating = True  # an error from here to the end leaves weights of two states
         found = self.runtime.on_master(self._newest_healthy)
         if found is None:
             state, name = copy.deepcopy(self._beginning), "where this process started"
@@ -288,6 +289,7 @@ class Checkpointer:
         self.failure = None
         self.detector.load_state_dict(position["detector"])
         self.restore_position(position)
+        self.step.is_updating = False
         return state, name
 
     def _newest_healthy(self) -> CheckpointFile | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,14 @@ def saves_in_emergency(train: Train) -> Train:
 
     @functools.wraps(train)
     def guarded(trainer: Trainer) -> float:
+        pid = os.getpid()
         try:
             return train(trainer)
         except NOT_SAVED:
             raise
         except BaseException:
+            if os.getpid() != pid:  # the end of a process that a callback has forked
+                raise
             outcome = _save(trainer)
             if trainer.step.updates and not trainer.eval_only:
                 log.warning(f"an error ends the run: {outcome}; to go on: {trainer.checkpointer.resume_command()}")

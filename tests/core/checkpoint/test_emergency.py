@@ -1,6 +1,7 @@
 """An error that ends a run: the state after its last whole update is saved, and a resume ends as if undisturbed."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,42 @@ def test_an_error_in_an_evaluation_alone_saves_nothing(
         train.main([*tiny_argv, "--init_from=resume", "--eval_only=True"], [failing("on_eval_end", LAST)])
 
     assert sorted(path.name for path in Path("out").iterdir()) == before and "an error ends" not in caplog.text
+
+
+def test_a_rollback_that_fails_saves_nothing(
+    run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The checkpoint to go back to cannot be read, and the update that was unstable is not made."""
+
+    def unreadable(*_: Any) -> None:
+        raise core.CheckpointError("the disk is gone")
+
+    real, calls = core.LanguageModeling.__call__, iter(range(100))
+
+    def unstable(*args: Any, **kwargs: Any) -> Any:
+        output = real(*args, **kwargs)
+        return output._replace(loss=output.loss * torch.nan) if next(calls) == 15 else output
+
+    monkeypatch.setattr("core.checkpoint.writer.TorchFile.read", unreadable)
+    monkeypatch.setattr(core.LanguageModeling, "__call__", unstable)
+    with pytest.raises(core.CheckpointError, match="the disk is gone"):
+        train.main(tiny_argv)
+
+    assert saved_at() == 3 and "the weights may be half changed, and are not saved" in caplog.messages[-1]
+
+
+def test_the_end_of_a_forked_process_saves_nothing(run_dir: Path, tiny_argv: list[str]) -> None:
+    class Forks(core.Callback):
+        def on_step_end(self, trainer: core.Trainer, result: Any) -> None:
+            if trainer.iter_num == 4 and os.fork() == 0:
+                raise SystemExit
+
+    parent = os.getpid()
+    try:
+        train.main([*tiny_argv, "--max_iters=4"], [Forks()])
+    except SystemExit:
+        os._exit(0 if sorted(path.name for path in Path("out").glob("ckpt-*.pt")) == ["ckpt-000001.pt"] else 1)
+    finally:
+        if os.getpid() != parent:
+            os._exit(2)
+    assert os.wait()[1] == 0
