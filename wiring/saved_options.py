@@ -22,14 +22,14 @@ WHICH_MACHINE = {"device", "dtype", "compile", "backend", "time_limit"}
 def as_saved(options: Options, argv: Sequence[str]) -> Options:
     """Return the options of the checkpoint to resume, with those that `argv` sets.
 
-    With a config file, or an option beyond those two, the options are as given: nanoGPT's meaning of
-    a resume. So they are for a fresh start, and where there is no checkpoint with options.
+    With a config file, or an option beyond WHICH_RUN and WHICH_MACHINE, the options are as given, which is nanoGPT's
+    meaning of a resume. They are also as given for a fresh start, and where no checkpoint holds options.
     """
     given = {argument.removeprefix("--").split("=")[0].rpartition(".")[2] for argument in argv}
     if options.init_from != "resume" or not given <= WHICH_RUN | WHICH_MACHINE:
         return options
-    named = [options.ckpt_filename] if options.ckpt_filename else []
-    for path in [Path(options.out_dir, name) for name in named] or _newest_first(Path(options.out_dir)):
+    folder = Path(options.out_dir)
+    for path in [folder / options.ckpt_filename] if options.ckpt_filename else _newest_first(folder):
         try:
             saved = load_values(path).get("config")
         except CheckpointError:  # a damaged one is reported when it is to be loaded

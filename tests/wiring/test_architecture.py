@@ -21,18 +21,12 @@ from model import GPT
 from tests.comparing import assert_same
 from wiring.architecture import knowing_model_fields, load_architecture, with_model_fields
 
-
-@dataclasses.dataclass
-class NanoConfig:
-    """nanoGPT's fields."""
-
-    block_size: int = 1024
-    vocab_size: int = 50304
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    dropout: float = 0.0
-    bias: bool = True
+# nanoGPT's fields, whose names and defaults are part of the interface
+NANO_DEFAULTS = {"block_size": 1024, "vocab_size": 50304, "n_layer": 12, "n_head": 12, "n_embd": 768}
+NanoConfig: Any = dataclasses.make_dataclass(
+    "NanoConfig",
+    [(name, int, default) for name, default in NANO_DEFAULTS.items()] + [("dropout", float, 0.0), ("bias", bool, True)],
+)
 
 
 @dataclasses.dataclass

@@ -22,7 +22,7 @@ class Oops(Exception):
 
 
 class Counting(core.Callback):
-    """Counts what it sees, and fails once, after it has counted, where it is told to."""
+    """Counts updates; `failing` makes it raise Oops at one moment of one iteration."""
 
     def __init__(self, moment: str = "", iter_num: int = -1) -> None:
         self.moment, self.iter_num, self.seen = moment, iter_num, 0
