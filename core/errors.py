@@ -24,6 +24,7 @@ class CoreGPTError(Exception):
     """Base of the errors that end a program with one clear message instead of a traceback."""
 
     exit_status = 2
+    is_printed_at_once: bool | None = None  # under torchrun; by default on local rank 0, and later on the others
 
 
 class ConfigError(CoreGPTError, ValueError):
@@ -103,6 +104,7 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
     quietly, or with `outlives_stdout` goes on without it.
 
     Under torchrun an error of all ranks is printed once per machine: the others wait, and torchrun ends them meanwhile.
+    An error in training is printed by the rank on which it came first.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
@@ -119,7 +121,9 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
             _print_on_stderr(str(error))
         sys.exit(error.exit_status)
     except CoreGPTError as error:
-        if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+        at_once = error.is_printed_at_once
+        at_once = os.environ.get("LOCAL_RANK", "0") == "0" if at_once is None else at_once
+        if "TORCHELASTIC_RUN_ID" in os.environ and not at_once:
             time.sleep(GRACE_SECONDS)
         _print_on_stderr(f"error: {error}")
         sys.exit(error.exit_status)

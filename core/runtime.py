@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from core.machine.emergency_exchange import EmergencyExchange
 
 log = logging.getLogger("coregpt")
 T = TypeVar("T")
@@ -90,7 +93,9 @@ class Runtime:
         self.is_master = self.rank == 0
         self.seed = seed
         self.follows_earlier_group = False  # of this launch: the launcher has restarted the processes
+        self.exchange: EmergencyExchange | None = None  # with the other processes of a gloo group
         self._start_timeout, self._run_start = start_timeout, run_start
+        self._has_group = False
         self._at_exit = ExitStack()
         _notes_to_stderr(logging.INFO if self.is_master else logging.ERROR)
         if not self.distributed:
@@ -123,15 +128,22 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._at_exit.close()
-        if self.distributed:
+        if self._has_group:
             gc.collect()  # a wrapped model that outlives its process group can abort the process
             dist.destroy_process_group()
+        if self.exchange:
+            self.exchange.close()
 
     def _join_group(self) -> None:
         from core.machine.process_group import Address, ProcessGroup  # PyTorch can be built without it
 
         group = ProcessGroup(Address.read(), self.rank, self.world_size, 60 * self._start_timeout)
-        self.follows_earlier_group = group.join(self.backend)
+        self.follows_earlier_group, self._has_group = group.join(self.backend), True
+        self.exchange = group.exchange
+
+    def leave_group(self) -> None:
+        """Work alone from here on: collectives of this process take its own value and wait for nobody."""
+        self.distributed = False
 
     def at_exit(self, action: Callable[[], None]) -> None:
         """Call `action` on leaving, however the run ends; the last action given is called first."""

@@ -93,7 +93,6 @@ class Trainer:
         self.stop_request = StopRequest(preemption, is_alone=runtime.world_size == 1)
         self.report = StepReport(raw_model, step, numbers.sequences_per_iter)
         self.step_start: State = {}  # this rank's position before the evaluation or update at hand; {} between them
-        self.result: StepResult | None = None  # of the last update since a rollback
 
     @property
     def iter_num(self) -> int:
@@ -125,7 +124,7 @@ class Trainer:
                         if self.eval_only:
                             break
                         self.save_evaluated(losses)
-                    if self.should_save(self.iter_num):
+                    if self.checkpointer.schedule.is_due(self.iter_num):
                         self.save_checkpoint()
 
                     # forward, backward, update
@@ -153,10 +152,6 @@ class Trainer:
     def should_evaluate(self, iter_num: int) -> bool:
         """Evaluate every `eval_interval` iterations, but not again after a resume from the checkpoint saved there."""
         return self.eval_only or (iter_num % self.numbers.eval_interval == 0 and iter_num != self.counters.evaluated_at)
-
-    def should_save(self, iter_num: int) -> bool:
-        """Save where the schedule or a request says so, in addition to the checkpoints of evaluations."""
-        return self.checkpointer.schedule.is_due(iter_num)
 
     def should_log(self, iter_num: int) -> bool:
         """Log every `log_interval` iterations."""
@@ -199,7 +194,10 @@ class Trainer:
         """Make one update, and act on the verdict known by now; on a GPU it is that of the update before."""
         self.step_start = self.checkpointer.position()
         self.step.skip_batches(self.monitor.batches_to_skip(self.iter_num))
-        self.result = result = self.step.execute_step(self.inspect_step)
+        return self.end_update(self.step.execute_step(self.inspect_step))
+
+    def end_update(self, result: StepResult) -> StepResult:
+        """Record an update, and act on the verdict. Return its result."""
         self.monitor.remember_step(self.iter_num, self.step.used_batch, self.step_start)
         self.step_start = {}
         self.apply_verdict(self.monitor.verdict())
@@ -239,7 +237,7 @@ class Trainer:
         self.report_save(self.checkpointer.join())
         state, place = self.checkpointer.roll_back()
         self.load_state_dict(state)
-        self.step_start, self.result = self.checkpointer.position(), None
+        self.step_start = self.checkpointer.position()
         raise _RolledBack(self.monitor.record_rollback(decision, self.iter_num, place))
 
     def save_checkpoint(self, link: bool = False) -> None:

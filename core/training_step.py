@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from core.batch import Batch
+from core.checkpoint.update_watch import UpdateWatch
 from core.objective import Objective
 from core.parallel import Replicated
 
@@ -62,7 +63,9 @@ class TrainingStep:
         self.batch: Batch | None = None
         self.used_batch: Batch | None = None  # the last micro-batch of the last update
         self.updates = 0  # made by this process, skipped ones included
-        self.is_updating = False  # the verdict, the optimizer or a rollback is at work: weights may be half changed
+        self.watch = UpdateWatch(optimizer)
+        self.result: StepResult | None = None  # of the update at hand, from its last backward pass on
+        self.is_updating = False  # the verdict or the optimizer is at work; `watch` says how far it came
         self.skips_on_device = getattr(optimizer, "_step_supports_amp_scaling", False) and not self.scaler.is_enabled()
 
     def prefetch(self) -> None:
@@ -103,15 +106,27 @@ class TrainingStep:
         if self.grad_clip:
             self.scaler.unscale_(self.optimizer)  # the true gradients are clipped, not the scaled ones
             grad_norm = self.parallel.clip(self.model.parameters(), self.grad_clip)
+        self.result = result = StepResult(losses[-1], grad_norm, output.metrics, self.gradient_accumulation_steps)
+        self.watch.begin()
         self.is_updating, skip = True, None
         if inspect:
             norm = self.parallel.norm(self.model.parameters()) if grad_norm is None else grad_norm
             skip = inspect(torch.stack(losses).sum(), norm, _merge(reports))
         self._update(skip)
+        self._end_update()
+        return result
+
+    def complete_update(self) -> StepResult:
+        """End an update whose weights are changed, but in which an error came after that. Return its result."""
+        assert self.result is not None
+        self.scaler.update()
+        self._end_update()
+        return self.result
+
+    def _end_update(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         self.is_updating = False
-        return StepResult(losses[-1], grad_norm, output.metrics, self.gradient_accumulation_steps)
 
     def _update(self, skip: torch.Tensor | None) -> None:
         if skip is not None and self.skips_on_device:

@@ -57,7 +57,7 @@ def test_the_state_is_restored_bit_for_bit(saved: tuple[list[str], dict[str, Any
     counter = Counter()
     with core.Runtime(device="cpu") as run:
         trainer = train.build(configure(Options, argv), run, core.Preemption(), [counter])
-        position = trainer.checkpointer._saved_position()
+        position = trainer.checkpointer.saved_position()
 
         assert fingerprint(trainer.step.batch) == expected["next_batch"]
         assert_same(dict(trainer.raw_model.state_dict()), dict(checkpoint["model"]))

@@ -24,7 +24,9 @@ from typing import Any
 
 from benchmark.soak.campaign import Campaign
 
-NAMES = ("kills", "restarts", "damages", "preemptions", "injections", "false_alarms", "disk_model")
+NAMES = (
+    "kills", "restarts", "damages", "preemptions", "emergencies", "injections", "false_alarms", "disk_model"
+)  # fmt: skip
 SEEDS = 100_000  # more than any campaign has trials
 
 

@@ -104,23 +104,29 @@ class Checkpointer:
         self.has_saved = False  # by this process
         self.has_resumed = False
         self.failure: str | None = None  # why the last save failed; None if it succeeded
+        self.is_rolling_back = False  # until it has succeeded: weights and moments may be of two iterations
+        self.given_positions: list[State] = []  # of all ranks, where they cannot be gathered any more
         self._beginning: State = {}
         self._warn = WarnOnce()
 
     # the position of this rank
 
     def position(self) -> State:
-        """Return this rank's random state, the batch drawn ahead, and the states of data source and objective."""
+        """Return this rank's random state, the batch drawn ahead, and the states of data source, objective, detector.
+
+        Nothing waits for the device.
+        """
         states = {name: part.state_dict() for name, part in self._stateful_parts().items()}
         states = {name: state for name, state in states.items() if state}
-        return {"rng": self.runtime.rng_state(), "batch": self.step.batch, **states}
+        detector = self.detector.snapshot()
+        return {"rng": self.runtime.rng_state(), "batch": self.step.batch, **states, "detector": detector}
 
     def restore_position(self, position: State) -> None:
         """Go back to what `position` returned, and drop all gradients."""
         self.step.optimizer.zero_grad(set_to_none=True)
         self.step.batch = to_device(position["batch"], self.runtime.device)
         self.runtime.set_rng_state(position["rng"])
-        for name, part in self._stateful_parts().items():
+        for name, part in {**self._stateful_parts(), "detector": self.detector}.items():
             if name in position:
                 part.load_state_dict(position[name])
 
@@ -128,13 +134,13 @@ class Checkpointer:
         parts = {"data": self.data, "objective": self.step.objective}
         return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
 
-    def _saved_position(self) -> State:
-        """Return this rank's position as a checkpoint keeps it, under the keys of `core.checkpoint.format.POSITION`."""
-        position = self.position()
+    def saved_position(self, position: State | None = None) -> State:
+        """Return a position, by default the present one, as a checkpoint keeps it: see `core.checkpoint.format`."""
+        position = self.position() if position is None else dict(position)
         # ranks send this to each other: a tensor on a device would open the sender's device on all of them
         for name in {"batch", "objective"} & position.keys():
             position[name] = to_device(position[name], torch.device("cpu"))
-        return {**position, "detector": self.detector.state_dict()}
+        return {**position, "detector": self.detector.state_dict(position["detector"])}
 
     # saving
 
@@ -161,7 +167,7 @@ class Checkpointer:
         notes: what the trainer adds to the manifest
         link:  make nanoGPT's ckpt.pt a second name of it
         """
-        positions = self.runtime.gather(self._saved_position())
+        positions = self.given_positions or self.runtime.gather(self.saved_position())
         checkpoint = arrange(
             CHECKPOINT,
             {
@@ -260,7 +266,7 @@ class Checkpointer:
         self._beginning = {
             **copy.deepcopy(state),
             "scaler": self.step.scaler.state_dict(),
-            "position": self._saved_position(),
+            "position": self.saved_position(),
             "optimizer": _without_moments(self.step.optimizer.state_dict()),
         }
 
@@ -272,7 +278,7 @@ class Checkpointer:
         Returns the state of the trainer that belongs to it, and what to call it in a message.
         """
         self.join()
-        self.step.is_updating = True  # an error from here to the end leaves weights of two states
+        self.is_rolling_back = True
         found = self.runtime.on_master(self._newest_healthy)
         if found is None:
             state, name = copy.deepcopy(self._beginning), "where this process started"
@@ -287,9 +293,8 @@ class Checkpointer:
             self.step.scaler.load_state_dict(state["scaler"])
         self.schedule.rolled_back(state["iter_num"] if found else None)
         self.failure = None
-        self.detector.load_state_dict(position["detector"])
         self.restore_position(position)
-        self.step.is_updating = False
+        self.is_rolling_back = False
         return state, name
 
     def _newest_healthy(self) -> CheckpointFile | None:
@@ -362,8 +367,6 @@ class Checkpointer:
             )
         if checkpoint["scaler"]:  # empty if the saved run did not scale its loss
             self.step.scaler.load_state_dict(checkpoint["scaler"])
-        if "detector" in own:
-            self.detector.load_state_dict(own["detector"])
         self.restore_position(own)
         self.schedule.saved(checkpoint["iter_num"])
         return None

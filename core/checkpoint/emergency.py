@@ -5,24 +5,34 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import pickle
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from core.errors import DivergedError, PreemptedError, SaveError
+from core.checkpoint.update_watch import COMPLETE, PARTIAL
+from core.errors import CoreGPTError, DivergedError, GroupError, PreemptedError, SaveError
 
 if TYPE_CHECKING:
+    from core.machine.emergency_exchange import EmergencyExchange
     from core.trainer import Trainer
 
 log = logging.getLogger("coregpt")
 Train = Callable[["Trainer"], float]
+State = dict[str, Any]
 # these have saved already, must not, or cannot; KeyboardInterrupt is the second Ctrl-C
 NOT_SAVED = (PreemptedError, DivergedError, SaveError, KeyboardInterrupt)
 
 
-def saves_in_emergency(train: Train) -> Train:
-    """Return `train` as a method that, when an error ends it, saves the state after the last whole update.
+class _CannotSave(Exception):
+    """The last checkpoint stands. Its text says why."""
 
-    A resume from it continues as if nothing had happened. The error goes on to the caller.
+
+def saves_in_emergency(train: Train) -> Train:
+    """Return `train` as a method that, when an error ends it, saves the state after the last complete update.
+
+    A resume from it continues as if nothing had happened. The error goes on to the caller. With several processes
+    every one calls this: an error of one breaks the collectives in which the others wait, and rank 0 saves.
     """
 
     @functools.wraps(train)
@@ -32,39 +42,131 @@ def saves_in_emergency(train: Train) -> Train:
             return train(trainer)
         except NOT_SAVED:
             raise
-        except BaseException:
+        except BaseException as error:
             if os.getpid() != pid:  # the end of a process that a callback has forked
                 raise
-            outcome = _save(trainer)
-            if trainer.step.updates and not trainer.eval_only:
-                log.warning(f"an error ends the run: {outcome}; to go on: {trainer.checkpointer.resume_command()}")
+            exchange = trainer.runtime.exchange
+            if exchange is None:
+                _report(trainer, _save(trainer))
+                raise
+            first = _save_together(trainer, exchange)
+            if isinstance(error, CoreGPTError):
+                error.is_printed_at_once = first == exchange.rank
+            if "gloo" in str(error):  # from a collective that another rank has left
+                _raise_for_other_rank(None if first == exchange.rank else first)
             raise
 
     return guarded
 
 
-def _save(trainer: Trainer) -> str:
-    """Save the state after the last whole update. Return what came of it, for a message."""
-    if trainer.runtime.world_size > 1:  # the others may wait for this process without end
-        return f"this process cannot save alone{trainer.checkpointer.kept}"
-    if trainer.step.is_updating:
-        return f"the weights may be half changed, and are not saved{trainer.checkpointer.kept}"
+def _raise_for_other_rank(first: int | None) -> NoReturn:
+    """Raise GroupError in place of a collective's error. first: the rank that ended the run, None if it said nothing"""
+    if first is None:
+        raise GroupError("another process of this run has ended without a message: it may have been killed") from None
+    error = GroupError(f"rank {first} ended the run, see its own message")
+    error.is_printed_at_once = False
+    raise error from None
+
+
+def _report(trainer: Trainer, outcome: str) -> None:
+    if trainer.step.updates and not trainer.eval_only:
+        log.warning(f"an error ends the run: {outcome}; to go on: {trainer.checkpointer.resume_command()}")
+
+
+def _save_together(trainer: Trainer, exchange: EmergencyExchange) -> int | None:
+    """Save on rank 0, with the positions of all ranks. Return the rank of the first error, None if it is not known."""
     try:
+        message = pickle.dumps(_positions(trainer))
+    except Exception:  # the state of a user's data source, for example
+        message = pickle.dumps({})
+    first = None
+    with suppress(RuntimeError):  # the store has ended with rank 0, or with the launcher
+        first = exchange.send(message)
+    if exchange.rank > 0:
+        if exchange.outcome() is None:
+            log.error(f"rank {exchange.rank}: rank 0 has saved nothing, as it has ended or does not answer")
+        return first
+    outcome = _save(trainer, exchange)
+    _report(trainer, outcome)
+    with suppress(RuntimeError):
+        exchange.announce(outcome)
+    return first
+
+
+def _save(trainer: Trainer, exchange: EmergencyExchange | None = None) -> str:
+    """Save the state after the last complete update. Return what came of it, for a message."""
+    checkpointer = trainer.checkpointer
+    try:
+        if trainer.runtime.world_size > 1:
+            checkpointer.given_positions = _collect(trainer, exchange)
+            trainer.runtime.leave_group()
         _complete_iteration(trainer)
         trainer.save_final()
+    except _CannotSave as reason:
+        return f"{reason}{checkpointer.kept}"
     except BaseException as error:  # of the disk, of memory, a rollback: the run ends by its own error anyway
-        return f"its state could not be saved ({type(error).__name__}: {error}){trainer.checkpointer.kept}"
+        return f"its state could not be saved ({type(error).__name__}: {error}){checkpointer.kept}"
     return f"saved at iteration {trainer.iter_num}"
 
 
-def _complete_iteration(trainer: Trainer) -> None:
-    """Undo what was begun of an evaluation or an update, or do what follows a whole one."""
-    counters, report, steps = trainer.counters, trainer.report, trainer.monitor.recent_steps
+def _collect(trainer: Trainer, exchange: EmergencyExchange | None) -> list[State]:
+    """Return the position of every rank that belongs to the weights of rank 0."""
+    if exchange is None:
+        raise _CannotSave("its processes cannot be saved together")
+    iter_num = _complete_updates(trainer)
+    try:
+        positions = [pickle.loads(message).get(iter_num) for message in exchange.collect()]
+    except RuntimeError as error:  # a rank is missing, or the store has ended
+        raise _CannotSave(str(error)) from None
+    if None in positions:
+        raise _CannotSave(f"rank {positions.index(None)} has no position of iteration {iter_num}")
+    return positions
+
+
+def _complete_updates(trainer: Trainer) -> int:
+    """Return the iteration that comes next after the complete updates in the weights."""
+    progress = trainer.step.watch.progress() if trainer.step.is_updating else None
+    if progress == PARTIAL or trainer.checkpointer.is_rolling_back:
+        raise _CannotSave("the weights may be half changed, and are not saved")
+    return trainer.iter_num + (progress == COMPLETE or _is_uncounted(trainer))
+
+
+def _is_uncounted(trainer: Trainer) -> bool:
+    """Return whether the update of the iteration at hand is made, but not counted yet."""
+    steps = trainer.monitor.recent_steps
+    return bool(steps) and steps[-1].iter_num == trainer.iter_num
+
+
+def _positions(trainer: Trainer) -> dict[int, State]:
+    """Return the positions that this rank has kept, by the iteration that comes next.
+
+    The ranks are never more than an update apart. Between the backward passes of an update and its end, the present
+    position is already that after the update, as nothing more is drawn.
+    """
+    checkpointer, step, iter_num = trainer.checkpointer, trainer.step, trainer.iter_num
+    if checkpointer.is_rolling_back:
+        return {}
+    kept = {recent.iter_num: recent.position for recent in trainer.monitor.recent_steps}
     if trainer.step_start:
-        trainer.checkpointer.restore_position(trainer.step_start)
-    elif trainer.result is not None and steps[-1].iter_num == trainer.iter_num:  # made, and not counted yet
-        if trainer.should_log(trainer.iter_num):
-            trainer.logger.log_step(report.metrics(trainer.iter_num, trainer.result, report.lap()))
+        kept[iter_num] = trainer.step_start
+    if step.is_updating or not trainer.step_start:
+        kept[iter_num + (step.is_updating or _is_uncounted(trainer))] = checkpointer.position()
+    return {number: checkpointer.saved_position(position) for number, position in kept.items()}
+
+
+def _complete_iteration(trainer: Trainer) -> None:
+    """Undo what was begun of an evaluation or an update, or do what follows a complete one."""
+    counters, step, report, iter_num = trainer.counters, trainer.step, trainer.report, trainer.iter_num
+    if _complete_updates(trainer) > iter_num:
+        if step.is_updating:
+            trainer.end_update(step.complete_update())
+            with suppress(Exception):  # the error that ends the run comes first
+                trainer.callbacks.emit("on_step_end", trainer, step.result)
+        if trainer.should_log(iter_num) and step.result:
+            trainer.logger.log_step(report.metrics(iter_num, step.result, report.lap()))
         counters.iter_num += 1
-    elif counters.losses and trainer.checkpointer.schedule.saved_at != trainer.iter_num == counters.evaluated_at:
+    elif trainer.step_start:
+        step.is_updating = False
+        trainer.checkpointer.restore_position(trainer.step_start)
+    elif counters.losses and trainer.checkpointer.schedule.saved_at != iter_num == counters.evaluated_at:
         trainer.save_evaluated(counters.losses)

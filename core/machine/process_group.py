@@ -15,6 +15,7 @@ from torch.distributed.constants import default_pg_timeout
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from core.errors import GroupError
+from core.machine.emergency_exchange import EmergencyExchange, connected, open_sockets
 
 LONGEST_PAUSE_S = 0.1  # between two looks at the store; signals are handled in between
 
@@ -54,6 +55,7 @@ class ProcessGroup:
         self.rank = rank
         self.world_size = world_size
         self.timeout_s = timeout_s
+        self.exchange: EmergencyExchange | None = None  # once the group is made, of gloo's connections only
         self._deadline = time.monotonic() + timeout_s
 
     def join(self, backend: str) -> bool:
@@ -68,17 +70,26 @@ class ProcessGroup:
             # gloo connects to the other processes in this call, with the timeout that its collectives have later
             timeout = timedelta(seconds=seconds) if backend == "gloo" else None
             group_store = PrefixStore(f"coregpt/{name}", store)
+            before = open_sockets()
             dist.init_process_group(
                 backend, store=group_store, rank=self.rank, world_size=self.world_size, timeout=timeout
             )
             if backend == "gloo":
                 _set_pg_timeout(default_pg_timeout)
+                self.exchange = self._make_exchange(group_store, open_sockets() - before)
             store.set_timeout(default_pg_timeout)
         except RuntimeError as error:  # torch's errors of the store, of the network and of gloo
             if isinstance(error, GroupError):
                 raise
             self._fail(str(error).splitlines()[0])
         return not is_first
+
+    def _make_exchange(self, store: Store, new: set[int]) -> EmergencyExchange | None:
+        """Return the exchange, made of the sockets that are new since gloo connected; None if some are not found."""
+        connections = connected(new, without_port=self.address.port)
+        if len(connections) != self.world_size - 1:
+            return None
+        return EmergencyExchange(PrefixStore("emergency", store), self.rank, self.world_size, connections)
 
     def _connect(self) -> Store:
         """Return the store, which rank 0 opens unless the launcher has."""

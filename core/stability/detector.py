@@ -114,12 +114,17 @@ class InstabilityDetector:
         self.window[:, self.seen % self.spike_window] = torch.where(ordinary, values, median)
         return list(spiked)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the numbers that the next verdict depends on."""
-        return {"seen": self.seen, "window": self.window.cpu().clone(), "overflows": self.overflows.item()}
+    def snapshot(self) -> dict[str, Any]:
+        """Return the numbers that the next verdict depends on; the tensors stay on the device."""
+        return {"seen": self.seen, "window": self.window.clone(), "overflows": self.overflows.clone()}
+
+    def state_dict(self, snapshot: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return a snapshot, by default of now, as a checkpoint keeps it."""
+        state = snapshot or self.snapshot()
+        return {**state, "window": state["window"].cpu(), "overflows": int(state["overflows"])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; a window of another size starts empty."""
+        """Restore what `state_dict` or `snapshot` returned; a window of another size starts empty."""
         self.recent.clear()
         self.overflows.fill_(state["overflows"])
         self.seen = 0

@@ -64,7 +64,7 @@ class StabilityMonitor:
         self.diagnose = diagnose
         self.is_healthy = True
         self._was_healthy = True  # before the last save
-        self.recent_steps: deque[RecentStep] = deque(maxlen=2)  # a GPU delivers the verdict on the one before
+        self.recent_steps: deque[RecentStep] = deque(maxlen=2)  # since a rollback; a GPU delivers verdicts late
         self._verdict: StepVerdict | None = None
 
     @property
@@ -163,6 +163,7 @@ class StabilityMonitor:
         place: what the message calls the checkpoint
         """
         self.flags.clear()
+        self.recent_steps.clear()
         self.is_healthy = True
         self.recovery.record_rollback(decision.cause, decision.iter_num, back_to)
         count = f"recovery {len(self.history)} of {self.recovery.max_recoveries}"

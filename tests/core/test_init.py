@@ -14,6 +14,7 @@ INTERNAL = {
     "CheckpointFile",
     "CheckpointSearch",
     "Decision",
+    "EmergencyExchange",
     "FutureFormatError",
     "LastingStream",
     "Modifiers",
@@ -30,6 +31,7 @@ INTERNAL = {
     "TooLargeError",
     "TorchFile",
     "UnreadableError",
+    "UpdateWatch",
     "WarnOnce",
 }
 ROOT = Path(core.__file__).parent

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import core
+import model
 import train
 from data.token_bins import TokenBins
 from tools.run_hash import run_hash
@@ -135,16 +137,73 @@ def test_data_and_objectives_that_fail_cost_no_update(
     assert run_hash("out") == expected
 
 
+def fail_before(call: int, real: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that fails at one of its calls, and does nothing then."""
+    calls = iter(range(1, 100))
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call:
+            raise core.DataError("the data are gone")
+        return real(*args, **kwargs)
+
+    return function
+
+
+@pytest.mark.parametrize("kernel", ["plain", "fused"])
+@pytest.mark.parametrize(("fail", "whole"), [(fail_before, 4), (fail_at, 5)], ids=["before", "after"])
+def test_an_optimizer_that_fails_before_or_after_it_changes_the_weights(
+    run_dir: Path,
+    tiny_argv: list[str],
+    fail: Callable[..., Any],
+    whole: int,
+    kernel: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configure = model.GPT.configure_optimizers
+    device = "cuda" if kernel == "fused" else "cpu"  # the type that decides about the kernel
+    monkeypatch.setattr(model.GPT, "configure_optimizers", lambda *args: configure(*args[:-1], device))
+    argv = [*tiny_argv, "--spike_threshold=20", "--spike_window=8"]
+    train.main([*argv, "--out_dir=undisturbed"], [Counting()])
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", fail(5, torch.optim.AdamW.step))
+        with pytest.raises(core.DataError):
+            train.main(argv, [Counting()])
+
+    assert saved_at() == whole
+    train.main([*argv, "--init_from=resume"], [Counting()])
+    assert run_hash("out") == run_hash("undisturbed")
+
+
 def test_weights_that_may_be_half_changed_are_not_saved(
     run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(torch.optim.AdamW, "step", fail_at(5, torch.optim.AdamW.step))
+    module = sys.modules[torch.optim.Adam.__module__]
+    monkeypatch.setattr(module, "adam", fail_at(9, module.adam))  # called for each of two groups of parameters
     with pytest.raises(core.DataError):
         train.main([*tiny_argv, "--save_interval=2"])
 
     assert saved_at() == 4
     end = "the weights may be half changed, and are not saved, the last checkpoint is untouched; to go on: "
     assert caplog.messages[-1].startswith(f"an error ends the run: {end}")
+
+
+def test_the_verdict_on_an_update_is_heard_before_it_is_saved(
+    run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The update in which the optimizer fails is unstable: its weights must not be saved."""
+
+    def unstable(self: Any, *args: Any) -> list[torch.Tensor]:
+        flags = inspect(self, *args)
+        return [torch.tensor(self.seen == 5), *flags[1:]]
+
+    inspect = core.InstabilityDetector.inspect
+    monkeypatch.setattr(core.InstabilityDetector, "inspect", unstable)
+    monkeypatch.setattr(core.Recovery, "suppresses_updates", False)
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail_at(5, torch.optim.AdamW.step))
+    with pytest.raises(core.DataError):
+        train.main([*tiny_argv, "--save_interval=2", "--on_instability=stop"])
+
+    assert saved_at() == 4 and "its state could not be saved (DivergedError: iteration 4: " in caplog.messages[-1]
 
 
 def test_before_the_first_update_there_is_nothing_to_save(

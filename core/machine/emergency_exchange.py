@@ -1,0 +1,118 @@
+"""What the processes of a run send each other when an error has ended one of them, and collectives would never end."""
+
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+
+from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed.constants import default_pg_timeout
+
+from core.errors import GroupError
+
+SILENCE_S = 30.0  # a process that has sent nothing for so long does not answer
+PAUSE_S = 0.02  # between two looks at the store
+CLOSED = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
+
+
+class EmergencyExchange:
+    """Messages over the store of a process group; they arrive although the sender has ended.
+
+    connections: to every other process, as gloo made them. Breaking them ends the collectives in which the others wait;
+                 those that are still computing notice at their next one
+    """
+
+    def __init__(self, store: Store, rank: int, world_size: int, connections: Iterable[int]) -> None:
+        self.store = store
+        self.rank = rank
+        self.world_size = world_size
+        # copies of the file descriptors: gloo closes its own at the first error
+        self._sockets = [socket.socket(fileno=os.dup(number)) for number in connections]
+
+    def send(self, message: bytes) -> int:
+        """Send a message to rank 0, and break the connections. Return the rank that did so first."""
+        self.store.set_timeout(timedelta(seconds=SILENCE_S))
+        first = int(self.store.compare_set("first", "", str(self.rank)))
+        self.store.set(f"from {self.rank}", message)  # type: ignore[arg-type]
+        for connection in self._sockets:
+            with suppress(OSError):  # the other process has closed it
+                connection.shutdown(socket.SHUT_WR)
+        return first
+
+    def collect(self) -> list[bytes]:
+        """Return the message of every rank, in the order of ranks; on rank 0.
+
+        Raises GroupError, with the ranks in question, if one has ended without a message or is silent for too long.
+        """
+        keys = [f"from {rank}" for rank in range(self.world_size)]
+
+        def missing() -> list[int]:
+            return [rank for rank, key in enumerate(keys) if not self.store.check([key])]
+
+        self._wait(lambda: not missing(), SILENCE_S, lambda: self._closed() > self.world_size - 1 - len(missing()))
+        if late := missing():
+            raise GroupError(f"no answer from rank{'s' if len(late) > 1 else ''} {', '.join(map(str, late))}")
+        return [self.store.get(key) for key in keys]
+
+    def announce(self, outcome: str) -> None:
+        """Send the outcome to the other ranks, which wait for it; on rank 0."""
+        self.store.set("outcome", outcome)
+
+    def outcome(self) -> str | None:
+        """Return what rank 0 announces; None if it has ended without, or is silent for too long."""
+        try:
+            # rank 0 answers first, and saves then: that takes as long as it takes
+            self._wait(lambda: self.store.check(["from 0"]), SILENCE_S, lambda: self._closed() == len(self._sockets))
+            if not self.store.check(["from 0"]):
+                return None
+            self._wait(lambda: self.store.check(["outcome"]), default_pg_timeout.total_seconds(), lambda: False)
+            return self.store.get("outcome").decode()
+        except RuntimeError:  # the store has ended, with the process or the launcher that held it
+            return None
+
+    def close(self) -> None:
+        """Close the copies of the connections, so that the others notice the end of this process's group."""
+        for connection in self._sockets:
+            connection.close()
+
+    def _closed(self) -> int:
+        """Return how many of the other processes have broken their connection, or ended."""
+        poll = select.poll()
+        for connection in self._sockets:
+            poll.register(connection.fileno(), CLOSED)
+        return sum(bool(event & CLOSED) for _, event in poll.poll(0))
+
+    def _wait(self, is_done: Callable[[], bool], seconds: float, is_hopeless: Callable[[], bool]) -> None:
+        """Wait until `is_done()`, or `is_hopeless()`, or the time is up."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            hopeless = is_hopeless()  # asked first: a process sends its message before it breaks its connections
+            if is_done() or hopeless:
+                return
+            time.sleep(PAUSE_S)
+
+
+def open_sockets() -> set[int]:
+    """Return the file descriptors of this process that are sockets; none where the system does not list them."""
+    found = set()
+    with suppress(OSError):
+        for name in os.listdir("/dev/fd"):
+            with suppress(OSError):  # the folder's own descriptor is closed by now
+                if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                    found.add(int(name))
+    return found
+
+
+def connected(numbers: Iterable[int], without_port: int) -> list[int]:
+    """Return those sockets that are connected over TCP, except with this port at either end."""
+    found = []
+    for number in sorted(numbers):
+        with socket.socket(fileno=os.dup(number)) as copy, suppress(OSError):  # of one that listens
+            is_tcp = copy.family in (socket.AF_INET, socket.AF_INET6)
+            if is_tcp and without_port not in (copy.getsockname()[1], copy.getpeername()[1]):
+                found.append(number)
+    return found

@@ -1,0 +1,119 @@
+"""What processes send each other when one of them has failed; each test runs real ranks of a gloo group."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark.soak.campaign import ranks, stderr_tail
+from core.errors import GroupError
+from core.machine import emergency_exchange
+from core.machine.emergency_exchange import EmergencyExchange, connected, open_sockets
+from core.runtime import Runtime
+
+Work = Callable[[Runtime, EmergencyExchange], None]
+
+
+def run(folder: Path, work: Work, world_size: int = 2) -> list[int]:
+    """Run `work(runtime, exchange)` on all ranks, and return their exit statuses."""
+
+    def on_a_rank() -> None:
+        runtime = Runtime(device="cpu").__enter__()
+        assert runtime.exchange is not None
+        work(runtime, runtime.exchange)
+        runtime.__exit__(None, None, None)
+
+    return ranks(on_a_rank, world_size, folder)
+
+
+def blocked_collective(runtime: Runtime) -> str:
+    """Wait in a collective that another rank never joins. Return the error that ends it."""
+    try:
+        runtime.any_rank(torch.tensor(0, dtype=torch.int32))
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_of_one_rank_ends_the_collectives_of_the_others(tmp_path: Path, failing: int) -> None:
+    def work(runtime: Runtime, exchange: EmergencyExchange) -> None:
+        if runtime.rank == failing:
+            time.sleep(0.1)
+        else:
+            assert "gloo" in blocked_collective(runtime)
+        assert exchange.send(bytes([runtime.rank, 0])) == failing
+        if runtime.rank == 0:
+            assert exchange.collect() == [b"\0\0", b"\1\0", b"\2\0"]
+            exchange.announce("saved")
+        else:
+            assert exchange.outcome() == "saved"
+
+    started = time.monotonic()
+    assert run(tmp_path, work, 3) == [0, 0, 0], stderr_tail(tmp_path, 30)
+    assert time.monotonic() - started < emergency_exchange.SILENCE_S / 2
+
+
+def test_a_rank_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:
+    def work(runtime: Runtime, exchange: EmergencyExchange) -> None:
+        if runtime.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert blocked_collective(runtime)
+        exchange.send(b"")
+        if runtime.rank == 0:
+            with pytest.raises(GroupError, match="^no answer from rank 1$"):
+                exchange.collect()
+            exchange.announce("nothing is saved")
+        else:
+            assert exchange.outcome() == "nothing is saved"
+
+    started = time.monotonic()
+    assert run(tmp_path, work, 3) == [0, -signal.SIGKILL, 0], stderr_tail(tmp_path, 30)
+    assert time.monotonic() - started < emergency_exchange.SILENCE_S / 2
+
+
+def test_without_rank_0_there_is_no_outcome(tmp_path: Path) -> None:
+    def work(runtime: Runtime, exchange: EmergencyExchange) -> None:
+        if runtime.rank == 0:
+            os.kill(os.getpid(), signal.SIGKILL)  # and with it the store
+        assert blocked_collective(runtime)
+        with pytest.raises(RuntimeError):
+            exchange.send(b"")
+        assert exchange.outcome() is None
+
+    assert run(tmp_path, work) == [-signal.SIGKILL, 0], stderr_tail(tmp_path, 30)
+
+
+def test_a_silent_rank_is_waited_for_until_the_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emergency_exchange, "SILENCE_S", 0.3)
+
+    def work(runtime: Runtime, exchange: EmergencyExchange) -> None:
+        if runtime.rank > 0:
+            time.sleep(1)  # computes, in no collective
+            return
+        exchange.send(b"")
+        started = time.monotonic()
+        with pytest.raises(GroupError, match="^no answer from ranks 1, 2$"):
+            exchange.collect()
+        assert time.monotonic() - started >= 0.3
+
+    assert run(tmp_path, work, 3) == [0, 0, 0], stderr_tail(tmp_path, 30)
+
+
+def test_connections_are_told_from_other_sockets() -> None:
+    before = open_sockets()
+    local, other = socket.socketpair()
+    with socket.socket() as listener, socket.socket() as client, local, other:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        client.connect(listener.getsockname())
+        with listener.accept()[0] as server:
+            new = open_sockets() - before
+            assert {sock.fileno() for sock in (listener, client, local, server)} <= new
+            assert connected(new, without_port=0) == sorted([client.fileno(), server.fileno()])
+            assert connected(new, without_port=client.getpeername()[1]) == []
