@@ -15,6 +15,7 @@ from torch.distributed.constants import default_pg_timeout
 from core.errors import GroupError
 
 SILENCE_S = 30.0  # a process that has sent nothing for so long does not answer
+MOMENT_S = 1.0  # in which a process that is alive answers, if it is in a collective
 PAUSE_S = 0.02  # between two looks at the store
 CLOSED = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
@@ -87,30 +88,33 @@ class EmergencyExchange:
         return sum(bool(event & CLOSED) for _, event in poll.poll(0))
 
     def _wait(self, is_done: Callable[[], bool], seconds: float, is_hopeless: Callable[[], bool]) -> None:
-        """Wait until `is_done()`, or `is_hopeless()`, or the time is up."""
+        """Wait until `is_done()`, for a moment more once `is_hopeless()`, or until the time is up."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            hopeless = is_hopeless()  # asked first: a process sends its message before it breaks its connections
-            if is_done() or hopeless:
-                return
+        while time.monotonic() < end and not is_done():
+            if is_hopeless():  # the others may still have something to say
+                end = min(end, time.monotonic() + MOMENT_S)
             time.sleep(PAUSE_S)
 
 
-def open_sockets() -> set[int]:
-    """Return the file descriptors of this process that are sockets; none where the system does not list them."""
+def open_sockets() -> set[tuple[int, int]]:
+    """Return file descriptor and inode of the sockets of this process; none where the system does not list them.
+
+    The inode tells a socket from an earlier one with the same number.
+    """
     found = set()
     with suppress(OSError):
         for name in os.listdir("/dev/fd"):
             with suppress(OSError):  # the folder's own descriptor is closed by now
-                if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                    found.add(int(name))
+                status = os.fstat(int(name))
+                if stat.S_ISSOCK(status.st_mode):
+                    found.add((int(name), status.st_ino))
     return found
 
 
-def connected(numbers: Iterable[int], without_port: int) -> list[int]:
-    """Return those sockets that are connected over TCP, except with this port at either end."""
+def connected(sockets: Iterable[tuple[int, int]], without_port: int) -> list[int]:
+    """Return the file descriptors of those that are connected over TCP, except with this port at either end."""
     found = []
-    for number in sorted(numbers):
+    for number, _ in sorted(sockets):
         with socket.socket(fileno=os.dup(number)) as copy, suppress(OSError):  # of one that listens
             is_tcp = copy.family in (socket.AF_INET, socket.AF_INET6)
             if is_tcp and without_port not in (copy.getsockname()[1], copy.getpeername()[1]):

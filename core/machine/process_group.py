@@ -84,7 +84,7 @@ class ProcessGroup:
             self._fail(str(error).splitlines()[0])
         return not is_first
 
-    def _make_exchange(self, store: Store, new: set[int]) -> EmergencyExchange | None:
+    def _make_exchange(self, store: Store, new: set[tuple[int, int]]) -> EmergencyExchange | None:
         """Return the exchange, made of the sockets that are new since gloo connected; None if some are not found."""
         connections = connected(new, without_port=self.address.port)
         if len(connections) != self.world_size - 1:
