@@ -57,6 +57,9 @@ PASSED_ON: dict[str, dict[str, str]] = {
         "self._nothing_good(search.faults)": "core/checkpoint/manager.py: _nothing_good",
     },
     "core/errors.py": {"text": "", "str(error)": "", "f'error: {error}'": ""},  # of a WarnOnce; of what is raised
+    "core/model_initializer.py": {
+        "self._misfit(checkpoint, args, error)": "core/model_initializer.py: _misfit",
+    },
     "core/stability/recovery.py": {"message": CAUSES},  # the iteration and the cause
     "core/trainer.py": {
         "event": "core/stability/monitor.py: record_rollback decide_on_evaluation",
