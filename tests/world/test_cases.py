@@ -472,7 +472,15 @@ def test_a_run_without_a_stdout_trains() -> None:
 
 
 def test_a_reader_that_stops_early_does_not_stop_a_run() -> None:
-    command = [sys.executable, ROOT / "train.py", *TINY, LETTERS, "--out_dir=out", "--max_iters=300"]
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        *TINY,
+        LETTERS,
+        "--out_dir=out",
+        "--max_iters=300",
+        "--eval_interval=100",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout and run.stderr
         for _ in range(5):
