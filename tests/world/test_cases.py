@@ -411,7 +411,7 @@ def test_a_schedule_without_a_decay_ends_its_warm_up_at_the_peak(shape: str) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_run_whose_terminal_or_job_ends_is_saved(number: int) -> None:
+def test_a_run_whose_terminal_or_job_ends_is_saved(number: int, no_nohup: None) -> None:
     run = start("train.py", *TINY, LETTERS, "--out_dir=out", *LONG)
     wait_for_updates("out", 5)
     os.kill(run, number)
