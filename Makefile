@@ -12,7 +12,7 @@ OUT := out-quickstart
 help:
 	@echo 'make train        train a small model (about 3 minutes on 2 cores) and print a sample'
 	@echo 'make test         run the test suite'
-	@echo 'make test-world   run the tests of tests/world: launches of several processes, which take minutes'
+	@echo 'make test-world   run tests/world: launches of several processes, and what went wrong for users, as they ran it'
 	@echo 'make check        lint and types'
 	@echo 'make parity       compare with the flat loop, bit by bit, in every combination (LEGACY=~/nanoGPT: with nanoGPT)'
 	@echo 'make mutations    break the code in many ways and see a test fail for each'

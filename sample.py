@@ -58,7 +58,8 @@ def answers(
 
     if trained.kind == "language_model":
         settings = options.pick("num_samples", "max_new_tokens", "temperature", "top_k")
-        return continue_text(model, trained.tokenizer, prompt, device, **settings)
+        beginning = trained.encoder().to_continue(prompt, is_default=not options.changed("start"))
+        return continue_text(model, trained.tokenizer, beginning, device, **settings)
 
     if trained.kind == "unmasking":
         vocabulary = sampling.find_vocabulary(trained)

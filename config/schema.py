@@ -78,6 +78,7 @@ class Schema(BaseModel):
     WITHOUT_EFFECT: ClassVar[Mapping[str, str]] = {}  # other trainers' options that are accepted and ignored: why
     ELSEWHERE: ClassVar[Mapping[str, str]] = {}  # options of another program of ours, accepted and ignored: the program
     BASES: ClassVar[Mapping[str, Base]] = {}  # base file: how files that need it in front of them are recognised
+    UNLISTED: ClassVar[frozenset[str]] = frozenset()  # options that help leaves out: a fork's model.py lacks them
     FROM_MODEL: ClassVar[frozenset[str]] = frozenset()  # options that the config class of a fork's model.py declares
     SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # option -> other trainers' values -> our values
 
@@ -161,7 +162,7 @@ class Schema(BaseModel):
             if only and heading not in only:
                 continue
             lines.append(f"\n{heading}:")
-            for name in names:
+            for name in [name for name in names if name not in cls.UNLISTED]:
                 field = cls.model_fields[name]
                 lines.append(f"  --{name}={default_text(field)}  [{wanted(field)}]\n      {field.description}")
         return "\n".join(lines).strip()

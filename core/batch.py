@@ -34,8 +34,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def is_for_model(batch: Batch, model_args: Mapping[str, Any]) -> bool:
     """Return whether a saved batch consists of tensors in memory, with ids of the model and no longer than its context.
 
-    None is a batch that is not drawn yet. Targets may be negative where they are ignored, the inputs, which come first,
-    may not.
+    None is a batch that is not drawn yet. The inputs, which come first, are not negative. Targets are -1 where they are
+    ignored; in a dict, which an objective reads, any negative number says so.
     """
     if batch is None:
         return True
@@ -48,7 +48,8 @@ def is_for_model(batch: Batch, model_args: Mapping[str, Any]) -> bool:
     is_known = all(int(tensor.max()) < vocab_size for tensor in ids)
     is_short = all(tensor.size(1) <= block_size for tensor in ids if tensor.dim() == 2)
     has_inputs = len(tensors) > 1 and tensors[0].dtype == torch.long and int(tensors[0].min()) >= 0
-    return is_known and is_short and has_inputs
+    has_targets = isinstance(batch, dict) or all(int(tensor.min()) >= -1 for tensor in ids)
+    return is_known and is_short and has_inputs and has_targets
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:

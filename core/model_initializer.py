@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
+from core.checkpoint.format import handle_state_dict_prefixes, is_of_an_earlier_line, load_checkpoint
 from core.checkpoint.hugging_face import require_gpt2
 from core.checkpoint.other_formats import kind_of_weights
 from core.checkpoint.weights import (
@@ -107,11 +107,7 @@ class ModelInitializer:
             raise
         except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # arguments of a fork, or damaged ones
             _refuse_other_kinds(checkpoint["model"])
-            hint = "; one of the train_run or the core line is converted by `python -m tools.convert PATH`"
-            raise CheckpointError(
-                f"the checkpoint's model_args do not fit this model.py: {str(error).splitlines()[0]}"
-                f"{hint if isinstance(error, TypeError) else ''}"
-            ) from None
+            raise CheckpointError(self._misfit(checkpoint, args, error)) from None
         _load_exactly(model, checkpoint["model"])
         return LoadedModel(model.to(self.device), args)
 
@@ -198,6 +194,20 @@ class ModelInitializer:
             )
         lacking = {key: value for key, value in shape.items() if key in known and key not in saved}
         return {**checkpoint["model_args"], **lacking}
+
+    def _misfit(self, checkpoint: dict[str, Any], args: dict[str, Any], error: Exception) -> str:
+        """Return why no model can be made with a checkpoint's arguments. error: what making one raised"""
+        text = f"the checkpoint's model_args do not fit this model.py: {str(error).splitlines()[0]}"
+        if is_of_an_earlier_line(checkpoint):
+            return f"{text}; it is of the train_run or the core line: convert it with `python -m tools.convert PATH`"
+        known = inspect.signature(self.config_class).parameters
+        unknown = [str(name) for name in args if name not in known]
+        if isinstance(error, TypeError) and unknown:
+            return (
+                f"the checkpoint is of another model.py, whose GPTConfig has {', '.join(unknown)}, which this one "
+                "lacks: put the model.py that it was trained with next to train.py"
+            )
+        return text
 
     def _build(self, model_args: dict[str, Any], trains: bool = False) -> Any:
         config = self.config_class(**model_args, **self.unsaved_args)

@@ -693,3 +693,24 @@ def test_a_run_is_evaluated_without_its_meta_pkl(
         meta = Path("data/tiny/meta.pkl").rename("meta.pkl")
         assert train.main([*argv, "--init_from=resume", "--eval_only=True", "--resume_rng=reseed"]) == loss
         meta.rename("data/tiny/meta.pkl")
+
+
+def test_the_default_start_of_a_vocabulary_of_words_is_one_of_its_words(
+    checkpoint: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"word{number}" for number in range(17)]
+    write_meta("data/tiny/meta.pkl", {"vocab_size": 17, "stoi": {word: n for n, word in enumerate(words)}})
+
+    texts = printed(CPU, capsys)
+
+    assert len(texts) == 3 and texts[0].startswith("word0 word") and len(texts[0].split()) == 13
+    with pytest.raises(ConfigError, match="--start is empty"):
+        sample.main([*CPU, "--start="])
+
+
+def test_a_prompt_of_ids_beyond_the_model_is_refused(checkpoint: dict[str, Any]) -> None:
+    chars = "\nabcdefghijklmnopXYZ"
+    write_meta("data/tiny/meta.pkl", {"vocab_size": 20, "stoi": {char: n for n, char in enumerate(chars)}})
+
+    with pytest.raises(DataError, match=r"token 19 is none of the model's 17: "):
+        sample.main([*CPU, "--start=aZ"])

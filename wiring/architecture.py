@@ -142,12 +142,13 @@ def load_architecture() -> Architecture:
 
 
 def with_model_fields(schema: type[SchemaT]) -> type[SchemaT]:
-    """Return the options of train.py with the own fields of model.py as further options; unchanged if it has none.
+    """Return the options of train.py with the own fields of model.py as further options; help lists those it takes.
 
     A field is no option if its type cannot be written on a command line, or an option for another part has its name.
     """
-    new = _new_options(schema)
-    if not new:
+    new, architecture = _new_options(schema), load_architecture()
+    unknown = {name for name in (*NANOGPT, *REPLACED) if name in schema.model_fields and not architecture.accepts(name)}
+    if not new and not unknown:
         return schema
     opt = section("model")
     declared: dict[str, Any] = {}
@@ -157,7 +158,7 @@ def with_model_fields(schema: type[SchemaT]) -> type[SchemaT]:
         default, kind = (None, field.kind | None) if is_needed else (field.default, field.kind)
         declared[name] = (kind, opt(default, meaning))
     extended = create_model(schema.__name__, __base__=schema, **declared)
-    extended.FROM_MODEL = frozenset(new)
+    extended.FROM_MODEL, extended.UNLISTED = frozenset(new), frozenset(unknown)
     for table in ("ALIASES", "NOT_SUPPORTED", "WITHOUT_EFFECT", "SPELLINGS"):  # the fork's meaning of a name holds
         setattr(extended, table, {name: entry for name, entry in getattr(schema, table).items() if name not in new})
     return extended

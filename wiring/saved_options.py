@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import CheckpointError, ConfigError
 from core.checkpoint.format import load_values
+from core.checkpoint.manifest import sequence_of
 from core.checkpoint.search import LINKED
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def as_saved(options: Options, argv: Sequence[str]) -> Options:
 def _newest_first(folder: Path) -> Iterator[Path]:
     """Yield the checkpoints of a folder, unverified, the newest first; nanoGPT's name last."""
     numbered = [path for path in folder.glob("ckpt-*.pt") if path.with_suffix(".json").is_file()]
-    yield from sorted(numbered, reverse=True)
+    yield from sorted(numbered, key=lambda path: sequence_of(path.name) or 0, reverse=True)
     if (folder / LINKED).is_file():
         yield folder / LINKED
 

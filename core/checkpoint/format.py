@@ -202,12 +202,17 @@ def _fault_of(name: str, tensor: torch.Tensor) -> str | None:
     return None
 
 
-def _needs_conversion(checkpoint: dict[str, Any]) -> bool:
-    """Return whether a readable file is of a legacy program, and holds more than a causal language model."""
+def is_of_an_earlier_line(checkpoint: dict[str, Any]) -> bool:
+    """Return whether a checkpoint is of the train_run or the core line, by the keys that only those have."""
     config = checkpoint.get("config")
     notes = config if isinstance(config, dict) else {}
     theirs = "training_type" not in notes and bool(notes.keys() & {"meta", "model_mode"})
-    return ("training_context" in checkpoint or theirs) and checkpoint["model_args"].get("attention_type") != "causal"
+    return "training_context" in checkpoint or theirs
+
+
+def _needs_conversion(checkpoint: dict[str, Any]) -> bool:
+    """Return whether a readable file is of a legacy program, and holds more than a causal language model."""
+    return is_of_an_earlier_line(checkpoint) and checkpoint["model_args"].get("attention_type") != "causal"
 
 
 def _without_prefixes(name: str) -> str:

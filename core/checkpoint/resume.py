@@ -34,6 +34,7 @@ WITHOUT = {
     "best_val_loss": "the next evaluation counts as the best",
 }
 # how a run is started, and the special ids of its vocabulary, which have a check of their own
+MOST_SKIPPED = 10**5  # updates at one iteration, whose batches a rollback skips
 NOT_COMPARED = ("init_from", "out_dir", "resume_rng", "meta")
 
 
@@ -120,6 +121,7 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
         "lowest_val_loss": _is_number(checkpoint.get("lowest_val_loss", 0.0)),
         "evaluated_at": evaluated_at is None or _is_count(evaluated_at),
         "config": isinstance(checkpoint.get("config", {}), dict | NoneType),
+        "recovery": _skips_few(checkpoint.get("recovery")),
     }
     if wrong := [key for key, is_right in right.items() if not is_right]:
         raise CheckpointError(
@@ -130,6 +132,13 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _skips_few(recovery: Any) -> bool:
+    """Return whether the batches that a run skips can be drawn in reasonable time; Recovery finds other faults."""
+    left_out = recovery.get("left_out") if isinstance(recovery, dict) else None
+    counts = left_out.values() if isinstance(left_out, dict) else ()
+    return all(count <= MOST_SKIPPED for count in counts if isinstance(count, int))
 
 
 def _is_number(value: Any) -> bool:

@@ -298,7 +298,7 @@ class DatasetConsumer:
         """Return a batch in the form that objectives expect."""
         tensors = dict(batch.tensors)
         if self.meta["training_type"] == LANGUAGE_MODEL:
-            return tensors["input"], tensors["target"]
+            return tensors["input"], tensors["target"].clamp(min=-1)  # the only number that the loss ignores
         if "stage_index" in batch.metadata:
             tensors["stage"] = torch.tensor(batch.metadata["stage_index"])
         return {**tensors, "model_mode": str(batch.metadata.get("model_mode", "language_model"))}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from data.tokenizers import Tokenizer
+
+log = logging.getLogger("coregpt")
+BEGINNINGS = (" ", "<|endoftext|>", "<s>", "<bos>", "[BOS]", "[CLS]")  # what a text begins with, in many vocabularies
 
 
 class PromptEncoder:
@@ -32,6 +37,30 @@ class PromptEncoder:
         self._require_in_vocabulary(max(ids))
         return ids
 
+    def to_continue(self, text: str, is_default: bool = False) -> list[int]:
+        """Return the token ids of a text that a model is to continue; it may be longer than the model's block_size.
+
+        is_default: the user has not asked for this text; where the vocabulary lacks it, another beginning is taken
+
+        Raises ConfigError or DataError if nothing is left to continue, or the model has no such token.
+        """
+        ids: list[int] = []
+        try:
+            ids = self.tokenizer.encode(text)
+        except DataError:
+            if not is_default:
+                raise
+        if not ids and is_default:
+            ids = self._beginning()
+            shown = self.tokenizer.decode(ids)
+            log.warning(
+                f"the vocabulary has no token for {text!r}: the text begins with {shown!r}; --start sets another"
+            )
+        if not ids:  # the model needs one position to continue
+            raise ConfigError("--start is empty: give the model at least one character to continue")
+        self._require_in_vocabulary(max(ids))
+        return ids
+
     def with_masks(self, text: str, mask_token_id: int, mask_char: str | None, new: int) -> list[int]:
         """Return the token ids of a text with masks: one for each `mask_char`, or else masks after the text.
 
@@ -53,6 +82,15 @@ class PromptEncoder:
         if others:
             return ids
         return ids + [mask_token_id] * min(new, room)
+
+    def _beginning(self) -> list[int]:
+        """Return the id of a usual beginning of texts, else of the first token."""
+        for text in BEGINNINGS:
+            with suppress(DataError):
+                ids = self.tokenizer.encode(text)
+                if len(ids) == 1 and self.tokenizer.decode(ids).strip() == text.strip():  # else it is unknown
+                    return ids
+        return [0]
 
     def _encode(self, text: str, name: str = "--start") -> list[int]:
         try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-
-from core.errors import ConfigError
 
 if TYPE_CHECKING:
     from data.tokenizers import Tokenizer
@@ -18,7 +16,7 @@ SEPARATOR = "---------------"  # printed after each text
 def continue_text(
     model: Any,
     tokenizer: Tokenizer,
-    prompt: str,
+    prompt: Sequence[int],
     device: torch.device,
     *,
     num_samples: int,
@@ -26,10 +24,11 @@ def continue_text(
     temperature: float,
     top_k: int | None,
 ) -> Iterator[str]:
-    """Yield `num_samples` continuations of the prompt, each with the prompt before it and a separator after it."""
-    ids = torch.tensor(tokenizer.encode(prompt), dtype=torch.long, device=device)[None]  # (1, T)
-    if not ids.numel():  # the model needs one position to continue
-        raise ConfigError("--start is empty: give the model at least one character to continue")
+    """Yield `num_samples` continuations of the prompt, each with the prompt before it and a separator after it.
+
+    prompt: token ids, at least one
+    """
+    ids = torch.tensor(prompt, dtype=torch.long, device=device)[None]  # (1, T)
     for _ in range(num_samples):
         written = model.generate(ids, max_new_tokens, temperature, top_k)  # (1, T + max_new_tokens)
         yield f"{tokenizer.decode(written[0].tolist())}\n{SEPARATOR}"

@@ -95,6 +95,8 @@ ARGS = {"vocab_size": 17, "block_size": 3}
         ((IDS + 1, IDS), False),
         ((IDS, IDS + 1), False),
         ((IDS - 1, IDS), False),
+        ((IDS, IDS - 2), False),  # the loss ignores nothing but -1
+        ({"ids": IDS, "target": IDS - 100}, True),
         ((IDS.repeat(1, 2), IDS), False),
         ((IDS.to_sparse(), IDS), False),
         ((IDS.to("meta"), IDS), False),

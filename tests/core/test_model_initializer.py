@@ -313,6 +313,24 @@ def test_damaged_model_args_are_named_before_a_model_is_made(
         initializer.resume_model_from_checkpoint(checkpoint, {})
 
 
+def test_the_arguments_of_another_model_are_named_with_what_to_do(
+    initializer: ModelInitializer, tiny_model: GPT
+) -> None:
+    checkpoint = {"model": tiny_model.state_dict(), "model_args": TINY | {"n_kv_head": 2, "norm": "rms"}}
+
+    with pytest.raises(CheckpointError) as fork:
+        initializer.resume_model_from_checkpoint(checkpoint, {})
+    with pytest.raises(CheckpointError) as line:
+        initializer.resume_model_from_checkpoint({**checkpoint, "training_context": {}}, {})
+
+    assert str(fork.value) == (
+        "the checkpoint is of another model.py, whose GPTConfig has n_kv_head, norm, which this one lacks: put the "
+        "model.py that it was trained with next to train.py"
+    )
+    assert str(line.value).endswith("convert it with `python -m tools.convert PATH`")
+    assert "n_kv_head" in str(line.value)
+
+
 @pytest.mark.parametrize(("trains", "needed"), [(True, 25_792 * 16), (False, 25_792 * 4)])
 def test_a_new_model_needs_memory_for_what_is_trained(
     trains: bool, needed: int, monkeypatch: pytest.MonkeyPatch

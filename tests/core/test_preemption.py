@@ -325,7 +325,7 @@ def test_previous_handlers_are_restored_even_after_an_error() -> None:
     assert {name: signal.getsignal(getattr(signal, name)) for name in NAMES} == previous
 
 
-def test_a_closed_terminal_stops_the_run_but_not_under_nohup() -> None:
+def test_a_closed_terminal_stops_the_run_but_not_under_nohup(no_nohup: None) -> None:
     with Preemption() as preemption:
         signal.raise_signal(signal.SIGHUP)
         assert (preemption.requested, preemption.exit_status) == ("SIGHUP", 75)

@@ -1,6 +1,7 @@
 """A fork's model.py in place of ours: the fields of its GPTConfig are options, and what does not fit is refused."""
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -87,7 +88,19 @@ class MadeFromOurs(our_model.GPTConfig):
 def test_our_own_and_nanogpts_model_add_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
     for config_class in (our_model.GPTConfig, NanoConfig):
         use(monkeypatch, config_class)
-        assert with_model_fields(Options) is Options and knowing_model_fields(SampleOptions) is SampleOptions
+        assert with_model_fields(Options).model_fields.keys() == Options.model_fields.keys()
+        assert knowing_model_fields(SampleOptions) is SampleOptions
+
+
+def test_help_leaves_out_what_a_model_lacks(monkeypatch: pytest.MonkeyPatch, fork: None) -> None:
+    listed = {}
+    for config_class in (our_model.GPTConfig, NanoConfig, ForkConfig):
+        use(monkeypatch, config_class)
+        listed[config_class] = set(re.findall(r"--(\w+)=", with_model_fields(Options).help()))
+
+    assert listed[our_model.GPTConfig] == Options.model_fields.keys()
+    assert Options.model_fields.keys() - listed[NanoConfig] == {"attention_type", "position_encoding", "attention"}
+    assert Options.model_fields.keys() - listed[ForkConfig] == {"attention_type", "attention"}
 
 
 def test_a_forks_fields_are_typed_options_and_listed_by_help(fork: None) -> None:

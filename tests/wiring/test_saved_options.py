@@ -64,8 +64,17 @@ def test_other_starts_take_no_saved_options(run_dir: Path, tiny_argv: list[str],
     assert options_of(f"--init_from={init_from}", "--out_dir=out").dataset == "openwebtext"
 
 
+def test_the_newest_checkpoint_has_the_highest_number(run_dir: Path) -> None:
+    for number, n_layer in ((999999, 3), (1000000, 4)):
+        save(dataset="tiny", n_layer=n_layer)
+        Path("out/ckpt.pt").rename(f"out/ckpt-{number}.pt")
+        Path(f"out/ckpt-{number}.json").touch()
+
+    assert options_of("--init_from=resume", "--out_dir=out").n_layer == 4
+
+
 def save(**config: Any) -> None:
-    Path("out").mkdir()
+    Path("out").mkdir(exist_ok=True)
     torch.save({"model": {}, "model_args": {}, "config": config}, "out/ckpt.pt")
 
 

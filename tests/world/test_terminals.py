@@ -13,7 +13,7 @@ from core import CheckpointManager
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_run_whose_terminal_is_closed_saves_and_stops(run_dir: Path, tiny_argv: list[str]) -> None:
+def test_a_run_whose_terminal_is_closed_saves_and_stops(run_dir: Path, tiny_argv: list[str], no_nohup: None) -> None:
     """Writing to such a terminal fails, too."""
     terminal, end = pty.openpty()
     argv = [*tiny_argv, "--max_iters=1000000", "--eval_interval=1000000", "--log_interval=1"]

@@ -97,11 +97,12 @@ def test_an_iteration_that_is_no_count_is_refused(iter_num: Any) -> None:
         ({"lowest_val_loss": "x"}, "lowest_val_loss"),
         ({"evaluated_at": 1.5}, "evaluated_at"),
         ({"config": [1]}, "config"),
+        ({"recovery": {"left_out": {8: 10**9}}}, "recovery"),
     ],
 )
 def test_a_counter_of_the_wrong_kind_is_refused(wrong: dict[str, Any], name: str) -> None:
     right = {"iter_num": 5, "best_val_loss": torch.tensor(2.5), "lowest_val_loss": math.inf, "evaluated_at": 4}
-    require_counters(right)
+    require_counters(right | {"recovery": {"left_out": {8: 1000}}})
 
     with pytest.raises(CheckpointError, match=f"^the checkpoint lacks {name}, or has a wrong value there: "):
         require_counters(right | wrong)

@@ -356,6 +356,21 @@ def test_batches_for_next_token_prediction_are_pairs(tmp_path: Path) -> None:
     assert [tensor.shape for tensor in batch] == [(2, 4), (2, 4)]
 
 
+def test_targets_to_ignore_are_those_that_the_loss_ignores(tmp_path: Path) -> None:
+    class Padded(Noise):
+        def batches(self, split: str, count: int, generator: torch.Generator) -> list[StoredBatch]:
+            made = super().batches(split, count, generator)
+            padded = [torch.cat([batch.tensors["target"][:, :3], torch.full((2, 1), -100)], 1) for batch in made]
+            return [
+                batch._replace(tensors={**batch.tensors, "target": y}) for batch, y in zip(made, padded, strict=True)
+            ]
+
+    producer(tmp_path, Padded("LM")).run(once=True)
+    _, targets = consumer(tmp_path).get_batch("train")
+
+    assert (targets[:, 3] == -1).all() and (targets[:, :3] >= 0).all()
+
+
 class Short(Noise):
     """Targets of one token less than the inputs have."""
 

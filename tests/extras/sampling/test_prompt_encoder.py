@@ -3,7 +3,7 @@
 import pytest
 
 from core.errors import ConfigError, DataError
-from data.tokenizers import CharTokenizer
+from data.tokenizers import CharTokenizer, tokenizer_from_meta
 from extras.sampling.prompt_encoder import PromptEncoder
 
 MASK = 5
@@ -77,3 +77,38 @@ def test_ids_outside_the_models_vocabulary_are_refused(prompts: PromptEncoder) -
         prompts.encode("abe")
     with pytest.raises(DataError, match=r"token 5 is none of the model's 4"):
         prompts.with_masks("a", MASK, None, 2)
+    with pytest.raises(DataError, match=r"token 4 is none of the model's 4"):
+        prompts.to_continue("abe")
+
+
+def test_a_text_to_continue_may_be_longer_than_the_block(prompts: PromptEncoder) -> None:
+    assert prompts.to_continue("abc" * 5, is_default=True) == [0, 1, 2] * 5
+
+
+def test_a_text_that_the_user_gives_is_not_replaced(prompts: PromptEncoder) -> None:
+    with pytest.raises(ConfigError, match=r"^--start is empty: give the model at least one character"):
+        prompts.to_continue("")
+    with pytest.raises(DataError, match=r"^the data set's 5 characters lack '\\n'"):
+        prompts.to_continue("\n")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ids", "shown"),
+    [
+        (["the", "and", "of"], [0], "'the'"),  # words, of which no text is only a line break
+        (["<unk>", "the", "<s>"], [2], "'<s>'"),
+        (["<unk>", "the"], [0], "'<unk>'"),
+        (["a", " "], [1], "' '"),
+        (["a", "b"], [0], "'a'"),
+    ],
+)
+def test_a_vocabulary_without_line_breaks_has_another_default(
+    tokens: list[str], ids: list[int], shown: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = tokenizer_from_meta({"vocab_size": len(tokens), "stoi": {token: n for n, token in enumerate(tokens)}})
+
+    assert PromptEncoder(tokenizer, 8, 6).to_continue("\n", is_default=True) == ids
+
+    assert caplog.messages == [
+        rf"the vocabulary has no token for '\n': the text begins with {shown}; --start sets another"
+    ]

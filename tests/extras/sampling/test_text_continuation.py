@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import pytest
 import torch
 
-from core.errors import ConfigError
 from data.tokenizers import CharTokenizer
 from extras.sampling.text_continuation import SEPARATOR, continue_text
 
@@ -26,13 +24,8 @@ class CountingModel:
 
 def test_texts_are_generated_one_by_one() -> None:
     model = CountingModel()
-    texts = continue_text(model, TOKENIZER, "ab", torch.device("cpu"), **SETTINGS)
+    texts = continue_text(model, TOKENIZER, [0, 1], torch.device("cpu"), **SETTINGS)
 
     assert next(texts) == f"abd\n{SEPARATOR}" and len(model.calls) == 1
     assert list(texts) == [f"abdd\n{SEPARATOR}"]
     assert model.calls == [([[0, 1]], 3, 0.5, 7)] * 2
-
-
-def test_an_empty_prompt_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^--start is empty: give the model at least one character"):
-        next(continue_text(CountingModel(), TOKENIZER, "", torch.device("cpu"), **SETTINGS))
