@@ -173,7 +173,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
     if is_halfway:
         at -= 1 - at % 2  # after the first of two groups
     if place == AFTER:
-        at = max(at, 2)  # in the first update of a process nothing says that it is complete
+        at = max(at, 3)  # the first two updates of a process cannot be compared with one before
     plan = Plan(place, at, rank, fused)
     write_tiny_data(folder)
     started = time.monotonic()
