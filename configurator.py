@@ -305,9 +305,14 @@ class Overrides:
             with open(path, encoding="utf-8-sig") as file:  # editors on Windows write a byte order mark
                 text = file.read()
         except (OSError, ValueError) as error:  # among them UnicodeDecodeError, and a null byte in the path
-            near = spelling.near_file(path, CONFIG_FILES)
+            near = None if os.path.isfile(path) else spelling.near_file(path, CONFIG_FILES)
             hint = f"; did you mean {near}?" if near else ""
             cause = getattr(error, "strerror", None) or error
+            if isinstance(error, UnicodeDecodeError):
+                byte = error.object[error.start]
+                cause = f"it is not UTF-8 text (byte 0x{byte:02x} at position {error.start}): save it as UTF-8"
+            elif isinstance(error, IsADirectoryError):
+                cause = f"it is a folder, wanted a file that ends in {', '.join(CONFIG_FILES)}"
             self.errors.append(f"cannot read config file {spelling.visible(path)}: {cause}{hint}")
             return ""
         _echo(f"Overriding config with {path}:\n{text}")

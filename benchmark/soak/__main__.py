@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmark.soak.campaign import Campaign
 
-NAMES = ("kills", "restarts", "damages", "preemptions", "injections", "false_alarms", "disk_model")
+NAMES = ("kills", "restarts", "damages", "preemptions", "injections", "false_alarms", "disk_model", "fuzz")
 SEEDS = 100_000  # more than any campaign has trials
 
 

@@ -82,7 +82,7 @@ def complete(checkpoint: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in checkpoint.items() if value is not None}
     optimizer, iter_num = given.get("optimizer"), given.get("iter_num")
     loss = given.get("best_val_loss")
-    if isinstance(loss, float | torch.Tensor) and _is_number(loss) and math.isnan(loss):  # nothing would be lower
+    if isinstance(loss, float | torch.Tensor) and is_number(loss) and math.isnan(loss):  # nothing would be lower
         del given["best_val_loss"]
     if optimizer in ({}, {"state": {}, "param_groups": []}):
         del given["optimizer"]
@@ -116,8 +116,8 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
     evaluated_at = checkpoint.get("evaluated_at")
     right = {
         "iter_num": _is_count(checkpoint.get("iter_num")),
-        "best_val_loss": _is_number(checkpoint.get("best_val_loss")),
-        "lowest_val_loss": _is_number(checkpoint.get("lowest_val_loss", 0.0)),
+        "best_val_loss": is_number(checkpoint.get("best_val_loss")),
+        "lowest_val_loss": is_number(checkpoint.get("lowest_val_loss", 0.0)),
         "evaluated_at": evaluated_at is None or _is_count(evaluated_at),
         "config": isinstance(checkpoint.get("config", {}), dict | NoneType),
     }
@@ -129,12 +129,18 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    return _is_integer(value) and 0 <= value < 2**53
 
 
-def _is_number(value: Any) -> bool:
-    is_scalar = isinstance(value, torch.Tensor) and value.numel() == 1
-    return is_scalar or (isinstance(value, int | float) and not isinstance(value, bool))
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `float(value)` gives a number: of a Python number, or of an ordinary tensor that holds one."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 and value.layout == torch.strided and not (value.is_meta or value.is_complex())
+    return isinstance(value, float) or (_is_integer(value) and abs(value) < 2**1000)
 
 
 def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
