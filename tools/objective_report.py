@@ -47,6 +47,7 @@ from tools.objective_pictures import (
 from tools.output import refuse_unwritable
 from wiring.data import open_data
 from wiring.objective import make_objective
+from wiring.saved_options import read_saved
 
 SHORTEST, LONGEST = 30, 72  # tokens of the line to fill
 MASKING = (0.5, 0.2, 0.2)  # masked share, p1 and p2 of `sticky_mask`
@@ -57,12 +58,10 @@ class Run:
     """The options, the data, and the model in evaluation mode, of a run's newest good checkpoint."""
 
     def __init__(self, out_dir: Path, runtime: core.Runtime) -> None:
-        checkpoint = core.load_checkpoint(core.CheckpointManager(out_dir).load(prefer_linked=True).path)
-        known = {
-            name: value for name, value in (checkpoint.get("config") or {}).items() if name in Options.model_fields
-        }
+        path = core.CheckpointManager(out_dir).load(prefer_linked=True).path
+        checkpoint = core.load_checkpoint(path)
         self.out_dir = out_dir
-        self.options = Options.validated({**Options.defaults(), **known})
+        self.options = read_saved(Options, checkpoint.get("config") or {}, path)
         self.data = open_data(self.options, runtime)
         self.runtime = runtime
         self.initializer = core.ModelInitializer(GPT, GPTConfig, runtime.device, print)

@@ -19,6 +19,7 @@ from core.errors import CheckpointError, CoreGPTError
 from core.files import reason
 
 log = logging.getLogger("coregpt")
+LONGEST = 300  # characters of an option in a message; of a run's stages, a beginning
 NEW_RUN_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
 
 # on resume these follow the checkpoint: the shape is the weights', the rest is part of the optimizer's state
@@ -146,12 +147,22 @@ def is_number(value: Any) -> bool:
 def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
     """Return the options whose values differ as a text, "" for none; those that stay as saved come first."""
     changed = [name for name in given if name not in NOT_COMPARED and name in saved and _differs(saved, given, name)]
-    fixed = [f"{name} stays {saved[name]} (not {given[name]})" for name in changed if name in STAY_AS_SAVED]
-    others = [f"{name} {saved[name]} -> {given[name]}" for name in changed if name not in STAY_AS_SAVED]
+    old, new = ({name: _shown(values[name]) for name in changed} for values in (saved, given))
+    fixed = [f"{name} stays {old[name]} (not {new[name]})" for name in changed if name in STAY_AS_SAVED]
+    others = [f"{name} {old[name]} -> {new[name]}" for name in changed if name not in STAY_AS_SAVED]
     advice = (
         f"; to change what stays, begin a new run with --init_from_checkpoint={given.get('out_dir')}" if fixed else ""
     )
     return ", ".join([*fixed, *others]) + advice
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message: in one line, and shortened."""
+    try:
+        text = " ".join(str(value).split())
+    except ValueError:  # a number of more digits than Python prints
+        return f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _differs(saved: dict[str, Any], given: dict[str, Any], name: str) -> bool:

@@ -23,12 +23,16 @@ RUNS = {  # folder: the options that make a run of its kind
     "out-classes": ["--training_type=token_classification"],
     "out-scorer": ["--training_type=sequence_scoring", "--unmasking_model_checkpoint=out-mask"],
 }
+QUEUE = Path("data", "queue")
+FILLS_QUEUE = ["--once", "--batches_per_file=12", "--batch_size=4", "--block_size=16"]
+READS_QUEUE = ["--dataset=queue", "--training_type=unmasking", "--data_wait_timeout_seconds=0.5", "--out_dir=new"]
 TEXT = "abc def\nghi jkl\n" * 40
 SAMPLE = ["--device=cpu", "--num_samples=1", "--max_new_tokens=5", "--start=ab"]
 MODULES = {  # program: where its main is
     "train.py": "train",
     "sample.py": "sample",
     "prepare.py": "data.text.prepare",
+    "prepare_streaming.py": "data.char_diffusion.prepare_streaming",
     **{f"tools.{name}": f"tools.{name}" for name in ("curve", "convert", "run_hash")},
     **{f"tools.{name}": f"tools.{name}" for name in ("masking_report", "objective_report")},
 }
@@ -58,6 +62,10 @@ def _base() -> Path:
     folder = Path(made.name)
     write_tiny_data(folder)
     (folder / "book.txt").write_text(TEXT)
+    (folder / QUEUE).mkdir()
+    (folder / QUEUE / "input.txt").write_text(TEXT)
+    status = in_child(lambda: main_of("prepare_streaming.py")(FILLS_QUEUE), folder)
+    assert status == 0, f"the queue could not be filled: {stderr_tail(folder)}"
     for name, options in RUNS.items():
         argv = [*TINY, f"--out_dir={name}", *options]
         status = in_child(functools.partial(train, argv), folder)
@@ -71,9 +79,10 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process e
 
 
 def main_of(program: str) -> Callable[[Sequence[str]], Any]:
-    """Return the `main` of a program; prepare.py's writes below the current folder."""
+    """Return the `main` of a program; those that make data sets write below the current folder."""
     main: Callable[..., Any] = importlib.import_module(MODULES[program]).main
-    return functools.partial(main, data=Path("data")) if program == "prepare.py" else main
+    places: dict[str, dict[str, Path]] = {"prepare.py": {"data": Path("data")}, "prepare_streaming.py": {"own": QUEUE}}
+    return functools.partial(main, **places.get(program, {}))
 
 
 def good_command(rng: random.Random, programs: Sequence[str] = tuple(MODULES)) -> Command:
@@ -83,6 +92,7 @@ def good_command(rng: random.Random, programs: Sequence[str] = tuple(MODULES)) -
         "train.py": lambda: _training(rng, run),
         "sample.py": lambda: [*SAMPLE, f"--out_dir={run}"],
         "prepare.py": lambda: ["book.txt", "--name", "book", "--tokenizer", rng.choice(["char", "byte"])],
+        "prepare_streaming.py": lambda: [*FILLS_QUEUE, "--max_backlog_files=3"],
         "tools.curve": lambda: [run, "--file", "curves.png"],
         "tools.convert": lambda: [f"{run}/ckpt.pt", "--out", "converted"],
         "tools.run_hash": lambda: [run],
@@ -99,6 +109,7 @@ def _training(rng: random.Random, run: str) -> list[str]:
         [
             [*TINY, "--out_dir=new", *RUNS[run]],
             [*TINY, "--out_dir=new", *RUNS[run], f"--init_from_checkpoint={rng.choice(['out-mask', run])}"],
+            [*TINY, *READS_QUEUE],
             resume,
             [*TINY, *RUNS[run], *resume],
             [*TINY, *RUNS[run], *resume, "--init_from=auto"],

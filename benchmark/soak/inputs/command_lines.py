@@ -10,6 +10,7 @@ from benchmark.soak.inputs.base import Command, good_command
 from config.options import Options, SampleOptions
 from config.schema import Schema, members
 from config.spelling import ADVICE, DASHES, FOREIGN, QUOTES
+from config.stream_options import StreamOptions
 
 Argv = list[str]
 MOST_EDITS = 3
@@ -163,7 +164,12 @@ def _joined(rng: random.Random, program: str, argv: Argv) -> Argv:
     return [" ".join(argv)]
 
 
-SCHEMAS: dict[str, type[Schema]] = {"train.py": Options, "sample.py": SampleOptions, "tools.masking_report": Options}
+SCHEMAS: dict[str, type[Schema]] = {
+    "train.py": Options,
+    "sample.py": SampleOptions,
+    "tools.masking_report": Options,
+    "prepare_streaming.py": StreamOptions,
+}
 WORD_EDITS = (
     *(_removed, _twice, _slip, _misspelt_name, _other_dashes, _other_equals, _quoted, _other_value),
     *(_stranger, _shuffled, _joined),

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmark.soak.inputs import edits
 from benchmark.soak.inputs.base import SAMPLE, TINY, Command
+from config import options
 from config.options import Options
 
 SETTINGS: dict[str, Any] = {
@@ -98,14 +99,18 @@ LINES = (
         "[" * 100_000,
     ),
 )
+PRESETS = Path(options.__file__).parent  # but for the base files, and those that need the weights of GPT-2
 NOTATIONS = (".py", ".py", ".yaml", ".yml", ".json", ".toml")
 
 
 def make(rng: random.Random, folder: Path) -> Command:
     """Write a config file with one to three edits, and return a command line that uses it."""
-    ending = rng.choice(NOTATIONS)
-    settings, changes = _settings(rng)
-    text = written(settings, ending)
+    ending, changes = rng.choice(NOTATIONS), ["preset"]
+    if ending == ".py" and rng.random() < 0.3:
+        text, arguments = rng.choice(sorted(PRESETS.glob("[!bef]*.py"))).read_text(), TINY
+    else:
+        settings, changes = _settings(rng)
+        text, arguments = written(settings, ending), []
     for edit in rng.choices(TEXT_EDITS, k=rng.choice([0, 1, 1, 2])):
         text = edit(rng, text)
         changes.append(edit.__name__.strip("_"))
@@ -116,7 +121,7 @@ def make(rng: random.Random, folder: Path) -> Command:
     path = folder / f"mine{ending if rng.random() < 0.95 else rng.choice(NOTATIONS)}"
     path.write_bytes(content)
     command = rng.choice([("train.py", TINY)] * 4 + [("sample.py", SAMPLE), ("tools.masking_report", TINY)])
-    return Command(command[0], [*command[1], path.name], changes or ["unchanged"])
+    return Command(command[0], [*command[1], path.name, *arguments], changes or ["unchanged"])
 
 
 def _settings(rng: random.Random) -> tuple[dict[str, Any], list[str]]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmark.soak.campaign import CHARS
 from benchmark.soak.inputs import edits
-from benchmark.soak.inputs.base import Command, good_command
+from benchmark.soak.inputs.base import FILLS_QUEUE, QUEUE, READS_QUEUE, RUNS, SAMPLE, TINY, Command, good_command
+from benchmark.soak.inputs.checkpoints import change_value
 from data.meta_contents import MODEL_FILES, NAMES, TO_ID, TO_TOKEN
 
 WORDS = ("the", "of", "and", "a", "b", " ", "\n", "é", "日", "", "<unk>", "##ing", "▁to")
@@ -21,7 +23,10 @@ DTYPES = ("<i8", "<i4", "<u4", "<i2", ">u2", "u1", "<f4", "<f8", "<f2", "?", "<c
 
 
 def make(rng: random.Random, folder: Path) -> Command:
-    """Change one or two files of the data set, and return a command line that reads it."""
+    """Change files of a data set, a queue of batches or a text, and return a command line that reads them."""
+    kind = rng.choice(["text", "queue", *["tokens"] * 6])
+    if kind != "tokens":
+        return _changed_text(rng, folder) if kind == "text" else _changed_queue(rng, folder)
     data, changes = folder / "data" / "tiny", []
     for _ in range(rng.choice([1, 1, 1, 2])):
         edit = rng.choice(FILE_EDITS)
@@ -30,6 +35,41 @@ def make(rng: random.Random, folder: Path) -> Command:
         changes.append(f"{name} {edit.__name__.strip('_')}")
     command = good_command(rng, ["train.py", "train.py", "train.py", "sample.py", "tools.masking_report"])
     return command._replace(changes=changes)
+
+
+def _changed_text(rng: random.Random, folder: Path) -> Command:
+    """Damage a text, and return a command line of a program that reads it."""
+    path = folder / "book.txt"
+    name, content = edits.damaged(rng, path.read_bytes())
+    path.write_bytes(content)
+    prepare = good_command(rng, ["prepare.py"]).argv
+    run = rng.choice([*RUNS])
+    commands = {
+        "prepare.py": prepare,
+        "sample.py": [*SAMPLE, f"--out_dir={run}", rng.choice(["--start=FILE:book.txt", "--original=FILE:book.txt"])],
+    }
+    program = rng.choice([*commands])
+    return Command(program, commands[program], [f"book.txt {name}"])
+
+
+def _changed_queue(rng: random.Random, folder: Path) -> Command:
+    """Damage a file of the queue, and return the command line of its producer or of a run that reads it."""
+    paths = [path for path in sorted((folder / QUEUE).rglob("*")) if path.is_file()]
+    batches = [path for path in paths if path.suffix == ".pt"]
+    path, change = rng.choice([*paths, *batches]), rng.choice(["damaged", "removed", "no file", "value", "value"])
+    if change == "value" and path.suffix == ".pt":
+        content = torch.load(path, weights_only=True)
+        change_value(rng, content)
+        torch.save(content, path)
+    elif change == "removed":
+        path.unlink()
+    elif change == "no file":
+        _in_place_of_a_file(rng, path)
+    else:
+        _damaged(rng, path)
+    commands = {"train.py": [*TINY, *READS_QUEUE], "prepare_streaming.py": [*FILLS_QUEUE, "--max_backlog_files=3"]}
+    program = rng.choice(["train.py", "train.py", "prepare_streaming.py"])
+    return Command(program, commands[program], [f"{path.name} {change}"])
 
 
 def _damaged(rng: random.Random, path: Path) -> None:

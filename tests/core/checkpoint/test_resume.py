@@ -266,6 +266,15 @@ def test_options_that_differ_are_named(given: dict[str, Any], text: str) -> None
     assert changed_options(SAVED, SAVED | given) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("x" * 9000, f"{'x' * 300}..."), ("a\nb", "a b"), (10**5000, "a int"), ("x" * 300, "x" * 300)],
+    ids=["long", "lines", "digits", "short"],
+)
+def test_a_changed_option_is_shown_in_one_short_line(value: Any, text: str) -> None:
+    assert changed_options({"dataset": value}, {"dataset": "tiny"}) == f"dataset {text} -> tiny"
+
+
 def test_special_ids_are_no_option() -> None:
     assert changed_options(SAVED | {"meta": {"cls_token_id": 19}}, SAVED | {"meta": {"cls_token_id": 25}}) == ""
 
