@@ -184,7 +184,7 @@ class Overrides:
             self.errors.append(f"{path}:{error.lineno}: {error.msg}: {spelling.shown(line.strip(), str)}{hint}")
             return
         except Exception as error:
-            self.values.update({name: before[name] for name in self.names - set(self.values)})
+            self.values.update({name: before[name] for name in self.names})  # those that it set are not checked
             where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
             line = f"{path}:{where[-1].lineno}: {where[-1].line}" if where else path
             self.errors.append(f"{line}: {type(error).__name__}: {spelling.shown(error, str)}")

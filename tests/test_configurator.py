@@ -257,6 +257,12 @@ def test_a_damaged_mapping_is_refused_with_file_and_line(name: str, text: str, m
     assert [path.name for path in folder.iterdir()] == [name]
 
 
+def test_a_file_that_fails_leaves_no_unchecked_values() -> None:
+    message = error_of(write("x.py", "dtype = 'float8'\nbatch_size = 0\nn_layer = missing\n"))
+
+    assert message == "x.py:3: n_layer = missing: NameError: name 'missing' is not defined"
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from core.errors import CheckpointError
+from core.files import require_file
 
 SIDECAR = "ckpt_meta.json"
 NUMBERED = re.compile(r"ckpt_(.+)_(\d+)\.pt")
@@ -78,6 +79,7 @@ def read(path: str | Path) -> Any:
     if not os.path.lexists(path):
         raise CheckpointError(f"no checkpoint at {path}: give a ckpt_<type>_<iter>.pt, a ckpt.pt, or their folder")
     try:
+        require_file(Path(path))
         with zipfile.ZipFile(path) as file:
             (name,) = [name for name in file.namelist() if name.endswith("/data.pkl")]
             return _to_plain(_StandInUnpickler(file, name.removesuffix("data.pkl")).load())

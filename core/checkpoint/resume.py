@@ -125,7 +125,7 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
     if wrong := [key for key, is_right in right.items() if not is_right]:
         raise CheckpointError(
             f"the checkpoint lacks {', '.join(wrong)}, or has a wrong value there: it can be sampled from, but not "
-            "resumed"
+            "resumed; begin a new run from its weights with --init_from_checkpoint"
         )
 
 
@@ -162,6 +162,7 @@ def _shown(value: Any) -> str:
         text = " ".join(str(value).split())
     except ValueError:  # a number of more digits than Python prints
         return f"a {type(value).__name__}"
+    text = text or repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
@@ -209,5 +210,5 @@ def damaged_if_it_fails() -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint's counters or states are damaged ({reason(error)}): it can be sampled from, but not "
-            "resumed"
+            "resumed; begin a new run from its weights with --init_from_checkpoint"
         ) from None
