@@ -33,8 +33,8 @@ KINDS = {
 }
 LIMIT_S = 10.0
 PATIENCE_S = 4.0  # a program that is still training or sampling then is asked to stop, as a user would
-# functions that may take long by request: training, sampling, and waiting for data
-BUSY = {"train", "evaluate", "generate", "fill_masks", "score_texts", "states", "wait", "draw_samples"}
+# functions that may take long by request: training, sampling, waiting for data, and filling a queue
+BUSY = {"train", "evaluate", "generate", "fill_masks", "score_texts", "states", "wait", "draw_samples", "run"}
 STACK = "stack.txt"
 MEMORY_BYTES = 12 * 2**30
 REFUSED = 2
@@ -106,8 +106,9 @@ def run_program(command: Command, folder: Path) -> Outcome:
 
     status, asked = _wait(start(work, folder, OFFLINE))
     stdout, stderr = ((folder / f"{name}.txt").read_text("utf-8", "replace") for name in ("stdout", "stderr"))
-    stack = (folder / STACK).read_text(errors="replace") if asked else ""
-    return Outcome(status, stdout, stderr, asked, tuple(re.findall(r"line \d+ in (\S+)", stack)))
+    stack = re.findall(r"line \d+ in (\S+)", (folder / STACK).read_text(errors="replace")) if asked else []
+    own = stack[: stack.index(work.__name__)] if work.__name__ in stack else stack  # without the campaign's functions
+    return Outcome(status, stdout, stderr, asked, tuple(own))
 
 
 def _wait(pid: int) -> tuple[int, bool]:
