@@ -183,7 +183,7 @@ class Overrides:
             hint = "; write a path as r'C:\\...' or with /" if "unicodeescape" in str(error.msg) else ""
             self.errors.append(f"{path}:{error.lineno}: {error.msg}: {spelling.shown(line.strip(), str)}{hint}")
             return
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a file that ends the program would look like a finished run
             self.values.update({name: before[name] for name in self.names})  # those that it set are not checked
             where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
             line = f"{path}:{where[-1].lineno}: {where[-1].line}" if where else path

@@ -257,6 +257,11 @@ def test_a_damaged_mapping_is_refused_with_file_and_line(name: str, text: str, m
     assert [path.name for path in folder.iterdir()] == [name]
 
 
+@pytest.mark.parametrize(("end", "shown"), [("exit()", "None"), ("raise SystemExit('no')", "no")])
+def test_a_file_that_ends_the_program_is_an_error(end: str, shown: str) -> None:
+    assert error_of(write("x.py", f"batch_size = 3\n{end}\n")) == f"x.py:2: {end}: SystemExit: {shown}"
+
+
 def test_a_file_that_fails_leaves_no_unchecked_values() -> None:
     message = error_of(write("x.py", "dtype = 'float8'\nbatch_size = 0\nn_layer = missing\n"))
 

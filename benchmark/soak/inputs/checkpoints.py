@@ -39,16 +39,16 @@ def make(rng: random.Random, folder: Path) -> Command:
 def _use(rng: random.Random, run: str) -> tuple[str, list[str]]:
     """Return a program that reads the checkpoints of a run, and its arguments."""
     resume = [f"--out_dir={run}", "--init_from=resume"]
-    own = [*TINY, *RUNS[run]] if rng.random() < 0.5 else ["--device=cpu", "--compile=False"]
+    own, longer = ([*TINY, *RUNS[run]], ["--max_iters=4"]) if rng.random() < 0.5 else (["--device=cpu"], [])
     name = rng.choice(["ckpt.pt", "ckpt-000003.pt", "ckpt-000004.pt"])
     commands: dict[str, tuple[str, list[str]]] = {
-        "resume": ("train.py", [*own, *resume, "--max_iters=4"]),
+        "resume": ("train.py", [*own, *resume, *longer]),
         "auto": ("train.py", [*TINY, *RUNS[run], f"--out_dir={run}", "--init_from=auto"]),
         "evaluate": ("train.py", [*own, *resume, "--eval_only=True"]),
         "sample": ("sample.py", [*SAMPLE, f"--out_dir={run}"]),
         "judge": ("sample.py", [*SAMPLE, "--out_dir=out-mask", f"--judge={run}", "--judge_candidates=2"]),
         "transfer": ("train.py", [*TINY, *RUNS[run], "--out_dir=new", f"--init_from_checkpoint={run}/{name}"]),
-        "named": ("train.py", [*own, *resume, "--max_iters=4", f"--ckpt_filename={name}"]),
+        "named": ("train.py", [*own, *resume, *longer, f"--ckpt_filename={name}"]),
         "hash": ("tools.run_hash", [run]),
         "convert": ("tools.convert", [f"{run}/{name}", "--out", "converted"]),
         "report": ("tools.objective_report", [run, "--to", "pictures"]),
