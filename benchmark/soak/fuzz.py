@@ -32,7 +32,7 @@ KINDS = {
     "checkpoints": checkpoints.make,
 }
 LIMIT_S = 10.0
-PATIENCE_S = 4.0  # a program that is still training or sampling then is asked to stop, as a user would
+PATIENCE_S = 7.0  # a program that is still training or sampling then is asked to stop, as a user would
 # functions that may take long by request: training, sampling, waiting for data, and filling a queue
 BUSY = {"train", "evaluate", "generate", "fill_masks", "score_texts", "states", "wait", "draw_samples", "run"}
 STACK = "stack.txt"

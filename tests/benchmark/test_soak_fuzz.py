@@ -37,7 +37,7 @@ def test_a_bad_input_ends_with_a_message_or_is_accepted(seed: int, tmp_path: Pat
         (Outcome(2, "", "", False, ()), "0 error messages"),
         (Outcome(0, "", "error: one\n", False, ()), "an error message with exit status 0"),
         (Outcome(-11, "", "", False, ()), "exit status -11"),
-        (Outcome(-15, "", "", True, ("nearest", "configure")), "working for 4 s in nearest < configure"),
+        (Outcome(-15, "", "", True, ("nearest", "configure")), "working for 7 s in nearest < configure"),
     ],
 )
 def test_the_ends_of_a_program_are_told_apart(outcome: Outcome, fault: str | None) -> None:
