@@ -183,8 +183,8 @@ class Overrides:
             hint = "; write a path as r'C:\\...' or with /" if "unicodeescape" in str(error.msg) else ""
             self.errors.append(f"{path}:{error.lineno}: {error.msg}: {spelling.shown(line.strip(), str)}{hint}")
             return
-        except Exception as error:
-            self.values.update({name: before[name] for name in self.names - set(self.values)})
+        except (Exception, SystemExit) as error:  # a file that ends the program would look like a finished run
+            self.values.update({name: before[name] for name in self.names})  # those that it set are not checked
             where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
             line = f"{path}:{where[-1].lineno}: {where[-1].line}" if where else path
             self.errors.append(f"{line}: {type(error).__name__}: {spelling.shown(error, str)}")
@@ -305,9 +305,14 @@ class Overrides:
             with open(path, encoding="utf-8-sig") as file:  # editors on Windows write a byte order mark
                 text = file.read()
         except (OSError, ValueError) as error:  # among them UnicodeDecodeError, and a null byte in the path
-            near = spelling.near_file(path, CONFIG_FILES)
+            near = None if os.path.isfile(path) else spelling.near_file(path, CONFIG_FILES)
             hint = f"; did you mean {near}?" if near else ""
             cause = getattr(error, "strerror", None) or error
+            if isinstance(error, UnicodeDecodeError):
+                byte = error.object[error.start]
+                cause = f"it is not UTF-8 text (byte 0x{byte:02x} at position {error.start}): save it as UTF-8"
+            elif isinstance(error, IsADirectoryError):
+                cause = f"it is a folder, wanted a file that ends in {', '.join(CONFIG_FILES)}"
             self.errors.append(f"cannot read config file {spelling.visible(path)}: {cause}{hint}")
             return ""
         _echo(f"Overriding config with {path}:\n{text}")

@@ -1,11 +1,13 @@
 """Config files that are a mapping: YAML, JSON and TOML."""
 
 import json
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import Any
 
 ENDINGS = (".yaml", ".yml", ".json", ".toml")
+LONGEST = 80  # characters of a line in a message
 
 
 def parse(path: str, text: str) -> dict[Any, Any]:
@@ -19,7 +21,7 @@ def parse(path: str, text: str) -> dict[Any, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: wanted options as 'name: value' lines, got {type(content).__name__}")
+        raise ValueError(f"{path}: wanted options as 'name: value' lines, got {_shown(content)}")
     return content
 
 
@@ -31,7 +33,8 @@ def _yaml(path: str, text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise ValueError(f"{path}{line} is not valid YAML: {error.problem or error.context}") from None
+        wrong = f": {_shown(lines[mark.line])}" if mark and mark.line < len(lines := text.splitlines()) else ""
+        raise ValueError(f"{path}{line} is not valid YAML: {error.problem or error.context}{wrong}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -40,7 +43,11 @@ def _json(path: str, text: str) -> Any:
     try:
         return json.loads(text) if text.strip() else None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno} is not valid JSON: {error.msg}") from None
+        lines = text.splitlines()
+        wrong = f": {_shown(lines[error.lineno - 1])}" if error.lineno <= len(lines) else ""
+        raise ValueError(
+            f"{path}:{error.lineno} is not valid JSON: {error.msg.removesuffix(' at')}, column {error.colno}{wrong}"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
 
@@ -50,3 +57,11 @@ def _toml(path: str, text: str) -> Any:
         return tomllib.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    """Return a line or a value of a file for a message, shortened, in one line."""
+    if not isinstance(value, str):
+        return reprlib.repr(value)
+    line = value.strip()
+    return repr(line) if len(line) <= LONGEST else f"{line[:LONGEST]!r}..."

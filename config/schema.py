@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -151,8 +152,16 @@ class Schema(BaseModel):
         try:
             return cls.model_validate({name: values[name] for name in cls.model_fields}, context=list(set_by_user))
         except ValidationError as error:
-            reasons = [detail.get("ctx", {}).get("error", detail["msg"]) for detail in error.errors()]
+            reasons = [cls._reason(detail) for detail in error.errors()]
             raise ValueError("\n".join(str(reason) for reason in reasons)) from None
+
+    @classmethod
+    def _reason(cls, detail: Any) -> str:
+        """Return the line of one of pydantic's errors: of a rule between options, or of one option."""
+        if not detail["loc"]:
+            return str(detail.get("ctx", {}).get("error", detail["msg"]))
+        name = str(detail["loc"][0])
+        return f"{name}: got {reprlib.repr(detail['input'])}, wanted {wanted(cls.model_fields[name])}"
 
     @classmethod
     def help(cls, only: Sequence[str] = ()) -> str:

@@ -34,8 +34,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def is_for_model(batch: Batch, model_args: Mapping[str, Any]) -> bool:
     """Return whether a saved batch consists of tensors in memory, with ids of the model and no longer than its context.
 
-    None is a batch that is not drawn yet. The inputs, which come first, are not negative. Targets are -1 where they are
-    ignored; in a dict, which an objective reads, any negative number says so.
+    None is a batch that is not drawn yet. Ids are in rows; a seed or the numbers of the stages are none. The inputs,
+    which come first, are not negative. Targets are -1 where they are ignored; in a dict, which an objective reads, any
+    negative number says so.
     """
     if batch is None:
         return True
@@ -44,7 +45,7 @@ def is_for_model(batch: Batch, model_args: Mapping[str, Any]) -> bool:
         return False
     if vocab_size is None or block_size is None:  # no model of tokens
         return True
-    ids = [tensor for tensor in tensors if tensor.dtype == torch.long]
+    ids = [tensor for tensor in tensors if tensor.dtype == torch.long and tensor.dim() > 1]
     is_known = all(int(tensor.max()) < vocab_size for tensor in ids)
     is_short = all(tensor.size(1) <= block_size for tensor in ids if tensor.dim() == 2)
     has_inputs = len(tensors) > 1 and tensors[0].dtype == torch.long and int(tensors[0].min()) >= 0

@@ -1,5 +1,6 @@
 """Operations on disk after which a crash leaves either the old or the new content, complete."""
 
+import argparse
 import errno
 import hashlib
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from core.errors import CheckpointError
 
 CHUNK_BYTES = 2**20
+PATH_BYTES, NAME_BYTES = 4000, 255  # what file systems take, with room for the names of our files
 OPEN_FILES = ("/dev/fd/", "/dev/stdin", "/dev/null", "/proc/self/fd/")
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 PARTIAL = ".part"  # suffix of a temporary file
@@ -132,6 +134,16 @@ def sha256(path: Path) -> str:
 def size(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
     return sum(part.lstat().st_size for part in _contents(path) if not part.is_dir())
+
+
+def path_argument(text: str) -> Path:
+    """Return the path that an argument of a program is, for argparse's `type`; a name must fit into a file system."""
+    if len(os.fsencode(text)) > PATH_BYTES or any(len(os.fsencode(name)) > NAME_BYTES for name in text.split("/")):
+        got = f"{text[:40]}... ({len(text):,} characters)"
+        raise argparse.ArgumentTypeError(
+            f"got {got}, wanted a path of at most {PATH_BYTES} bytes, with names of at most {NAME_BYTES}"
+        )
+    return Path(text)
 
 
 def kind_of(path: Path) -> str | None:

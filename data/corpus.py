@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import DataError
-from core.files import remove, write_atomically
+from core.files import remove, require_file, write_atomically
 from data.meta import write_meta
 from data.token_file import token_dtype
 from data.tokenizers import Tokenizer
@@ -102,6 +102,7 @@ def read_text(path: str | Path) -> str:
     """
     encoding = "utf-8"
     try:
+        require_file(Path(path))
         with open(path, "rb") as file:
             head = file.read(4)
         encoding = next((name for mark, name in MARKS if head.startswith(mark)), encoding)

@@ -35,7 +35,8 @@ def read_meta(path: str | Path) -> dict[str, Any]:
             f"{path} is damaged or not plain data ({error}): save a dict of vocab_size, stoi and itos there"
         ) from error
     except Exception as error:  # a damaged pickle can fail with nearly any exception, even MemoryError
-        raise DataError(f"{path} is damaged or not plain data ({error}): {_remedy(path)}") from error
+        reason = str(error) if isinstance(error, pickle.UnpicklingError | EOFError) else type(error).__name__
+        raise DataError(f"{path} is damaged or not plain data ({reason}): {_remedy(path)}") from error
     if not isinstance(meta, dict):
         raise DataError(f"{path} holds a {type(meta).__name__}, wanted a dict: {_remedy(path)}")
     if "vocab_size" not in meta and (counted := _vocab_size(meta)):

@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -28,6 +29,7 @@ from data.meta import read_meta
 
 log = logging.getLogger("coregpt")
 Ids: TypeAlias = npt.NDArray[np.unsignedinteger]
+DTYPE_NAME = re.compile(r"[<>=|]?[a-z]+\d{0,3}")
 TWO_BYTE_IDS = 2**16  # a larger vocabulary needs 4 bytes per id
 SCANNED_TOKENS = 2**28  # `check_vocab` reads this many tokens from the beginning, and samples of the rest
 SCAN_STEP, SAMPLES, SAMPLE_TOKENS = 2**24, 64, 2**11
@@ -42,14 +44,18 @@ def token_dtype(meta: Mapping[str, Any], path: Path) -> np.dtype[np.unsignedinte
     name = meta.get("dtype")
     if name is None:
         return np.dtype(np.uint32 if meta.get("vocab_size", 0) > TWO_BYTE_IDS else np.uint16)
+    plain = re.sub(r"^(<class ')?(numpy|np|torch)\.|'>$", "", str(name))
     try:
-        found = np.dtype(re.sub(r"^(<class ')?(numpy|np|torch)\.|'>$", "", str(name)))
+        found = np.dtype(plain if DTYPE_NAME.fullmatch(plain) else object)  # numpy reads more: dicts, shapes
     except TypeError:
         found = np.dtype(object)
     if found.kind not in "iu" or found.itemsize not in (2, 4) or found.newbyteorder("<") != found:
+        got = reprlib.repr(str(name))
+        if found.kind not in "iuf":
+            raise DataError(f"{path}: dtype is {got}, wanted uint16 or uint32: name the type of the token files there")
         raise DataError(
-            f"{path}: dtype is {str(name)!r}, wanted uint16 or uint32: convert the token files, for instance with "
-            f"np.fromfile('train.bin', {str(name)!r}).astype(np.uint32).tofile('train.bin'), and correct dtype"
+            f"{path}: dtype is {got}, wanted uint16 or uint32: convert the token files, for instance with "
+            f"np.fromfile('train.bin', {got}).astype(np.uint32).tofile('train.bin'), and correct dtype"
         )
     return np.dtype(np.uint16 if found.itemsize == 2 else np.uint32)  # ids are never negative: int32 reads the same
 

@@ -218,7 +218,7 @@ def test_an_empty_yaml_section_changes_nothing() -> None:
         ("max_iters: null\n", "x.yaml: max_iters: got None, wanted number >= 0"),
         ("max_iters: [1, 2]\n", "x.yaml: max_iters: got [1, 2], wanted number >= 0"),
         ("dropout: 1\n", "x.yaml: dropout: got 1, wanted float >= 0 and < 1"),
-        ("- 1\n- 2\n", "x.yaml: wanted options as 'name: value' lines, got list"),
+        ("- 1\n- 2\n", "x.yaml: wanted options as 'name: value' lines, got [1, 2]"),
     ],
 )
 def test_errors_of_a_yaml_file_name_the_option(text: str, message: str) -> None:
@@ -229,15 +229,24 @@ def test_errors_of_a_yaml_file_name_the_option(text: str, message: str) -> None:
     ("name", "text", "message"),
     [
         ("x.yaml", "seed: 1\na: [1\n", "x.yaml:3 is not valid YAML: expected ',' or ']'"),
+        ("x.yaml", "n_layer = 2\n", "x.yaml: wanted options as 'name: value' lines, got 'n_layer = 2'"),
         ("x.yaml", "!!python/object/apply:os.mkdir ['made']\n", "x.yaml:1 is not valid YAML: could not determine a"),
-        ("x.yaml", "max_iters: 3: 4\n", "x.yaml:1 is not valid YAML: mapping values are not allowed here"),
+        (
+            "x.yaml",
+            "max_iters: 3: 4\n",
+            "x.yaml:1 is not valid YAML: mapping values are not allowed here: 'max_iters: 3: 4'",
+        ),
         ("x.yaml", "a: \x00\n", "x.yaml is not valid YAML: "),
         ("x.yaml", "[" * 3000, "x.yaml is nested too deeply: wanted 'name: value' lines"),
         ("x.yaml", f"seed: {'9' * 5000}\n", "x.yaml is not valid YAML: Exceeds the limit"),
-        ("x.json", '{"seed": 1,\n "bias": True}', "x.json:2 is not valid JSON: Expecting value"),
+        (
+            "x.json",
+            '{"seed": 1,\n "bias": True}',
+            "x.json:2 is not valid JSON: Expecting value, column 10: '\"bias\": True}'",
+        ),
         ("x.json", "[" * 100_000, "x.json is nested too deeply"),
         ("x.json", f'{{"seed": {"9" * 5000}}}', "x.json is not valid JSON: Exceeds the limit"),
-        ("x.json", "[1, 2]", "x.json: wanted options as 'name: value' lines, got list"),
+        ("x.json", "[1, 2]", "x.json: wanted options as 'name: value' lines, got [1, 2]"),
         ("x.toml", "seed = 1\nbias = True\n", "x.toml is not valid TOML: Invalid value (at line 2, column 8)"),
         ("x.toml", "seed = 1\nseed = 2\n", "x.toml is not valid TOML: Cannot overwrite a value (at line 2"),
     ],
@@ -246,6 +255,17 @@ def test_errors_of_a_yaml_file_name_the_option(text: str, message: str) -> None:
 def test_a_damaged_mapping_is_refused_with_file_and_line(name: str, text: str, message: str, folder: Path) -> None:
     assert error_of(write(name, text)).startswith(message)
     assert [path.name for path in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(("end", "shown"), [("exit()", "None"), ("raise SystemExit('no')", "no")])
+def test_a_file_that_ends_the_program_is_an_error(end: str, shown: str) -> None:
+    assert error_of(write("x.py", f"batch_size = 3\n{end}\n")) == f"x.py:2: {end}: SystemExit: {shown}"
+
+
+def test_a_file_that_fails_leaves_no_unchecked_values() -> None:
+    message = error_of(write("x.py", "dtype = 'float8'\nbatch_size = 0\nn_layer = missing\n"))
+
+    assert message == "x.py:3: n_layer = missing: NameError: name 'missing' is not defined"
 
 
 @pytest.mark.parametrize(
@@ -784,8 +804,13 @@ def test_files_that_cannot_be_read_are_reported() -> None:
 
     assert error_of("none.py") == "cannot read config file none.py: No such file or directory"
     assert error_of("none.yaml") == "cannot read config file none.yaml: No such file or directory"
-    assert error_of("folder.py") == "cannot read config file folder.py: Is a directory"
-    assert error_of("latin.py").startswith("cannot read config file latin.py: 'utf-8' codec can't decode")
+    assert error_of("folder.py") == (
+        "cannot read config file folder.py: it is a folder, wanted a file that ends in .py, .yaml, .yml, .json, .toml"
+    )
+    assert re.fullmatch(
+        r"cannot read config file latin\.py: it is not UTF-8 text \(byte 0x.. at position \d+\): save it as UTF-8",
+        error_of("latin.py"),
+    )
 
 
 def test_rules_between_options_are_checked_last() -> None:

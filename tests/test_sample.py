@@ -1,5 +1,6 @@
 """Sampling from a checkpoint: the printed text for each kind of model and prompt, and the errors."""
 
+import math
 import os
 import pickle
 import re
@@ -256,6 +257,25 @@ def test_another_checkpoint_can_be_chosen(
     models: dict[str, GPT], capsys: pytest.CaptureFixture[str], which: str, name: str
 ) -> None:
     assert printed([*CPU, "--start=abc", f"--checkpoint={which}"], capsys) == generated(models[name], "abc")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"best_val_loss": (2.5, 1)}, ", iteration 5 of 71"),
+        ({"best_val_loss": torch.empty(0)}, ", iteration 5 of 71"),
+        ({"iter_num": {"a": 1}}, ", val 2.50"),
+        ({"iter_num": math.nan}, ", val 2.50"),
+        ({"config": {"dataset": "tiny", "max_iters": 10**400}}, ", iteration 5, val 2.50"),
+    ],
+)
+def test_a_progress_that_is_no_number_is_not_named(
+    checkpoint: dict[str, Any], wrong: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save({**checkpoint, "config": {"dataset": "tiny", "max_iters": 70}, **wrong})
+    sample.main([*CPU, "--start=abc"])
+
+    assert capsys.readouterr().err.endswith(f"\nmodel: out/ckpt.pt{words}\n")
 
 
 def test_the_model_that_is_used_is_named_on_stderr(

@@ -34,6 +34,7 @@ from tools.legacy_model import (
     training_type,
 )
 from tools.legacy_optimizer import convert_optimizer
+from tools.output import refuse_unwritable
 from wiring.data import data_folder
 
 __all__ = ["Converted", "convert", "find", "main", "read"]
@@ -145,15 +146,17 @@ def main(argv: Sequence[str]) -> Path:
     parser = argparse.ArgumentParser(
         prog="python -m tools.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("old", help="a checkpoint file, its ckpt_meta.json, or the folder of both")
-    parser.add_argument("--out", help="where to write: a folder, or a file that ends in .pt")
+    parser.add_argument(
+        "old", type=files.path_argument, help="checkpoint file, its ckpt_meta.json, or the folder of both"
+    )
+    parser.add_argument("--out", type=files.path_argument, help="where to write: a folder, or a file that ends in .pt")
     parser.add_argument(
         "--mode", choices=MODES, help="for a model with two heads; default: the mode that it was trained in"
     )
     parser.add_argument("--dataset", help="the data set it was trained on; default: as the checkpoint says")
     given = parser.parse_args(argv)
     path = find(given.old)
-    target = Path(given.out) if given.out else path.with_name(f"{path.stem}-converted")
+    target = given.out or path.with_name(f"{path.stem}-converted")
     target = target if target.suffix == ".pt" else target / "ckpt.pt"
     if target.exists():
         raise ConfigError(f"{target} exists already: move it away, or choose another place with --out")
@@ -163,9 +166,10 @@ def main(argv: Sequence[str]) -> Path:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     if given.dataset:
         notes += _require_vocabulary(given.dataset, checkpoint["model_args"]["vocab_size"])
-    files.make_folder(target.parent)
-    files.write_atomically(target, functools.partial(torch.save, checkpoint))
-    files.flush_folder(target.parent)
+    with refuse_unwritable("--out", target, RuntimeError):  # of torch's writer
+        files.make_folder(target.parent)
+        files.write_atomically(target, functools.partial(torch.save, checkpoint))
+        files.flush_folder(target.parent)
     kind = checkpoint["config"]["training_type"]
     print(f"{target}: the {kind} model of {path}, after {checkpoint['iter_num']} iterations")
     for note in notes:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.errors import ConfigError, DataError, exit_on_error
-from tools.metrics import read_records
+from core.errors import DataError, exit_on_error
+from core.files import path_argument
+from tools.metrics import is_number, read_records
+from tools.output import refuse_unwritable
 from tools.pyplot import load_pyplot
 
-LARGEST = 1e300  # nan is not below it
 Curve = tuple[list[int], list[float]]
 
 
@@ -34,11 +35,6 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     return curves
 
 
-def is_number(value: Any) -> bool:
-    """Return whether a value of a record can be drawn."""
-    return isinstance(value, int | float) and abs(value) < LARGEST
-
-
 def draw(folders: Sequence[Path], file: Path) -> None:
     """Draw the losses of runs into a picture file: logged steps (faint), evaluations on train (dashed) and val."""
     plt = load_pyplot()
@@ -52,9 +48,8 @@ def draw(folders: Sequence[Path], file: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     try:
-        figure.savefig(file, dpi=110)
-    except (OSError, ValueError) as error:  # no such folder; an ending that matplotlib does not know
-        raise ConfigError(f"--file={file} cannot be written: {error}") from None
+        with refuse_unwritable("--file", file, ValueError):  # of an ending that matplotlib does not know
+            figure.savefig(file, dpi=110)
     finally:
         plt.close(figure)
 
@@ -62,8 +57,8 @@ def draw(folders: Sequence[Path], file: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the run folders given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--file", type=Path, default=Path("curves.png"), help="picture file to write")
+    parser.add_argument("folders", nargs="+", type=path_argument, help="run folders")
+    parser.add_argument("--file", type=path_argument, default=Path("curves.png"), help="picture file to write")
     chosen = parser.parse_args(argv)
     draw(chosen.folders, chosen.file)
     print(f"wrote {chosen.file}")

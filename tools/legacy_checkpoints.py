@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import re
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from core.errors import CheckpointError
+from core.files import require_file
 
 SIDECAR = "ckpt_meta.json"
 NUMBERED = re.compile(r"ckpt_(.+)_(\d+)\.pt")
@@ -74,14 +76,16 @@ def read(path: str | Path) -> Any:
     An enum member becomes its value, a dataclass a dict of its fields and its `class`. Raises CheckpointError if the
     file is damaged or has another format.
     """
+    if not os.path.lexists(path):
+        raise CheckpointError(f"no checkpoint at {path}: give a ckpt_<type>_<iter>.pt, a ckpt.pt, or their folder")
     try:
+        require_file(Path(path))
         with zipfile.ZipFile(path) as file:
             (name,) = [name for name in file.namelist() if name.endswith("/data.pkl")]
             return _to_plain(_StandInUnpickler(file, name.removesuffix("data.pkl")).load())
     except Exception as error:  # a damaged file can raise nearly any exception
         raise CheckpointError(
-            f"cannot read {path}: it is missing, damaged, or not saved by PyTorch 1.6 or later "
-            f"({type(error).__name__}: {error})"
+            f"cannot read {path}: it is damaged, or not saved by PyTorch 1.6 or later ({type(error).__name__}: {error})"
         ) from None
 
 

@@ -19,6 +19,7 @@ from config.options import Options
 from configurator import configure
 from core import Runtime
 from core.errors import ConfigError, DataError, exit_on_error
+from core.files import path_argument
 from data.meta import read_meta
 from data.tokenizers import tokenizer_from_meta
 from tools.masking_samples import (
@@ -36,6 +37,7 @@ from tools.masking_samples import (
     masked_ratios,
     open_all_stages,
 )
+from tools.output import refuse_unwritable
 from tools.pyplot import load_pyplot
 from wiring.data import RunData
 
@@ -215,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--out", type=Path, default=Path("masking-report"), help="folder for the page and the picture")
+    parser.add_argument("--out", type=path_argument, default=Path("masking-report"), help="folder for page and picture")
     parser.add_argument("--sequences", type=int, default=500, help="maximum number of texts to draw for each stage")
     parser.add_argument("--examples", type=int, default=3, help="texts of each stage to show on the page")
     chosen, rest = parser.parse_known_args(argv)
@@ -234,10 +236,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for sample in samples:
         shown = for_terminal(pieces(sample.rows, 0, decode, TERMINAL_TOKENS), colored)
         print(f"\n--- {sample.title}\n{shown}")
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    draw(samples, chosen.out / "masking.png")
     title = f"How the stages of {' '.join(rest)} mask text"
-    (chosen.out / "masking.html").write_text(page(samples, decode, chosen.examples, title), encoding="utf-8")
+    html_page = page(samples, decode, chosen.examples, title)
+    with refuse_unwritable("--out", chosen.out):
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        draw(samples, chosen.out / "masking.png")
+        (chosen.out / "masking.html").write_text(html_page, encoding="utf-8")
     print(f"\nwrote {chosen.out / 'masking.html'} and {chosen.out / 'masking.png'}")
 
 

@@ -11,6 +11,7 @@ from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
 from data.masking import corruption_rate
 from data.stages import Stage
+from data.token_bins import TokenBins
 from wiring.data import RunData, open_data
 
 GIVEN, HIDDEN, REPLACED, KEPT, PADDING = range(5)  # kinds of tokens
@@ -70,9 +71,11 @@ def open_all_stages(options: Options, runtime: Runtime) -> RunData:
 def draw_samples(options: Options, data: RunData, sequences: int) -> list[Sample]:
     """Return up to `sequences` rows of every training stage, then of every validation stage.
 
-    data: as `open_all_stages` returns it; drawing advances its position
+    data: as `open_all_stages` returns it; drawing advances its position. DataError for ids outside of its vocabulary
     """
     source = data.batches
+    if isinstance(data.source, TokenBins) and data.vocabulary is not None:
+        data.source.check_vocab(data.vocabulary.text)
     if isinstance(source, MaskedText) and data.vocabulary is not None:
         kinds = data.vocabulary.mask, data.vocabulary.pad
         batches = -(-(sequences + 1) * len(source.training) // source.batch_size)

@@ -7,6 +7,8 @@ from typing import Any
 from core.errors import DataError
 from core.files import require_file
 
+LARGEST = 1e300  # nan is not below it
+
 
 def read_records(folder: Path, size: int | None = None) -> list[dict[str, Any]]:
     """Return the records of a run's metrics.jsonl in the order they were written.
@@ -28,3 +30,8 @@ def read_records(folder: Path, size: int | None = None) -> list[dict[str, Any]]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a file of JSON lines ({error})") from None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of a record can be drawn."""
+    return isinstance(value, int | float) and abs(value) < LARGEST

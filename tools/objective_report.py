@@ -10,6 +10,7 @@ Draw pictures of what the model of a run folder has learnt.
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 import core
 from config.options import Options
 from core.errors import ConfigError, exit_on_error
+from core.files import path_argument
 from data.masked_text import MaskedText
 from data.masking import sticky_mask
 from data.private_rng import generator
@@ -28,7 +30,7 @@ from extras.objectives.sequence_scoring import ScoreMeter
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from model import GPT, GPTConfig
 from tools.masking_report import find_decode
-from tools.metrics import read_records
+from tools.metrics import is_number, read_records
 from tools.objective_pictures import (
     FILLED,
     GIVEN,
@@ -42,8 +44,10 @@ from tools.objective_pictures import (
     draw_scatter,
     draw_timeline,
 )
+from tools.output import refuse_unwritable
 from wiring.data import open_data
 from wiring.objective import make_objective
+from wiring.saved_options import read_saved
 
 SHORTEST, LONGEST = 30, 72  # tokens of the line to fill
 MASKING = (0.5, 0.2, 0.2)  # masked share, p1 and p2 of `sticky_mask`
@@ -54,12 +58,10 @@ class Run:
     """The options, the data, and the model in evaluation mode, of a run's newest good checkpoint."""
 
     def __init__(self, out_dir: Path, runtime: core.Runtime) -> None:
-        checkpoint = core.load_checkpoint(core.CheckpointManager(out_dir).load(prefer_linked=True).path)
-        known = {
-            name: value for name, value in (checkpoint.get("config") or {}).items() if name in Options.model_fields
-        }
+        path = core.CheckpointManager(out_dir).load(prefer_linked=True).path
+        checkpoint = core.load_checkpoint(path)
         self.out_dir = out_dir
-        self.options = Options.validated({**Options.defaults(), **known})
+        self.options = read_saved(Options, checkpoint.get("config") or {}, path)
         self.data = open_data(self.options, runtime)
         self.runtime = runtime
         self.initializer = core.ModelInitializer(GPT, GPTConfig, runtime.device, print)
@@ -134,51 +136,61 @@ def filling_rows(
 def read_timeline(out_dir: Path) -> tuple[list[Evaluation], list[tuple[int, int]]]:
     """Return the evaluations that a run logged, and iteration and number of every stage after the first.
 
-    Evaluations with a non-finite loss are skipped; of two in the same iteration the later one counts.
+    Records without a number are skipped, such as evaluations with a non-finite loss; of two evaluations in the same
+    iteration the later one counts.
     """
     records = read_records(out_dir)
     evaluations = {
         record["iter"]: Evaluation(record["iter"], record["train/loss"], record["val/loss"], _stage_losses(record))
         for record in records
-        if record.get("event") == "eval" and None not in (record["train/loss"], record["val/loss"])
+        if record.get("event") == "eval" and _has_numbers(record, "iter", "train/loss", "val/loss")
     }
-    stages = {record["stage"]: record["iter"] for record in records if record.get("event") == "stage"}
+    stages = {
+        record["stage"]: record["iter"]
+        for record in records
+        if record.get("event") == "stage" and _has_numbers(record, "iter", "stage")
+    }
     changes = sorted((iter_num, stage) for stage, iter_num in stages.items())
     return [evaluation for _, evaluation in sorted(evaluations.items())], changes
 
 
 def _stage_losses(record: dict[str, Any]) -> dict[int, float]:
     numbers = {key.removeprefix("val/stage_").removesuffix("_loss"): loss for key, loss in record.items()}
-    return {int(number): loss for number, loss in numbers.items() if number.isdigit() and loss is not None}
+    return {int(number): loss for number, loss in numbers.items() if number.isdecimal() and is_number(loss)}
+
+
+def _has_numbers(record: dict[str, Any], *keys: str) -> bool:
+    return all(is_number(record.get(key)) for key in keys)
 
 
 def report(out_dir: Path, to: Path, device: str, seed: int) -> list[Path]:
     """Draw the pictures for this kind of run and return their files. Raises ConfigError if there are none."""
-    written = []
     with core.Runtime(device=device, seed=seed) as runtime:
         run = Run(out_dir, runtime)
         kind, stages = run.options.training_type, create_stage_objects(run.options.unmasking_stages)
-        to.mkdir(parents=True, exist_ok=True)
+        pictures: dict[str, Callable[[Path], None]] = {}
         if kind == "unmasking" and isinstance(run.data.batches, MaskedText):  # not a queue: it holds no text
-            draw_filling(fill(run, seed), to / "filling.png")
-            written.append(to / "filling.png")
+            pictures["filling.png"] = functools.partial(draw_filling, fill(run, seed))
         if kind == "sequence_scoring":
-            draw_scatter(*score(run), to / "scatter.png")
-            written.append(to / "scatter.png")
+            pictures["scatter.png"] = functools.partial(draw_scatter, *score(run))
         evaluations, changes = read_timeline(out_dir) if len(stages) > 1 else ([], [])
         if changes and evaluations:
-            draw_timeline(evaluations, changes, [stage.describe() for stage in stages], to / "timeline.png")
-            written.append(to / "timeline.png")
-    if not written:
+            names = [stage.describe() for stage in stages]
+            pictures["timeline.png"] = functools.partial(draw_timeline, evaluations, changes, names)
+    if not pictures:
         raise ConfigError(f"no picture for {out_dir}: it is a {kind} run with one stage")
-    return written
+    with refuse_unwritable("--to", to):
+        to.mkdir(parents=True, exist_ok=True)
+        for name, draw in pictures.items():
+            draw(to / name)
+    return [to / name for name in pictures]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the run folder given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out_dir", type=Path, help="run folder")
-    parser.add_argument("--to", type=Path, help="folder for the pictures; default: the run folder")
+    parser.add_argument("out_dir", type=path_argument, help="run folder")
+    parser.add_argument("--to", type=path_argument, help="folder for the pictures; default: the run folder")
     parser.add_argument("--device", default="cpu", help="device of the model")
     parser.add_argument("--seed", type=int, default=1337, help="chooses the line of filling.png and what is masked")
     chosen = parser.parse_args(argv)

@@ -18,6 +18,7 @@ import torch
 from core.checkpoint.format import load_checkpoint
 from core.checkpoint.manager import CheckpointManager
 from core.errors import exit_on_error
+from core.files import path_argument
 from tools.metrics import read_records
 
 NOT_HASHED = {"config", "tokenizer", "run", "loggers"}  # parts of a checkpoint that say how the run was started
@@ -91,7 +92,7 @@ def _add_bytes(digest: "hashlib._Hash", kind: str, content: bytes | bytearray) -
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the hash of the run folder given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out_dir", type=Path, help="run folder")
+    parser.add_argument("out_dir", type=path_argument, help="run folder")
     print(run_hash(parser.parse_args(argv).out_dir))
 
 

@@ -1,6 +1,7 @@
 """The parts of sample.py, made from the SampleOptions object: prompt, trained model, tokenizer, vocabulary, sampler."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import torch
 
 import core
 from config.options import SampleOptions
-from core.checkpoint.resume import NEW_RUN_LOSS
+from core.checkpoint.resume import NEW_RUN_LOSS, is_number
 from core.checkpoint.search import CheckpointFile
 from core.files import require_file
 from data.meta import read_meta
@@ -97,12 +98,13 @@ def _find_checkpoint(options: SampleOptions) -> CheckpointFile:
 
 def _progress(checkpoint: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> str:
     """Return how far the model was trained, as far as the checkpoint says it: `, iteration 50 of 71, val 1.47`."""
-    iter_num, last = checkpoint.get("iter_num"), (checkpoint.get("config") or {}).get("max_iters")
-    loss = checkpoint.get("best_val_loss") if manifest is None else manifest["val_loss"]
-    words = "" if iter_num is None else f", iteration {iter_num}"
-    if words and isinstance(last, int | float):
-        words += f" of {last + 1:g}"
-    return words + (f", val {float(loss):.2f}" if loss is not None and loss < NEW_RUN_LOSS else "")
+    iter_num: Any = checkpoint.get("iter_num")
+    last: Any = (checkpoint.get("config") or {}).get("max_iters")
+    loss: Any = checkpoint.get("best_val_loss") if manifest is None else manifest["val_loss"]
+    words = f", iteration {int(iter_num)}" if is_number(iter_num) and math.isfinite(iter_num) else ""
+    if words and is_number(last):
+        words += f" of {float(last) + 1:g}"
+    return words + (f", val {float(loss):.2f}" if is_number(loss) and float(loss) < NEW_RUN_LOSS else "")
 
 
 def _refuse_options_of_other_kinds(options: SampleOptions, kind: str) -> None:

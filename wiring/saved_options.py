@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,35 @@ def as_saved(options: Options, argv: Sequence[str]) -> Options:
         except CheckpointError:  # a damaged one is reported when it is to be loaded
             continue
         if isinstance(saved, dict) and "dataset" in saved:
-            known = {name: saved[name] for name in type(options).model_fields if name in saved}
-            values = {**type(options).defaults(), **known, **options.pick(*WHICH_RUN, *given)}
+            found = read_saved(type(options), saved, path, options.pick(*WHICH_RUN, *given))
             log.info(f"resume: with the options saved in {path}; to change one, give the config file again")
-            return _validated(options, values, path)
+            return found
     return options
+
+
+def read_saved(
+    schema: type[Options], saved: Mapping[str, Any], path: Path, given: Mapping[str, Any] | None = None
+) -> Options:
+    """Return the options that the checkpoint at `path` has saved. Raises ConfigError if a value is not valid here.
+
+    saved: its `config`; names that are no option are ignored
+    given: options that have another value
+    """
+    values, errors = {**schema.defaults(), **(given or {})}, []
+    for name in schema.model_fields.keys() & saved.keys() - (given or {}).keys():
+        try:
+            values[name] = schema.fit(name, saved[name])
+        except ValueError as error:
+            errors.append(f"{name}: got {reprlib.repr(saved[name])}, wanted {error}")
+    defaults = schema.defaults()
+    try:
+        if errors:
+            raise ValueError("; ".join(sorted(errors)))
+        return schema.validated(values, [name for name, value in values.items() if value != defaults[name]])
+    except ValueError as error:
+        raise ConfigError(
+            f"the options saved in {path} are not valid here ({error}): give the config file, or another checkpoint"
+        ) from None
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
@@ -49,11 +74,3 @@ def _newest_first(folder: Path) -> Iterator[Path]:
     yield from sorted(numbered, key=lambda path: sequence_of(path.name) or 0, reverse=True)
     if (folder / LINKED).is_file():
         yield folder / LINKED
-
-
-def _validated(options: Options, values: dict[str, Any], path: Path) -> Options:
-    try:
-        defaults = type(options).defaults()
-        return type(options).validated(values, [name for name, value in values.items() if value != defaults[name]])
-    except ValueError as error:
-        raise ConfigError(f"the options saved in {path} are not valid here ({error}): give the config file") from None

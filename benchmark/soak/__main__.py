@@ -25,7 +25,7 @@ from typing import Any
 from benchmark.soak.campaign import Campaign
 
 NAMES = (
-    "kills", "restarts", "damages", "preemptions", "emergencies", "injections", "false_alarms", "disk_model"
+    "kills", "restarts", "damages", "preemptions", "emergencies", "injections", "false_alarms", "disk_model", "fuzz"
 )  # fmt: skip
 SEEDS = 100_000  # more than any campaign has trials
 

@@ -6,6 +6,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -178,9 +179,16 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
     if fault := next(filter(None, map(_fault_of, given["model"], given["model"].values())), None):
         raise CheckpointError(f"{path} cannot be used: its {fault}")
     config = given.get("config")
-    if config is not None and not (isinstance(config, dict) and _is_dataset(config.get("dataset"))):
+    if config is not None and not (isinstance(config, dict) and _is_usable(config)):
         raise CheckpointError(f"{path} is damaged: its config is no dict of options; put a good copy in its place")
-    return dict(checkpoint)
+    if not isinstance(given.get("tokenizer"), dict | NoneType):  # a fork's own note, not what its token ids stand for
+        given = {**given, "tokenizer": None}
+    return dict(given)
+
+
+def _is_usable(config: dict[str, Any]) -> bool:
+    """Return whether options name a data set, if any, and hold the special ids by name, if any."""
+    return _is_dataset(config.get("dataset")) and isinstance(config.get("meta"), dict | NoneType)
 
 
 def _is_dataset(name: Any) -> bool:

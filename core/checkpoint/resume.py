@@ -19,6 +19,7 @@ from core.errors import CheckpointError, CoreGPTError
 from core.files import reason
 
 log = logging.getLogger("coregpt")
+LONGEST = 300  # characters of an option in a message; of a run's stages, a beginning
 NEW_RUN_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
 
 # on resume these follow the checkpoint: the shape is the weights', the rest is part of the optimizer's state
@@ -83,7 +84,7 @@ def complete(checkpoint: dict[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in checkpoint.items() if value is not None}
     optimizer, iter_num = given.get("optimizer"), given.get("iter_num")
     loss = given.get("best_val_loss")
-    if isinstance(loss, float | torch.Tensor) and _is_number(loss) and math.isnan(loss):  # nothing would be lower
+    if isinstance(loss, float | torch.Tensor) and is_number(loss) and math.isnan(loss):  # nothing would be lower
         del given["best_val_loss"]
     if optimizer in ({}, {"state": {}, "param_groups": []}):
         del given["optimizer"]
@@ -117,8 +118,8 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
     evaluated_at = checkpoint.get("evaluated_at")
     right = {
         "iter_num": _is_count(checkpoint.get("iter_num")),
-        "best_val_loss": _is_number(checkpoint.get("best_val_loss")),
-        "lowest_val_loss": _is_number(checkpoint.get("lowest_val_loss", 0.0)),
+        "best_val_loss": is_number(checkpoint.get("best_val_loss")),
+        "lowest_val_loss": is_number(checkpoint.get("lowest_val_loss", 0.0)),
         "evaluated_at": evaluated_at is None or _is_count(evaluated_at),
         "config": isinstance(checkpoint.get("config", {}), dict | NoneType),
         "recovery": _skips_few(checkpoint.get("recovery")),
@@ -126,12 +127,12 @@ def require_counters(checkpoint: dict[str, Any]) -> None:
     if wrong := [key for key, is_right in right.items() if not is_right]:
         raise CheckpointError(
             f"the checkpoint lacks {', '.join(wrong)}, or has a wrong value there: it can be sampled from, but not "
-            "resumed"
+            "resumed; begin a new run from its weights with --init_from_checkpoint"
         )
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    return _is_integer(value) and 0 <= value < 2**53
 
 
 def _skips_few(recovery: Any) -> bool:
@@ -141,20 +142,37 @@ def _skips_few(recovery: Any) -> bool:
     return all(count <= MOST_SKIPPED for count in counts if isinstance(count, int))
 
 
-def _is_number(value: Any) -> bool:
-    is_scalar = isinstance(value, torch.Tensor) and value.numel() == 1
-    return is_scalar or (isinstance(value, int | float) and not isinstance(value, bool))
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `float(value)` gives a number: of a Python number, or of an ordinary tensor that holds one."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1 and value.layout == torch.strided and not (value.is_meta or value.is_complex())
+    return isinstance(value, float) or (_is_integer(value) and abs(value) < 2**1000)
 
 
 def changed_options(saved: dict[str, Any], given: dict[str, Any]) -> str:
     """Return the options whose values differ as a text, "" for none; those that stay as saved come first."""
     changed = [name for name in given if name not in NOT_COMPARED and name in saved and _differs(saved, given, name)]
-    fixed = [f"{name} stays {saved[name]} (not {given[name]})" for name in changed if name in STAY_AS_SAVED]
-    others = [f"{name} {saved[name]} -> {given[name]}" for name in changed if name not in STAY_AS_SAVED]
+    old, new = ({name: _shown(values[name]) for name in changed} for values in (saved, given))
+    fixed = [f"{name} stays {old[name]} (not {new[name]})" for name in changed if name in STAY_AS_SAVED]
+    others = [f"{name} {old[name]} -> {new[name]}" for name in changed if name not in STAY_AS_SAVED]
     advice = (
         f"; to change what stays, begin a new run with --init_from_checkpoint={given.get('out_dir')}" if fixed else ""
     )
     return ", ".join([*fixed, *others]) + advice
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message: in one line, and shortened."""
+    try:
+        text = " ".join(str(value).split())
+    except ValueError:  # a number of more digits than Python prints
+        return f"a {type(value).__name__}"
+    text = text or repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _differs(saved: dict[str, Any], given: dict[str, Any], name: str) -> bool:
@@ -201,5 +219,5 @@ def damaged_if_it_fails() -> Iterator[None]:
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint's counters or states are damaged ({reason(error)}): it can be sampled from, but not "
-            "resumed"
+            "resumed; begin a new run from its weights with --init_from_checkpoint"
         ) from None

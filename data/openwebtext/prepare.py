@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from core.errors import ConfigError, DataError, exit_on_error
+from core.files import path_argument
 from data.corpus import read_text, write_chunks
 from data.tokenizers import Gpt2Tokenizer
 
@@ -37,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--input",
-        type=Path,
+        type=path_argument,
         nargs="+",
         metavar="FILE",
         help='your own documents: a .txt file is one document, a .jsonl file has one in the "text" of each line',
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="output folder")
+    parser.add_argument("--out", type=path_argument, metavar="DIR", default=HERE, help="output folder")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads for tokenizing")
     args = parser.parse_args(argv)
 

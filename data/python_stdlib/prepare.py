@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from core.errors import DataError, exit_on_error
+from core.files import path_argument
 from data.corpus import write_text
 from data.tokenizers import CharTokenizer
 
@@ -25,8 +26,8 @@ SKIPPED |= {"encodings", "idlelib", "lib2to3", "pydoc_data"}
 def main(argv: Sequence[str] | None = None) -> None:
     """Collect the source and write the data set, which depends on the version of Python."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input", type=Path, metavar="DIR", default=STDLIB, help="folder of other Python source")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=HERE, help="output folder")
+    parser.add_argument("--input", type=path_argument, metavar="DIR", default=STDLIB, help="other Python source")
+    parser.add_argument("--out", type=path_argument, metavar="DIR", default=HERE, help="output folder")
     args = parser.parse_args(argv)
 
     text = collect_source(args.input)

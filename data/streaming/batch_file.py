@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from core.errors import DataError
-from core.files import write_atomically
+from core.files import require_file, write_atomically
 
 INPUTS = ("input", "x", "input_ids")  # names of the inputs in files, ours first
 TARGETS = ("target", "y", "targets")
@@ -46,12 +46,13 @@ def read_batches(path: Path, batch_size: int) -> list[StoredBatch]:
     Raises DataError, with the reason, for a file that is damaged or cannot be used. Code in the file is not executed.
     """
     try:
+        require_file(path)
         with zipfile.ZipFile(path) as archive:  # torch does not check the checksums
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly any exception
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
         raise DataError(
             f"cannot read {path}: it is truncated, damaged, or holds more than tensors and plain values ({reason}); "
             f"{REMEDY}"

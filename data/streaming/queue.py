@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.errors import DataError
-from core.files import PARTIAL, write_bytes_atomically
+from core.files import PARTIAL, require_file, write_bytes_atomically
 from data.streaming.batch_file import StoredBatch, write_batches
 
 TAKEN = "taken"  # sub-folder of files that training has opened and no checkpoint covers yet
@@ -65,6 +65,7 @@ class Queue:
         """Return the number of the next file."""
         mark = self.folder / MARK
         try:
+            require_file(mark)
             marked = int(mark.read_text())
         except FileNotFoundError:
             marked = 0

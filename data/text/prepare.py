@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from core.errors import ConfigError, DataError, exit_on_error
-from core.files import PARTIAL
+from core.files import PARTIAL, path_argument
 from data.corpus import STAGING, read_text, write_text
 from data.tokenizers import ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 
@@ -20,7 +20,11 @@ def main(argv: Sequence[str] | None = None, data: Path = DATA) -> None:
     """Join the files in the order given, as `cat` does, and write the data set to data/NAME."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="text, in UTF-8 or in UTF-16 with its byte-order mark"
+        "files",
+        nargs="+",
+        type=path_argument,
+        metavar="FILE",
+        help="text, in UTF-8 or in UTF-16 with its byte-order mark",
     )
     parser.add_argument("--name", required=True, help="name of the data set and of its folder under data/")
     parser.add_argument("--tokenizer", required=True, choices=("char", "byte", "gpt2"))

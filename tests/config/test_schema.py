@@ -243,3 +243,8 @@ def test_types_of_a_forks_config_class_are_read_and_named(name: str, given: Any,
 def test_other_values_of_such_types_are_refused(name: str, given: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wanted(Odd.model_fields[name]))):
         Odd.fit(name, given)
+
+
+def test_a_value_that_was_not_fitted_is_named_with_its_option() -> None:
+    with pytest.raises(ValueError, match="^minutes: got 'x', wanted "):
+        Kitchen.validated({**Kitchen.defaults(), "minutes": "x"})

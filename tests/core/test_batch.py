@@ -89,6 +89,7 @@ ARGS = {"vocab_size": 17, "block_size": 3}
         (None, True),
         ((IDS, IDS - 1), True),  # a target of -1 is ignored
         ({"ids": IDS, "mask": IDS > 3, "share": torch.tensor(-0.5)}, True),
+        ({"ids": IDS, "stage": torch.tensor([17, 99]), "seed": torch.tensor(2**62)}, True),
         ((IDS.float(), IDS), False),
         ((IDS,), False),
         ((IDS[:0], IDS[:0]), False),

@@ -1,5 +1,6 @@
 """Files: written completely or not at all, flushed before the call returns, and hashed without links."""
 
+import argparse
 import errno
 import hashlib
 import os
@@ -326,3 +327,14 @@ def test_the_room_on_a_full_disk_is_measured(
 
     assert files.room_left(OSError(number, os.strerror(number)), tmp_path) == text
     assert files.room_left(RuntimeError(), tmp_path) == ""
+
+
+@pytest.mark.parametrize("text", ["out", "a/b.png", "é" * 127, "/".join(["a" * 200] * 19), ""])
+def test_a_path_argument_is_a_path(text: str) -> None:
+    assert files.path_argument(text) == Path(text)
+
+
+@pytest.mark.parametrize("text", ["a" * 256, "é" * 128, "/".join(["a" * 200] * 20), "x/" + "1" * 5000])
+def test_a_path_argument_that_no_file_system_takes_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="^got .{43} .*, wanted a path of at most 4000 bytes"):
+        files.path_argument(text)

@@ -328,3 +328,9 @@ def test_text_is_split_by_characters_before_it_is_encoded(tmp_path: Path, capsys
     assert np.fromfile(tmp_path / "train.bin", dtype=np.uint16).tolist() == list("é".encode()) * 90
     assert bytes(np.fromfile(tmp_path / "val.bin", dtype=np.uint16).tolist()) == b"abcdefghij"
     assert capsys.readouterr().out == "train has 180 tokens\nval has 10 tokens\n"
+
+
+def test_a_pipe_in_place_of_a_text_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"^cannot read .*pipe: it is a named pipe$"):
+        read_text(tmp_path / "pipe")

@@ -271,3 +271,9 @@ def test_a_queues_folder_names_its_own_script(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=f"run `python {tmp_path / 'prepare_streaming.py'}` again"):
         read_meta(tmp_path / "meta.pkl")
+
+
+def test_a_pickle_that_calls_a_class_wrongly_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "meta.pkl").write_bytes(b"cnumpy\nndarray\n(tR.")
+    with pytest.raises(DataError, match=r"meta\.pkl is damaged or not plain data \(TypeError\): make it again"):
+        read_meta(tmp_path / "meta.pkl")

@@ -53,12 +53,18 @@ def test_the_width_comes_from_dtype_or_the_vocabulary(meta: dict[str, Any], want
     assert token_dtype(meta, Path("meta.pkl")) == np.dtype(wanted)
 
 
-@pytest.mark.parametrize("dtype", ["int64", "uint8", "float32", ">u4", "words", "object", 7, None])
-def test_a_type_that_is_not_read_is_refused(dtype: Any) -> None:
-    if dtype is None:
-        assert token_dtype({"dtype": None}, Path("meta.pkl")) == np.uint16
-        return
-    with pytest.raises(DataError, match=r"^meta\.pkl: dtype is .*, wanted uint16 or uint32: convert"):
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "float32", ">u4"])
+def test_a_type_that_is_not_read_is_refused(dtype: str) -> None:
+    assert token_dtype({"dtype": None}, Path("meta.pkl")) == np.uint16
+    with pytest.raises(DataError, match=r"^meta\.pkl: dtype is .*, wanted uint16 or uint32: convert the token files, "):
+        token_dtype({"vocab_size": 12, "dtype": dtype}, Path("meta.pkl"))
+
+
+@pytest.mark.parametrize("dtype", ["words", "object", 7, {7: b"x"}, "(3,2)u2", ["u2"], "U" + "9" * 5000, "é"])
+def test_a_dtype_that_is_no_type_of_numbers_is_refused(dtype: Any) -> None:
+    with pytest.raises(
+        DataError, match=r"^meta\.pkl: dtype is .{2,50}, wanted uint16 or uint32: name the type of the "
+    ):
         token_dtype({"vocab_size": 12, "dtype": dtype}, Path("meta.pkl"))
 
 

@@ -170,6 +170,14 @@ def test_the_result_is_written_next_to_the_old_file_and_overwrites_nothing(
     assert load_checkpoint(tmp_path / "here" / "mine.pt")["model_args"] == SIZES
 
 
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, save: Callable[[Any, Path], Path]) -> None:
+    save(train_run(our_model()), tmp_path / "old.pt")
+    (tmp_path / "taken").touch()
+
+    with pytest.raises(ConfigError, match=r"^--out=.*taken/new\.pt cannot be written \(.*\): choose another place$"):
+        main([str(tmp_path / "old.pt"), f"--out={tmp_path}/taken/new.pt"])
+
+
 def test_an_error_names_the_file(tmp_path: Path) -> None:
     torch.save({"weights": 1}, tmp_path / "ckpt.pt")
     with pytest.raises(CheckpointError, match="ckpt.pt: this is not a checkpoint of the train_run line"):

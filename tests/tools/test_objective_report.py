@@ -103,6 +103,9 @@ def test_a_timeline_keeps_the_later_of_two_and_skips_non_finite_losses(tmp_path:
         {"event": "eval", "iter": 5, "train/loss": 3.0, "val/loss": 3.1,
          "val/stage_0_loss": None, "val/stage_1_loss": 3.3},
         {"event": "eval", "iter": 9, "train/loss": None, "val/loss": 3.1},
+        {"event": "eval", "iter": 10, "val/loss": 3.1},
+        {"event": "eval", "iter": "x", "train/loss": 3.0, "val/loss": 3.1},
+        {"event": "stage", "iter": 9},
     ]  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + '{"event": "ev')
 

@@ -93,7 +93,8 @@ def test_without_saved_options_the_given_ones_are_used(run_dir: Path) -> None:
 
 def test_saved_options_that_are_not_valid_are_refused(run_dir: Path) -> None:
     save(dataset="tiny", n_layer=-3)
-    with pytest.raises(ConfigError, match=r"the options saved in out/ckpt\.pt are not valid here \(.*give the config"):
+    reason = r"the options saved in out/ckpt\.pt are not valid here \(n_layer: got -3, wanted int >= 1\): give"
+    with pytest.raises(ConfigError, match=reason):
         options_of("--init_from=resume", "--out_dir=out")
 
 

@@ -352,7 +352,9 @@ def test_a_weight_that_is_no_ordinary_tensor_is_named(
     assert f"{saved} cannot be used: its {name} {message}" in str(error.value)
 
 
-@pytest.mark.parametrize("config", [[1], "x", {"dataset": 5}, {"dataset": "x" * 300}, {"dataset": torch.ones(2)}])
+@pytest.mark.parametrize(
+    "config", [[1], "x", {"dataset": 5}, {"dataset": "x" * 300}, {"dataset": torch.ones(2)}, {"meta": b"x"}]
+)
 def test_a_config_that_holds_no_options_is_refused(config: Any, saved: Path, tiny_model: GPT) -> None:
     content = {"model": tiny_model.state_dict(), "model_args": {}}
     torch.save({**content, "config": config}, saved)
@@ -361,5 +363,14 @@ def test_a_config_that_holds_no_options_is_refused(config: Any, saved: Path, tin
         CheckpointError, match="is damaged: its config is no dict of options; put a good copy in its place$"
     ):
         load_checkpoint(saved)
-    torch.save({**content, "config": {"dataset": "deep/" * 90}}, saved)
+    torch.save({**content, "config": {"dataset": "deep/" * 90, "training_type": "x", "meta": None}}, saved)
     load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(("tokenizer", "expected"), [("gpt2", None), (["a"], None), ({"a": 1}, {"a": 1}), (None, None)])
+def test_a_tokenizer_of_another_form_is_no_note_of_ours(
+    tokenizer: Any, expected: Any, saved: Path, tiny_model: GPT
+) -> None:
+    torch.save({"model": tiny_model.state_dict(), "model_args": {}, "tokenizer": tokenizer}, saved)
+
+    assert load_checkpoint(saved)["tokenizer"] == expected

@@ -94,7 +94,10 @@ def test_an_iteration_that_is_no_count_is_refused(iter_num: Any) -> None:
         ({"iter_num": 2**53}, "iter_num"),
         ({"best_val_loss": True}, "best_val_loss"),
         ({"best_val_loss": torch.ones(2)}, "best_val_loss"),
+        ({"best_val_loss": torch.ones(1, device="meta")}, "best_val_loss"),
+        ({"best_val_loss": torch.tensor(1j)}, "best_val_loss"),
         ({"lowest_val_loss": "x"}, "lowest_val_loss"),
+        ({"lowest_val_loss": 10**400}, "lowest_val_loss"),
         ({"evaluated_at": 1.5}, "evaluated_at"),
         ({"config": [1]}, "config"),
         ({"recovery": {"left_out": {8: 10**9}}}, "recovery"),
@@ -262,6 +265,15 @@ CHANGE = "; to change what stays, begin a new run with --init_from_checkpoint=x"
 )
 def test_options_that_differ_are_named(given: dict[str, Any], text: str) -> None:
     assert changed_options(SAVED, SAVED | given) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("x" * 9000, f"{'x' * 300}..."), ("a\nb", "a b"), (10**5000, "a int"), ("x" * 300, "x" * 300)],
+    ids=["long", "lines", "digits", "short"],
+)
+def test_a_changed_option_is_shown_in_one_short_line(value: Any, text: str) -> None:
+    assert changed_options({"dataset": value}, {"dataset": "tiny"}) == f"dataset {text} -> tiny"
 
 
 def test_special_ids_are_no_option() -> None:

@@ -1,6 +1,7 @@
 """data/streaming/batch_file.py: both layouts are read, and damaged files are refused."""
 
 import builtins
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,9 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot write"):
         write_batches(tmp_path / "missing" / "a.pt", [batch(0)], {})
+
+
+def test_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pt")
+    with pytest.raises(DataError, match=r"cannot read .*a\.pt: .* \(it is a named pipe\); remove the file"):
+        read_batches(tmp_path / "a.pt", 2)

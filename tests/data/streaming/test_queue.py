@@ -1,5 +1,6 @@
 """data/streaming/queue.py: numbers never come twice, and a taken file makes room."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,10 @@ def test_half_written_and_foreign_files_are_passed_over(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_an_empty_queue(tmp_path: Path) -> None:
     assert Queue(tmp_path / "none").files() == Queue(tmp_path / "none").waiting() == []
+
+
+def test_a_pipe_in_place_of_a_mark_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    os.mkfifo(tmp_path / "train" / MARK)
+    with pytest.raises(DataError, match=r"it is a named pipe\): remove "):
+        Queue(tmp_path / "train").next_number()
