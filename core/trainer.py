@@ -141,6 +141,7 @@ class Trainer:
                 self.save_final()
                 break
             except _RolledBack as event:
+                self.checkpointer.is_rolling_back = False
                 log.warning(event)
                 self.logger.log_event({"event": "recovery", "history": self.monitor.history})
             except Interrupted:  # a signal ended an evaluation or a batch draw: restore `step_start`, and stop
@@ -184,6 +185,7 @@ class Trainer:
         """Save as nanoGPT does: if the validation loss is lower than at the last such save, or always."""
         self.react(self.monitor.decide_on_evaluation(losses, self.iter_num - 1))
         if losses["val"] < self.counters.saved_val_loss or self.numbers.always_save_checkpoint:
+            self.report_save(self.checkpointer.join())
             previous, self.counters.saved_val_loss = self.counters.saved_val_loss, losses["val"]
             if self.iter_num > 0:
                 self.save_checkpoint(link=True)
@@ -205,9 +207,7 @@ class Trainer:
             self.react(self.monitor.decide_on_damage(self.iter_num))
         return result
 
-    def inspect_step(
-        self, loss: torch.Tensor, grad_norm: torch.Tensor, metrics: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def inspect_step(self, loss: torch.Tensor, grad_norm: torch.Tensor, metrics: State) -> torch.Tensor:
         """Have the monitor judge an update before it is made. Return its flag on the device: skip the update."""
         is_preempted, wants_save = self.preemption.requested is not None, self.checkpointer.schedule.wants_save()
         requests = Requests(is_preempted, self.stop_request.is_requested, wants_save)
@@ -234,6 +234,7 @@ class Trainer:
 
     def roll_back(self, decision: Decision) -> None:
         """Restore the last healthy checkpoint, or where this process started. Raises _RolledBack: go on from there."""
+        self.checkpointer.is_rolling_back = True
         self.report_save(self.checkpointer.join())
         state, place = self.checkpointer.roll_back()
         self.load_state_dict(state)

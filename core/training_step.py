@@ -130,11 +130,13 @@ class TrainingStep:
 
     def _update(self, skip: torch.Tensor | None) -> None:
         if skip is not None and self.skips_on_device:
+            self.watch.step()
             # a fused optimizer skips the update on the device, as it does for a GradScaler: nothing waits for the flag
             self.optimizer.found_inf = (skip != 0).float()  # type: ignore[attr-defined]
             self.optimizer.step()
             del self.optimizer.found_inf  # type: ignore[attr-defined]
         elif skip is None or not skip.item():
+            self.watch.step()
             self.scaler.step(self.optimizer)  # skips the update if scaled float16 gradients overflowed
             self.scaler.update()
         elif self.grad_clip:

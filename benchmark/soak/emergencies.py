@@ -74,7 +74,7 @@ class Failing(Callback):
         self.rank = int(os.environ.get("RANK", 0))
         self.visits: Counter[str] = Counter()
         self.updates = 0  # complete ones of the run
-        self.calls = {DATA: 0, OBJECTIVE: 0}
+        self.calls = {DATA: torch.tensor(0), OBJECTIVE: torch.tensor(0)}  # changed in place, as a module's buffers are
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates}
@@ -109,10 +109,10 @@ class Failing(Callback):
             result = method(part, *args, **kwargs)
             self.calls[place] += 1
             self.visit(place)
-            return change(result, self.calls[place])
+            return change(result, int(self.calls[place]))
 
         def load(part: Any, state: dict[str, Any]) -> None:
-            self.calls[place] = state["calls"]
+            self.calls[place].copy_(state["calls"])
 
         setattr(owner, name, watched)
         owner.state_dict = lambda part: {"calls": self.calls[place]}
@@ -151,9 +151,10 @@ class Failing(Callback):
 
 
 class Baseline(NamedTuple):
-    """Results of the undisturbed run: its hash, and the visits of each rank by place."""
+    """Results of the undisturbed run: its hash, the iteration of ckpt.pt, and the visits of each rank by place."""
 
     run_hash: str
+    linked: int
     visits: list[dict[str, int]]
 
 
@@ -185,8 +186,11 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
     with expect_resume(folder):
         statuses = wait(begin(Setup((*setup.argv, "--init_from=auto"), setup.world_size), folder, Plan(fused=fused)))
     assert not any(statuses), f"the resumed run ended with {statuses}: {stderr_tail(folder)}"
-    same = run_hash(folder / OUT) == baseline(setup, fused).run_hash
+    expected = baseline(setup, fused)
+    same = run_hash(folder / OUT) == expected.run_hash
     assert same, f"resumed from iteration {saved}, another end than the undisturbed run: {plan}, {setup}"
+    linked = linked_iteration(folder)
+    assert linked == expected.linked, f"ckpt.pt is of {linked}, wanted {expected.linked}: {plan}, {setup}"
     return {**plan._asdict(), "world_size": setup.world_size, "saved": saved, "seconds": round(seconds, 2)}
 
 
@@ -224,7 +228,12 @@ def baseline(setup: Setup, fused: bool) -> Baseline:
         write_tiny_data(folder)
         run_undisturbed(folder, lambda: begin(setup, folder, Plan(fused=fused)))
         visits = [json.loads((folder / f"visits-{rank}.json").read_text()) for rank in range(setup.world_size)]
-        return Baseline(run_hash(folder / OUT), visits)
+        return Baseline(run_hash(folder / OUT), linked_iteration(folder), visits)
+
+
+def linked_iteration(folder: Path) -> int:
+    """Return the iteration of ckpt.pt."""
+    return int(torch.load(folder / OUT / "ckpt.pt", weights_only=True)["iter_num"])
 
 
 def summary(records: list[dict[str, Any]]) -> str:

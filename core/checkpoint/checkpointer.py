@@ -104,7 +104,7 @@ class Checkpointer:
         self.has_saved = False  # by this process
         self.has_resumed = False
         self.failure: str | None = None  # why the last save failed; None if it succeeded
-        self.is_rolling_back = False  # until it has succeeded: weights and moments may be of two iterations
+        self.is_rolling_back = False  # weights, moments and states of callbacks may be of two iterations
         self.given_positions: list[State] = []  # of all ranks, where they cannot be gathered any more
         self._beginning: State = {}
         self._warn = WarnOnce()
@@ -117,7 +117,7 @@ class Checkpointer:
         Nothing waits for the device.
         """
         states = {name: part.state_dict() for name, part in self._stateful_parts().items()}
-        states = {name: state for name, state in states.items() if state}
+        states = {name: _copy(state) for name, state in states.items() if state}
         detector = self.detector.snapshot()
         return {"rng": self.runtime.rng_state(), "batch": self.step.batch, **states, "detector": detector}
 
@@ -278,7 +278,6 @@ class Checkpointer:
         Returns the state of the trainer that belongs to it, and what to call it in a message.
         """
         self.join()
-        self.is_rolling_back = True
         found = self.runtime.on_master(self._newest_healthy)
         if found is None:
             state, name = copy.deepcopy(self._beginning), "where this process started"
@@ -294,7 +293,6 @@ class Checkpointer:
         self.schedule.rolled_back(state["iter_num"] if found else None)
         self.failure = None
         self.restore_position(position)
-        self.is_rolling_back = False
         return state, name
 
     def _newest_healthy(self) -> CheckpointFile | None:
@@ -370,6 +368,14 @@ class Checkpointer:
         self.restore_position(own)
         self.schedule.saved(checkpoint["iter_num"])
         return None
+
+
+def _copy(state: Any) -> Any:
+    """Return a copy of a state, which its part may change in place."""
+    try:
+        return copy.deepcopy(state)
+    except Exception:  # then it cannot be saved either, and the save says so
+        return state
 
 
 def _without_moments(optimizer: State) -> State:

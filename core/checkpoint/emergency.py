@@ -8,7 +8,7 @@ import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from core.checkpoint.update_watch import COMPLETE, PARTIAL
 from core.errors import CoreGPTError, DivergedError, GroupError, PreemptedError, SaveError
@@ -51,26 +51,24 @@ def saves_in_emergency(train: Train) -> Train:
                 raise
             first = _save_together(trainer, exchange)
             if isinstance(error, CoreGPTError):
-                error.is_printed_at_once = first == exchange.rank
-            if "gloo" in str(error):  # from a collective that another rank has left
-                _raise_for_other_rank(None if first == exchange.rank else first)
+                error.is_printed_at_once = first in (None, exchange.rank)
+            elif isinstance(error, RuntimeError) and "/gloo/" in str(error):  # from a collective that another rank left
+                raise _error_of_other_rank(error, None if first == exchange.rank else first) from None
             raise
 
     return guarded
 
 
-def _raise_for_other_rank(first: int | None) -> NoReturn:
-    """Raise GroupError in place of a collective's error. first: the rank that ended the run, None if it said nothing"""
+def _error_of_other_rank(error: RuntimeError, first: int | None) -> GroupError:
+    """Return what to raise in place of a collective's error. first: the rank that ended the run, if it said so"""
     if first is None:
-        raise GroupError("another process of this run has ended without a message: it may have been killed") from None
-    error = GroupError(f"rank {first} ended the run, see its own message")
-    error.is_printed_at_once = False
-    raise error from None
-
-
-def _report(trainer: Trainer, outcome: str) -> None:
-    if trainer.step.updates and not trainer.eval_only:
-        log.warning(f"an error ends the run: {outcome}; to go on: {trainer.checkpointer.resume_command()}")
+        return GroupError(
+            "another process of this run has ended without a message, it may have been killed; or the network failed "
+            f"({str(error).splitlines()[0]})"
+        )
+    new = GroupError(f"rank {first} ended the run, see its own message")
+    new.is_printed_at_once = False
+    return new
 
 
 def _save_together(trainer: Trainer, exchange: EmergencyExchange) -> int | None:
@@ -79,47 +77,61 @@ def _save_together(trainer: Trainer, exchange: EmergencyExchange) -> int | None:
         message = pickle.dumps(_positions(trainer))
     except Exception:  # the state of a user's data source, for example
         message = pickle.dumps({})
-    first = None
-    with suppress(RuntimeError):  # the store has ended with rank 0, or with the launcher
-        first = exchange.send(message)
-    if exchange.rank > 0:
-        if exchange.outcome() is None:
-            log.error(f"rank {exchange.rank}: rank 0 has saved nothing, as it has ended or does not answer")
-        return first
-    outcome = _save(trainer, exchange)
-    _report(trainer, outcome)
-    with suppress(RuntimeError):
-        exchange.announce(outcome)
+    first = exchange.send(message)
+    if exchange.rank == 0:
+        _report(trainer, _save(trainer, exchange))
+        exchange.announce_end()
+    elif not exchange.wait_for_end() and not _is_saved(trainer):
+        log.error(f"rank {exchange.rank}: rank 0 does not answer, the last checkpoint stands")
     return first
 
 
-def _save(trainer: Trainer, exchange: EmergencyExchange | None = None) -> str:
-    """Save the state after the last complete update. Return what came of it, for a message."""
+def _report(trainer: Trainer, outcome: str | None) -> None:
+    if outcome:
+        log.warning(f"an error ends the run: {outcome}; to go on: {trainer.checkpointer.resume_command()}")
+
+
+def _save(trainer: Trainer, exchange: EmergencyExchange | None = None) -> str | None:
+    """Save the state after the last complete update. Return what came of it; None if there is nothing to save."""
     checkpointer = trainer.checkpointer
+    if trainer.eval_only or not trainer.step.updates:
+        return None
     try:
-        if trainer.runtime.world_size > 1:
-            checkpointer.given_positions = _collect(trainer, exchange)
+        if trainer.runtime.world_size > 1 and _is_saved(trainer):
             trainer.runtime.leave_group()
-        _complete_iteration(trainer)
-        trainer.save_final()
+            trainer.report_save(checkpointer.join())  # it may be in flight
+            checkpointer.raise_if_failed()
+        else:
+            next_iter = _complete_updates(trainer)
+            if trainer.runtime.world_size > 1:
+                checkpointer.given_positions = _collect(exchange, next_iter)
+                trainer.runtime.leave_group()
+            _complete_iteration(trainer, next_iter)
+            trainer.save_final()
     except _CannotSave as reason:
         return f"{reason}{checkpointer.kept}"
     except BaseException as error:  # of the disk, of memory, a rollback: the run ends by its own error anyway
-        return f"its state could not be saved ({type(error).__name__}: {error}){checkpointer.kept}"
+        if not _is_saved(trainer):  # else it came from a callback after the save
+            return f"its state could not be saved ({type(error).__name__}: {error}){checkpointer.kept}"
     return f"saved at iteration {trainer.iter_num}"
 
 
-def _collect(trainer: Trainer, exchange: EmergencyExchange | None) -> list[State]:
-    """Return the position of every rank that belongs to the weights of rank 0."""
+def _is_saved(trainer: Trainer) -> bool:
+    """Return whether the newest checkpoint is of this moment."""
+    is_between_updates = not trainer.step_start and not _is_uncounted(trainer)
+    return is_between_updates and trainer.checkpointer.schedule.saved_at == trainer.iter_num
+
+
+def _collect(exchange: EmergencyExchange | None, next_iter: int) -> list[State]:
+    """Return the position of every rank before iteration `next_iter`."""
     if exchange is None:
         raise _CannotSave("its processes cannot be saved together")
-    iter_num = _complete_updates(trainer)
     try:
-        positions = [pickle.loads(message).get(iter_num) for message in exchange.collect()]
+        positions = [pickle.loads(message).get(next_iter) for message in exchange.collect()]
     except RuntimeError as error:  # a rank is missing, or the store has ended
         raise _CannotSave(str(error)) from None
     if None in positions:
-        raise _CannotSave(f"rank {positions.index(None)} has no position of iteration {iter_num}")
+        raise _CannotSave(f"rank {positions.index(None)} has no position of iteration {next_iter}")
     return positions
 
 
@@ -154,10 +166,10 @@ def _positions(trainer: Trainer) -> dict[int, State]:
     return {number: checkpointer.saved_position(position) for number, position in kept.items()}
 
 
-def _complete_iteration(trainer: Trainer) -> None:
+def _complete_iteration(trainer: Trainer, next_iter: int) -> None:
     """Undo what was begun of an evaluation or an update, or do what follows a complete one."""
     counters, step, report, iter_num = trainer.counters, trainer.step, trainer.report, trainer.iter_num
-    if _complete_updates(trainer) > iter_num:
+    if next_iter > iter_num:
         if step.is_updating:
             trainer.end_update(step.complete_update())
             with suppress(Exception):  # the error that ends the run comes first
@@ -168,5 +180,9 @@ def _complete_iteration(trainer: Trainer) -> None:
     elif trainer.step_start:
         step.is_updating = False
         trainer.checkpointer.restore_position(trainer.step_start)
+        verdict = trainer.monitor.verdict()
+        trainer.monitor.flags.clear()  # of the update that is undone; on a GPU the verdict is on the one before it
+        if verdict and verdict.iter_num < iter_num:
+            trainer.apply_verdict(verdict)
     elif counters.losses and trainer.checkpointer.schedule.saved_at != iter_num == counters.evaluated_at:
         trainer.save_evaluated(counters.losses)

@@ -16,6 +16,7 @@ from core.errors import GroupError
 
 SILENCE_S = 30.0  # a process that has sent nothing for so long does not answer
 MOMENT_S = 1.0  # in which a process that is alive answers, if it is in a collective
+PART_BYTES = 4 * 2**20  # of a message; the store takes 8 MB at once
 PAUSE_S = 0.02  # between two looks at the store
 CLOSED = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
@@ -34,11 +35,19 @@ class EmergencyExchange:
         # copies of the file descriptors: gloo closes its own at the first error
         self._sockets = [socket.socket(fileno=os.dup(number)) for number in connections]
 
-    def send(self, message: bytes) -> int:
-        """Send a message to rank 0, and break the connections. Return the rank that did so first."""
-        self.store.set_timeout(timedelta(seconds=SILENCE_S))
-        first = int(self.store.compare_set("first", "", str(self.rank)))
-        self.store.set(f"from {self.rank}", message)  # type: ignore[arg-type]
+    def send(self, message: bytes) -> int | None:
+        """Send a message to rank 0, and break the connections.
+
+        Returns the rank that did so first; None if the store has ended, with the process or the launcher that held it.
+        """
+        first = None
+        with suppress(RuntimeError):
+            self.store.set_timeout(timedelta(seconds=SILENCE_S))
+            first = int(self.store.compare_set("first", "", str(self.rank)))
+            parts = [message[start : start + PART_BYTES] for start in range(0, len(message), PART_BYTES)]
+            for number, part in enumerate(parts):
+                self.store.set(f"from {self.rank}, {number}", part)  # type: ignore[arg-type]
+            self.store.set(self._key(self.rank), str(len(parts)))
         for connection in self._sockets:
             with suppress(OSError):  # the other process has closed it
                 connection.shutdown(socket.SHUT_WR)
@@ -49,36 +58,44 @@ class EmergencyExchange:
 
         Raises GroupError, with the ranks in question, if one has ended without a message or is silent for too long.
         """
-        keys = [f"from {rank}" for rank in range(self.world_size)]
 
         def missing() -> list[int]:
-            return [rank for rank, key in enumerate(keys) if not self.store.check([key])]
+            return [rank for rank in range(self.world_size) if not self.store.check([self._key(rank)])]
 
         self._wait(lambda: not missing(), SILENCE_S, lambda: self._closed() > self.world_size - 1 - len(missing()))
         if late := missing():
             raise GroupError(f"no answer from rank{'s' if len(late) > 1 else ''} {', '.join(map(str, late))}")
-        return [self.store.get(key) for key in keys]
+        return [self._receive(rank) for rank in range(self.world_size)]
 
-    def announce(self, outcome: str) -> None:
-        """Send the outcome to the other ranks, which wait for it; on rank 0."""
-        self.store.set("outcome", outcome)
+    def announce_end(self) -> None:
+        """Tell the other ranks that nothing more is saved; on rank 0."""
+        with suppress(RuntimeError):  # the store has ended with the launcher
+            self.store.set("end", "")
 
-    def outcome(self) -> str | None:
-        """Return what rank 0 announces; None if it has ended without, or is silent for too long."""
+    def wait_for_end(self) -> bool:
+        """Wait until rank 0 has saved what it can. Return False if it has ended before, or is silent for too long."""
+        first_key = self._key(0)
         try:
             # rank 0 answers first, and saves then: that takes as long as it takes
-            self._wait(lambda: self.store.check(["from 0"]), SILENCE_S, lambda: self._closed() == len(self._sockets))
-            if not self.store.check(["from 0"]):
-                return None
-            self._wait(lambda: self.store.check(["outcome"]), default_pg_timeout.total_seconds(), lambda: False)
-            return self.store.get("outcome").decode()
-        except RuntimeError:  # the store has ended, with the process or the launcher that held it
-            return None
+            self._wait(lambda: self.store.check([first_key]), SILENCE_S, lambda: self._closed() == len(self._sockets))
+            if self.store.check([first_key]):
+                self._wait(lambda: self.store.check(["end"]), default_pg_timeout.total_seconds(), lambda: False)
+            return bool(self.store.check(["end"]))
+        except RuntimeError:  # the store has ended
+            return False
 
     def close(self) -> None:
         """Close the copies of the connections, so that the others notice the end of this process's group."""
         for connection in self._sockets:
             connection.close()
+
+    def _key(self, rank: int) -> str:
+        """Return the key under which the number of a message's parts is set, after the parts."""
+        return f"from {rank}"
+
+    def _receive(self, rank: int) -> bytes:
+        count = int(self.store.get(self._key(rank)))
+        return b"".join(self.store.get(f"from {rank}, {number}") for number in range(count))
 
     def _closed(self) -> int:
         """Return how many of the other processes have broken their connection, or ended."""

@@ -11,12 +11,14 @@ from core.checkpoint.checkpointer import Checkpointer
 from core.trainer import Trainer
 
 
-@pytest.mark.parametrize("seed", [0, 3, 218])
+@pytest.mark.parametrize("seed", [0, 5, 218])
 def test_errors_cost_no_update(seed: int, tmp_path: Path) -> None:
     done = trial(seed, tmp_path)
 
     assert done["world_size"] == 1 + seed % 2
     assert done["place"] == (HALFWAY if seed >= TRIALS else PLACES[seed // 2 % len(PLACES)])
+    other = f"error: rank {done['rank']} ended the run, see its own message"
+    assert (tmp_path / "stderr.txt").read_text().count(other) == seed % 2
 
 
 @pytest.mark.parametrize("seed", [2, 3])

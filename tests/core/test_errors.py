@@ -114,17 +114,29 @@ def test_a_program_needs_no_stdout(monkeypatch: pytest.MonkeyPatch, outlives: bo
         print("text")
 
 
-@pytest.mark.parametrize(("rank", "waits"), [("0", False), ("1", True)])
+@pytest.mark.parametrize(
+    ("rank", "at_once", "waits"),
+    [("0", None, False), ("1", None, True), ("0", False, True), ("1", True, False)],
+)
 def test_under_torchrun_the_other_ranks_wait_before_they_print(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, waits: bool
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: str,
+    at_once: bool | None,
+    waits: bool,
 ) -> None:
-    """If rank 0 fails as well, torchrun ends the others while they wait; a failure of one rank alone is printed."""
+    """If rank 0 fails as well, torchrun ends the others while they wait; a failure of one rank alone is printed.
+
+    at_once: what an error in training says, by which rank came first
+    """
     printed: list[str] = []
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(time, "sleep", lambda seconds: printed.append(capsys.readouterr().err))
+    error = ConfigError("learning_rate=-1, wanted 0 or more")
+    error.is_printed_at_once = at_once
     with pytest.raises(SystemExit), exit_on_error():
-        raise ConfigError("learning_rate=-1, wanted 0 or more")
+        raise error
 
     assert printed == ([""] if waits else [])
     assert capsys.readouterr().err == "error: learning_rate=-1, wanted 0 or more\n"

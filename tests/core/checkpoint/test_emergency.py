@@ -239,6 +239,95 @@ def test_an_error_in_an_evaluation_alone_saves_nothing(
     assert sorted(path.name for path in Path("out").iterdir()) == before and "an error ends" not in caplog.text
 
 
+def test_an_error_in_an_evaluation_of_another_sampling_saves_nothing(run_dir: Path, tiny_argv: list[str]) -> None:
+    """The resume is not exact, so its evaluation would be saved if the run went on."""
+    train.main(tiny_argv)
+    before = sorted(path.name for path in Path("out").iterdir())
+    argv = [*tiny_argv, "--init_from=resume", "--resume_rng=reseed", "--eval_only=True"]
+    with pytest.raises(Oops):
+        train.main(argv, [failing("on_eval_end", LAST)])
+
+    assert sorted(path.name for path in Path("out").iterdir()) == before
+
+
+def test_a_callback_that_fails_after_the_save_does_not_undo_it(
+    run_dir: Path, tiny_argv: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Uploads(Counting):
+        def on_checkpoint(self, trainer: core.Trainer, path: Path) -> None:
+            raise OSError("upload failed")
+
+    with pytest.raises(OSError, match="upload failed"):
+        train.main([*tiny_argv, "--eval_interval=100", "--save_interval=4"], [Uploads()])
+
+    assert saved_at() == 4
+    assert caplog.messages[-1].startswith("an error ends the run: saved at iteration 4; to go on: ")
+
+
+def test_a_failed_upload_of_the_save_before_does_not_cost_ckpt_pt_its_link(run_dir: Path, tiny_argv: list[str]) -> None:
+    """The save in the background is reported when the next evaluation saves."""
+
+    class Uploads(Counting):
+        def on_checkpoint(self, trainer: core.Trainer, path: Path) -> None:
+            if trainer.iter_num == 6:
+                raise OSError("upload failed")
+
+    argv = [*tiny_argv, "--async_save=True", "--always_save_checkpoint=False"]
+    with pytest.raises(OSError, match="upload failed"):
+        train.main(argv, [Uploads()])
+
+    assert torch.load("out/ckpt.pt", weights_only=True)["iter_num"] == 6
+
+
+def test_a_callback_that_cannot_go_back_in_a_rollback_saves_nothing(
+    run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The weights are those of the checkpoint again, but the unstable update is not forgotten yet."""
+
+    class Stuck(Counting):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise Oops("load")
+
+    real, calls = core.LanguageModeling.__call__, iter(range(100))
+
+    def unstable(*args: Any, **kwargs: Any) -> Any:
+        output = real(*args, **kwargs)
+        return output._replace(loss=output.loss * torch.nan) if next(calls) == 11 else output
+
+    monkeypatch.setattr(core.LanguageModeling, "__call__", unstable)
+    with pytest.raises(Oops, match="load"):
+        train.main([*tiny_argv, "--save_interval=1"], [Stuck()])
+
+    assert "the weights may be half changed, and are not saved" in caplog.messages[-1]
+    assert len(list(Path("out").glob("ckpt-*.pt"))) == len(list(Path("out").glob("ckpt-*.json")))
+    train.main([*tiny_argv, "--init_from=resume"])
+
+
+def test_an_objective_that_changes_its_state_in_place_is_undone(
+    run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = core.LanguageModeling.__call__, torch.tensor(0.0)
+
+    def stateful(*args: Any, **kwargs: Any) -> Any:
+        calls.add_(1)
+        output = real(*args, **kwargs)
+        return output._replace(loss=output.loss * (1 + calls % 5 / 10))
+
+    monkeypatch.setattr(core.LanguageModeling, "__call__", stateful)
+    monkeypatch.setattr(core.LanguageModeling, "state_dict", lambda _: {"calls": calls}, raising=False)
+    load = lambda _, state: calls.copy_(state["calls"])  # noqa: E731
+    monkeypatch.setattr(core.LanguageModeling, "load_state_dict", load, raising=False)
+    train.main([*tiny_argv, "--out_dir=undisturbed"])
+    calls.zero_()
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenBins, "get_batch", fail_at(16, TokenBins.get_batch))
+        with pytest.raises(core.DataError, match="the data are gone"):
+            train.main(tiny_argv)
+
+    train.main([*tiny_argv, "--init_from=resume"])
+    assert run_hash("out") == run_hash("undisturbed")
+
+
 def test_a_rollback_that_fails_saves_nothing(
     run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

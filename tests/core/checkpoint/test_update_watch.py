@@ -47,15 +47,18 @@ def test_adamw(kernel: dict[str, Any]) -> None:
 
     watch.begin()
     assert watch.progress() == NOT_BEGUN
+    watch.step()
     optimizer.step()
     assert watch.progress() == PARTIAL  # no earlier update to compare it with: it may be complete, or not
 
     for expected in (PARTIAL, COMPLETE):
         watch.begin()
+        watch.step()
         optimizer.step()
         assert watch.progress() == expected
 
     watch.begin()
+    watch.step()
     assert watch.progress() == NOT_BEGUN
     optimizer.param_groups[:], kept = optimizer.param_groups[:1], optimizer.param_groups[1]
     optimizer.step()  # of the first group alone
@@ -67,10 +70,12 @@ def test_a_state_that_changes_before_the_weights_makes_an_update_partial() -> No
     watch = UpdateWatch(optimizer := Momentum(parameters()))
     for _ in range(3):
         watch.begin()
+        watch.step()
         optimizer.step()
     assert watch.progress() == COMPLETE
 
     watch.begin()
+    watch.step()
     optimizer.stop_before_weights = True
     with pytest.raises(RuntimeError):
         optimizer.step()
@@ -83,6 +88,8 @@ def test_a_state_that_is_no_number_makes_an_update_partial() -> None:
         for state in optimizer.state.values():
             state["note"] = "text"
         watch.begin()
+        assert watch.progress() == NOT_BEGUN  # the optimizer is not called yet
+        watch.step()
         optimizer.step()
 
     assert watch.progress() == PARTIAL
@@ -95,7 +102,51 @@ def test_an_optimizer_of_several_is_complete_with_the_last_of_them() -> None:
     watch = UpdateWatch(Both())  # type: ignore[arg-type]
     for _ in range(3):
         watch.begin()
+        watch.step()
         Both.optimizers[0].step()
         assert watch.progress() == PARTIAL
         Both.optimizers[1].step()
     assert watch.progress() == COMPLETE
+
+
+class Uncounted(torch.optim.Optimizer):
+    """A user's optimizer that changes weights in a way that torch does not count, and then counts its calls itself."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.add_(p.grad, alpha=-0.1)
+                self.state[p]["calls"] = self.state[p].get("calls", 0) + 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Uncounted, lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, fused=True)],
+    ids=["own", "fused SGD"],
+)
+def test_changes_that_are_not_counted_make_an_update_partial(make: Callable[[Any], torch.optim.Optimizer]) -> None:
+    watch = UpdateWatch(optimizer := make(parameters()))
+    for _ in range(3):
+        watch.begin()
+        watch.step()
+        optimizer.step()
+        assert watch.progress() == PARTIAL
+
+    watch.begin()
+    watch.step()
+    assert watch.progress() == PARTIAL  # it may have begun
+
+
+def test_a_weight_without_a_gradient_need_not_change() -> None:
+    used, unused = parameters()[:2]
+    unused.grad = None
+    watch = UpdateWatch(optimizer := torch.optim.SGD([used, unused], lr=0.1))
+    for expected in (PARTIAL, COMPLETE, COMPLETE):
+        watch.begin()
+        watch.step()
+        assert watch.progress() == (PARTIAL if expected == PARTIAL else NOT_BEGUN)
+        optimizer.step()
+        assert watch.progress() == expected

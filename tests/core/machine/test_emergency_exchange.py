@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,17 @@ from benchmark.soak.campaign import ranks, stderr_tail
 from core.errors import GroupError
 from core.machine import emergency_exchange
 from core.machine.emergency_exchange import EmergencyExchange, connected, open_sockets
+from core.machine.process_group import Address
 from core.runtime import Runtime
+from tests.core.machine.store_process import store_process
 
 Work = Callable[[Runtime, EmergencyExchange], None]
+
+
+@pytest.fixture
+def launcher_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Yield the port of a store as torchrun opens it."""
+    yield from store_process(tmp_path_factory.mktemp("store"))
 
 
 def run(folder: Path, work: Work, world_size: int = 2) -> list[int]:
@@ -48,12 +56,13 @@ def test_an_error_of_one_rank_ends_the_collectives_of_the_others(tmp_path: Path,
             time.sleep(0.1)
         else:
             assert "gloo" in blocked_collective(runtime)
-        assert exchange.send(bytes([runtime.rank, 0])) == failing
+        size = 20 * 2**20 if runtime.rank == 1 else 3  # the store takes 8 MB at once
+        assert exchange.send(bytes([runtime.rank]) * size) == failing
         if runtime.rank == 0:
-            assert exchange.collect() == [b"\0\0", b"\1\0", b"\2\0"]
-            exchange.announce("saved")
+            assert exchange.collect() == [b"\0" * 3, b"\1" * 20 * 2**20, b"\2" * 3]
+            exchange.announce_end()
         else:
-            assert exchange.outcome() == "saved"
+            assert exchange.wait_for_end()
 
     started = time.monotonic()
     assert run(tmp_path, work, 3) == [0, 0, 0], stderr_tail(tmp_path, 30)
@@ -69,25 +78,45 @@ def test_a_rank_that_was_killed_is_not_waited_for(tmp_path: Path) -> None:
         if runtime.rank == 0:
             with pytest.raises(GroupError, match="^no answer from rank 1$"):
                 exchange.collect()
-            exchange.announce("nothing is saved")
+            exchange.announce_end()
         else:
-            assert exchange.outcome() == "nothing is saved"
+            assert exchange.wait_for_end()
 
     started = time.monotonic()
     assert run(tmp_path, work, 3) == [0, -signal.SIGKILL, 0], stderr_tail(tmp_path, 30)
     assert time.monotonic() - started < emergency_exchange.SILENCE_S / 2
 
 
-def test_without_rank_0_there_is_no_outcome(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_own", [True, False], ids=["store of rank 0", "store of the launcher"])
+def test_rank_0_that_was_killed_is_not_waited_for(
+    tmp_path: Path, launcher_port: int, is_own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def work(runtime: Runtime, exchange: EmergencyExchange) -> None:
         if runtime.rank == 0:
-            os.kill(os.getpid(), signal.SIGKILL)  # and with it the store
+            os.kill(os.getpid(), signal.SIGKILL)
         assert blocked_collective(runtime)
-        with pytest.raises(RuntimeError):
-            exchange.send(b"")
-        assert exchange.outcome() is None
+        assert exchange.send(b"") == (None if is_own else 1)
+        assert not exchange.wait_for_end()
 
+    if not is_own:
+        monkeypatch.setattr(Address, "read", lambda: Address("127.0.0.1", launcher_port, is_own=False))
+    started = time.monotonic()
     assert run(tmp_path, work) == [-signal.SIGKILL, 0], stderr_tail(tmp_path, 30)
+    assert time.monotonic() - started < emergency_exchange.SILENCE_S / 2
+
+
+def test_a_rank_that_answers_late_is_waited_for_though_another_has_answered(tmp_path: Path) -> None:
+    def work(runtime: Runtime, exchange: EmergencyExchange) -> None:
+        if runtime.rank == 2:
+            time.sleep(2 * emergency_exchange.MOMENT_S)
+        exchange.send(bytes([runtime.rank]))
+        if runtime.rank == 0:
+            assert exchange.collect() == [b"\0", b"\1", b"\2"]
+            exchange.announce_end()
+        else:
+            assert exchange.wait_for_end()
+
+    assert run(tmp_path, work, 3) == [0, 0, 0], stderr_tail(tmp_path, 30)
 
 
 def test_a_silent_rank_is_waited_for_until_the_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,27 +17,13 @@ from benchmark.soak.campaign import start, stderr_tail, wait
 from core.errors import GroupError
 from core.machine.process_group import Address, ProcessGroup
 from core.runtime import Runtime
+from tests.core.machine.store_process import store_process
 
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """Yield the port of a store as torchrun opens it: it lives on when the ranks are restarted.
-
-    It has a process of its own: a store that is opened in this one must not be freed in a forked process.
-    """
-
-    def serve() -> None:
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        Path("port.part").write_text(str(store.port))
-        Path("port.part").rename("port")
-        time.sleep(600)
-
-    pid = start(serve, tmp_path)
-    while not (tmp_path / "port").exists():
-        time.sleep(0.001)
-    yield int((tmp_path / "port").read_text())
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    """Yield the port of a store as torchrun opens it: it lives on when the ranks are restarted."""
+    yield from store_process(tmp_path)
 
 
 def member(port: int, rank: int, world_size: int = 3, timeout_s: float = 20.0) -> ProcessGroup:
