@@ -174,6 +174,16 @@ def test_an_optimizer_that_fails_before_or_after_it_changes_the_weights(
     assert run_hash("out") == run_hash("undisturbed")
 
 
+def test_a_callback_that_fails_in_an_update_completed_in_an_emergency_does_not_hinder_the_save(
+    run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail_at(5, torch.optim.AdamW.step))
+    with pytest.raises(core.DataError, match="the data are gone"):
+        train.main(tiny_argv, [failing("on_step_end", 4)])
+
+    assert saved_at() == 5
+
+
 def test_weights_that_may_be_half_changed_are_not_saved(
     run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -253,15 +263,22 @@ def test_an_error_in_an_evaluation_of_another_sampling_saves_nothing(run_dir: Pa
 def test_a_callback_that_fails_after_the_save_does_not_undo_it(
     run_dir: Path, tiny_argv: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It fails again when the state after the failure in `on_step_end` is saved."""
+
     class Uploads(Counting):
         def on_checkpoint(self, trainer: core.Trainer, path: Path) -> None:
             raise OSError("upload failed")
 
-    with pytest.raises(OSError, match="upload failed"):
-        train.main([*tiny_argv, "--eval_interval=100", "--save_interval=4"], [Uploads()])
+    class Both(core.Callback):
+        def on_step_end(self, trainer: core.Trainer, result: Any) -> None:
+            if trainer.iter_num == 4:
+                raise Oops
 
-    assert saved_at() == 4
-    assert caplog.messages[-1].startswith("an error ends the run: saved at iteration 4; to go on: ")
+    with pytest.raises(Oops):
+        train.main([*tiny_argv, "--eval_interval=100"], [Uploads(), Both()])
+
+    assert saved_at() == 5
+    assert caplog.messages[-1].startswith("an error ends the run: saved at iteration 5; to go on: ")
 
 
 def test_a_failed_upload_of_the_save_before_does_not_cost_ckpt_pt_its_link(run_dir: Path, tiny_argv: list[str]) -> None:
@@ -320,7 +337,7 @@ def test_an_objective_that_changes_its_state_in_place_is_undone(
     train.main([*tiny_argv, "--out_dir=undisturbed"])
     calls.zero_()
     with monkeypatch.context() as patch:
-        patch.setattr(TokenBins, "get_batch", fail_at(16, TokenBins.get_batch))
+        patch.setattr(TokenBins, "get_batch", fail_at(18, TokenBins.get_batch))
         with pytest.raises(core.DataError, match="the data are gone"):
             train.main(tiny_argv)
 

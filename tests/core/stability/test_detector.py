@@ -219,3 +219,17 @@ def test_a_restored_detector_has_no_recent_losses() -> None:
     detector.load_state_dict(detector.state_dict())
 
     assert not detector.recent
+
+
+def test_a_snapshot_stays_as_it_is() -> None:
+    detector = InstabilityDetector(loss_scaling=True, spike_threshold=5.0, spike_window=8)
+    detector.inspect(torch.tensor(2.0), torch.tensor(torch.inf), {})
+    snapshot, state = detector.snapshot(), detector.state_dict()
+    detector.load_state_dict({**state, "overflows": 7})
+    detector.inspect(torch.tensor(3.0), torch.tensor(torch.inf), {})
+    detector.load_state_dict(snapshot)
+
+    detector.inspect(torch.tensor(4.0), torch.tensor(torch.inf), {})
+    assert snapshot["seen"] == 1 and snapshot["window"][0, 0] == 2 and snapshot["overflows"] == 1
+    assert state["overflows"] == 1 and torch.equal(state["window"], snapshot["window"])
+    assert detector.state_dict(snapshot)["overflows"] == 1

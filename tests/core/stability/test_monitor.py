@@ -106,6 +106,7 @@ def test_a_gpus_verdict_comes_one_update_late_and_can_be_awaited() -> None:
 def test_a_rollback_drops_pending_verdicts_and_is_recorded() -> None:
     monitor = make_monitor(flags=LateFlags(CPU), recovery_lr_factor=0.5)
     inspect(monitor, NAN, 1.0, iter_num=7)
+    monitor.remember_step(7, None, {})
     decision = monitor.decide_on_damage(7)
     assert not monitor.is_healthy
 
@@ -114,7 +115,7 @@ def test_a_rollback_drops_pending_verdicts_and_is_recorded() -> None:
     assert message == (
         f"iteration 7: {NOT_FINITE}; going on from iteration 4 (ckpt-000002.pt) without that batch; recovery 1 of 3"
     )
-    assert monitor.wait_for_verdict() is None
+    assert monitor.wait_for_verdict() is None and not monitor.recent_steps
     assert monitor.history == [{"iter": 7, "cause": NOT_FINITE, "back_to": 4}]
     assert (monitor.lr_scale, monitor.is_healthy, monitor.batches_to_skip(7)) == (0.5, True, 1)
 
