@@ -11,6 +11,7 @@ import pytest
 from benchmark.soak.campaign import ranks, saved_iteration, tiny_argv, train, write_tiny_data
 from benchmark.soak.emergencies import PLACES, TRIALS, trial
 from core.callback import Callback
+from core.errors import CoreGPTError, DataError
 from core.trainer import Trainer
 
 
@@ -82,3 +83,21 @@ def test_a_position_that_cannot_be_sent_leaves_the_last_checkpoint(tmp_path: Pat
     output = (tmp_path / "stderr.txt").read_text()
     assert statuses == [75, 1] and "FileNotFoundError: " in output
     assert "an error ends the run: rank 1 has no position of iteration 7, no checkpoint was saved yet; " in output
+
+
+def test_an_error_is_printed_by_the_rank_on_which_it_came_first(tmp_path: Path) -> None:
+    class Gone(Callback):
+        def on_step_end(self, trainer: Trainer, result: Any) -> None:
+            if trainer.iter_num == 6 and trainer.runtime.rank == 1:
+                raise DataError("the data are gone")
+
+    def work() -> None:
+        try:
+            train(tiny_argv(), [Gone()])
+        except CoreGPTError as error:
+            Path(f"{os.environ['RANK']}.txt").write_text(f"{type(error).__name__} {error.is_printed_at_once}")
+
+    write_tiny_data(tmp_path)
+
+    assert ranks(work, folder=tmp_path) == [0, 0]
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["GroupError False", "DataError True"]
