@@ -75,6 +75,10 @@ def test_ids_are_counted_to_the_largest() -> None:
         ({"tokenizer": "r50k_base"}, "r50k_base", 50257),
         ({"tokenizer": "tiktoken:o200k_base"}, "o200k_base", 200019),
         ({"tokenizer_name": "GPT-2"}, "gpt2", 50257),
+        ({"tokenizer": "openai-community/gpt2-xl"}, "gpt2", 50257),
+        ({"tokenizer": "distilgpt2"}, "gpt2", 50257),
+        ({"tokenizer": "someone/gpt2"}, None, None),
+        ({"tokenizer": "GPT2TokenizerFast"}, None, None),  # the class of many a user's own vocabulary
         ({"tokenizer": "tiktoken", "vocab_size": 50281}, "p50k_base", None),
         ({"tokenizer": "tiktoken", "encoding": "new_base"}, "new_base", None),
         ({"tokenizer": "tiktoken"}, "", None),
