@@ -87,8 +87,7 @@ def complete(checkpoint: dict[str, Any]) -> dict[str, Any]:
         del given["best_val_loss"]
     if optimizer in ({}, {"state": {}, "param_groups": []}):
         del given["optimizer"]
-    is_scalar = isinstance(iter_num, torch.Tensor) and iter_num.numel() == 1 and not iter_num.is_meta
-    if is_scalar and not iter_num.is_floating_point():
+    if isinstance(iter_num, torch.Tensor) and _is_whole_number(iter_num):
         given["iter_num"] = iter_num.item()
     if lacking := [f"{key} ({meaning})" for key, meaning in WITHOUT.items() if key not in given]:
         log.info(f"resume: the checkpoint lacks {', '.join(lacking)}")
@@ -111,6 +110,10 @@ def require_finite_moments(optimizer: Any) -> None:
                     f"the checkpoint's optimizer state is not finite ({name} of tensor {key}): use an earlier "
                     "checkpoint, or begin a new run from its weights with --init_from_checkpoint and another out_dir"
                 )
+
+
+def _is_whole_number(tensor: torch.Tensor) -> bool:
+    return tensor.numel() == 1 and not tensor.is_floating_point() and not tensor.is_meta
 
 
 def _is_ordinary(tensor: torch.Tensor) -> bool:

@@ -135,6 +135,13 @@ def test_a_folder_or_content_of_no_known_kind_is_not_named(tmp_path: Path) -> No
         load_checkpoint(tmp_path / "ckpt.pt")
 
 
+def test_sizes_that_no_llama_has_are_not_llama2c(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    for sizes in ((290, 768, 6, 6, 6, 32000, 256), (288, 768, 6, 6, 7, 32000, 256), (288, 100, 6, 6, 6, 32000, 256)):
+        path.write_bytes(struct.pack("<7i", *sizes) + bytes(99))
+        assert kind_of_file(path) is None
+
+
 def test_a_damaged_archive_is_no_known_kind_and_refused(tmp_path: Path) -> None:
     """A wrong byte in a name of the archive's directory, which says that its names are UTF-8."""
     path = tmp_path / "ckpt.pt"

@@ -131,6 +131,14 @@ def test_an_error_with_a_message_of_its_own_stays() -> None:
         raise CheckpointError("my own message")
 
 
+def test_batches_to_skip_are_at_most_as_many_as_can_be_drawn() -> None:
+    counters = {"iter_num": 5, "best_val_loss": 2.5}
+    require_counters({**counters, "recovery": {"left_out": {3: 10**5}}})
+
+    with pytest.raises(CheckpointError, match="lacks recovery, or has a wrong value there"):
+        require_counters({**counters, "recovery": {"left_out": {3: 10**5 + 1}}})
+
+
 @pytest.mark.parametrize("moment", [torch.ones(2).to_sparse(), torch.ones(2, device="meta"), torch.ones(1).expand(2)])
 def test_a_moment_that_is_no_ordinary_tensor_is_refused(moment: torch.Tensor) -> None:
     with pytest.raises(CheckpointError, match=r"state is damaged \(exp_avg of tensor 3 is no ordinary tensor\)"):
