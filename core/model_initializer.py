@@ -246,6 +246,11 @@ def _load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
             for name in own
             if name in state and state[name].shape != own[name].shape
         ),
+        *(
+            f"{name} is of type {state[name].dtype}, wanted {own[name].dtype}"  # quantized, without its factors
+            for name in own
+            if name in state and own[name].is_floating_point() and not state[name].is_floating_point()
+        ),
     ]
     if wrong:
         _refuse_other_kinds(state)
@@ -299,7 +304,7 @@ def _copy_rows(source: torch.Tensor, target: torch.Tensor, name: str) -> bool:
     if name in (TOKENS, POSITIONS):
         rows = min(len(source), len(target))
         source, target = source[:rows], target[:rows]
-    if source.shape != target.shape:
+    if source.shape != target.shape or source.is_floating_point() != target.is_floating_point():
         return False
     target.copy_(source)  # a state dict's tensors are detached
     return True

@@ -25,7 +25,9 @@ NUMBERS = {  # NumPy's codes: wider formats first, floats before the big-endian 
     ">u4": "4-byte integers in big-endian order",
     "<u2": "2-byte integers (uint16)",
     ">u2": "2-byte integers in big-endian order",
+    "|u1": "1-byte integers (uint8)",
 }
+TINYLLAMA_HEADER = 24  # bytes, of the packed files of lit-gpt and TinyLlama
 
 
 class Kind(NamedTuple):
@@ -61,8 +63,15 @@ def signed_kind(path: Path, dtype: np.dtype[np.unsignedinteger]) -> Kind | None:
     start = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
         return Kind("a Git LFS pointer", f"fetch the file itself with `git lfs pull` or download it to {path}")
-    if start.startswith((b"<!doctype html", b"<html")):
+    if head.startswith(b"/annex/objects/"):
+        return Kind("a git-annex pointer", f"fetch the file itself with `git annex get {path}`")
+    if start.startswith((b"<!doctype html", b"<html", b"<!--", b"<?xml")):  # XML: the errors of S3 and the like
         return Kind("a web page", "download the file itself, from the address of the raw file")
+    if head.startswith(b"LITPKDS"):
+        remedy = _command(path, f"np.fromfile(p, np.{dtype.name}, offset={TINYLLAMA_HEADER})")
+        return Kind("a packed file of lit-gpt with a header", f"if its ids have {dtype.itemsize} bytes, {remedy}")
+    if head.startswith((b"MMIDIDX\0\0", b"TNTIDX\0\0")):
+        return Kind("an index of Megatron", f"copy the .bin file of the same name to {path}")
     if head.startswith(b"\x93NUMPY") and b"'descr'" in head:
         return Kind("a NumPy .npy file", _command(path, f"np.load(p).astype(np.{dtype.name})"))
     if len(head) >= 8 and (found := LLM_C.get(int.from_bytes(head[:4], "little"))):
@@ -149,6 +158,12 @@ def _packed_kind(path: Path, head: bytes, tail: bytes) -> str | None:
         return "a Parquet file"
     if head.startswith(b"PK\3\4") and int.from_bytes(head[4:6], "little") < 64 and head[6:8] < b"\x10":
         return "a zip archive (.npz files and torch.save make them, too)"
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    if head.startswith((b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07")):
+        return "a 7z or rar archive"
+    if 2 < int.from_bytes(head[:8], "little") < 2**27 and head[8:10] == b'{"':
+        return "a safetensors file"
     if head.startswith((b"ARROW1\0\0", b"\x89HDF\r\n\x1a\n")):
         return "an Arrow file" if head.startswith(b"ARROW1") else "an HDF5 file"
     if head[:3] in (b"\x80\4\x95", b"\x80\5\x95") and head[7:11] == b"\0\0\0\0" and tail.endswith(b"."):
@@ -172,6 +187,12 @@ def _is_printable(block: bytes, encoding: str) -> bool:
     except UnicodeDecodeError:
         return False
     return bool(text) and all(c.isprintable() or c in "\t\n\v\f\r\ufeff" for c in text)
+
+
+def are_bytes(blocks: Sequence[bytes]) -> bool:
+    """Return True if blocks are 1-byte numbers below 128: as 2-byte numbers, high bytes are like low ones."""
+    content = b"".join(blocks)
+    return bool(content) and max(content) < 128 and len(content) >= 2 * NEEDED and _mixes_bytes(content)
 
 
 def _mixes_bytes(block: bytes) -> bool:

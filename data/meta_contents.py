@@ -32,6 +32,7 @@ MODEL_FILES = (  # of SentencePiece
     *("model_file", "spm_model_file", "sp_model_file", "model_path", "spm_model_path", "sp_model_path", "spm_model"),
     *("sp_model", "tokenizer_path", "tokenizer_file", "tokenizer_model", "tokenizer", "sp", "spm"),
 )
+GPT2_MODEL = re.compile(r"((openai-community|distilbert)/)?(distil)?gpt2(-medium|-large|-xl)?")  # of Hugging Face
 BYTES = 256
 
 
@@ -135,6 +136,7 @@ def tiktoken_encoding(meta: Mapping[str, Any]) -> str | dict[str, Any] | None:
         return state
     values = [str(meta[key]).lower() for key in NAMES if meta.get(key)]
     names = [value.replace("tiktoken", "").strip("-_:/ ").replace("gpt-2", "gpt2") for value in values]
+    names = ["gpt2" if GPT2_MODEL.fullmatch(name) else name for name in names]
     known = next((name for name in names if name in ENCODINGS), None)
     if known or "tiktoken" not in " ".join(values):
         return known

@@ -1,6 +1,8 @@
 """A tokenizer for tables of tokens that are longer than one character: words, parts of words, or bytes."""
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from typing import Any, ClassVar
 
@@ -10,6 +12,8 @@ from data.meta_contents import Tables, Token
 UNKNOWN = "\ufffd".encode()
 UNKNOWN_TOKENS = ("<unk>", "[UNK]", "<UNK>", "<|unk|>")
 SPECIAL = re.compile(r"<[^<>]+>|\[[A-Za-z_]+\]")  # such as <s>, <|endoftext|> and [PAD]
+JOINER = "\u200d"  # between the parts of an emoji
+SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = [byte for byte in range(256) if byte not in _PRINTED]
 # the characters that byte-level BPE writes for bytes: those of Latin-1, and others for spaces and control characters
@@ -172,7 +176,7 @@ def _find_form(tokens: Collection[Token], name: str) -> _Text:
     """Return how a table's tokens stand for text, from the tokenizer's name or from the marks of the tokens."""
     texts = {token for token in tokens if isinstance(token, str)}
     plain = [text for text in texts if text and not SPECIAL.fullmatch(text)]
-    longer = [text for text in plain if len(text) > 1]
+    longer = [text for text in plain if len(text) > 1 and not _is_one_character(text)]
     if len(texts) < len(set(tokens)):  # some are bytes
         return _Text()
     if name == "sentencepiece" or (any(text[0] == "▁" for text in longer) and not any(" " in text for text in longer)):
@@ -185,6 +189,15 @@ def _find_form(tokens: Collection[Token], name: str) -> _Text:
         return _WordPieces(texts)
     is_of_characters = all(set(text) <= texts for text in longer)  # such as pieces of DNA
     return _Text() if is_of_characters and not name.startswith(("word", "numeric_range")) else _Words(texts)
+
+
+def _is_one_character(text: str) -> bool:
+    """Return whether readers see one character: a letter with its accents, or an emoji of several code points."""
+    is_flag = len(text) == 2 and all("\U0001f1e6" <= character <= "\U0001f1ff" for character in text)
+    return is_flag or all(
+        unicodedata.category(character)[0] == "M" or character == JOINER or before == JOINER or character in SKIN_TONES
+        for before, character in itertools.pairwise(text)
+    )
 
 
 def _bytes_of_character(first: int) -> int:

@@ -18,6 +18,7 @@ from data.file_kinds import (
     LARGEST_WIDE,
     NUMBERS,
     Kind,
+    are_bytes,
     decode,
     number_format,
     numbers_kind,
@@ -30,6 +31,7 @@ from data.meta import read_meta
 log = logging.getLogger("coregpt")
 Ids: TypeAlias = npt.NDArray[np.unsignedinteger]
 DTYPE_NAME = re.compile(r"[<>=|]?[a-z]+\d{0,3}")
+BYTE_IDS = 2**8  # a file of 1-byte ids has at most these
 TWO_BYTE_IDS = 2**16  # a larger vocabulary needs 4 bytes per id
 SCANNED_TOKENS = 2**28  # `check_vocab` reads this many tokens from the beginning, and samples of the rest
 SCAN_STEP, SAMPLES, SAMPLE_TOKENS = 2**24, 64, 2**11
@@ -172,6 +174,8 @@ class TokenFile:
         except OSError:
             return None
         skipped = (own, "<u2") if own == "<u2" else (own, "<u2", ">u2")  # nearly every file has 2-byte ids below 2**16
+        if vocab_size > BYTE_IDS or (decode(blocks, own) >= BYTE_IDS).mean() < 0.5:
+            skipped = (*skipped, "|u1")  # most first bytes of 2-byte ids are 0 then
         candidates = [code for code in NUMBERS if code not in skipped]
         if code := number_format(blocks, vocab_size, candidates):
             return numbers_kind(self.path, code, self.dtype)
@@ -210,6 +214,8 @@ class TokenFile:
         code = number_format(blocks, limit, wider)
         if code is None and not self._meta and number_format(blocks, 256, [">u2"]):
             code = ">u2"  # every id a multiple of 256: GPT-2's tokens are not
+        if code is None and not self._meta and are_bytes(blocks):
+            code = "|u1"
         if code is None:
             return
         kind = numbers_kind(self.path, code, self.dtype)
@@ -251,9 +257,11 @@ def _how_to_make_again(folder: Path) -> str:
 def _how_to_get(path: Path) -> str:
     """Return what to do about a missing token file: its script, files with a similar name, or other data sets."""
     folder = path.parent
+    if folder.is_file():
+        return f"{folder} is a file: give the folder that it is in"
     names = [file.name for file in folder.iterdir() if file.name not in OF_A_DATA_SET] if folder.is_dir() else []
     similar = difflib.get_close_matches(path.name, sorted(names), cutoff=0.6)
-    similar = similar or sorted(name for name in names if name.lower().endswith(path.suffix))
+    similar = similar or sorted(name for name in names if name.lower().endswith((path.suffix, ".npy")))
     hint = f"{folder} has {', '.join(similar)}: rename that if it is meant, or " if similar else ""
     if (folder / "prepare.py").exists():
         return f"{hint}run `python {folder / 'prepare.py'}`"

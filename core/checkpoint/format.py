@@ -83,8 +83,8 @@ MANIFEST = {
 }
 
 FOREIGN_CLASS = re.compile(
-    r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b(?!\.GPT )"
-)  # classes of legacy programs; `model.GPT` is a whole model of nanoGPT's
+    r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b(?!\.GPT(Config)? )"
+)  # classes of legacy programs; `model.GPT` is a whole model of nanoGPT's, `model.GPTConfig` its config
 OBJECT = re.compile(r"Unsupported global: GLOBAL (\S+) was")
 CONVERT = (
     "{path} was saved by the train_run or the core line: convert it with `python -m tools.convert {path}`, and use the "
@@ -159,7 +159,9 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
         what = found[1] if found else text.split(". ")[0]
         unknown = OBJECT.search(text)
         advice = "put a good copy in its place"
-        if unknown:
+        if unknown and "numpy" in unknown[1]:
+            advice = "if it is yours, save tensors in place of NumPy arrays: `torch.from_numpy(array)`"
+        elif unknown:
             advice = (
                 f"if it is yours, save plain values in place of the {unknown[1].rpartition('.')[2]}, such as "
                 "`vars(config)` or `model.state_dict()`"

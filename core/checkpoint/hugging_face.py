@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from core.checkpoint.other_formats import BEGINNINGS, HEAD_BYTES
 from core.errors import ConfigError
+from core.files import size_text
 
 # other formulas for GELU; OpenAI's weights were trained with gelu_new, and nanoGPT uses them with gelu
 GELU = ("gelu", "gelu_new", "gelu_python", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh")
@@ -19,7 +20,7 @@ SIZES = {  # names in GPT-2's config.json, and other names that transformers tak
     "n_positions": ("n_positions", "max_position_embeddings"),
     "vocab_size": ("vocab_size",),
 }
-DEFAULT_WIDTH, DEFAULT_HEADS = 768, 12  # of a config.json that leaves them out
+DEFAULT_LAYERS, DEFAULT_WIDTH, DEFAULT_HEADS = 12, 768, 12  # of a config.json that leaves them out
 
 
 class _Setting(NamedTuple):
@@ -61,6 +62,7 @@ def require_gpt2(folder: Path) -> None:
     path = folder / "config.json"
     config = _read_config(path)
     kind, classes = config.get("model_type"), config.get("architectures") or []
+    classes = classes if isinstance(classes, list) else [classes]
     known = [str(name).removeprefix("TF").removeprefix("Flax") for name in classes]
     if kind != "gpt2" and not (kind is None and set(known) & set(CLASSES)):
         what = f"architectures {classes}" if kind is None else f"model_type {kind!r}"
@@ -80,7 +82,7 @@ def require_gpt2(folder: Path) -> None:
             shown = json.dumps(value)
             shown = shown if len(shown) < 80 else f"{shown[:77]}..."
             raise ConfigError(f"{path}: {name} {shown}, wanted {wanted}: give the folder of a plain GPT-2")
-    _require_complete_files(folder)
+    _require_complete_files(folder, least=(sizes["n_layer"] or DEFAULT_LAYERS) * 12 * width**2)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -94,13 +96,28 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _require_complete_files(folder: Path) -> None:
-    """Raise ConfigError if a file of weights is a pointer or compressed."""
-    for file in sorted((*folder.glob("*.safetensors"), *folder.glob("*.bin"))):
+def _require_complete_files(folder: Path, least: int) -> None:
+    """Raise ConfigError if there are no weights, a file of them is a pointer or compressed, or they are too small.
+
+    least: bytes of the layers' matrices, at one byte for each number. To make a model of 10**6 layers takes hours
+    """
+    files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.bin")))
+    if not files:
+        raise ConfigError(
+            f"{folder} has no weights that can be read, wanted model.safetensors or pytorch_model.bin: download one of "
+            "these, too"
+        )
+    for file in files:
         with open(file, "rb") as content:
             head = content.read(HEAD_BYTES)
         if kind := next((kind for beginning, kind in BEGINNINGS if head.startswith(beginning)), None):
             raise ConfigError(f"{file} is {kind}")
+    size = sum(file.stat().st_size for file in files)
+    if size < least:
+        raise ConfigError(
+            f"{folder}: the weights have {size_text(size)}, a model with the sizes in config.json at least "
+            f"{size_text(least)}: download the model again"
+        )
 
 
 def _size(path: Path, config: dict[str, Any], names: tuple[str, ...]) -> int | None:

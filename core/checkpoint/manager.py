@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from core import files
-from core.checkpoint.manifest import Manifest, UnreadableError, describe, name_of, plain, require_present
+from core.checkpoint.manifest import Manifest, UnreadableError, describe, name_of, plain, require_present, sequence_of
 from core.checkpoint.manifest import write as write_manifest
 from core.checkpoint.other_formats import kind_of_folder
 from core.checkpoint.retention import to_keep
@@ -228,7 +228,7 @@ class CheckpointManager:
             (path for path in sorted(self.folder.glob("ckpt_*.pt")) if CONVERTIBLE.fullmatch(path.name)), None
         )
         hint = f"; {foreign} is of the train_run or core line: convert with `python -m tools.convert {self.out_dir}`"
-        hint = hint if foreign else ""
+        hint = hint if foreign else self._other_files()
         if not faults and (kind := kind_of_folder(self.folder)):
             return f"no checkpoint in {self.out_dir}: {kind}"
         if not faults:
@@ -246,6 +246,12 @@ class CheckpointManager:
             "one as it is, rename it to ckpt.pt and move what is named ckpt-* away; or start afresh with "
             f"--init_from=scratch, which moves all of them to a folder previous-N{hint}"
         )
+
+    def _other_files(self) -> str:
+        """Return the hint that a file under another program's name may be the checkpoint; "" without such a file."""
+        names = sorted(path.name for path in self.folder.glob("*") if path.suffix in (".pt", ".pth", ".ckpt"))
+        others = [name for name in names if name != LINKED and sequence_of(name) is None]
+        return f"; it has {', '.join(others[-3:])}: copy the one that is meant to {LINKED}" if others else ""
 
     def _report(self, text: str) -> None:
         self._warn(f"{self.out_dir}: {text}")

@@ -36,6 +36,11 @@ MAKE_CHECKPOINT = (
     "'ckpt.pt')\"\n"
     "where N is its number of heads, which the weights do not show"
 )
+ATTENTION = "attn.c_attn.weight"  # ends a name in every layer of nanoGPT's model
+OWN_MODEL = (
+    "; its weights have other names than nanoGPT's ({name}), so put the model.py that they were trained with next to "
+    "train.py"
+)
 
 
 def kind_of_file(path: str | Path) -> str | None:
@@ -65,14 +70,16 @@ def kind_of_content(path: str | Path, content: Any) -> str | None:
     if Path(path).suffix == ".safetensors":  # torch.load reads them in newer versions
         return _kind_of_safetensors(Path(path))
     if is_weights(content):
-        return kind_of_weights(content) or f"bare weights, without model_args: {_advice(path, '')}"
+        return kind_of_weights(content) or f"bare weights, without model_args: {_advice(path, '', content)}"
     lightning = "pytorch-lightning_version" in content
     for key, whose in WEIGHT_KEYS.items():
         if is_weights(content.get(key)):
             whose = "a Lightning checkpoint" if lightning else whose
-            return kind_of_weights(content[key]) or f"{whose}, with its weights in {key!r}: {_advice(path, key)}"
+            advice = _advice(path, key, content[key])
+            return kind_of_weights(content[key]) or f"{whose}, with its weights in {key!r}: {advice}"
     if is_weights(content.get("model")) and "model_args" not in content:
-        return kind_of_weights(content["model"]) or f"a checkpoint without model_args: {_advice(path, 'model')}"
+        advice = _advice(path, "model", content["model"])
+        return kind_of_weights(content["model"]) or f"a checkpoint without model_args: {advice}"
     return None
 
 
@@ -83,7 +90,7 @@ def kind_of_weights(weights: Mapping[str, Any]) -> str | None:
     if any(name.endswith("self_attn.q_proj.weight") for name in weights):
         return "a Hugging Face model of another architecture than GPT-2: it cannot be used here"
     for name, tensor in weights.items():
-        if name.endswith("attn.c_attn.weight") and tensor.dim() == 2 and 3 * tensor.shape[0] == tensor.shape[1]:
+        if name.endswith(ATTENTION) and tensor.dim() == 2 and 3 * tensor.shape[0] == tensor.shape[1]:
             return (
                 "a Hugging Face GPT-2, whose matrices are transposed: put it into a folder with its config.json, and "
                 "use --init_from=FOLDER"
@@ -116,6 +123,8 @@ def is_weights(value: Any) -> bool:
 def _kind_of_archive(names: list[str]) -> str | None:
     if any(name.endswith(".npy") for name in names):
         return "a NumPy archive: only PyTorch checkpoints are read"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript program: only PyTorch checkpoints are read"
     if any(name.endswith((".pt", ".pth", ".ckpt")) for name in names):
         return COMPRESSED
     return None
@@ -139,6 +148,7 @@ def _is_llama2c_export(head: bytes) -> bool:
     return bool(counts and 0 < width < hidden < 2**20 and width % heads == 0)
 
 
-def _advice(path: str | Path, key: str) -> str:
+def _advice(path: str | Path, key: str, content: Mapping[str, Any]) -> str:
     weights = f"torch.load('{path}')" + (f"['{key}']" if key else "")
-    return MAKE_CHECKPOINT.format(imports="", weights=weights)
+    other = next(iter(content)) if not any(name.endswith(ATTENTION) for name in content) else None
+    return MAKE_CHECKPOINT.format(imports="", weights=weights) + (OWN_MODEL.format(name=other) if other else "")

@@ -88,7 +88,7 @@ def complete(checkpoint: dict[str, Any]) -> dict[str, Any]:
         del given["best_val_loss"]
     if optimizer in ({}, {"state": {}, "param_groups": []}):
         del given["optimizer"]
-    if isinstance(iter_num, torch.Tensor) and iter_num.numel() == 1 and not iter_num.is_floating_point():
+    if isinstance(iter_num, torch.Tensor) and _is_whole_number(iter_num):
         given["iter_num"] = iter_num.item()
     if lacking := [f"{key} ({meaning})" for key, meaning in WITHOUT.items() if key not in given]:
         log.info(f"resume: the checkpoint lacks {', '.join(lacking)}")
@@ -101,7 +101,7 @@ def require_finite_moments(optimizer: Any) -> None:
     states = optimizer.get("state") if isinstance(optimizer, dict) else None
     for key, moments in states.items() if isinstance(states, dict) else ():
         for name, value in moments.items() if isinstance(moments, dict) else ():
-            if isinstance(value, torch.Tensor) and (value.layout != torch.strided or value.is_meta):
+            if isinstance(value, torch.Tensor) and not _is_ordinary(value):
                 raise CheckpointError(
                     f"the checkpoint's optimizer state is damaged ({name} of tensor {key} is no ordinary tensor): use "
                     "an earlier checkpoint, or begin a new run from its weights with --init_from_checkpoint"
@@ -111,6 +111,16 @@ def require_finite_moments(optimizer: Any) -> None:
                     f"the checkpoint's optimizer state is not finite ({name} of tensor {key}): use an earlier "
                     "checkpoint, or begin a new run from its weights with --init_from_checkpoint and another out_dir"
                 )
+
+
+def _is_whole_number(tensor: torch.Tensor) -> bool:
+    return tensor.numel() == 1 and not tensor.is_floating_point() and not tensor.is_meta
+
+
+def _is_ordinary(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor holds a number of its own for each element, which an update can write."""
+    is_strided = tensor.layout == torch.strided and not tensor.is_meta
+    return is_strided and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.itemsize
 
 
 def require_counters(checkpoint: dict[str, Any]) -> None:

@@ -287,6 +287,21 @@ def test_weights_that_do_not_fit_are_named(initializer: ModelInitializer, tiny_m
     )
 
 
+def test_whole_numbers_are_no_weights(initializer: ModelInitializer, path: Path, tiny_model: GPT) -> None:
+    """They are quantized, and their factors are elsewhere; torch would take them as they are."""
+    state = tiny_model.state_dict()
+    before = state["transformer.wpe.weight"].clone()
+    checkpoint = {"model": {**state, "transformer.wpe.weight": before.mul(9).to(torch.int8)}, "model_args": TINY}
+
+    with pytest.raises(
+        CheckpointError, match=r"model: transformer.wpe.weight is of type torch.int8, wanted torch.float32"
+    ):
+        initializer.resume_model_from_checkpoint(checkpoint, dict(TINY))
+    torch.save(checkpoint, path)
+    assert "transformer.wpe.weight" in initializer.setup_transfer_learning(tiny_model, path)
+    assert torch.equal(tiny_model.state_dict()["transformer.wpe.weight"], before)
+
+
 def test_the_error_names_at_most_five_weights_that_do_not_fit(initializer: ModelInitializer, tiny_model: GPT) -> None:
     checkpoint = {"model": tiny_model.state_dict(), "model_args": TINY | {"n_embd": 16}}
 

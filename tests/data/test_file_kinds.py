@@ -6,12 +6,15 @@ import io
 import json
 import lzma
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from data.file_kinds import BLOCK_BYTES, NUMBERS, number_format, read_blocks, signed_kind, text_kind
 
@@ -27,6 +30,15 @@ def saved(*arrays: np.ndarray) -> bytes:
         np.savez(file, *arrays)
     else:
         np.save(file, arrays[0])
+    return file.getvalue()
+
+
+def tar_of(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("train.bin")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
     return file.getvalue()
 
 
@@ -59,6 +71,16 @@ def kind_of(folder: Path, content: bytes) -> str | None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a Git LFS pointer"),
         (b"\n<!DOCTYPE html>\n<html>404</html>", "a web page"),
         (b"<HTML><body>", "a web page"),
+        (b"<!-- saved --><html>", "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "a web page"),
+        (b"/annex/objects/SHA256E-s1048576--0123456789abcdef.bin\n", "a git-annex pointer"),
+        (tar_of(GPT2.tobytes()), "a tar archive"),
+        (b"7z\xbc\xaf\x27\x1c" + GPT2.tobytes(), "a 7z or rar archive"),
+        (b"Rar!\x1a\x07\1\0" + GPT2.tobytes(), "a 7z or rar archive"),
+        (save({"ids": torch.zeros(9, dtype=torch.long)}), "a safetensors file"),
+        (b"LITPKDS" + bytes(17) + GPT2.tobytes(), "a packed file of lit-gpt"),
+        (b"MMIDIDX\0\0" + GPT2.astype(np.int64).tobytes(), "an index of Megatron"),
+        (b"TNTIDX\0\0" + GPT2.astype(np.int64).tobytes(), "an index of Megatron"),
         (TEXT.encode(), "text"),
         (b"\xef\xbb\xbf" + TEXT.encode(), "text"),
         (TEXT.encode("utf-16"), "text"),
@@ -87,6 +109,8 @@ def test_what_is_no_token_file_is_named(tmp_path: Path, content: bytes, name: st
         np.array([0xD888, 0x0134, 7, 9]),  # llm.c's number, and no version
         np.array([0x4150, 0x3152, 7, 9]),  # PAR1 at the beginning only
         np.array([0x6561] * 50 + [0x2020] * 50),
+        np.array([0x3C3C, 0x3F3C, 7, 9]),
+        np.array([9, 0, 0, 0, 7, 9]),  # a length, and no JSON
         np.array([]),
     ],
 )

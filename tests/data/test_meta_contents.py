@@ -39,6 +39,11 @@ def test_both_tables_are_kept_as_they_are() -> None:
     assert find_tables({"itos": meta["itos"]}) == Tables({"A": 0, "b": 1}, meta["itos"])  # type: ignore[arg-type]
 
 
+def test_of_two_ids_of_a_token_the_first_is_used() -> None:
+    tables = find_tables({"itos": ["a", "a", "b"]})
+    assert tables is not None and tables.stoi == {"a": 0, "b": 2} and tables.itos == {0: "a", 1: "a", 2: "b"}
+
+
 def test_numbers_are_bytes_if_they_can_be_text() -> None:
     by_byte = Tables({b"\n": 0, b"a": 1}, {0: b"\n", 1: b"a"})
 
@@ -75,6 +80,10 @@ def test_ids_are_counted_to_the_largest() -> None:
         ({"tokenizer": "r50k_base"}, "r50k_base", 50257),
         ({"tokenizer": "tiktoken:o200k_base"}, "o200k_base", 200019),
         ({"tokenizer_name": "GPT-2"}, "gpt2", 50257),
+        ({"tokenizer": "openai-community/gpt2-xl"}, "gpt2", 50257),
+        ({"tokenizer": "distilgpt2"}, "gpt2", 50257),
+        ({"tokenizer": "someone/gpt2"}, None, None),
+        ({"tokenizer": "GPT2TokenizerFast"}, None, None),  # the class of many a user's own vocabulary
         ({"tokenizer": "tiktoken", "vocab_size": 50281}, "p50k_base", None),
         ({"tokenizer": "tiktoken", "encoding": "new_base"}, "new_base", None),
         ({"tokenizer": "tiktoken"}, "", None),

@@ -52,6 +52,15 @@ def test_merged_characters_have_no_spaces_between_them(tokens: list[str]) -> Non
     assert bases.decode(bases.encode("CACA")) == "CACA"
 
 
+@pytest.mark.parametrize("character", ["e\u0301", "कि", "🇩🇪", "👨\u200d👩\u200d👧", "👍🏽", "❤\ufe0f"])
+def test_a_character_of_several_code_points_is_no_word(character: str) -> None:
+    characters = table(["a", "b", character])
+
+    assert characters.encode(f"ab{character}a") == [0, 1, 2, 0]
+    assert characters.decode([0, 1, 2, 0]) == f"ab{character}a"
+    assert table(["a", "cat", character]).decode([0, 1, 2]) == f"a cat {character}"
+
+
 def test_numbers_of_several_digits_are_words_if_the_name_says_so() -> None:
     numbers = table([str(number) for number in range(20)], "numeric_range")
 

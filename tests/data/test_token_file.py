@@ -258,6 +258,25 @@ def test_two_byte_ids_of_a_large_vocabulary_are_recognized(tmp_path: Path) -> No
     assert message_of_check(file, 100_277).endswith(f"write 'dtype': 'uint16' into {tmp_path / 'meta.pkl'}")
 
 
+@pytest.mark.parametrize("meta", [None, {"vocab_size": 65}])
+def test_ids_of_one_byte_are_named(tmp_path: Path, meta: dict[str, Any] | None) -> None:
+    ids = np.random.default_rng(0).integers(0, 65, 4000)
+    path = write(tmp_path, ids, np.uint8, meta)
+
+    message = message_of_check(TokenFile(path), 65) if meta else refusal(path)
+    assert "looks like 1-byte integers (uint8), wanted uint16" in message
+    exec(message.split('python -c "')[1].split('"`')[0])
+    assert np.fromfile(path, np.uint16).tolist() == ids.tolist()
+    TokenFile(path).check_vocab(65)
+
+
+def test_wrong_ids_among_those_of_bytes_are_not_of_one_byte(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 256, 4000)
+    ids[77] = 300
+    file = TokenFile(write(tmp_path, ids, np.uint16, {"vocab_size": 256}))
+    assert "another tokenizer" in message_of_check(file, 256)
+
+
 def test_a_single_wrong_id_is_no_other_format(tmp_path: Path) -> None:
     for dtype, vocab_size in ((np.uint16, 50_257), (np.uint32, 100_277)):
         ids = np.random.default_rng(0).integers(0, vocab_size, 4000)
@@ -316,6 +335,16 @@ def test_a_missing_file_names_a_similar_one(tmp_path: Path) -> None:
     )
     (folder / "prepare.py").touch()
     assert refusal(folder / "val.bin").endswith(f"rename that if it is meant, or run `python {folder}/prepare.py`")
+
+
+def test_shards_of_numpy_and_the_path_of_a_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "shard_train_000001.npy").touch()
+
+    message = refusal(tmp_path / "mine" / "train.bin")
+    assert message.endswith(f"{tmp_path}/mine has shard_train_000001.npy: rename that if it is meant")
+    path = write(tmp_path, IDS)
+    assert refusal(path / "train.bin").endswith(f"{path} is a file: give the folder that it is in")
 
 
 @pytest.mark.parametrize("name", ["valid.bin", "VAL.BIN", "test.bin", "dev.bin"])

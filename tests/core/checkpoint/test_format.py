@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -107,7 +108,7 @@ def test_a_hostile_plain_pickle_is_not_run(tmp_path: Path) -> None:
     assert not made.exists()
 
 
-@pytest.mark.parametrize("name", ["model.GPT", "__main__.GPTConfig", "argparse.Namespace"])
+@pytest.mark.parametrize("name", ["model.GPT", "model.GPTConfig", "__main__.GPTConfig", "argparse.Namespace"])
 def test_an_object_in_a_checkpoint_is_named_with_the_next_step(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,15 @@ def test_an_object_in_a_checkpoint_is_named_with_the_next_step(
 
     with pytest.raises(
         CheckpointError, match=rf"{name}.*; if it is yours, save plain values in place of the {title}, "
+    ):
+        load_checkpoint(tmp_path / "ckpt.pt")
+
+
+def test_numpy_arrays_in_a_checkpoint_are_named_with_the_next_step(tmp_path: Path) -> None:
+    torch.save({"model": {}, "model_args": {}, "rng": np.random.get_state()}, tmp_path / "ckpt.pt")
+
+    with pytest.raises(
+        CheckpointError, match=r"if it is yours, save tensors in place of NumPy arrays: `torch.from_numpy"
     ):
         load_checkpoint(tmp_path / "ckpt.pt")
 

@@ -31,6 +31,8 @@ GPT2 = {  # what transformers 5 writes, in part
 def folder_of(path: Path, config: Any) -> Path:
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    with open(path / "model.safetensors", "wb") as weights:
+        weights.truncate(2**27)  # takes no room on the disk
     return path
 
 
@@ -43,6 +45,7 @@ def folder_of(path: Path, config: Any) -> Path:
         {"architectures": ["GPT2Model"]},
         {"architectures": ["GPT2DoubleHeadsModel"]},
         {"architectures": None},
+        {"architectures": "GPT2LMHeadModel"},
         {"architectures": ["TFGPT2LMHeadModel"], "model_type": None},  # before transformers 2
         {"resid_pdrop": 0.3, "torch_dtype": "float16", "task_specific_params": {"text-generation": {}}},
     ],
@@ -67,6 +70,7 @@ def test_settings_that_are_left_out_are_gpt2s(tmp_path: Path) -> None:
             {"architectures": ["GPT2ForSequenceClassification"]},
             r"architectures \['GPT2ForSequenceClassification'\], wanted GPT2LMHeadModel: give the folder of",
         ),
+        ({"architectures": 5}, r"architectures \[5\], wanted GPT2LMHeadModel"),
         ({"activation_function": "relu"}, 'activation_function "relu", wanted gelu or gelu_new'),
         ({"activation_function": ["relu"]}, r'activation_function \["relu"\], wanted gelu'),
         ({"n_inner": 64}, "n_inner 64, wanted 128, 4 times n_embd, or null"),
@@ -110,3 +114,29 @@ def test_a_pointer_in_place_of_weights_is_named(tmp_path: Path, name: str) -> No
 
     with pytest.raises(ConfigError, match=rf"{name} is a Git LFS pointer.*fetch that with `git lfs pull`"):
         require_gpt2(tmp_path)
+
+
+def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+    (folder_of(tmp_path, GPT2) / "model.safetensors").rename(tmp_path / "tf_model.h5")
+
+    with pytest.raises(ConfigError, match=f"{tmp_path} has no weights that can be read, wanted model.safetensors or"):
+        require_gpt2(tmp_path)
+
+
+def test_layers_that_the_weights_cannot_hold_are_refused_at_once(tmp_path: Path) -> None:
+    """Making a model of as many would take hours before its weights were read."""
+    least = 12 * 32**2
+    for layers, size in ((1, least), (2, 2 * least)):
+        with open(folder_of(tmp_path, {**GPT2, "n_layer": layers}) / "model.safetensors", "wb") as file:
+            file.truncate(size)
+        require_gpt2(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"the weights have 24.0 KiB, a model with the sizes in config.json at least"):
+        require_gpt2(_with_layers(tmp_path, 3))
+    with pytest.raises(ConfigError, match="at least .* TiB: download the model again"):
+        require_gpt2(_with_layers(tmp_path, 10**9))
+
+
+def _with_layers(folder: Path, layers: int) -> Path:
+    (folder / "config.json").write_text(json.dumps({**GPT2, "n_layer": layers}))
+    return folder

@@ -564,6 +564,14 @@ def test_the_number_of_a_removed_file_without_manifest_is_counted_again(tmp_path
     assert kept(tmp_path) == [2, 3]
 
 
+def test_a_checkpoint_under_another_programs_name_is_named(tmp_path: Path) -> None:
+    for name in ("model_00010.pt", "last.ckpt", "log.txt", "ckpt-000002.pt.part"):
+        (tmp_path / name).touch()
+
+    with pytest.raises(CheckpointError, match=r"; it has last\.ckpt, model_00010\.pt: copy .* to ckpt\.pt$"):
+        CheckpointManager(tmp_path).load()
+
+
 @pytest.mark.parametrize("faulty", [False, True])
 def test_the_error_for_files_of_older_programs_names_the_converter(tmp_path: Path, faulty: bool) -> None:
     if faulty:

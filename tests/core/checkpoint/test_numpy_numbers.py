@@ -29,6 +29,15 @@ def test_a_numpy_number_is_read_as_the_equal_python_number(tmp_path: Path, name:
     assert read == [value.item()] and type(read[0]) is type(value.item())
 
 
+def test_numbers_of_a_big_endian_machine_are_read() -> None:
+    """NumPy's own scalars have the order of their machine, so that no test file of this one holds them."""
+    kind = NumberType("f4", False, True)
+    kind.__setstate__((3, ">", None, None, None, -1, -1, 0))
+
+    assert number(kind, np.array(1.5, ">f4").tobytes()) == 1.5
+    assert number(NumberType("f4"), np.array(1.5, "<f4").tobytes()) == 1.5
+
+
 def test_numpy_numbers_are_read_wherever_they_are(tmp_path: Path) -> None:
     value = {"best_val_loss": np.float64(2.25), "config": {"learning_rate": np.float32(0.5), "sizes": [np.int64(7)]}}
 

@@ -34,7 +34,15 @@ HF = {"transformer.wte.weight": torch.ones(5, 4), "transformer.h.0.attn.c_attn.w
 LLAMA2C = {"tok_embeddings.weight": torch.ones(5, 4)}
 LLAMA = {"model.layers.0.self_attn.q_proj.weight": torch.ones(4, 4)}
 CONTENTS: dict[str, tuple[Any, str]] = {
-    "bare weights": (GPT, r"is bare weights, without model_args: make a checkpoint of it with.*torch\.load\('.*'\), "),
+    "bare weights": (
+        GPT,
+        r"is bare weights, without model_args: make a .*torch\.load\('.*'\), .* which the weights do not show$",
+    ),
+    "nanochat": (
+        {"model": {"transformer.h.0.attn.c_q.weight": torch.ones(4, 4)}, "step": 3},
+        r"is a checkpoint without model_args: make .*which the weights do not show; its weights have other names than "
+        r"nanoGPT's \(transformer.h.0.attn.c_q.weight\), so put the model.py that they were trained with next to",
+    ),
     "Lightning": (
         {"pytorch-lightning_version": "2.1", "state_dict": {f"model.{name}": value for name, value in GPT.items()}},
         r"is a Lightning checkpoint, with its weights in 'state_dict': make .*\)\['state_dict'\]",
@@ -86,7 +94,12 @@ def test_the_command_of_the_message_makes_a_checkpoint(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("inner/ckpt.pt", "is a compressed file"), ("arr_0.npy", "is a NumPy archive")]
+    ("name", "message"),
+    [
+        ("inner/ckpt.pt", "is a compressed file"),
+        ("arr_0.npy", "is a NumPy archive"),
+        ("m/constants.pkl", "is a TorchScript program"),
+    ],
 )
 def test_an_archive_is_named_by_what_is_in_it(tmp_path: Path, name: str, message: str) -> None:
     with zipfile.ZipFile(tmp_path / "ckpt.pt", "w") as archive:
@@ -120,6 +133,13 @@ def test_a_folder_or_content_of_no_known_kind_is_not_named(tmp_path: Path) -> No
     np.ones(300).tofile(tmp_path / "ckpt.pt")
     with pytest.raises(CheckpointError, match="cannot read"):
         load_checkpoint(tmp_path / "ckpt.pt")
+
+
+def test_sizes_that_no_llama_has_are_not_llama2c(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    for sizes in ((290, 768, 6, 6, 6, 32000, 256), (288, 768, 6, 6, 7, 32000, 256), (288, 100, 6, 6, 6, 32000, 256)):
+        path.write_bytes(struct.pack("<7i", *sizes) + bytes(99))
+        assert kind_of_file(path) is None
 
 
 def test_a_damaged_archive_is_no_known_kind_and_refused(tmp_path: Path) -> None:

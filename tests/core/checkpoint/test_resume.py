@@ -134,7 +134,15 @@ def test_an_error_with_a_message_of_its_own_stays() -> None:
         raise CheckpointError("my own message")
 
 
-@pytest.mark.parametrize("moment", [torch.ones(2).to_sparse(), torch.ones(2, device="meta")])
+def test_batches_to_skip_are_at_most_as_many_as_can_be_drawn() -> None:
+    counters = {"iter_num": 5, "best_val_loss": 2.5}
+    require_counters({**counters, "recovery": {"left_out": {3: 10**5}}})
+
+    with pytest.raises(CheckpointError, match="lacks recovery, or has a wrong value there"):
+        require_counters({**counters, "recovery": {"left_out": {3: 10**5 + 1}}})
+
+
+@pytest.mark.parametrize("moment", [torch.ones(2).to_sparse(), torch.ones(2, device="meta"), torch.ones(1).expand(2)])
 def test_a_moment_that_is_no_ordinary_tensor_is_refused(moment: torch.Tensor) -> None:
     with pytest.raises(CheckpointError, match=r"state is damaged \(exp_avg of tensor 3 is no ordinary tensor\)"):
         require_finite_moments({"state": {3: {"exp_avg": moment}}})
@@ -184,7 +192,8 @@ def test_an_optimizer_state_without_content_counts_as_lacking(empty: dict[str, A
 
 def test_a_counter_that_is_a_tensor_becomes_a_number() -> None:
     assert complete({**COMPLETE, "iter_num": torch.tensor(7)})["iter_num"] == 7
-    assert isinstance(complete({**COMPLETE, "iter_num": torch.tensor(7.5)})["iter_num"], torch.Tensor)
+    for wrong in (torch.tensor(7.5), torch.tensor(7, device="meta")):
+        assert isinstance(complete({**COMPLETE, "iter_num": wrong})["iter_num"], torch.Tensor)
 
 
 def test_moments_that_are_not_finite_are_refused() -> None:
