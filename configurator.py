@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from config import mappings, python_files, spelling
-from core.errors import ConfigError, exit_on_error, is_rank_0
+from core.errors import ConfigError, exit_on_error, is_rank_0, print_and_exit
 
 if TYPE_CHECKING:
     from config.schema import Schema
@@ -44,9 +44,10 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
         for word in argv:
             if not word.startswith("-") and not word.endswith(CONFIG_FILES) and word not in schema.sections():
                 raise ConfigError(f"--help {word}: unknown section, wanted one of {', '.join(schema.sections())}")
-        print(schema.help([argument for argument in argv if argument in schema.sections()]))
-        print("\n--help SECTION shows one section; --print_config shows every value and where it came from.")
-        sys.exit(0)
+        text = schema.help([argument for argument in argv if argument in schema.sections()])
+        print_and_exit(
+            f"{text}\n\n--help SECTION shows one section; --print_config shows every value and where it came from."
+        )
     # nanoGPT's configs also find these in the globals they are executed with
     script = {"__name__": "__main__", "__file__": os.path.join(os.path.dirname(__file__), "train.py")}
     modules = {name: _LazyModule(module) for name, module in _MODULES.items()}
@@ -62,8 +63,7 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
     for line in overrides.without_base.values() if is_rank_0() else ():
         print(line, file=sys.stderr)
     if "--print_config" in argv:
-        print(options.table(overrides.origins))
-        sys.exit(0)
+        print_and_exit(options.table(overrides.origins))
     return options
 
 
