@@ -111,6 +111,8 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
     stdout = sys.stdout
     if outlives_stdout and stdout is not None:
         sys.stdout = LastingStream(stdout)
+    if sys.stderr is None:  # closed before the start, by cron for example; print would take stdout in its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
     except BrokenPipeError:

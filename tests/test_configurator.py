@@ -325,12 +325,13 @@ def test_names_that_set_nothing_are_listed_in_one_line(capsys: pytest.CaptureFix
     write("base.py", "layers_wanted = 2\nrun_tag = 'a'\nbatch_size = 3\n")
     write(
         "x.py",
-        "n_layer = layers_wanted\nuse_moe = True\nlr = 1e-3\nbetas = (0.9, 0.95)\n_p = 1\ntop_k = 5\nBATCH_SIZE = 8\n",
+        "n_layer = layers_wanted\nuse_moe = True\nlr = 1e-3\nbetas = (0.9, 1)\n_p = 1\nn_embed = 8\nBATCH_SIZE = 8\n",
     )
     assert configure(Options, ["base.py", "x.py"]).n_layer == 2
     assert capsys.readouterr().err.splitlines() == [
         "base.py: these set nothing here: run_tag",
-        "x.py: these set nothing here: use_moe, lr (here: learning_rate), betas, BATCH_SIZE (here: batch_size)",
+        "x.py: these set nothing here: use_moe, lr (here: learning_rate), betas, n_embed (here: n_embd), "
+        "BATCH_SIZE (here: batch_size)",
     ]
 
 

@@ -180,6 +180,10 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
     config = given.get("config")
     if config is not None and not (isinstance(config, dict) and _is_dataset(config.get("dataset"))):
         raise CheckpointError(f"{path} is damaged: its config is no dict of options; put a good copy in its place")
+    if not isinstance(given.get("tokenizer") or {}, dict):
+        raise CheckpointError(f"{path} is damaged: its tokenizer is no dict; put a good copy in its place")
+    if isinstance(given.get("best_val_loss"), str | bytes | list | tuple | dict | set):
+        raise CheckpointError(f"{path} is damaged: its best_val_loss is no number; put a good copy in its place")
     return dict(checkpoint)
 
 

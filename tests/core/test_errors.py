@@ -99,6 +99,18 @@ def test_a_program_can_outlive_its_stdout(monkeypatch: pytest.MonkeyPatch, caplo
     assert caplog.messages == ["nobody reads stdout any more: the run goes on without it"]
 
 
+def test_without_stderr_notes_do_not_go_to_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with exit_on_error():
+        print("note", file=sys.stderr)
+        assert not sys.stderr.isatty()
+        sys.stderr.close()
+
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("outlives", [True, False])
 def test_what_is_printed_in_place_of_a_run_ends_quietly_if_nobody_reads_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, outlives: bool

@@ -352,6 +352,25 @@ def test_a_weight_that_is_no_ordinary_tensor_is_named(
     assert f"{saved} cannot be used: its {name} {message}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tokenizer": "bpe"}, "its tokenizer is no dict"),
+        ({"best_val_loss": [1.5]}, "its best_val_loss is no number"),
+    ],
+)
+def test_a_checkpoint_with_facts_of_another_type_is_refused(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    checkpoint = {"model": {"w": torch.ones(2)}, "model_args": {}, "iter_num": 5, "best_val_loss": torch.tensor(1.5)}
+    torch.save(checkpoint, tmp_path / "good.pt")
+    torch.save({**checkpoint, **change}, tmp_path / "bad.pt")
+
+    assert load_checkpoint(tmp_path / "good.pt")["iter_num"] == 5
+    with pytest.raises(CheckpointError, match=f"bad.pt is damaged: {reason}; put a good copy in its place$"):
+        load_checkpoint(tmp_path / "bad.pt")
+
+
 @pytest.mark.parametrize("config", [[1], "x", {"dataset": 5}, {"dataset": "x" * 300}, {"dataset": torch.ones(2)}])
 def test_a_config_that_holds_no_options_is_refused(config: Any, saved: Path, tiny_model: GPT) -> None:
     content = {"model": tiny_model.state_dict(), "model_args": {}}
