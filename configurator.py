@@ -20,12 +20,12 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from config import mappings, spelling
-from core.errors import ConfigError, exit_on_error, is_rank_0
+from config import mappings, python_files, spelling
+from core.errors import ConfigError, exit_on_error, is_rank_0, print_and_exit
 
 if TYPE_CHECKING:
     from config.schema import Schema
@@ -44,9 +44,10 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
         for word in argv:
             if not word.startswith("-") and not word.endswith(CONFIG_FILES) and word not in schema.sections():
                 raise ConfigError(f"--help {word}: unknown section, wanted one of {', '.join(schema.sections())}")
-        print(schema.help([argument for argument in argv if argument in schema.sections()]))
-        print("\n--help SECTION shows one section; --print_config shows every value and where it came from.")
-        sys.exit(0)
+        text = schema.help([argument for argument in argv if argument in schema.sections()])
+        print_and_exit(
+            f"{text}\n\n--help SECTION shows one section; --print_config shows every value and where it came from."
+        )
     # nanoGPT's configs also find these in the globals they are executed with
     script = {"__name__": "__main__", "__file__": os.path.join(os.path.dirname(__file__), "train.py")}
     modules = {name: _LazyModule(module) for name, module in _MODULES.items()}
@@ -62,8 +63,7 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
     for line in overrides.without_base.values() if is_rank_0() else ():
         print(line, file=sys.stderr)
     if "--print_config" in argv:
-        print(options.table(overrides.origins))
-        sys.exit(0)
+        print_and_exit(options.table(overrides.origins))
     return options
 
 
@@ -76,6 +76,7 @@ class Overrides:
         self.names = set(schema.model_fields) if schema else {name for name in values if _is_setting(name, values)}
         self.sections = schema.sections() if schema else {}
         self.aliases = schema.ALIASES if schema else {}
+        self.dotted = [f"{heading}.{name}" for heading, names in self.sections.items() for name in names]
         self.initial = {name: values[name] for name in self.names}
         self.origins: dict[str, str] = {}
         self.errors: list[str] = []
@@ -126,6 +127,8 @@ class Overrides:
             _echo(f"Overriding: {key} = {self.values[key]}")
         elif (meant := self.repaired(argument)) and not self.is_acceptable(key, text):
             self.errors.append(f"{argument!r}: got a flag that is not plain --key=value{meant}")
+        elif not text and self.would_be_none(key):
+            self.errors.append(f"{argument}: got '', wanted a path or None (is a variable of the shell not set?)")
         elif name := self.assign(key, text, spelling.visible(argument)):
             _echo(f"Overriding: {name} = {self.values[name]}")
 
@@ -172,27 +175,20 @@ class Overrides:
         """Execute a config file with the current values as its globals, and apply its assignments."""
         count = len(self.errors)
         text = self.read(path)
-        if len(self.errors) > count:
-            return
         before = dict(self.values)
-        try:
-            exec(compile(text, path, "exec"), self.values)
-            tree = ast.parse(text)
-        except SyntaxError as error:
-            line = (text.splitlines()[error.lineno - 1 : error.lineno] or [""])[0] if error.lineno else ""
-            hint = "; write a path as r'C:\\...' or with /" if "unicodeescape" in str(error.msg) else ""
-            self.errors.append(f"{path}:{error.lineno}: {error.msg}: {spelling.shown(line.strip(), str)}{hint}")
-            return
-        except (Exception, SystemExit) as error:  # a file that ends the program would look like a finished run
+        tree = self._execute(path, text) if len(self.errors) == count else None
+        if tree is None:
             self.values.update({name: before[name] for name in self.names})  # those that it set are not checked
-            where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-            line = f"{path}:{where[-1].lineno}: {where[-1].line}" if where else path
-            self.errors.append(f"{line}: {type(error).__name__}: {spelling.shown(error, str)}")
             return
-        lines, read = _assigned_and_read_names(tree)
         for name in self.names - set(self.values):
             self.errors.append(f"{path}: deletes the option {name!r}")
             self.values[name] = before[name]
+        lines, declared, read = python_files.names_of(tree)
+        for name in [name for name in declared if name in self.known()]:
+            self.errors.append(
+                f"{path}:{declared[name]}: `{name}: VALUE` sets nothing in Python: write `{name} = VALUE`, or give the "
+                "file a name that ends in .yaml"
+            )
         self._note_unread(path, lines, read)
         touched = {name for name in self.values if name not in before or before[name] is not self.values[name]}
         for name in sorted(touched | (self.names & set(lines)), key=lambda name: lines.get(name, 0)):
@@ -211,8 +207,26 @@ class Overrides:
         self._note_missing_base(path, set(lines))
         self.idle = {file: names for file, names in self.idle.items() if not names & read}
         sets_an_option = (touched | set(lines)) & self.known()
-        if not sets_an_option and not _runs_other_files(tree) and len(self.errors) == count:
+        if not sets_an_option and not python_files.runs_other_files(tree) and len(self.errors) == count:
             self.idle[path] = touched
+
+    def _execute(self, path: str, text: str) -> ast.Module | None:
+        """Execute a config file with the current values as its globals; return its tree, None if it fails."""
+        try:
+            exec(compile(text, path, "exec"), self.values)
+            return ast.parse(text)
+        except SyntaxError as error:
+            hint = "; write a path as r'C:\\...' or with /" if "unicodeescape" in str(error.msg) else ""
+            if error.lineno:
+                line = (text.splitlines()[error.lineno - 1 : error.lineno] or [""])[0]
+                self.errors.append(f"{path}:{error.lineno}: {error.msg}: {spelling.shown(line.strip(), str)}{hint}")
+            else:
+                self.errors.append(f"{path}: {error.msg}")
+        except (Exception, SystemExit) as error:  # a file that ends the program would look like a finished run
+            where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+            line = f"{path}:{where[-1].lineno}: {where[-1].line}" if where else path
+            self.errors.append(f"{line}: {type(error).__name__}: {spelling.shown(error, str)}")
+        return None
 
     def _note_unread(self, path: str, lines: dict[str, int], read: set[str]) -> None:
         """Keep the names that a file assigns and that neither this nor a later file reads."""
@@ -238,7 +252,7 @@ class Overrides:
             )
         for path in dict.fromkeys(self.unread.values()):
             names = [name for name, file in self.unread.items() if file == path]
-            meant = {name: spelling.FOREIGN.get(name) for name in names}
+            meant = {name: spelling.FOREIGN.get(name.lower(), name.lower()) for name in names}
             shown = [f"{name} (here: {meant[name]})" if meant[name] in self.names else name for name in names]
             if is_rank_0():
                 print(f"{path}: these set nothing here: {', '.join(shown)}", file=sys.stderr)
@@ -268,13 +282,13 @@ class Overrides:
                 return None
         elif "." in key and key.partition(".")[2] in self.sections.get(key.partition(".")[0], ()):
             name = key.partition(".")[2]
-        if self.schema and name in {**self.schema.NOT_SUPPORTED, **self.schema.WITHOUT_EFFECT}:
+        if self.schema and name not in self.names and name in self.known():
             self.values[name] = _literal(value)
-            return None
-        if self.schema and name in self.schema.ELSEWHERE and name not in self.names:
-            self.values[name] = _literal(value)
-            if origin.startswith("--") and is_rank_0():
-                print(f"{origin}: an option of {self.schema.ELSEWHERE[name]}, without effect here", file=sys.stderr)
+            why = self.schema.WITHOUT_EFFECT.get(name)
+            if name in self.schema.ELSEWHERE:
+                why = f"an option of {self.schema.ELSEWHERE[name]}"
+            if why and origin.startswith("--") and is_rank_0():
+                print(f"{origin}: without effect here ({why})", file=sys.stderr)
             return None
         if name not in self.names:
             self.errors.append(f"{origin}: unknown option {key!r}{self.suggestion(key)}")
@@ -302,6 +316,8 @@ class Overrides:
         try:
             if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path) or _is_stream(path)):
                 raise ValueError("it is a device or a named pipe, wanted a file")  # reading it may never end
+            if python_files.is_program(path):
+                raise ValueError("it is a program, wanted a file of options")
             with open(path, encoding="utf-8-sig") as file:  # editors on Windows write a byte order mark
                 text = file.read()
         except (OSError, ValueError) as error:  # among them UnicodeDecodeError, and a null byte in the path
@@ -320,20 +336,8 @@ class Overrides:
 
     def suggestion(self, key: str) -> str:
         """Return `, did you mean ...?` with at most three similar options, or an empty text if none is similar."""
-        if advice := spelling.ADVICE.get(key):
-            meant = spelling.FOREIGN.get(key)
-            return f", did you mean {meant!r}? ({advice})" if meant in self.names else f": {advice}"
-        if (meant := spelling.FOREIGN.get(key)) in self.names:
-            return f", did you mean {meant!r}?"
-        plain = spelling.split_flag(key)[0]
-        if plain != key and plain in self.names:
-            return f", did you mean {plain!r}?"
-        dotted = [f"{heading}.{name}" for heading, names in self.sections.items() for name in names]
-        if "." in key and (elsewhere := [name for name in dotted if name.partition(".")[2] == key.partition(".")[2]]):
-            return f", did you mean {elsewhere[0]!r}?"
-        candidates = [*dotted, *(alias for alias in self.aliases if "." in alias)] if "." in key else self.names
-        edits, near = spelling.nearest(key, candidates)
-        return f", did you mean {' or '.join(map(repr, near[:3]))}?" if edits <= max(1, len(key) // 3) else ""
+        dotted = [*self.dotted, *(alias for alias in self.aliases if "." in alias)]
+        return spelling.suggestion(key, self.names, dotted)
 
     def repaired(self, argument: str) -> str:
         """Return `, did you mean --key=value?` if plain dashes, quotes and spaces make an argument valid, else ''."""
@@ -348,6 +352,12 @@ class Overrides:
     def takes_prose(self, key: str) -> bool:
         """Return whether an option is a text of the user's, such as a prompt, in which every character counts."""
         return self.schema is not None and self.schema.text_kind(key) == "prose"
+
+    def would_be_none(self, key: str) -> bool:
+        """Return whether an empty value of this option would have the meaning of its default None: it is a path."""
+        name = key.rpartition(".")[2]
+        is_path = self.schema is not None and self.schema.text_kind(name) == "path"
+        return is_path and self.initial.get(name, "") is None and self.fits(name, "")
 
     def fits(self, key: str, value: Any) -> bool:
         """Return whether an option takes a value."""
@@ -401,39 +411,6 @@ def _is_setting(name: str, values: dict[str, Any]) -> bool:
     """Return True for a public name with a plain value; False for modules, functions and private names."""
     value = values.get(name, _LazyModule)
     return not name.startswith("_") and isinstance(value, bool | int | float | str | list | tuple | dict | None)
-
-
-def _assigned_and_read_names(tree: ast.Module) -> tuple[dict[str, int], set[str]]:
-    """Return the names that a file assigns, with the line of the last assignment, and the names that it reads.
-
-    Names of functions and classes of the file are their own: assigning them sets nothing.
-    """
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    assigned = {node.id: node.lineno for node in _outside_of_scopes(tree) if isinstance(node.ctx, ast.Store)}
-    updated = {
-        node.target.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
-    }
-    return assigned, updated | {node.id for node in names if isinstance(node.ctx, ast.Load)}
-
-
-def _outside_of_scopes(node: ast.AST) -> Iterator[ast.Name]:
-    """Yield the names in a file in the order of its lines, except those inside functions and classes."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Name):
-            yield child
-        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            yield from _outside_of_scopes(child)
-
-
-def _runs_other_files(tree: ast.Module) -> bool:
-    """Return whether a config file imports everything from a module, or executes another file."""
-    return any(
-        (isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names))
-        or (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exec")
-        for node in ast.walk(tree)
-    )
 
 
 def _is_stream(path: str) -> bool:

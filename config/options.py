@@ -367,7 +367,7 @@ class SampleOptions(Schema):
     opt = section("model")
     init_from: str = opt("resume", "resume (the checkpoint in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2", text="path", min_length=1)
     out_dir: str = opt("out", "folder of the checkpoint, or the checkpoint file", text="path", min_length=1)
-    checkpoint: str = opt("linked", "which checkpoint of out_dir: linked (nanoGPT's ckpt.pt), newest, best (with the lowest validation loss), or the name of a file in it", text="path", min_length=1)
+    checkpoint: str = opt("linked", "which checkpoint of out_dir: linked (nanoGPT's ckpt.pt), newest, best (with the lowest validation loss), or the name or path of a file", text="path", min_length=1)
 
     opt = section("text")
     start: str = opt("\n", "the prompt; FILE:path reads it from a file", text="prose")
@@ -399,6 +399,8 @@ class SampleOptions(Schema):
     cpu_autocast: bool = opt(False, "let dtype=bfloat16 also take effect on a CPU")
     compile: bool = opt(False, "compile the model with torch.compile")
     del opt
+
+    SPELLINGS: ClassVar[Any] = {"init_from": {"auto": "resume"}}  # a training config works here, too
 
     ALIASES: ClassVar[Any] = {  # nanoGPT forks
         "sequence_length": ("max_new_tokens", None),

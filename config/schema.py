@@ -202,6 +202,10 @@ def checked_text(text: str, kind: str) -> str:
         raise ValueError("a text without control characters (write a path as r'C:\\...' or with /)")
     if kind == "path":
         text = os.path.expandvars(os.path.expanduser(text))
+        if text.startswith("~"):
+            raise ValueError(f"a path, and there is no user {text.split('/')[0]} (write ./{text} if it is a name)")
+        if re.match(r"[a-z]\w+://", text):
+            raise ValueError("a path on this machine, no URL")
         if unset := re.search(r"\$(\w+|\{\w+\})", text):
             raise ValueError(f"a path whose variables are set; {unset[0]} is not")
         if len(text) > PATH_BYTES or any(len(os.fsencode(name)) > NAME_BYTES for name in text.split("/")):

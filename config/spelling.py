@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # a word processor makes them of - and --
@@ -14,14 +14,14 @@ QUOTES = TYPOGRAPHIC + "\"'`"
 # names in litgpt, Hugging Face, nanochat, torchtitan, Megatron and others, by the option that they are here
 _FOREIGN = {
     "learning_rate": "lr max_lr base_lr peak_lr init_lr",
-    "max_iters": "max_steps num_iterations total_steps train_steps num_steps train_iters max_iterations num_train_steps",
-    "out_dir": "output_dir save_dir checkpoint_dir ckpt_dir outdir log_dir work_dir",
-    "batch_size": "per_device_train_batch_size micro_batch_size train_batch_size device_batch_size",
+    "max_iters": "max_steps num_iterations total_steps train_steps num_steps train_iters max_iterations num_train_steps iters training_steps",
+    "out_dir": "output_dir save_dir checkpoint_dir ckpt_dir outdir log_dir work_dir logdir ckpt ckpt_path checkpoint_path model_path",
+    "batch_size": "per_device_train_batch_size micro_batch_size train_batch_size device_batch_size bs bsz",
     "gradient_accumulation_steps": "grad_accum_steps grad_accum gradient_accumulation accumulation_steps "
     "gradient_accumulation_iters",
     "n_layer": "n_layers num_layers num_hidden_layers layers depth",
     "n_head": "n_heads num_heads num_attention_heads heads",
-    "n_embd": "n_embed d_model hidden_size embed_dim emb_dim embedding_dim hidden_dim dim",
+    "n_embd": "n_embed d_model hidden_size embed_dim emb_dim embedding_dim hidden_dim dim hidden",
     "block_size": "context_length seq_len max_seq_len sequence_length max_seq_length seq_length context_size ctx_len "
     "n_ctx max_length sequence_len",
     "dropout": "dropout_rate drop_rate dropout_p",
@@ -33,13 +33,13 @@ _FOREIGN = {
     "weight_decay": "wd",
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
-    "init_from": "resume resume_from resume_from_checkpoint load_checkpoint",
+    "init_from": "resume resume_from resume_from_checkpoint load_checkpoint model_type model_name model_name_or_path pretrained",
     "eval_interval": "eval_every eval_steps val_check_interval val_every val_interval evaluation_steps",
     "eval_iters": "eval_batches val_batches limit_val_batches",
     "save_interval": "save_every save_steps checkpoint_interval ckpt_interval checkpoint_every",
     "log_interval": "log_every logging_steps log_freq log_every_n_steps print_every",
     "dtype": "bf16 fp16 precision mixed_precision amp",
-    "dataset": "data_dir data_path dataset_name train_data_path",
+    "dataset": "data_dir data_path dataset_name train_data_path data data_root dataset_path",
     "compile": "torch_compile use_compile",
     "wandb_log": "use_wandb wandb report_to",
     "wandb_run_name": "run_name wandb_name",
@@ -51,18 +51,45 @@ _FOREIGN = {
 }
 FOREIGN = {foreign: option for option, names in _FOREIGN.items() for foreign in names.split()}
 ADVICE = {
-    "resume": "--init_from=resume goes on with the run in out_dir",
-    "resume_from": "--init_from=resume goes on with the run in out_dir",
-    "resume_from_checkpoint": "--init_from=resume goes on with the run in out_dir",
-    "load_checkpoint": "--init_from=resume goes on with the run in out_dir",
+    **dict.fromkeys(
+        ("resume", "resume_from", "resume_from_checkpoint", "load_checkpoint"),
+        "--init_from=resume goes on with the run in out_dir",
+    ),
     "bf16": "--dtype=bfloat16",
     "fp16": "--dtype=float16",
-    "epochs": "the length of a run is max_iters, in iterations",
-    "num_epochs": "the length of a run is max_iters, in iterations",
-    "num_train_epochs": "the length of a run is max_iters, in iterations",
-    "config": "give the config file without a flag: python train.py config/x.py",
-    "config_file": "give the config file without a flag: python train.py config/x.py",
+    **dict.fromkeys(
+        ("epochs", "num_epochs", "max_epochs", "num_train_epochs"), "the length of a run is max_iters, in iterations"
+    ),
+    **dict.fromkeys(
+        ("config", "config_file", "config_path", "cfg"),
+        "give the config file without a flag: python train.py config/x.py",
+    ),
+    **dict.fromkeys(
+        ("gpus", "num_gpus", "n_gpus", "devices", "nproc_per_node"),
+        "one process per GPU: torchrun --standalone --nproc_per_node=N train.py",
+    ),
+    "help": "--help stands alone, or before the name of a section",
+    "print_config": "--print_config stands alone",
 }
+
+
+def suggestion(key: str, names: Collection[str], dotted: Collection[str] = ()) -> str:
+    """Return `, did you mean ...?` with at most three similar options, or an empty text if none is similar.
+
+    names, dotted: the options, by their flat names and with their section or as another trainer writes them
+    """
+    last = key.rpartition(".")[2]
+    meant, plain = FOREIGN.get(last), split_flag(key)[0]
+    if "." in key:
+        exact = [name for name in dotted if name.partition(".")[2] in (last, meant)]
+    else:
+        exact = [name for name in (meant or plain, plain) if name in names and name != key]
+    if not exact and (advice := ADVICE.get(last)):
+        return f": {advice}"
+    edits, near = nearest(key, dotted if "." in key else names)
+    similar = exact[:1] or (near[:3] if edits <= max(1, len(key) // 3) else [])
+    advice = f" ({ADVICE[last]})" if last in ADVICE else ""
+    return f", did you mean {' or '.join(map(repr, similar))}?{advice}" if similar else ""
 
 
 def nearest(word: str, names: Iterable[str]) -> tuple[int, list[str]]:
@@ -96,7 +123,7 @@ def edit_distance(left: str, right: str) -> int:
 
 def near_file(path: str, endings: tuple[str, ...]) -> str | None:
     """Return the config file that `path` probably means, in its own folder or in config/; None if none is similar."""
-    given = Path(path.strip())
+    given = Path(path.strip().replace("\\", "/"))
     folders = dict.fromkeys([given.parent, Path("config") / given.parent, Path("config")])
     candidates = [file for folder in folders for ending in endings for file in sorted(folder.glob(f"*{ending}"))]
     by_name = {str(file): file for file in candidates if file.is_file() and file.name != "__init__.py"}

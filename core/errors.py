@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 log = logging.getLogger("coregpt")
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
@@ -111,6 +111,8 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
     stdout = sys.stdout
     if outlives_stdout and stdout is not None:
         sys.stdout = LastingStream(stdout)
+    if sys.stderr is None:  # closed before the start, by cron for example; print would take stdout in its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
     except BrokenPipeError:
@@ -134,6 +136,18 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
         sys.stdout = stdout
         if _is_abandoned(stdout):  # Python would report it when it flushes stdout at the end
             _redirect_to_nothing(stdout)
+
+
+def print_and_exit(text: str) -> NoReturn:
+    """Print what a program was asked for in place of its work, such as its help; end it, also if nobody reads that."""
+    stream = sys.stdout.stream if isinstance(sys.stdout, LastingStream) else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        _redirect_to_nothing(stream)  # Python would try again at the end
+        if error.errno not in NOBODY_READS:
+            raise ConfigError(f"stdout cannot be written ({error.strerror}): give it another place") from None
+    sys.exit(0)
 
 
 def _print_on_stderr(text: str) -> None:

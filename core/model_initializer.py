@@ -118,7 +118,8 @@ class ModelInitializer:
         args = {**model_args, **{key: getattr(model.config, key) for key in SHAPE_ARGS}}
         return LoadedModel(model.to(self.device), args)
 
-    def require_pretrained(self, name: str) -> None:
+    @staticmethod
+    def require_pretrained(name: str) -> None:
         """Raise ConfigError unless `name` is a GPT-2 of Hugging Face, or a local folder with one that fits."""
         if os.path.exists(Path(name, "config.json")):  # transformers, too, prefers a folder to the model of that name
             require_gpt2(Path(name))

@@ -141,7 +141,6 @@ class Trainer:
                 self.save_final()
                 break
             except _RolledBack as event:
-                self.checkpointer.is_rolling_back = False
                 log.warning(event)
                 self.logger.log_event({"event": "recovery", "history": self.monitor.history})
             except Interrupted:  # a signal ended an evaluation or a batch draw: restore `step_start`, and stop
@@ -239,7 +238,9 @@ class Trainer:
         state, place = self.checkpointer.roll_back()
         self.load_state_dict(state)
         self.step_start = self.checkpointer.position()
-        raise _RolledBack(self.monitor.record_rollback(decision, self.iter_num, place))
+        message = self.monitor.record_rollback(decision, self.iter_num, place)
+        self.checkpointer.is_rolling_back = False
+        raise _RolledBack(message)
 
     def save_checkpoint(self, link: bool = False) -> None:
         """Write a checkpoint now. link: also as nanoGPT's ckpt.pt, with its line"""

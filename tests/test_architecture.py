@@ -22,8 +22,9 @@ MAY_IMPORT = {  # file or folder: the modules that it may import at run time, in
     "model.py": {"core.errors"},
     "loss_modifiers": SHARED,
     "data": {*SHARED, "data"},  # not prepare_streaming.py
-    "configurator.py": {"core.errors", "configurator", "config.mappings", "config.spelling"},
+    "configurator.py": {"core.errors", "configurator", "config.mappings", "config.python_files", "config.spelling"},
     "config/mappings.py": set(),
+    "config/python_files.py": set(),
     "config/spelling.py": set(),
     "config/schema.py": set(),
     "config/options.py": {"config.schema", "config.not_supported", "configurator"},

@@ -306,6 +306,24 @@ def test_a_python_file_that_sets_no_option_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["batch_size: 3\n", "batch_size: int\nn_layer = 2\n", "vocab = 3\nbatch_size: vocab\n"]
+)
+def test_yaml_in_a_python_file_is_refused(text: str) -> None:
+    line = text.splitlines().index(next(line for line in text.splitlines() if line.startswith("batch"))) + 1
+    assert error_of(write("x.py", text)) == (
+        f"x.py:{line}: `batch_size: VALUE` sets nothing in Python: write `batch_size = VALUE`, or give the file a name "
+        "that ends in .yaml"
+    )
+
+
+def test_a_type_next_to_a_value_is_no_yaml() -> None:
+    assert from_py("batch_size: int\nbatch_size = 3\nn_layer: int = 2\nhelper: int\n").changed(*NAMES) == {
+        "batch_size": 3,
+        "n_layer": 2,
+    }
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "batch_size = 12\n",
@@ -325,11 +343,15 @@ def test_a_file_that_sets_a_default_or_another_programs_option_is_taken(
 
 def test_names_that_set_nothing_are_listed_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     write("base.py", "layers_wanted = 2\nrun_tag = 'a'\nbatch_size = 3\n")
-    write("x.py", "n_layer = layers_wanted\nuse_moe = True\nlr = 1e-3\nbetas = (0.9, 0.95)\n_private = 1\ntop_k = 5\n")
+    write(
+        "x.py",
+        "n_layer = layers_wanted\nuse_moe = True\nlr = 1e-3\nbetas = (0.9, 1)\n_p = 1\nn_embed = 8\nBATCH_SIZE = 8\n",
+    )
     assert configure(Options, ["base.py", "x.py"]).n_layer == 2
     assert capsys.readouterr().err.splitlines() == [
         "base.py: these set nothing here: run_tag",
-        "x.py: these set nothing here: use_moe, lr (here: learning_rate), betas",
+        "x.py: these set nothing here: use_moe, lr (here: learning_rate), betas, n_embed (here: n_embd), "
+        "BATCH_SIZE (here: batch_size)",
     ]
 
 
@@ -467,6 +489,30 @@ def test_the_flags_of_other_trainers_are_errors_that_name_the_option(flag: str, 
     assert f"unknown option '{flag}', did you mean '{option}'?" in error_of(write("x.yaml", f"{flag}: 3\n"))
 
 
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [
+        ("optimizer.lr", ", did you mean 'optimizer.learning_rate'?"),
+        ("optim.betas", ""),
+        ("trainer.max_epochs", ": the length of a run is max_iters, in iterations"),
+        ("data.batch_size", ", did you mean 'training.batch_size'?"),
+        ("model.n_layers", ", did you mean 'model.n_layer'?"),
+        ("model_name", ", did you mean 'init_from'?"),
+        ("devices", ": one process per GPU: torchrun --standalone --nproc_per_node=N train.py"),
+        ("help", ": --help stands alone, or before the name of a section"),
+        ("print_config", ": --print_config stands alone"),
+    ],
+)
+def test_what_another_trainers_flag_means_is_said(flag: str, hint: str) -> None:
+    assert error_of(f"--{flag}=3") == f"--{flag}=3: unknown option '{flag}'{hint}"
+
+
+def test_the_advice_for_print_config_with_a_dash_is_followed_by_none_other() -> None:
+    assert error_of("--print-config") == (
+        "--print-config: wanted --key=value: --print_config stands alone (--help lists the options)"
+    )
+
+
 def test_every_foreign_name_means_an_option_and_is_none() -> None:
     known = {*Options.model_fields, *SampleOptions.model_fields}
     assert set(spelling.FOREIGN.values()) <= known and not known & spelling.FOREIGN.keys()
@@ -482,9 +528,14 @@ def test_an_option_of_the_other_program_has_no_effect(capsys: pytest.CaptureFixt
     assert configure(Options, ["--temperature=0.5"]) == Options()
     assert configure(SampleOptions, ["--dataset=letters"]) == SampleOptions()
     assert capsys.readouterr().err.splitlines() == [
-        "--temperature=0.5: an option of sample.py, without effect here",
-        "--dataset=letters: an option of train.py, without effect here",
+        "--temperature=0.5: without effect here (an option of sample.py)",
+        "--dataset=letters: without effect here (an option of train.py)",
     ]
+
+
+def test_a_flag_that_is_accepted_and_ignored_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert configure(Options, ["--vocab_size=100", write("x.py", "vocab_size = 65\nn_layer = 2\n")]).n_layer == 2
+    assert capsys.readouterr().err == "--vocab_size=100: without effect here (read from meta.pkl)\n"
 
 
 def test_a_training_config_works_for_sampling(capsys: pytest.CaptureFixture[str]) -> None:
@@ -495,7 +546,13 @@ def test_a_training_config_works_for_sampling(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     "given",
-    ["config/train_shakespear.py", "config/train_shakespeare", "train_shakespeare.py", "train_shakespeare.py\r"],
+    [
+        "config/train_shakespear.py",
+        "config/train_shakespeare",
+        "train_shakespeare.py",
+        "train_shakespeare.py\r",
+        "config\\train_shakespeare.py",
+    ],
 )
 def test_the_nearest_config_file_is_named(given: str) -> None:
     Path("config").mkdir()
@@ -790,6 +847,10 @@ def test_a_syntax_error_shows_the_line() -> None:
     assert error_of(write("x.py", "max_iters = 1\nbatch_size = = 3\n")) == "x.py:2: invalid syntax: batch_size = = 3"
 
 
+def test_a_syntax_error_without_a_line_names_the_file() -> None:
+    assert error_of(write("x.py", "batch_size = 3\n\0")) == "x.py: source code string cannot contain null bytes"
+
+
 def test_a_file_that_raises_shows_its_line() -> None:
     raising = write("x.py", "n_layer = 3\nmin_lr = learning_rate / 0\n")
     assert error_of(raising).startswith("x.py:2: min_lr = learning_rate / 0: ZeroDivisionError: ")
@@ -811,6 +872,17 @@ def test_files_that_cannot_be_read_are_reported() -> None:
         r"cannot read config file latin\.py: it is not UTF-8 text \(byte 0x.. at position \d+\): save it as UTF-8",
         error_of("latin.py"),
     )
+
+
+@pytest.mark.parametrize("name", ["train.py", "sample.py"])
+def test_a_program_is_no_config_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = f"cannot read config file {name}: it is a program, wanted a file of options"
+    monkeypatch.chdir(ROOT)
+    assert error_of(name) == reason
+
+
+def test_a_config_file_may_have_the_name_of_a_program() -> None:
+    assert configure(Options, [write("train.py", "n_layer = 2\n")]).n_layer == 2
 
 
 def test_rules_between_options_are_checked_last() -> None:
@@ -846,6 +918,26 @@ def test_home_and_variables_are_expanded_in_paths(source: str, monkeypatch: pyte
             write(source, f"out_dir = '{text}'\n" if source == "x.py" else f"out_dir: {text}\n")
         given = f"--out_dir={text}" if source == "flag" else source
         assert configure(Options, [given]).out_dir == expected
+
+
+def test_a_path_that_is_none_here_is_refused() -> None:
+    for path, wanted in (
+        ("~nobody-here/out", "a path, and there is no user ~nobody-here (write ./~nobody-here/out if it is a name)"),
+        ("s3://bucket/out", "a path on this machine, no URL"),
+        ("file:///tmp/out", "a path on this machine, no URL"),
+    ):
+        assert error_of(f"--out_dir={path}") == f"--out_dir={path}: out_dir: got '{path}', wanted {wanted}"
+
+
+@pytest.mark.parametrize("path", ["./~nobody-here", "a:b", "C:/runs", "a~b", "12:30//x"])
+def test_unusual_names_are_paths(path: str) -> None:
+    assert configure(Options, [f"--out_dir={path}"]).out_dir == path
+
+
+@pytest.mark.parametrize("name", ["init_from_checkpoint", "transfer.init_from_checkpoint"])
+def test_an_empty_path_on_the_command_line_is_not_taken_for_none(name: str) -> None:
+    assert error_of(f"--{name}=") == (f"--{name}=: got '', wanted a path or None (is a variable of the shell not set?)")
+    assert from_py("init_from_checkpoint = ''\n").init_from_checkpoint == ""  # as in the train_run line's configs
 
 
 def test_a_variable_that_is_not_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

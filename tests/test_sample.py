@@ -251,7 +251,13 @@ def test_of_several_checkpoints_ckpt_pt_is_used(models: dict[str, GPT], capsys: 
 
 @pytest.mark.parametrize(
     ("which", "name"),
-    [("linked", "linked"), ("newest", "newest"), ("ckpt-000002.pt", "newest"), ("best", "linked")],
+    [
+        ("linked", "linked"),
+        ("newest", "newest"),
+        ("ckpt-000002.pt", "newest"),
+        ("out/ckpt-000002.pt", "newest"),
+        ("best", "linked"),
+    ],
 )
 def test_another_checkpoint_can_be_chosen(
     models: dict[str, GPT], capsys: pytest.CaptureFixture[str], which: str, name: str
@@ -612,6 +618,11 @@ def test_a_data_set_with_another_vocabulary_is_refused(unmasking: GPT, monkeypat
         (["--start=FILE:data"], ConfigError, r"--start=FILE:data: the prompt cannot be read"),
         (["--out_dir=none"], CheckpointError, r"no checkpoint at none/ckpt\.pt: set out_dir"),
         (["--init_from=gpt3"], ConfigError, r"init_from='gpt3' is not known: wanted .*gpt2-xl"),
+        (
+            ["--checkpoint=Best"],
+            CheckpointError,
+            r"checkpoint=Best: there is no such file in out, wanted linked, newest",
+        ),
         (["--temperature=-1"], ConfigError, r"temperature: got '-1', wanted float >= 0"),
         (["--top_k=-1"], ConfigError, r"top_k: got '-1', wanted int or None >= 0"),
         (["--num_sample=3"], ConfigError, r"unknown option 'num_sample', did you mean 'num_samples'\?"),
@@ -626,6 +637,13 @@ def test_wrong_options_and_prompts_are_refused(
 
     with pytest.raises(error, match=message):
         sample.main([*CPU, *flags])
+
+
+def test_a_config_of_a_run_that_starts_or_goes_on_can_be_sampled_with(
+    checkpoint: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.py").write_text("init_from = 'auto'\nn_layer = 2\n")
+    assert printed([*CPU, "--start=abc", "mine.py"], capsys) == printed([*CPU, "--start=abc"], capsys)
 
 
 def test_scratch_is_not_offered_for_sampling(checkpoint: dict[str, Any]) -> None:

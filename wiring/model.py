@@ -69,7 +69,6 @@ def model_maker(
     if transfer:
         _log_other_tokens(f"transfer: {transfer}", load_values(transfer).get("tokenizer"), data)
     elif start.found is None and start.init_from != "scratch":
-        initializer.require_pretrained(start.init_from)
         _log_other_tokens(start.init_from, None, data)
 
     def make() -> tuple[LoadedModel, dict[str, Any] | None]:

@@ -85,7 +85,7 @@ def _load(options: SampleOptions, initializer: core.ModelInitializer) -> tuple[A
 
 
 def _find_checkpoint(options: SampleOptions) -> CheckpointFile:
-    """Return the checkpoint that the options name: out_dir may be the file itself."""
+    """Return the checkpoint that the options name: out_dir may be the file itself, and checkpoint a path of its own."""
     path, checkpoints = Path(options.out_dir), core.CheckpointManager(options.out_dir)
     if path.is_file():
         return CheckpointFile(path, None)
@@ -93,7 +93,12 @@ def _find_checkpoint(options: SampleOptions) -> CheckpointFile:
         return checkpoints.load_best()
     if options.checkpoint in ("linked", "newest"):
         return checkpoints.load(prefer_linked=options.checkpoint == "linked")
-    return CheckpointFile(core.find_checkpoint(path / options.checkpoint), None)
+    named = next((file for file in (path / options.checkpoint, Path(options.checkpoint)) if file.exists()), None)
+    if named is None:
+        raise core.CheckpointError(
+            f"checkpoint={options.checkpoint}: there is no such file in {path}, wanted linked, newest, best, or a file"
+        )
+    return CheckpointFile(core.find_checkpoint(named), None)
 
 
 def _progress(checkpoint: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> str:

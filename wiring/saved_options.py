@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import reprlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ from core import CheckpointError, ConfigError
 from core.checkpoint.format import load_values
 from core.checkpoint.manifest import sequence_of
 from core.checkpoint.search import LINKED
+from core.errors import is_rank_0
 
 if TYPE_CHECKING:
     from config.options import Options
 
-log = logging.getLogger("coregpt")
 WHICH_RUN = {"init_from", "out_dir", "ckpt_filename"}
 WHICH_MACHINE = {"device", "dtype", "compile", "backend", "time_limit"}
 
@@ -27,9 +27,32 @@ def as_saved(options: Options, argv: Sequence[str]) -> Options:
     With a config file, or an option beyond WHICH_RUN and WHICH_MACHINE, the options are as given, which is nanoGPT's
     meaning of a resume. They are also as given for a fresh start, and where no checkpoint holds options.
     """
-    given = {argument.removeprefix("--").split("=")[0].rpartition(".")[2] for argument in argv}
-    if options.init_from != "resume" or not given <= WHICH_RUN | WHICH_MACHINE:
+    if options.init_from != "resume" or any(not argument.startswith("--") for argument in argv):
         return options
+    path, saved = _saved(options)
+    given = options.model_fields_set
+    if path is None:
+        return options
+    if more := sorted(given - WHICH_RUN - WHICH_MACHINE):
+        if options.dataset != saved["dataset"]:
+            _say(
+                f"resume: as {', '.join(more)} is given, all other options have their defaults, such as "
+                f"dataset={options.dataset}, and not the values saved in {path}: give the config file and flags of "
+                "that run, too"
+            )
+        return options
+    found = read_saved(type(options), saved, path, options.pick(*WHICH_RUN, *given))
+    _say(f"resume: with the options saved in {path}; to change one, give the config file again")
+    return found
+
+
+def _say(note: str) -> None:
+    if is_rank_0():
+        print(note, file=sys.stderr)  # the log has no handler before the run begins
+
+
+def _saved(options: Options) -> tuple[Path | None, dict[str, Any]]:
+    """Return the checkpoint to resume and the options saved in it; None if no checkpoint holds options."""
     folder = Path(options.out_dir)
     for path in [folder / options.ckpt_filename] if options.ckpt_filename else _newest_first(folder):
         try:
@@ -37,10 +60,8 @@ def as_saved(options: Options, argv: Sequence[str]) -> Options:
         except CheckpointError:  # a damaged one is reported when it is to be loaded
             continue
         if isinstance(saved, dict) and "dataset" in saved:
-            found = read_saved(type(options), saved, path, options.pick(*WHICH_RUN, *given))
-            log.info(f"resume: with the options saved in {path}; to change one, give the config file again")
-            return found
-    return options
+            return path, saved
+    return None, {}
 
 
 def read_saved(

@@ -10,6 +10,7 @@ from core import (
     Callback,
     CheckpointError,
     CheckpointManager,
+    ModelInitializer,
     Preemption,
     RunFolder,
     Runtime,
@@ -61,7 +62,7 @@ class RunStart(NamedTuple):
 
 
 def find_start(options: Options, runtime: Runtime, checkpoints: CheckpointManager) -> RunStart:
-    """Return how the run starts; its folder, if it exists, is locked from here on."""
+    """Return how the run starts; its folder, if it exists, is locked from here on. ConfigError for an unknown start"""
     folder = RunFolder(options.out_dir)
     runtime.at_exit(folder.release)
     # torchrun counts restarts on each node alone, and does not count those after a node has joined or left
@@ -72,7 +73,10 @@ def find_start(options: Options, runtime: Runtime, checkpoints: CheckpointManage
             folder.claim(wait_s=30 if is_restarted else 0)
         if options.init_from == "resume" and options.ckpt_filename:
             return "resume", _named_checkpoint(Path(options.out_dir, options.ckpt_filename))
-        return where_to_start(options.init_from, checkpoints, is_restarted)
+        init_from, found = where_to_start(options.init_from, checkpoints, is_restarted)
+        if init_from not in ("scratch", "resume"):
+            ModelInitializer.require_pretrained(init_from)
+        return init_from, found
 
     return RunStart(*runtime.on_master(look), folder)
 

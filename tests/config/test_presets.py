@@ -11,7 +11,16 @@ import train
 from config.options import Options
 from configurator import configure
 
-NO_PRESETS = ("__init__", "mappings", "not_supported", "options", "schema", "spelling", "stream_options")
+NO_PRESETS = (
+    "__init__",
+    "mappings",
+    "not_supported",
+    "options",
+    "python_files",
+    "schema",
+    "spelling",
+    "stream_options",
+)
 PRESETS = sorted(path for path in (Path(__file__).parents[2] / "config").iterdir()
                  if path.suffix in (".py", ".yaml") and path.stem not in NO_PRESETS)  # fmt: skip
 EVALUATION = dict(batch_size=8, eval_iters=500, eval_only=True)

@@ -25,6 +25,7 @@ from core.errors import (
     SaveError,
     WarnOnce,
     exit_on_error,
+    print_and_exit,
 )
 
 
@@ -96,6 +97,37 @@ def test_a_program_can_outlive_its_stdout(monkeypatch: pytest.MonkeyPatch, caplo
 
     assert written == 3
     assert caplog.messages == ["nobody reads stdout any more: the run goes on without it"]
+
+
+def test_without_stderr_notes_do_not_go_to_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with exit_on_error():
+        print("note", file=sys.stderr)
+        assert not sys.stderr.isatty()
+        sys.stderr.close()
+
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("outlives", [True, False])
+def test_what_is_printed_in_place_of_a_run_ends_quietly_if_nobody_reads_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, outlives: bool
+) -> None:
+    with abandoned_stdout(monkeypatch), pytest.raises(SystemExit) as end, exit_on_error(outlives_stdout=outlives):
+        print_and_exit("text")
+
+    assert end.value.code == 0
+    assert caplog.messages == []
+
+
+def test_what_is_printed_in_place_of_a_run_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, exit_on_error(outlives_stdout=True):
+        print_and_exit("text")
+
+    assert end.value.code == 0
+    assert capsys.readouterr() == ("text\n", "")
 
 
 def test_characters_that_stdout_cannot_encode_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +238,22 @@ def test_a_missing_package_is_one_message_with_the_command(program: str, tmp_pat
     assert done.stderr == (
         f"error: {sys.executable} has no package torch, numpy, pydantic, yaml: run `{sys.executable} -m pip install "
         f"-e {root}`\n"
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_behind_the_help_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as end, exit_on_error(outlives_stdout=True):
+            print_and_exit("text")
+        stream.flush()
+
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: stdout cannot be written (No space left on device): give it another place\n"
     )
 
 

@@ -19,7 +19,9 @@ def options_of(*argv: str) -> Options:
     return as_saved(configure(Options, argv), argv)
 
 
-def test_a_run_goes_on_as_it_was_started(run_dir: Path, tiny_argv: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_goes_on_as_it_was_started(
+    run_dir: Path, tiny_argv: list[str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     train.main([*tiny_argv, "--out_dir=whole", "--max_iters=5", "--eval_interval=2"])
     train.main(
         [*tiny_argv, "--out_dir=part", "--max_iters=5", "--eval_interval=2", "--save_interval=1", "--keep_last=9"]
@@ -31,8 +33,8 @@ def test_a_run_goes_on_as_it_was_started(run_dir: Path, tiny_argv: list[str], ca
 
     assert run_hash("part") == run_hash("whole")
     assert (
-        "resume: with the options saved in part/ckpt-000002.pt; to change one, give the config file again"
-        in caplog.text
+        "resume: with the options saved in part/ckpt-000002.pt; to change one, give the config file again\n"
+        in capsys.readouterr().err
     )
     assert "differ" not in caplog.text
 
@@ -48,6 +50,45 @@ def test_what_names_the_machine_is_taken_from_the_command_line(
 
     assert (options.dataset, options.n_embd, options.max_iters, options.init_from) == ("tiny", 32, 2, "resume")
     assert options.time_limit == (1.5 if len(given) > 1 else None)
+
+
+@pytest.mark.parametrize(
+    "given", ["--local-rank=0", "--temperature=1", "--system.device=cpu", "--training.use_torch_compile=False"]
+)
+def test_a_flag_that_sets_no_option_or_has_a_section_changes_nothing(
+    run_dir: Path, tiny_argv: list[str], given: str
+) -> None:
+    train.main([*tiny_argv, "--max_iters=2"])
+    assert options_of("--init_from=resume", "--out_dir=out", given).dataset == "tiny"
+
+
+def test_a_run_that_does_not_go_on_with_its_options_says_so(
+    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([*tiny_argv, "--max_iters=2"])
+    capsys.readouterr()
+    note = (
+        "resume: as max_iters is given, all other options have their defaults, such as dataset=openwebtext, and not "
+        "the values saved in out/ckpt-000001.pt: give the config file and flags of that run, too\n"
+    )
+
+    options_of("--init_from=resume", "--out_dir=out", "--max_iters=9")
+    assert capsys.readouterr().err == note
+    options_of("--init_from=resume", "--out_dir=out", "--max_iters=9", "--dataset=tiny")
+    assert capsys.readouterr().err == ""
+    Path("mine.py").write_text("learning_rate = 0.5\n")
+    options_of("--init_from=resume", "--out_dir=out", "mine.py", "--max_iters=9")
+    assert capsys.readouterr().err == ""
+
+
+def test_only_rank_0_says_it(
+    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.main([*tiny_argv, "--max_iters=2"])
+    capsys.readouterr()
+    monkeypatch.setenv("RANK", "1")
+    options_of("--init_from=resume", "--out_dir=out")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("more", [["--max_iters=9"], ["mine.py"], ["--model.n_layer=3"], ["--lr_decay_iters=9"]])

@@ -78,6 +78,14 @@ def test_a_restart_that_torchrun_did_not_count_here_is_noticed(
     assert make_start(options, run).init_from == start
 
 
+@pytest.mark.parametrize(("given", "near"), [("resum", "resume"), ("Scratch", "scratch"), ("gpt2xl", "gpt2-xl")])
+def test_a_misspelt_start_is_named_before_anything_else(
+    options: Options, run: core.Runtime, given: str, near: str
+) -> None:
+    with pytest.raises(core.ConfigError, match=rf"init_from='{given}' is not known: .*; did you mean {near}\?"):
+        make_start(options.model_copy(update={"init_from": given}), run)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
 def test_a_run_locks_its_folder_until_it_ends(options: Options, folder: Path) -> None:
     with core.Runtime(device="cpu") as run:

@@ -174,7 +174,7 @@ def test_an_optimizer_that_fails_before_or_after_it_changes_the_weights(
     assert run_hash("out") == run_hash("undisturbed")
 
 
-def test_a_callback_that_fails_in_an_update_completed_in_an_emergency_does_not_hinder_the_save(
+def test_a_callback_that_fails_as_well_does_not_hinder_the_save(
     run_dir: Path, tiny_argv: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", fail_at(5, torch.optim.AdamW.step))

@@ -105,7 +105,7 @@ def test_rank_0_that_was_killed_is_not_waited_for(
     assert time.monotonic() - started < emergency_exchange.SILENCE_S / 2
 
 
-def test_a_rank_that_answers_late_is_waited_for_though_another_has_answered(tmp_path: Path) -> None:
+def test_a_rank_that_answers_later_than_another_is_waited_for(tmp_path: Path) -> None:
     def work(runtime: Runtime, exchange: EmergencyExchange) -> None:
         if runtime.rank == 2:
             time.sleep(2 * emergency_exchange.MOMENT_S)

@@ -1,0 +1,65 @@
+"""Config files in Python: the names that they assign, declare and read."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeGuard
+
+PROGRAMS = [Path(__file__).resolve().parents[1] / name for name in ("train.py", "sample.py")]
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+
+class Names(NamedTuple):
+    """The names in a config file.
+
+    assigned: those that get a value, with the line of the last assignment. Names of functions and classes of the file
+              are their own: assigning them sets nothing
+    declared: those that get a type but no value, as in `batch_size: 8`, with their line
+    read:     those that the file reads
+    """
+
+    assigned: dict[str, int]
+    declared: dict[str, int]
+    read: set[str]
+
+
+def names_of(tree: ast.Module) -> Names:
+    """Return the names in a config file."""
+    assigned = {node.id: node.lineno for node in _outside_of_scopes(tree) if isinstance(node.ctx, ast.Store)}
+    declared, read = {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            read.add(node.target.id)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            read.add(node.id)
+    for node in tree.body:
+        if _is_declaration(node) and isinstance(node.target, ast.Name) and node.target.id not in assigned:
+            declared[node.target.id] = node.lineno
+    return Names(assigned, declared, read)
+
+
+def is_program(path: str) -> bool:
+    """Return whether a path is that of a program of ours, which would read its own arguments again."""
+    return Path(path).absolute() in PROGRAMS
+
+
+def runs_other_files(tree: ast.Module) -> bool:
+    """Return whether a config file imports everything from a module, or executes another file."""
+    return any(
+        (isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names))
+        or (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exec")
+        for node in ast.walk(tree)
+    )
+
+
+def _outside_of_scopes(node: ast.AST) -> Iterator[ast.Name]:
+    """Yield the names in a file in the order of its lines, except those inside functions and classes."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Name):
+            yield child
+        elif not (isinstance(child, SCOPES) or _is_declaration(child)):
+            yield from _outside_of_scopes(child)
+
+
+def _is_declaration(node: ast.AST) -> TypeGuard[ast.AnnAssign]:
+    return isinstance(node, ast.AnnAssign) and node.value is None
