@@ -77,7 +77,7 @@ def test_resuming_a_finished_run_does_nothing(
     assert {path.name: path.read_bytes() for path in Path("out").iterdir() if path.name != ".lock"} == before
     out, err = capsys.readouterr()
     assert "iter " not in out.replace("tokens per iteration", "")
-    assert err.count("nothing to do: the run has finished with iteration 6, its max_iters; raise that to go on") == 2
+    assert err.count("nothing to do: the run has finished with iteration 6, its max_iters; to go on, give") == 2
 
 
 def test_a_finished_run_can_be_made_longer(run_dir: Path, tiny_argv: list[str]) -> None:

@@ -447,7 +447,10 @@ def test_resuming_a_finished_run_makes_no_update(
     out, err = capsys.readouterr()
     match(out, introduction([*argv, "--init_from=resume"], "Resuming training from out"))
     verified = "resume: iteration 7 from ckpt-000003.pt, checksum and next batch verified\n"
-    finished = "nothing to do: the run has finished with iteration 6, its max_iters; raise that to go on\n"
+    finished = (
+        "nothing to do: the run has finished with iteration 6, its max_iters; to go on, give the run's config and a "
+        "larger max_iters\n"
+    )
     assert err == verified + finished
     assert contents() == before
     assert lowest == min(record["val/loss"] for record in records() if record["event"] == "eval")

@@ -340,7 +340,10 @@ class Checkpointer:
                 )
         last = self.notes.config.get("max_iters", math.inf)
         if checkpoint["iter_num"] > last and not self.notes.config.get("eval_only"):
-            log.info(f"nothing to do: the run has finished with iteration {last:g}, its max_iters; raise that to go on")
+            log.info(
+                f"nothing to do: the run has finished with iteration {last:g}, its max_iters; to go on, give the run's "
+                "config and a larger max_iters"
+            )
         return True
 
     def _restore_saved_position(self, checkpoint: State, manifest: State | None, has_other_data: bool) -> str | None:
