@@ -115,6 +115,8 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield
+        with suppress(ValueError, AttributeError):  # it is closed, or there is none
+            sys.stdout.flush()
     except BrokenPipeError:
         if not _is_abandoned(sys.stdout):
             raise
@@ -132,6 +134,12 @@ def exit_on_error(outlives_stdout: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         _print_on_stderr("stopped by Ctrl-C; --init_from=resume goes on from the last checkpoint")
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or not _is_full(stdout):
+            raise
+        _redirect_to_nothing(stdout)
+        _print_on_stderr(f"error: stdout cannot be written ({error.strerror}): give it another place")
+        sys.exit(ConfigError.exit_status)
     finally:
         sys.stdout = stdout
         if _is_abandoned(stdout):  # Python would report it when it flushes stdout at the end
@@ -202,6 +210,19 @@ def _is_abandoned(stream: TextIO | None) -> bool:
         return error.errno in NOBODY_READS
     except (ValueError, AttributeError):  # closed, or no file; Windows has no poll
         return False
+
+
+def _is_full(stream: TextIO | None) -> bool:
+    """Return whether there is no room for another line on a stream."""
+    if stream is None:
+        return False
+    try:
+        print(file=stream, flush=True)  # an unbuffered stream keeps nothing that could be flushed
+    except OSError as error:
+        return error.errno == errno.ENOSPC
+    except ValueError:  # it is closed
+        pass
+    return False
 
 
 def _redirect_to_nothing(stream: TextIO) -> None:

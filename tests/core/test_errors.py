@@ -268,3 +268,23 @@ def test_a_full_disk_behind_stdout_does_not_stop_a_run(
             print("text", flush=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is left in the buffer can be written here
     assert caplog.messages == ["stdout cannot be written, the run goes on (No space left on device)"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("buffering", [1, -1], ids=["in the middle", "at the end"])
+def test_a_program_whose_stdout_is_full_ends_with_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], buffering: int
+) -> None:
+    with open("/dev/full", "w", buffering=buffering) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as ended, exit_on_error():
+            print("text")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: stdout cannot be written (No space left on device): give it another place\n"
+    )
+
+
+def test_a_full_disk_elsewhere_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="No space left"), exit_on_error():
+        raise OSError(28, "No space left on device")
