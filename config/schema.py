@@ -121,9 +121,10 @@ class Schema(BaseModel):
             value = value.item()
         if isinstance(value, str) and takes_text:
             value = checked_text(value, cls.text_kind(name))
-        if isinstance(value, str) and (not takes_text or (value == "None" and type(None) in kinds)):
+        numbers = kinds & {bool, int, float}  # a fork's field may take a text or a number
+        if (isinstance(value, str) and (not takes_text or (value == "None" and type(None) in kinds))) or (isinstance(value, str) and type(literal(value)) in numbers):
             value = literal(value)
-        elif takes_text and isinstance(value, int | float) and not isinstance(value, bool):
+        elif takes_text and not numbers and isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)
         if bool in kinds and type(value) is int and value in (0, 1):
             value = bool(value)

@@ -45,6 +45,12 @@ class LoadedModel(NamedTuple):
 ModelSource = Callable[[dict[str, Any]], LoadedModel]
 
 
+def require_method(model: Any, name: str, what: str) -> None:
+    """Raise ConfigError if a model or its class lacks a method. what: the use that needs it"""
+    if not hasattr(model, name):
+        raise ConfigError(f"model.py's GPT has no method {name}, which {what} needs: add what nanoGPT's model.py has")
+
+
 class ModelInitializer:
     """Makes models of one class, as `model_class(config_class(**model_args))`; any fork's model.py will do.
 
@@ -114,6 +120,7 @@ class ModelInitializer:
     def load_pretrained(self, name: str, model_args: dict[str, Any]) -> LoadedModel:
         """Return a GPT-2 with OpenAI's weights, by its Hugging Face name or from a local folder."""
         self.require_pretrained(name)
+        require_method(self.model_class, "from_pretrained", f"init_from={name}")
         model = self.model_class.from_pretrained(name, {"dropout": model_args["dropout"], **self.unsaved_args})
         args = {**model_args, **{key: getattr(model.config, key) for key in SHAPE_ARGS}}
         return LoadedModel(model.to(self.device), args)
@@ -135,6 +142,9 @@ class ModelInitializer:
         """Return the model with a context of `block_size` if that is shorter than the one it has."""
         if block_size >= loaded.model.config.block_size:
             return loaded
+        require_method(
+            loaded.model, "crop_block_size", f"a block_size below the checkpoint's {loaded.model.config.block_size}"
+        )
         loaded.model.crop_block_size(block_size)
         return LoadedModel(loaded.model.to(self.device), {**loaded.model_args, "block_size": block_size})
 

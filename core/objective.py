@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from core.batch import Batch
+from core.errors import ConfigError
 from core.losses import cross_entropy, mean_loss
 
 
@@ -102,7 +103,14 @@ class LanguageModeling(Objective):
     def __call__(self, model: nn.Module, batch: Batch, train: bool) -> Output:
         """Return the loss of a batch of inputs and targets, each (B, T) int64."""
         inputs, targets = batch
-        logits, loss = model(inputs, targets)
+        returned = model(inputs, targets)
+        if not (isinstance(returned, tuple | list) and len(returned) == 2):
+            what = f"{len(returned)} values" if isinstance(returned, tuple | list) else type(returned).__name__
+            raise ConfigError(
+                f"model.py's GPT returns {what} from forward(inputs, targets), wanted logits and loss, as in nanoGPT: "
+                "return these two"
+            )
+        logits, loss = returned
         if not train:
             return Output(loss, {})
         metrics = {"finite": self.check_logits(logits.detach())} if self.check_logits else {}

@@ -11,7 +11,7 @@ WARMUP_STEPS = 5  # updates of this process before the mfu is measured; until th
 class StepReport:
     """Measures the time of updates and turns the result of one into the metrics that are logged.
 
-    raw_model:          `raw_model.estimate_mfu(sequences, seconds)` returns the mfu
+    raw_model:          `raw_model.estimate_mfu(sequences, seconds)` returns the mfu; without it the mfu reads -100%
     sequences_per_iter: sequences that this process sees in an iteration
     """
 
@@ -38,7 +38,7 @@ class StepReport:
 
     def metrics(self, iter_num: int, result: StepResult, seconds: float) -> dict[str, Any]:
         """Return the metrics of the update just made, under nanoGPT's names. Reading the loss waits for the device."""
-        if self.step.updates > WARMUP_STEPS:
+        if self.step.updates > WARMUP_STEPS and hasattr(self.raw_model, "estimate_mfu"):  # a fork's may have none
             mfu = self.raw_model.estimate_mfu(self.sequences_per_iter, seconds)
             self.running_mfu = mfu if self.running_mfu == -1.0 else 0.9 * self.running_mfu + 0.1 * mfu
         loss = result.loss.item() * result.micro_steps

@@ -11,6 +11,7 @@ import torch
 
 from core import (
     CheckpointError,
+    ConfigError,
     ConstantLRScheduler,
     InverseSqrtLRScheduler,
     LinearLRScheduler,
@@ -19,6 +20,7 @@ from core import (
     Runtime,
     WSDLRScheduler,
 )
+from core.model_initializer import require_method
 from extras.freezing import mark_heads
 from extras.schedulers import AdaptiveScheduler, TransferLearningScheduler, WarmupOnlyScheduler
 from extras.unfreezing import replay
@@ -30,13 +32,33 @@ log = logging.getLogger("coregpt")
 END_AT_MIN_LR = ("cosine", "linear", "wsd")
 
 
-def _accepted(configure: Callable[..., Any], settings: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the settings without the device if the method does not take it, as nanoGPT's in early 2023."""
+def _configured(model: Any, *settings: Any) -> torch.optim.Optimizer:
+    """Return the optimizer that the model makes; without the device if it does not take that, as in early 2023.
+
+    Raises ConfigError if a fork's method takes something else, or returns something else.
+    """
+    require_method(model, "configure_optimizers", "training")
+    takes = inspect.signature(model.configure_optimizers)
+    fitting = [given for given in (settings, settings[:3]) if _binds(takes, given)]
+    if not fitting:
+        raise ConfigError(
+            f"model.py's GPT.configure_optimizers takes {takes}, wanted (weight_decay, learning_rate, betas, "
+            "device_type), as in nanoGPT: give it these parameters"
+        )
+    made = model.configure_optimizers(*fitting[0])
+    if not (isinstance(made, torch.optim.Optimizer) or hasattr(made, "optimizers")):
+        raise ConfigError(
+            f"model.py's GPT.configure_optimizers returns a {type(made).__name__}, wanted one torch.optim.Optimizer"
+        )
+    return made  # type: ignore[no-any-return]
+
+
+def _binds(signature: inspect.Signature, arguments: tuple[Any, ...]) -> bool:
     try:
-        inspect.signature(configure).bind(*settings)
+        signature.bind(*arguments)
     except TypeError:
-        return settings[:3]
-    return settings
+        return False
+    return True
 
 
 def make_optimizer(
@@ -44,8 +66,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the model's optimizer, with the state of the checkpoint that the run resumes, if it has one."""
     betas = (options.beta1, options.beta2)
-    settings = (options.weight_decay, options.learning_rate, betas, runtime.device.type)
-    optimizer: torch.optim.Optimizer = model.configure_optimizers(*_accepted(model.configure_optimizers, settings))
+    optimizer = _configured(model, options.weight_decay, options.learning_rate, betas, runtime.device.type)
     if not options.eval_only:
         for surprise in surprises(options, is_resumed=checkpoint is not None):
             log.warning(surprise)

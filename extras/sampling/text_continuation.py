@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from core.model_initializer import require_method
+
 if TYPE_CHECKING:
     from data.tokenizers import Tokenizer
 
@@ -28,6 +30,7 @@ def continue_text(
 
     prompt: token ids, at least one
     """
+    require_method(model, "generate", "sampling")
     ids = torch.tensor(prompt, dtype=torch.long, device=device)[None]  # (1, T)
     for _ in range(num_samples):
         written = model.generate(ids, max_new_tokens, temperature, top_k)  # (1, T + max_new_tokens)

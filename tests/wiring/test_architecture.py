@@ -320,7 +320,6 @@ class Attributes:
             ForkGPT,
             "model.py's GPTConfig takes no block_size and no vocab_size, which every run sets: name them",
         ),
-        (NanoConfig, dict, "model.py's GPT has no method configure_optimizers and no estimate_mfu: add what nanoGPT's"),
         (
             Failing,
             ForkGPT,
@@ -372,3 +371,105 @@ def test_the_architecture_is_that_of_our_model() -> None:
 
     assert found[:2] == (our_model.GPT, our_model.GPTConfig) and found.is_ours and not found.own_fields
     assert wiring.architecture.OURS | set(wiring.architecture.NANOGPT) == set(found.fields)
+
+
+# methods of a fork's GPT
+
+
+def lacking(*names: str) -> type[ForkGPT]:
+    """Return a GPT that lacks methods."""
+
+    class Lacking(ForkGPT):
+        def __getattribute__(self, name: str) -> Any:
+            if name in names:
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    return Lacking
+
+
+def test_a_model_without_an_mfu_trains_and_is_sampled(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, NanoConfig, lacking("estimate_mfu"))
+    train.main(tiny_argv)
+    assert "iter 6: " in capsys.readouterr().out
+    sample.main(["--out_dir=out", "--device=cpu", "--num_samples=1", "--max_new_tokens=2", "--start=a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "use_of_it"),
+    [
+        ("configure_optimizers", [], "training"),
+        ("crop_block_size", ["--init_from=resume", "--block_size=8"], "a block_size below the checkpoint's 16"),
+    ],
+)
+def test_a_method_that_is_needed_and_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, tiny_argv: list[str], name: str, flags: list[str], use_of_it: str
+) -> None:
+    use(monkeypatch, NanoConfig)
+    train.main([*tiny_argv, "--max_iters=1"])
+    use(monkeypatch, NanoConfig, lacking(name))
+
+    message = f"model.py's GPT has no method {name}, which {use_of_it} needs: add what nanoGPT's model.py has"
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        train.main([*tiny_argv, *flags])
+
+
+def test_a_model_that_cannot_generate_is_not_sampled(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, tiny_argv: list[str]
+) -> None:
+    use(monkeypatch, NanoConfig, lacking("generate"))
+    train.main([*tiny_argv, "--max_iters=1"])
+    with pytest.raises(ConfigError, match="^model.py's GPT has no method generate, which sampling needs: add"):
+        sample.main(["--out_dir=out", "--device=cpu", "--start=a"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda logits, loss: (logits, loss, None), "returns 3 values from forward"),
+        (lambda logits, loss: loss, "returns Tensor from forward"),
+    ],
+)
+def test_a_forward_pass_with_other_results_is_refused(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, tiny_argv: list[str], change: Any, message: str
+) -> None:
+    class Other(ForkGPT):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return change(*super().forward(*args, **kwargs))
+
+    use(monkeypatch, NanoConfig, Other)
+    with pytest.raises(ConfigError, match=f"^model.py's GPT {message}.*, wanted logits and loss, as in nanoGPT: "):
+        train.main(tiny_argv)
+
+
+def test_an_optimizer_method_with_other_parameters_or_results_is_refused(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, tiny_argv: list[str]
+) -> None:
+    class Other(ForkGPT):
+        def configure_optimizers(self, train_config: Any) -> Any:  # type: ignore[override]
+            return None
+
+    class Several(ForkGPT):
+        def configure_optimizers(self, *settings: Any) -> Any:
+            return [super().configure_optimizers(*settings)]
+
+    use(monkeypatch, NanoConfig, Other)
+    with pytest.raises(
+        ConfigError, match=r"configure_optimizers takes \(train_config: Any\).*, wanted \(weight_decay, "
+    ):
+        train.main(tiny_argv)
+    use(monkeypatch, NanoConfig, Several)
+    with pytest.raises(ConfigError, match="configure_optimizers returns a list, wanted one torch.optim.Optimizer$"):
+        train.main(tiny_argv)
+
+
+def test_a_field_of_text_or_number_takes_both(
+    monkeypatch: pytest.MonkeyPatch, run_dir: Path, tiny_argv: list[str]
+) -> None:
+    fields = [("scale", float | str, dataclasses.field(default="auto"))]
+    use(monkeypatch, dataclasses.make_dataclass("Scaled", fields, bases=(NanoConfig,)))
+    for flag, value in (("--scale=0.5", 0.5), ("--scale=small", "small"), ("--n_layer=1", "auto")):
+        train.main([*tiny_argv, flag, "--max_iters=0", "--eval_only=True"])
+        assert ForkGPT.seen[-1].scale == value and type(ForkGPT.seen[-1].scale) is type(value)
