@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -185,12 +186,22 @@ def _import_model() -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name == "model":
             raise ConfigError("there is no model.py next to train.py: put coreGPT's or your fork's there") from None
-        cause, advice = error, f"install {error.name}, or {advice}"
+        cause, advice = error, f"copy the fork's {error.name}.py next to model.py, install {error.name}, or {advice}"
     except (Exception, SystemExit) as error:
         cause, advice = error, f"mend it, or {advice}"
     text = cause.msg if isinstance(cause, SyntaxError) else cause
-    frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if frame.filename.endswith("model.py")]
-    where = f"model.py:{frames[-1].lineno}" if frames else "model.py"
-    if isinstance(cause, SyntaxError):
-        where = f"{cause.filename}:{cause.lineno}"
+    where = f"{cause.filename}:{cause.lineno}" if isinstance(cause, SyntaxError) else _place_in_model(cause)
     raise ConfigError(f"{where}: importing it fails with {type(cause).__name__}: {text}; {advice}") from None
+
+
+def _place_in_model(error: BaseException) -> str:
+    """Return the line of model.py in which an error came up, and before it that of the fork's own module it imports."""
+    frames = traceback.extract_tb(error.__traceback__)
+    names = [Path(frame.filename).name for frame in frames]
+    if "model.py" not in names:
+        return "model.py"
+    first = names.index("model.py")
+    own = [frame for frame in frames[first:] if Path(frame.filename).parent == Path(frames[first].filename).parent]
+    line = f"model.py:{[frame for frame in own if Path(frame.filename).name == 'model.py'][-1].lineno}"
+    inner = Path(own[-1].filename).name
+    return line if inner == "model.py" else f"{inner}:{own[-1].lineno}, imported by {line}"

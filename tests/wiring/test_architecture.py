@@ -343,11 +343,16 @@ def test_a_model_file_without_what_a_run_needs_is_one_message(
         ("x = (\n", "model.py:1: importing it fails with SyntaxError: '.' was never closed; mend it, or put coreGPT's"),
         (
             "\nimport not_there\n",
-            "^model.py:2: .* ModuleNotFoundError: No module named 'not_there'; install not_there, or ",
+            "^model.py:2: .* ModuleNotFoundError: No module named 'not_there'; copy the fork's not_there.py next to "
+            "model.py, install not_there, or put ",
         ),
         (
             "assert False, 'no GPU'",
             "^model.py:1: importing it fails with AssertionError: no GPU; mend it, or put coreGPT's",
+        ),
+        (
+            "x = 1\nfrom rotary_of_a_fork import apply",
+            "^rotary_of_a_fork.py:2, imported by model.py:2: importing it fails with ZeroDivisionError: ",
         ),
         ("import sys\nsys.exit(3)", "^model.py:2: importing it fails with SystemExit: 3; mend it"),
         (None, "^there is no model.py next to train.py: put coreGPT's or your fork's there$"),
@@ -358,6 +363,7 @@ def test_a_model_file_that_cannot_be_imported_is_one_message(
 ) -> None:
     if text is not None:
         (tmp_path / "model.py").write_text(text)
+        (tmp_path / "rotary_of_a_fork.py").write_text("\napply = 1 / 0\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if "Path" in repr(finder)])
     monkeypatch.delitem(sys.modules, "model")
