@@ -53,6 +53,11 @@ def is_for_model(batch: Batch, model_args: Mapping[str, Any]) -> bool:
     return is_known and is_short and has_inputs and has_targets
 
 
+def has_tensors(batch: Batch, *keys: str) -> bool:
+    """Return whether a batch is a dict with tensors under these keys."""
+    return isinstance(batch, dict) and all(isinstance(batch.get(key), torch.Tensor) for key in keys)
+
+
 def _tensors(batch: Batch) -> list[torch.Tensor]:
     if isinstance(batch, torch.Tensor):
         return [batch]

@@ -71,6 +71,10 @@ class Objective(ABC):
     def __call__(self, model: nn.Module, batch: Batch, train: bool) -> Output:
         """Return the loss of one micro-batch."""
 
+    def takes(self, batch: Batch) -> bool:
+        """Return whether a batch has the parts that this objective reads; asked of one from a checkpoint of others."""
+        return True
+
     def meter(self, split: str) -> Meter | None:
         """Return a new meter for one split of an evaluation; None if the loss is all that is measured."""
         return None
@@ -120,6 +124,9 @@ class LanguageModeling(Objective):
         mask = targets != -1
         loss = mean_loss(self.modifiers.modify(per_position, logits, targets, mask), mask)
         return Output(loss, {**metrics, **report(self.modifiers)})
+
+    def takes(self, batch: Batch) -> bool:
+        return isinstance(batch, tuple | list) and len(batch) == 2
 
 
 def report(modifiers: Modifiers) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from core.errors import INTERRUPTED, TRY_AGAIN, PreemptedError
 
@@ -36,6 +36,7 @@ class Preemption:
         self._deadline = time.monotonic() + hours * 3600
         self._time_is_up = f"the time limit of {hours:g} hour{'' if hours == 1 else 's'}"
         self._signal: str | None = None  # the first that came
+        self._signal_at = float("inf")
         self._interrupts = 0  # SIGINTs so far
         self._region = _Region()
         self._previous: dict[int, Any] = {}
@@ -63,6 +64,16 @@ class Preemption:
         if self._signal is None and time.monotonic() >= self._deadline:
             return self._time_is_up
         return self._signal
+
+    @property
+    def reason(self) -> str:
+        """Why a run of several processes stops, as far as this one knows."""
+        return self.requested or "a signal to another process"
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds since the request to stop; 0 if there is none."""
+        return max(time.monotonic() - min(self._signal_at, self._deadline), 0.0)
 
     @property
     def exit_status(self) -> int:
@@ -104,7 +115,11 @@ class Preemption:
         """Run `work`. Raises PreemptedError if a request to stop comes before its end."""
         self.attempt(work)
         if self.requested:
-            raise PreemptedError(f"stopped by {self.requested} before the first update", self.exit_status)
+            self.end_before_training()
+
+    def end_before_training(self) -> NoReturn:
+        """Raise PreemptedError: a request to stop ends the run, which has nothing to save."""
+        raise PreemptedError(f"stopped by {self.reason} before the first update", self.exit_status)
 
     def guard(self, work: Callable[P, T]) -> Callable[P, T]:
         """Return `work` as a function each call of which is an abandonable region; Interrupted reaches the caller."""
@@ -127,7 +142,7 @@ class Preemption:
                 raise KeyboardInterrupt
         if self._signal is not None:
             return
-        self._signal = signal.Signals(number).name
+        self._signal, self._signal_at = signal.Signals(number).name, time.monotonic()
         with suppress(RuntimeError):  # the signal may have come in the middle of a write to the same stream
             log.info(f"{self._signal}: saving, then stopping")
         if self._region.open:

@@ -14,12 +14,14 @@ import torch
 import torch.distributed as dist
 
 from core.errors import ConfigError
+from core.preemption import Preemption
 
 if TYPE_CHECKING:
     from core.machine.emergency_exchange import EmergencyExchange
 
 log = logging.getLogger("coregpt")
 T = TypeVar("T")
+STOP_PATIENCE_S = 5.0  # a process that is told to stop waits for the others, which would wait for it much longer
 GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a process group needs
 
 
@@ -75,7 +77,7 @@ class Runtime:
     """Sets up the process on entering and tears it down on leaving; in between it talks to the other ranks.
 
     start_timeout: minutes in which all processes must have joined the process group; GroupError after that
-    run_start:     `run_start(work)` calls `work`, which waits for the other processes, and may end the wait
+    preemption:    a request to stop ends all processes once their group has formed, or the wait for it
     """
 
     def __init__(
@@ -87,14 +89,14 @@ class Runtime:
         seed: int = 1337,
         cpu_autocast: bool = False,
         start_timeout: float = 10.0,
-        run_start: Callable[[Callable[[], None]], None] = lambda work: work(),
+        preemption: Preemption | None = None,
     ) -> None:
         self.rank, self.local_rank, self.world_size, self.distributed = Ranks.read(os.environ)
         self.is_master = self.rank == 0
         self.seed = seed
         self.follows_earlier_group = False  # of this launch: the launcher has restarted the processes
         self.exchange: EmergencyExchange | None = None  # with the other processes of a gloo group
-        self._start_timeout, self._run_start = start_timeout, run_start
+        self._start_timeout, self._preemption = start_timeout, preemption
         self._has_group = False
         self._at_exit = ExitStack()
         _notes_to_stderr(logging.INFO if self.is_master else logging.ERROR)
@@ -116,7 +118,7 @@ class Runtime:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.distributed:
-            self._run_start(self._join_group)
+            self._join_group()
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         self.seed_all()
@@ -137,9 +139,18 @@ class Runtime:
     def _join_group(self) -> None:
         from core.machine.process_group import Address, ProcessGroup  # PyTorch can be built without it
 
-        group = ProcessGroup(Address.read(), self.rank, self.world_size, 60 * self._start_timeout)
+        preemption = self._preemption
+
+        def give_up() -> None:
+            if preemption and preemption.waited_s > STOP_PATIENCE_S:
+                preemption.end_before_training()
+
+        group = ProcessGroup(Address.read(), self.rank, self.world_size, 60 * self._start_timeout, give_up)
         self.follows_earlier_group, self._has_group = group.join(self.backend), True
         self.exchange = group.exchange
+        if preemption and self.is_true_on_any_rank(preemption.requested is not None):
+            self.__exit__(None, None, None)
+            preemption.end_before_training()
 
     def leave_group(self) -> None:
         """Work alone from here on: collectives of this process take its own value and wait for nobody."""

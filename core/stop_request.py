@@ -43,7 +43,7 @@ class StopRequest:
     def preempt(self) -> None:
         """Stop because of a signal or the clock."""
         self.is_preempted = True
-        self.reason = self.preemption.requested or "a signal to another process"
+        self.reason = self.preemption.reason
 
     def raise_if_preempted(self, saved_at: int | None, command: str) -> None:
         """Raise PreemptedError if a signal or the clock stopped the run.

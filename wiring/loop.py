@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def runtime_settings(options: Options, preemption: Preemption) -> dict[str, Any]:
     """Return the keyword arguments of `Runtime`. A request to stop ends the wait for the other processes."""
     names = ("device", "dtype", "backend", "seed", "cpu_autocast", "start_timeout")
-    return {**options.pick(*names), "run_start": preemption.run_before_training}
+    return {**options.pick(*names), "preemption": preemption}
 
 
 def loop_numbers(options: Options, runtime: Runtime) -> LoopNumbers:

@@ -84,6 +84,8 @@ def preempt(setup: Setup, folder: Path, rng: random.Random, place: str, number: 
     plan = make_plan(setup, rng, place, number, left) if number else NEVER
     counters = counters_for(setup)
     limit = [] if number else [f"--time_limit={seconds / 3600:.9f}"]
+    for rank in counters:
+        rank["iter_num"] = saved_iteration(folder)  # of a run that is stopped before it trains
     started = time.monotonic()
     with expect_resume(folder):
         pids = begin(Setup((*setup.argv, *limit), setup.world_size), folder, plan, counters)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from core import files
-from core.batch import fingerprint, is_for_model, to_device
+from core.batch import Batch, fingerprint, is_for_model, to_device
 from core.checkpoint.format import CHECKPOINT, arrange
 from core.checkpoint.provenance import differences
 from core.checkpoint.resume import (
@@ -357,7 +357,7 @@ class Checkpointer:
         own = positions[self.runtime.rank]
         if "data" in own and hasattr(self.data, "state_dict") and own["data"].keys() != self.data.state_dict().keys():
             return "its place in another kind of data"
-        if manifest is None and not is_for_model(own["batch"], self.notes.model_args):
+        if manifest is None and not self._can_train_on(own["batch"]):
             return "a waiting batch that is not for this model"
         if has_other_data or not same_batches(checkpoint.get("config") or {}, self.notes.config):
             own = {**own, "batch": None}  # one of the new data or shape is drawn
@@ -371,6 +371,10 @@ class Checkpointer:
         self.restore_position(own)
         self.schedule.saved(checkpoint["iter_num"])
         return None
+
+    def _can_train_on(self, batch: Batch) -> bool:
+        """Return whether a waiting batch that no manifest vouches for fits the model and the objective."""
+        return batch is None or (is_for_model(batch, self.notes.model_args) and self.step.objective.takes(batch))
 
 
 def _copy(state: Any) -> Any:

@@ -48,13 +48,22 @@ class ProcessGroup:
     the number of restarts, which torchrun counts on each node alone.
 
     timeout_s: seconds, from now, in which the group must form
+    give_up:   called again and again while this process waits; raises an exception to end the wait
     """
 
-    def __init__(self, address: Address, rank: int, world_size: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        address: Address,
+        rank: int,
+        world_size: int,
+        timeout_s: float,
+        give_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self.address = address
         self.rank = rank
         self.world_size = world_size
         self.timeout_s = timeout_s
+        self.give_up = give_up
         self.exchange: EmergencyExchange | None = None  # once the group is made, of gloo's connections only
         self._deadline = time.monotonic() + timeout_s
 
@@ -192,6 +201,7 @@ class ProcessGroup:
         while not is_done():
             if time.monotonic() >= self._deadline:
                 self._fail(reason())
+            self.give_up()
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 

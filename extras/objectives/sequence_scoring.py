@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.batch import Batch
+from core.batch import Batch, has_tensors
 from core.losses import all_finite, mean_loss
 from core.objective import Meter, Modifiers, Objective, Output, report
 from extras.filler import Filler
@@ -55,6 +55,9 @@ class SequenceScoring(Objective):
             loss = self.modifiers.modify((scores - targets).square(), scores, targets, every_text)
             loss, metrics = mean_loss(loss, every_text), {**metrics, **report(self.modifiers)}
         return Output(loss, metrics)
+
+    def takes(self, batch: Batch) -> bool:
+        return has_tensors(batch, "input", "target", *(["seed"] if self.filler else []))
 
     def _fill(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return CLS and the filled texts (B, T + 1), and their targets (B,)."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.batch import Batch
+from core.batch import Batch, has_tensors
 from core.losses import all_finite, cross_entropy, mean_loss, per_sequence
 from core.objective import Meter, Modifiers, Objective, Output, report
 
@@ -51,6 +51,9 @@ class TokenClassification(Objective):
         if not train:
             return Output(loss, {}, (logits, targets))
         return Output(loss, {"finite": self.check_logits(logits.detach()), **(report(modifiers) if modifiers else {})})
+
+    def takes(self, batch: Batch) -> bool:
+        return has_tensors(batch, "input", "target")
 
     def _weights(self, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the weight of every position (B, T); their mean over the labelled positions is 1."""

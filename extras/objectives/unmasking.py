@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.batch import Batch
+from core.batch import Batch, has_tensors
 from core.losses import all_finite, cross_entropy, mean_loss, per_sequence
 from core.objective import Meter, Modifiers, Objective, Output, report
 
@@ -48,6 +48,9 @@ class Unmasking(Objective):
             return Output(loss, {}, (logits, targets))
         metrics = {**_mask_counts(mask), "finite": self.check_logits(logits.detach())}
         return Output(loss, {**metrics, **(report(modifiers) if modifiers else {})})
+
+    def takes(self, batch: Batch) -> bool:
+        return has_tensors(batch, "input", "target")
 
     def _masked_loss(
         self,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from core.batch import fingerprint, is_for_model, to_device
+from core.batch import fingerprint, has_tensors, is_for_model, to_device
 
 
 def test_every_tensor_of_a_batch_is_moved() -> None:
@@ -111,3 +111,11 @@ def test_a_saved_batch_is_compared_with_the_model(batch: Any, expected: bool) ->
 
 def test_a_batch_of_a_model_without_a_vocabulary_is_not_compared() -> None:
     assert is_for_model((IDS + 99, IDS.repeat(1, 9)), {}) and is_for_model(torch.randn(2, 9), {})
+
+
+def test_a_batch_has_tensors_under_the_keys_that_an_objective_reads() -> None:
+    batch = {"input": IDS, "target": IDS, "seed": 3}
+
+    assert has_tensors(batch, "input", "target") and has_tensors(batch)
+    assert not has_tensors(batch, "input", "targets") and not has_tensors(batch, "seed")
+    assert not has_tensors((IDS, IDS), "input")

@@ -394,4 +394,10 @@ def test_work_before_training_is_done_or_the_run_ends() -> None:
         preemption.run_before_training(lambda: done.append(1))
         with pytest.raises(PreemptedError, match="^stopped by SIGTERM before the first update$") as ended:
             preemption.run_before_training(lambda: (signal.raise_signal(signal.SIGTERM), done.append(2)))
+        assert 0 < preemption.waited_s < 5
     assert done == [1] and ended.value.exit_status == 75
+
+
+def test_the_time_since_a_request_counts_from_the_end_of_the_time_limit_too() -> None:
+    assert Preemption().waited_s == Preemption(1.0).waited_s == 0
+    assert Preemption(1e-9).waited_s > 0

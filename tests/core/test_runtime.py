@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,8 +21,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import core.runtime
 from benchmark.soak.campaign import ranks, start, wait
-from core.errors import TRY_AGAIN, ConfigError, GroupError
+from core.errors import TRY_AGAIN, ConfigError, GroupError, PreemptedError
 from core.preemption import Preemption
 from core.runtime import Ranks, Runtime, resolve_device
 
@@ -162,13 +164,32 @@ def test_a_request_to_stop_ends_the_wait_for_other_ranks(tmp_path: Path) -> None
     """When torchrun ends the ranks because one is dead, the others may be waiting for it."""
 
     def work() -> None:
+        core.runtime.STOP_PATIENCE_S = 0.2
         threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-        with Preemption() as preemption, Runtime(device="cpu", run_start=preemption.run_before_training):
+        with Preemption() as preemption, Runtime(device="cpu", preemption=preemption):
             pass
 
     group = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
 
     assert wait([start(work, tmp_path, group)]) == [TRY_AGAIN]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_a_request_to_stop_one_rank_ends_all_once_the_group_has_formed(tmp_path: Path) -> None:
+    """The other rank would wait for the one that left until start_timeout."""
+
+    def work() -> None:
+        is_told = os.environ["RANK"] == "0"
+        if not is_told:
+            time.sleep(0.3)  # it comes while rank 0 waits for it, after the signal
+        with Preemption() as preemption:
+            if is_told:
+                signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(PreemptedError, match="SIGTERM before" if is_told else "a signal to another process"):
+                Runtime(device="cpu", preemption=preemption).__enter__()
+        assert not dist.is_initialized()
+
+    assert ranks(work, 2, tmp_path, limit_s=20) == [0, 0]
 
 
 def test_the_group_is_destroyed_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

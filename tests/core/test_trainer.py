@@ -1099,17 +1099,6 @@ def assert_resumes_exactly(folder: Path, saving: Callback) -> None:
     assert_same(resumed.model.state_dict(), uninterrupted.model.state_dict())
 
 
-def test_a_batch_of_any_structure_is_saved_and_restored(tmp_path: Path) -> None:
-    run, batch = Run(tmp_path), {"tokens": torch.arange(4), "length": 4, "mask": None}
-    run.trainer.step.batch = batch
-    run.trainer.save_checkpoint(link=True)
-
-    resumed = Run(tmp_path).trainer
-    resumed.restore(load_checkpoint(run.path), exact=True)
-
-    assert_same(resumed.step.batch, batch)
-
-
 @pytest.mark.parametrize("key", ["iter_num", "best_val_loss"])
 def test_a_checkpoint_that_lacks_a_counter_is_refused(tmp_path: Path, key: str) -> None:
     run = Run(tmp_path, max_iters=2)
@@ -1134,6 +1123,17 @@ class Nested(Objective):
 
 def nested(split: str) -> Any:
     return {"inputs": [torch.randn(4, 3)], "targets": {"numbers": torch.randn(4, 2)}, "seed": torch.tensor(7)}
+
+
+def test_a_batch_of_any_structure_is_saved_and_restored(tmp_path: Path) -> None:
+    run, batch = Run(tmp_path, objective=Nested()), {"tokens": torch.arange(4), "length": 4, "mask": None}
+    run.trainer.step.batch = batch
+    run.trainer.save_checkpoint(link=True)
+
+    resumed = Run(tmp_path, objective=Nested()).trainer
+    resumed.restore(load_checkpoint(run.path), exact=True)
+
+    assert_same(resumed.step.batch, batch)
 
 
 def test_batches_of_any_structure_train_and_resume(tmp_path: Path) -> None:

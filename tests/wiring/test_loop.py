@@ -20,7 +20,7 @@ def test_a_request_to_stop_can_end_the_start_of_the_runtime() -> None:
 
     settings = wiring.runtime_settings(Options(device="cpu", start_timeout=2), preemption)
 
-    assert settings.pop("run_start") == preemption.run_before_training
+    assert settings.pop("preemption") is preemption
     assert settings["start_timeout"] == 2
     core.Runtime(**settings)
 

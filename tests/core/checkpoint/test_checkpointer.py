@@ -27,6 +27,7 @@ from core.training_step import TrainingStep
 from tests.comparing import assert_same
 from tests.core.tiny_run import Line
 
+IDS = torch.ones(2, 3, dtype=torch.long)
 CONFIG = {"dataset": "tiny", "batch_size": 4, "block_size": 3}
 STATE: dict[str, Any] = {"iter_num": 5, "best_val_loss": 2.5, "mine": "kept"}
 NOTES = {"iter_num": 5, "val_loss": None, "healthy": True}
@@ -451,10 +452,17 @@ def test_a_saved_batch_that_does_not_fit_is_not_restored(tmp_path: Path, name: s
     assert resumed.step.batch is None
 
 
-def test_a_waiting_batch_of_another_model_is_not_restored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "batch",
+    ["x", {"input": IDS, "target": IDS}, (IDS, IDS, IDS)],
+    ids=["no tensors", "of another objective", "one tensor more"],
+)
+def test_a_waiting_batch_of_another_model_is_not_restored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, batch: Any
+) -> None:
     """A manifest has the batch's hash; in a file without one the batch may be any."""
     _, checkpoint, _ = saved(tmp_path)
-    checkpoint["ranks"][0]["batch"] = "x"
+    checkpoint["ranks"][0]["batch"] = batch
     resumed = Run(tmp_path)
 
     with caplog.at_level("INFO", logger="coregpt"):
