@@ -290,6 +290,11 @@ class Overrides:
             if why and origin.startswith("--") and is_rank_0():
                 print(f"{origin}: without effect here ({why})", file=sys.stderr)
             return None
+        if self.schema and name in self.schema.NO_OPTION:
+            self.errors.append(
+                f"{origin}: {name} is a field of GPTConfig in model.py whose type no option can have: set it there"
+            )
+            return None
         if name not in self.names:
             self.errors.append(f"{origin}: unknown option {key!r}{self.suggestion(key)}")
             return None

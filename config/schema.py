@@ -81,6 +81,7 @@ class Schema(BaseModel):
     BASES: ClassVar[Mapping[str, Base]] = {}  # base file: how files that need it in front of them are recognised
     UNLISTED: ClassVar[frozenset[str]] = frozenset()  # options that help leaves out: a fork's model.py lacks them
     FROM_MODEL: ClassVar[frozenset[str]] = frozenset()  # options that the config class of a fork's model.py declares
+    NO_OPTION: ClassVar[frozenset[str]] = frozenset()  # fields of that class whose type no command line can give
     SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # option -> other trainers' values -> our values
 
     @classmethod

@@ -4,6 +4,7 @@ import argparse
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -138,6 +139,8 @@ def size(path: Path) -> int:
 
 def path_argument(text: str) -> Path:
     """Return the path that an argument of a program is, for argparse's `type`; a name must fit into a file system."""
+    if re.match(r"[a-z]\w+://", text):
+        raise argparse.ArgumentTypeError(f"got {text[:200]}, wanted a path on this machine, no URL")
     if len(os.fsencode(text)) > PATH_BYTES or any(len(os.fsencode(name)) > NAME_BYTES for name in text.split("/")):
         got = f"{text[:40]}... ({len(text):,} characters)"
         raise argparse.ArgumentTypeError(

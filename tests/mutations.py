@@ -153,7 +153,7 @@ MUTATIONS = [
     Mutation("treat a single overflow as unstable", "core/stability/detector.py", "return self.overflows < LASTING_OVERFLOW", "return finite", "tests/core/stability/test_detector.py"),
     # preemption and the run folder
     Mutation("keep the RNG state of an interrupted evaluation", TRAINER, "                self.checkpointer.restore_position(self.step_start)\n", "                pass\n", UNIT_TRAINER),
-    Mutation("ignore the signal of the job scheduler", "core/preemption.py", "self._signal = signal.Signals(number).name", "pass", "tests/core/test_preemption.py"),
+    Mutation("ignore the signal of the job scheduler", "core/preemption.py", "self._signal, self._signal_at = signal.Signals(number).name, time.monotonic()", "pass", "tests/core/test_preemption.py"),
     Mutation("allow two runs in one folder", "core/checkpoint/run_folder.py", "if error.errno in (errno.EACCES, errno.EAGAIN):", "if False:", "tests/core/checkpoint/test_run_folder.py"),
     Mutation("move every previous run to the same folder", "core/checkpoint/run_folder.py", "1 + max(taken, default=0)", "1", "tests/core/checkpoint/test_run_folder.py"),
     Mutation("do not crop the moments", "core/optimizer.py", "value[: len(parameter)].clone() if", "value if", "tests/core/test_optimizer.py"),

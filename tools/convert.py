@@ -22,6 +22,7 @@ import torch
 
 from core import files
 from core.checkpoint.format import CHECKPOINT, arrange
+from core.checkpoint.other_formats import kind_of_content
 from core.errors import CheckpointError, ConfigError, exit_on_error
 from data.meta import read_meta
 from tools.legacy_checkpoints import find, read
@@ -40,6 +41,9 @@ from wiring.data import data_folder
 __all__ = ["Converted", "convert", "find", "main", "read"]
 
 State = dict[str, Any]
+
+# options that a run has in common with its model: without them the converted run could not go on
+SHAPE_OPTIONS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout", "position_encoding")
 
 
 class Converted(NamedTuple):
@@ -61,7 +65,8 @@ def convert(old: Any, mode: str | None = None, dataset: str | None = None) -> Co
     state = legacy_weights(old)
     config, lost = _config(old.get("config"), dataset)
     args = convert_model_args(old["model_args"], state, config, mode)
-    config = {**config, "training_type": training_type(args, config.get("training_type"))}
+    shape = {name: args[name] for name in SHAPE_OPTIONS if name in args}
+    config = {**config, **shape, "training_type": training_type(args, config.get("training_type"))}
     model = empty_model(args)
     weights, notes = convert_weights(state, args, model)
     notes += lost
@@ -87,27 +92,39 @@ def _config(saved: Any, dataset: str | None) -> tuple[State, list[str]]:
     config = dict(saved) if isinstance(saved, dict) else {}
     if "class" in config:  # a script with stages overwrote its options with a stage before it saved them
         config = {"training_type": "unmasking"}
-        notes.append("the options of its run are lost: the checkpoint holds a masking stage in their place")
+        notes.append(
+            "the options of its run are lost, as the checkpoint holds a masking stage in their place: to train on, "
+            "give its config file again"
+        )
     named = config.get("dataset")
     if dataset and named not in (None, dataset):
         notes.append(f"dataset={dataset}, as given; the checkpoint says {named}")
     if not dataset and not named:
         notes.append(
-            "its data set is not known, and sampling needs the text of its tokens: convert it again with --dataset=NAME"
+            "its data set is not known, and sampling needs the text of its tokens: convert it again with "
+            "--dataset=NAME --out=ANOTHER_FOLDER"
         )
     return {**config, **({"dataset": dataset} if dataset else {})}, notes
 
 
-def _require_vocabulary(dataset: str, size: int) -> list[str]:
-    """Return a note if a data set lacks its vocabulary. Raises ConfigError if it has more tokens than the model."""
+def _check_vocabulary(dataset: str, size: int, is_given: bool) -> list[str]:
+    """Return a note if a data set lacks its vocabulary.
+
+    Raises ConfigError if it is given, and has more tokens than the model; if the checkpoint names it, this is a note.
+    """
     path = data_folder(dataset) / "meta.pkl"
     if not path.exists():
         return [f"there is no {path}, which sampling needs for the text of the tokens: prepare that data set"]
-    if (found := read_meta(path)["vocab_size"]) > size:
+    if (found := read_meta(path)["vocab_size"]) <= size:
+        return []
+    if is_given:
         raise ConfigError(
             f"--dataset={dataset} has {found} tokens, the model only {size}: give the data set that it was trained on"
         )
-    return []
+    return [
+        f"{path} has {found} tokens, the model only {size}: convert it again with the data set that it was trained on, "
+        "--dataset=NAME --out=ANOTHER_FOLDER"
+    ]
 
 
 def _require_legacy_checkpoint(old: Any) -> None:
@@ -161,11 +178,15 @@ def main(argv: Sequence[str]) -> Path:
     if target.exists():
         raise ConfigError(f"{target} exists already: move it away, or choose another place with --out")
     try:
-        checkpoint, notes = convert(read(path), given.mode, given.dataset)
+        old = read(path)
+        is_whole = isinstance(old, dict) and {"model", "model_args"} <= old.keys()
+        if not is_whole and (kind := kind_of_content(path, old)):
+            raise CheckpointError(f"{path} is {kind}")
+        checkpoint, notes = convert(old, given.mode, given.dataset)
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    if given.dataset:
-        notes += _require_vocabulary(given.dataset, checkpoint["model_args"]["vocab_size"])
+    if isinstance(dataset := checkpoint["config"].get("dataset"), str):
+        notes += _check_vocabulary(dataset, checkpoint["model_args"]["vocab_size"], bool(given.dataset))
     with refuse_unwritable("--out", target, RuntimeError):  # of torch's writer
         files.make_folder(target.parent)
         files.write_atomically(target, functools.partial(torch.save, checkpoint))

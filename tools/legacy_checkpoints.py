@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from core.checkpoint.other_formats import kind_of_file
 from core.errors import CheckpointError
 from core.files import require_file
 
 SIDECAR = "ckpt_meta.json"
+WANTED = "give a ckpt_<type>_<iter>.pt, a ckpt.pt, or their folder"
 NUMBERED = re.compile(r"ckpt_(.+)_(\d+)\.pt")
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -48,7 +50,10 @@ def find(old: str | Path) -> Path:
         raise CheckpointError(f"{folder} holds checkpoints of several types of training: give one of the files {names}")
     path = next(iter(newest.values()), folder / "ckpt.pt")
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: give a ckpt_<type>_<iter>.pt, a ckpt.pt, or their folder")
+        named = f", which {SIDECAR} names" if newest else ""
+        found = sorted(file.name for file in folder.glob("*.pt"))
+        there = f"; its folder has {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}" if found else ""
+        raise CheckpointError(f"no checkpoint at {path}{named}: {WANTED}{there}")
     return path
 
 
@@ -77,13 +82,15 @@ def read(path: str | Path) -> Any:
     file is damaged or has another format.
     """
     if not os.path.lexists(path):
-        raise CheckpointError(f"no checkpoint at {path}: give a ckpt_<type>_<iter>.pt, a ckpt.pt, or their folder")
+        raise CheckpointError(f"no checkpoint at {path}: {WANTED}")
     try:
         require_file(Path(path))
         with zipfile.ZipFile(path) as file:
             (name,) = [name for name in file.namelist() if name.endswith("/data.pkl")]
             return _to_plain(_StandInUnpickler(file, name.removesuffix("data.pkl")).load())
     except Exception as error:  # a damaged file can raise nearly any exception
+        if kind := kind_of_file(path):
+            raise CheckpointError(f"{path} is {kind}") from None
         raise CheckpointError(
             f"cannot read {path}: it is damaged, or not saved by PyTorch 1.6 or later ({type(error).__name__}: {error})"
         ) from None

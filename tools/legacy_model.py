@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 import torch
+from torch import nn
 
 from core.checkpoint.format import handle_state_dict_prefixes
 from core.errors import CheckpointError, ConfigError
-from model import GPT, GPTConfig
+from wiring.architecture import load_architecture
 
 State = dict[str, Any]
 
@@ -106,16 +107,24 @@ def training_type(args: State, legacy_type: Any) -> str:
     return by_mode.get(args.get("mode", ""), "unmasking" if is_unmasking else "language_model")
 
 
-def empty_model(args: State) -> GPT:
-    """Return our model without storage, for the names, the order and the shapes of its parameters."""
+def empty_model(args: State) -> nn.Module:
+    """Return our model without storage, for the names, the order and the shapes of its parameters.
+
+    Raises ConfigError if model.py is a fork's.
+    """
+    architecture = load_architecture()
+    if not architecture.is_ours:
+        raise ConfigError(
+            "model.py is not coreGPT's, which the weights are converted for: put coreGPT's in its place to convert"
+        )
     try:
         with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
-            return GPT(GPTConfig(**args))
+            return architecture.model_class(architecture.config_class(**args))  # type: ignore[no-any-return]
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(f"no model can be made from the checkpoint's model_args: {error}") from None
 
 
-def convert_weights(state: State, args: State, model: GPT) -> tuple[State, list[str]]:
+def convert_weights(state: State, args: State, model: nn.Module) -> tuple[State, list[str]]:
     """Return the weights under our names, and notes on weights that were dropped or added.
 
     Raises CheckpointError if they do not fit our model.

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 
 from core.optimizer import UNFROZEN
-from model import GPT
 from tools.legacy_model import LM_HEAD, RENAMED, TOKENS, is_tied
 
 State = dict[str, Any]
 PHASES = ("all", "frozen", "unfrozen")
 
 
-def convert_optimizer(old: State, state: State, args: State, model: GPT) -> tuple[State, list[str]]:
+def convert_optimizer(old: State, state: State, args: State, model: Any) -> tuple[State, list[str]]:
     """Return AdamW's state for our model, and a note if the transformer was frozen.
 
     old:   the legacy checkpoint

@@ -146,7 +146,8 @@ def with_model_fields(schema: type[SchemaT]) -> type[SchemaT]:
     """
     new, architecture = _new_options(schema), load_architecture()
     unknown = {name for name in (*NANOGPT, *REPLACED) if name in schema.model_fields and not architecture.accepts(name)}
-    if not new and not unknown:
+    untyped = {name for name, field in architecture.own_fields.items() if not field.kind} - schema.model_fields.keys()
+    if not new and not unknown and not untyped:
         return schema
     opt = section("model")
     declared: dict[str, Any] = {}
@@ -156,7 +157,7 @@ def with_model_fields(schema: type[SchemaT]) -> type[SchemaT]:
         default, kind = (None, field.kind | None) if is_needed else (field.default, field.kind)
         declared[name] = (kind, opt(default, meaning))
     extended = create_model(schema.__name__, __base__=schema, **declared)
-    extended.FROM_MODEL, extended.UNLISTED = frozenset(new), frozenset(unknown)
+    extended.FROM_MODEL, extended.UNLISTED, extended.NO_OPTION = map(frozenset, (new, unknown, untyped))
     for table in ("ALIASES", "NOT_SUPPORTED", "WITHOUT_EFFECT", "SPELLINGS"):  # the fork's meaning of a name holds
         setattr(extended, table, {name: entry for name, entry in getattr(schema, table).items() if name not in new})
     return extended

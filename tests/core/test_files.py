@@ -334,6 +334,13 @@ def test_a_path_argument_is_a_path(text: str) -> None:
     assert files.path_argument(text) == Path(text)
 
 
+def test_a_path_argument_is_no_url() -> None:
+    with pytest.raises(
+        argparse.ArgumentTypeError, match="^got https://a.b/c.pt, wanted a path on this machine, no URL"
+    ):
+        files.path_argument("https://a.b/c.pt")
+
+
 @pytest.mark.parametrize("text", ["a" * 256, "é" * 128, "/".join(["a" * 200] * 20), "x/" + "1" * 5000])
 def test_a_path_argument_that_no_file_system_takes_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="^got .{43} .*, wanted a path of at most 4000 bytes"):

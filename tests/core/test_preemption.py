@@ -398,6 +398,6 @@ def test_work_before_training_is_done_or_the_run_ends() -> None:
     assert done == [1] and ended.value.exit_status == 75
 
 
-def test_the_time_since_a_request_counts_from_the_end_of_the_time_limit_too() -> None:
+def test_the_time_since_a_request_begins_with_the_time_limit() -> None:
     assert Preemption().waited_s == Preemption(1.0).waited_s == 0
     assert Preemption(1e-9).waited_s > 0

@@ -30,7 +30,9 @@ from tests.tools.legacy_runs import (
     train_run_scorer,
 )
 from tools.convert import convert, main, read
+from wiring.architecture import Architecture
 
+SHAPE = {name: value for name, value in SIZES.items() if name != "vocab_size"}  # those that are options
 UNMASKING = ["--training_type=unmasking", "--position_encoding=rotary", "--dropout=0.0"]
 
 
@@ -49,7 +51,8 @@ def test_a_language_model_of_the_train_run_line_is_converted(
     )
     assert (checkpoint["iter_num"], checkpoint["best_val_loss"]) == (7, 2.5)
     assert type(checkpoint["best_val_loss"]) is float
-    assert checkpoint["config"] == old["config"]
+    rotary = {"position_encoding": "rotary"} if args else {}
+    assert checkpoint["config"] == {**old["config"], **SHAPE, **rotary}
     stage = {"current_stage": 1, "stale_count": 3, "best_val_loss": 1.5}
     assert checkpoint["callbacks"] == {"StageProgress": stage}
     average = checkpoint["objective"]["EntropyPenaltyModifier"]["multiplier_ema"]
@@ -75,16 +78,23 @@ def test_a_scorer_of_the_train_run_line_gets_a_cls_embedding() -> None:
     assert not moments["sequence_head.slope"] and "callbacks" not in checkpoint
 
 
-LOST = "the options of its run are lost: the checkpoint holds a masking stage in their place"
-NO_DATA = "its data set is not known, and sampling needs the text of its tokens: convert it again with --dataset=NAME"
+LOST = (
+    "the options of its run are lost, as the checkpoint holds a masking stage in their place: to train on, give its "
+    "config file again"
+)
+NO_DATA = (
+    "its data set is not known, and sampling needs the text of its tokens: convert it again with --dataset=NAME "
+    "--out=ANOTHER_FOLDER"
+)
 
 
 def test_a_stage_saved_as_the_config_is_no_option(tmp_path: Path, save: Callable[[Any, Path], Path]) -> None:
     old = read(save(train_run(our_model(**BIDIRECTIONAL), config=StickyStageConfig(5, 0.25)), tmp_path / "old.pt"))
 
-    assert convert(old).checkpoint["config"] == {"training_type": "unmasking"}
+    kept = {"training_type": "unmasking", "position_encoding": "rotary", **SHAPE}
+    assert convert(old).checkpoint["config"] == kept
     assert convert(old).notes == [LOST, NO_DATA]
-    assert convert(old, dataset="tiny").checkpoint["config"] == {"training_type": "unmasking", "dataset": "tiny"}
+    assert convert(old, dataset="tiny").checkpoint["config"] == {**kept, "dataset": "tiny"}
     assert convert(old, dataset="tiny").notes == [LOST]
 
 
@@ -121,6 +131,48 @@ def test_a_checkpoint_without_its_options_can_be_sampled(
     )
     text = capsys.readouterr().out.split("meta.pkl...\n")[1]
     assert text[:2] == "ab" and text[4] == "c" and "_" not in text
+
+
+def test_a_checkpoint_without_its_options_goes_on(run_dir: Path, save: Callable[[Any, Path], Path]) -> None:
+    save(train_run(our_model(), config={"dataset": "tiny", "max_iters": 7, "eval_iters": 1}), run_dir / "ckpt_LM_7.pt")
+    main(["ckpt_LM_7.pt", "--out=out"])
+
+    train.main(["--init_from=resume", "--out_dir=out", "--device=cpu"])
+
+    assert load_checkpoint(find_latest_checkpoint("out"))["iter_num"] == 8
+
+
+def test_a_data_set_that_the_checkpoint_names_is_looked_at(
+    run_dir: Path, save: Callable[[Any, Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("data/large").mkdir()
+    write_meta("data/large/meta.pkl", {"vocab_size": 33})
+    for name in ("large", "gone"):
+        main([str(save(train_run(our_model(), config={"dataset": name}), run_dir / f"{name}.pt"))])
+
+    printed = capsys.readouterr().out
+    assert "  data/large/meta.pkl has 33 tokens, the model only 32: convert it again with the data set that " in printed
+    assert "  there is no data/gone/meta.pkl, which sampling needs" in printed
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    torch.save({"wte": torch.ones(2, 2)}, tmp_path / "weights.pt")
+    (tmp_path / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+
+    with pytest.raises(
+        CheckpointError, match="^[^ ]*weights.pt is bare weights, without model_args: make a checkpoint"
+    ):
+        main([str(tmp_path / "weights.pt")])
+    with pytest.raises(CheckpointError, match="^[^ ]*pointer.pt is a Git LFS pointer, not the file that it stands for"):
+        main([str(tmp_path / "pointer.pt")])
+
+
+def test_a_forks_model_py_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    forks = Architecture(torch.nn.Module, dict, {})
+    monkeypatch.setattr("tools.legacy_model.load_architecture", lambda: forks)
+
+    with pytest.raises(ConfigError, match="^model.py is not coreGPT's, which the weights are converted for: put "):
+        convert(as_read(train_run(our_model())))
 
 
 def test_the_given_data_set_must_fit_the_model(
@@ -161,7 +213,7 @@ def test_the_result_is_written_next_to_the_old_file_and_overwrites_nothing(
     capsys.readouterr()
     target = main([str(old)])
     assert target == tmp_path / "ckpt_unmasking_7-converted" / "ckpt.pt"
-    first, note = capsys.readouterr().out.splitlines()
+    first, note, _ = capsys.readouterr().out.splitlines()
     assert first == f"{target}: the unmasking model of {old}, after 7 iterations"
     assert note.startswith("  no optimizer state (the checkpoint has none)")
     with pytest.raises(ConfigError, match="exists already"):

@@ -116,7 +116,8 @@ def test_the_path_in_the_sidecar_has_priority_over_numbers(tmp_path: Path) -> No
     sidecar.write_text(json.dumps({"MLM": {"last_path": "../elsewhere/ckpt_MLM_4.pt", "iter": 4}}))
     assert find(tmp_path) == find(sidecar) == tmp_path / "ckpt_MLM_4.pt"
     sidecar.write_text(json.dumps({"MLM": {"last_path": "ckpt_MLM_6.pt", "iter": 6}}))
-    with pytest.raises(CheckpointError, match="no checkpoint at .*ckpt_MLM_6.pt"):
+    there = "ckpt_MLM_6.pt, which ckpt_meta.json names: give .*; its folder has ckpt_MLM_4.pt, ckpt_MLM_8.pt$"
+    with pytest.raises(CheckpointError, match=f"no checkpoint at .*{there}"):
         find(sidecar)
     sidecar.write_text("{")
     assert find(sidecar) == tmp_path / "ckpt_MLM_8.pt"

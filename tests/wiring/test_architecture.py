@@ -1,6 +1,7 @@
 """A fork's model.py in place of ours: the fields of its GPTConfig are options, and what does not fit is refused."""
 
 import dataclasses
+import enum
 import re
 import sys
 from pathlib import Path
@@ -130,6 +131,16 @@ def test_a_forks_options_come_from_flags_and_files(fork: None, capsys: pytest.Ca
     for flag, wanted_value in (("--n_kv_head=a", "int or None"), ("--use_flsh=1", "did you mean 'use_flash'")):
         with pytest.raises(ConfigError, match=wanted_value):
             configure(with_model_fields(Options), [flag])
+
+
+def test_a_field_of_a_type_that_no_option_has_is_named(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
+    kind = enum.Enum("Kind", ["FLASH", "PLAIN"])  # type: ignore[misc]
+    use(monkeypatch, dataclasses.make_dataclass("WithEnum", [("kernel", kind, kind.FLASH)], bases=(NanoConfig,)))
+
+    with pytest.raises(ConfigError, match="^--kernel=PLAIN: kernel is a field of GPTConfig in model.py whose type no "):
+        configure(with_model_fields(Options), ["--kernel=PLAIN"])
+    with pytest.raises(ConfigError, match="^--kernl=PLAIN: unknown option 'kernl'"):
+        configure(with_model_fields(Options), ["--kernl=PLAIN"])
 
 
 def test_a_field_without_a_default_is_needed_by_a_new_model(
