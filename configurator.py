@@ -25,6 +25,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from config import mappings, python_files, spelling
+from core.commands import as_typed
 from core.errors import ConfigError, exit_on_error, is_rank_0, print_and_exit
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
                 raise ConfigError(f"--help {word}: unknown section, wanted one of {', '.join(schema.sections())}")
         text = schema.help([argument for argument in argv if argument in schema.sections()])
         print_and_exit(
-            f"{text}\n\n--help SECTION shows one section; --print_config shows every value and where it came from."
+            f"{as_typed(schema.USAGE)}\n\n{text}\n\n"
+            "--help SECTION shows one section; --print_config shows every value and where it came from."
         )
     # nanoGPT's configs also find these in the globals they are executed with
     script = {"__name__": "__main__", "__file__": os.path.join(os.path.dirname(__file__), "train.py")}
@@ -213,8 +215,10 @@ class Overrides:
     def _execute(self, path: str, text: str) -> ast.Module | None:
         """Execute a config file with the current values as its globals; return its tree, None if it fails."""
         try:
-            exec(compile(text, path, "exec"), self.values)
-            return ast.parse(text)
+            tree, code = python_files.compiled(text, path)
+            with python_files.importing_from_here():
+                exec(code, self.values)
+            return tree
         except SyntaxError as error:
             hint = "; write a path as r'C:\\...' or with /" if "unicodeescape" in str(error.msg) else ""
             if error.lineno:
@@ -429,7 +433,7 @@ def _echo(text: str) -> None:
             print(text)
 
 
-if __name__ != "configurator":  # executed inside another script: override its globals
+if __name__.rpartition(".")[2] != "configurator":  # executed inside another script: override its globals
     with exit_on_error():
         _overrides = __import__("configurator").Overrides(globals())
         _overrides.apply(sys.argv[1:])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.commands import install_command
 from core.errors import ConfigError
 
 log = logging.getLogger("coregpt")
@@ -332,7 +333,7 @@ class GPT(nn.Module):
             from safetensors import SafetensorError
             from transformers import GPT2Config, GPT2LMHeadModel
         except ImportError:
-            raise ConfigError("GPT-2 weights need the transformers package: pip install -e '.[hf]'") from None
+            raise ConfigError(f"GPT-2 weights need the transformers package: {install_command('hf')}") from None
         print(f"loading weights from pretrained gpt: {model_type}")
         try:
             sizes = _gpt2_sizes(model_type, GPT2Config)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import core
 import wiring
 from config.options import Options
-from configurator import configure
 
 
 def build(
@@ -67,7 +66,7 @@ def build(
 
 def main(argv: Sequence[str], callbacks: Sequence[core.Callback] = ()) -> float:
     """Run one experiment, given as its command line. Return the lowest validation loss."""
-    options = wiring.as_saved(configure(wiring.with_model_fields(Options), argv), argv)
+    options = wiring.read_options(argv)
     with (
         core.Preemption(options.time_limit) as preemption,
         core.Runtime(**wiring.runtime_settings(options, preemption)) as runtime,

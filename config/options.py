@@ -30,6 +30,14 @@ Tokens = list[int] | str
 class Options(Schema):
     """The options of `train.py`."""
 
+    USAGE: ClassVar[str] = """\
+usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
+       applied from left to right
+
+  python train.py config/quickstart.py
+  python train.py config/quickstart.py --n_layer=6 --out_dir=out-deeper
+  python train.py --init_from=resume --out_dir=out-quickstart   goes on with that run"""
+
     opt = section("run")
     out_dir: str = opt("out", "folder for checkpoints and logs", text="path", min_length=1)
     init_from: str = opt("scratch", "scratch; resume (from out_dir); auto (resume if out_dir has a good checkpoint, else scratch); gpt2, gpt2-medium, gpt2-large, gpt2-xl; or a folder with a Hugging Face GPT-2", text="path", min_length=1)
@@ -363,6 +371,13 @@ class Options(Schema):
 
 class SampleOptions(Schema):
     """The options of `sample.py`."""
+
+    USAGE: ClassVar[str] = """\
+usage: python sample.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
+       applied from left to right
+
+  python sample.py --out_dir=out-quickstart --start="def " --num_samples=3
+  python sample.py --init_from=gpt2-xl --start=FILE:prompt.txt"""
 
     opt = section("model")
     init_from: str = opt("resume", "resume (the checkpoint in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2", text="path", min_length=1)

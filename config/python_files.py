@@ -1,11 +1,17 @@
 """Config files in Python: the names that they assign, declare and read."""
 
 import ast
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import CodeType
 from typing import NamedTuple, TypeGuard
 
-PROGRAMS = [Path(__file__).resolve().parents[1] / name for name in ("train.py", "sample.py")]
+TREE = Path(__file__).resolve().parents[1]
+PACKAGE = __name__.removesuffix("config.python_files")  # of an installed program; empty in a checkout
+PROGRAMS = [TREE / name for name in ("train.py", "sample.py")]
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
@@ -41,6 +47,38 @@ def names_of(tree: ast.Module) -> Names:
 def is_program(path: str) -> bool:
     """Return whether a path is that of a program of ours, which would read its own arguments again."""
     return Path(path).absolute() in PROGRAMS
+
+
+def compiled(text: str, path: str) -> tuple[ast.Module, CodeType]:
+    """Return the tree and the code of a config file. Raises SyntaxError.
+
+    Its imports find the current folder's modules first. In an installed program, whose presets have no name of their
+    own, `from config.x import *` finds a preset where the current folder has no such file.
+    """
+    tree = ast.parse(text)
+    code = ast.parse(text)
+    for node in ast.walk(code):
+        if isinstance(node, ast.ImportFrom) and not node.level and PACKAGE and _is_preset(node.module or ""):
+            node.module = f"{PACKAGE}{node.module}"
+    return tree, compile(code, path, "exec")
+
+
+@contextmanager
+def importing_from_here() -> Iterator[None]:
+    """Let imports look into the current folder first."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the file may have removed it
+            sys.path.remove(here)
+
+
+def _is_preset(module: str) -> bool:
+    """Return whether a module is among our presets, and not in the current folder."""
+    place = Path(*module.split("."))
+    return not place.with_suffix(".py").exists() and (TREE / place.with_suffix(".py")).exists()
 
 
 def runs_other_files(tree: ast.Module) -> bool:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import reprlib
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -15,6 +16,7 @@ from pydantic.fields import FieldInfo
 Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
 LARGEST = (1e308, 3e38)  # whole numbers above are no float of Python, floats above are none of torch
 PATH_BYTES, NAME_BYTES = 4000, 255  # what file systems take, with room for the names of our files
+HELP_COLUMNS = 100
 AUTO = "auto"  # shown for a default that depends on the machine
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
@@ -74,6 +76,7 @@ class Schema(BaseModel):
         if context is not None:
             object.__setattr__(self, "__pydantic_fields_set__", set(context))
 
+    USAGE: ClassVar[str] = ""  # how the program is started, with examples, above the options in help
     ALIASES: ClassVar[Mapping[str, Alias]] = {}  # other trainers' names and dotted paths
     NOT_SUPPORTED: ClassVar[Mapping[str, str]] = {}  # other trainers' switches: the missing feature
     WITHOUT_EFFECT: ClassVar[Mapping[str, str]] = {}  # other trainers' options that are accepted and ignored: why
@@ -175,7 +178,8 @@ class Schema(BaseModel):
             lines.append(f"\n{heading}:")
             for name in [name for name in names if name not in cls.UNLISTED]:
                 field = cls.model_fields[name]
-                lines.append(f"  --{name}={default_text(field)}  [{wanted(field)}]\n      {field.description}")
+                lines += _wrapped(f"--{name}={default_text(field)}  [{wanted(field)}]", 2)
+                lines += _wrapped(str(field.description), 6)
         return "\n".join(lines).strip()
 
     def pick(self, *names: str) -> dict[str, Any]:
@@ -193,6 +197,17 @@ class Schema(BaseModel):
             lines.append(f"\n# {heading}")
             lines += [f"{name} = {getattr(self, name)!r}  # {origins.get(name, 'default')}" for name in names]
         return "\n".join(lines).strip()
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    """Return the lines of a text in help; two spaces in a row stay where a line is long enough for them."""
+    return textwrap.wrap(
+        text,
+        HELP_COLUMNS,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 4 if indent == 2 else indent),
+        break_on_hyphens=False,
+    )
 
 
 def checked_text(text: str, kind: str) -> str:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from core.commands import command
+
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212"  # a word processor makes them of - and --
 LONGEST = 200  # characters of a value in a message
 TYPOGRAPHIC = "\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb"
@@ -62,11 +64,11 @@ ADVICE = {
     ),
     **dict.fromkeys(
         ("config", "config_file", "config_path", "cfg"),
-        "give the config file without a flag: python train.py config/x.py",
+        "give the config file without a flag: {train} config/x.py",
     ),
     **dict.fromkeys(
         ("gpus", "num_gpus", "n_gpus", "devices", "nproc_per_node"),
-        "one process per GPU: torchrun --standalone --nproc_per_node=N train.py",
+        "one process per GPU: {torchrun}",
     ),
     "help": "--help stands alone, or before the name of a section",
     "print_config": "--print_config stands alone",
@@ -84,12 +86,16 @@ def suggestion(key: str, names: Collection[str], dotted: Collection[str] = ()) -
         exact = [name for name in dotted if name.partition(".")[2] in (last, meant)]
     else:
         exact = [name for name in (meant or plain, plain) if name in names and name != key]
-    if not exact and (advice := ADVICE.get(last)):
+    advice = ADVICE.get(last, "").format(
+        train=command("train.py"), torchrun=command("train.py", "torchrun --standalone --nproc_per_node=N")
+    )
+    if advice and not exact:
         return f": {advice}"
     edits, near = nearest(key, dotted if "." in key else names)
     similar = exact[:1] or (near[:3] if edits <= max(1, len(key) // 3) else [])
-    advice = f" ({ADVICE[last]})" if last in ADVICE else ""
-    return f", did you mean {' or '.join(map(repr, similar))}?{advice}" if similar else ""
+    if not similar:
+        return ""
+    return f", did you mean {' or '.join(map(repr, similar))}?" + (f" ({advice})" if advice else "")
 
 
 def nearest(word: str, names: Iterable[str]) -> tuple[int, list[str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.class_states import stateful
+from core.checkpoint.class_states import stateful
 from core.preemption import Interrupted
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from core.class_states import stateful
+from core.checkpoint.class_states import stateful
 from core.errors import WarnOnce
 
 log = logging.getLogger("coregpt")

@@ -24,6 +24,7 @@ from core.checkpoint.weights import (
     tied_names,
     without_common_prefix,
 )
+from core.commands import command
 from core.errors import CheckpointError, ConfigError
 from core.machine.memory import TooLargeError, require_memory
 
@@ -210,7 +211,8 @@ class ModelInitializer:
         """Return why no model can be made with a checkpoint's arguments. error: what making one raised"""
         text = f"the checkpoint's model_args do not fit this model.py: {str(error).splitlines()[0]}"
         if is_of_an_earlier_line(checkpoint):
-            return f"{text}; it is of the train_run or the core line: convert it with `python -m tools.convert PATH`"
+            convert = command("tools/convert.py")
+            return f"{text}; it is of the train_run or the core line: convert it with `{convert} PATH`"
         known = inspect.signature(self.config_class).parameters
         unknown = [str(name) for name in args if name not in known]
         if isinstance(error, TypeError) and unknown:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 
+from core.commands import command
 from core.errors import ConfigError
 from core.preemption import Preemption
 
@@ -46,9 +47,10 @@ class Ranks(NamedTuple):
         if given["RANK"] in ("", "-1"):
             return cls()
         if missing := [name for name, value in given.items() if not value]:
+            start = command("train.py", "torchrun --standalone --nproc_per_node=N")
             raise ConfigError(
                 f"RANK={given['RANK']} is set, but not {', '.join(missing)}: start several processes with "
-                "`torchrun --standalone --nproc_per_node=N train.py ...`, or unset RANK to use one process"
+                f"`{start} ...`, or unset RANK to use one process"
             )
         given["LOCAL_RANK"] = environment.get("LOCAL_RANK", "").strip() or "0"
         numbers = {name: _number(name, given[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}

@@ -9,8 +9,8 @@ from torch import nn
 
 from core.batch import Batch
 from core.checkpoint.update_watch import UpdateWatch
+from core.machine.parallel import Replicated
 from core.objective import Objective
-from core.parallel import Replicated
 
 # inspect(mean loss of the micro-batches, grad_norm, metrics) -> an int32 scalar on the device; not 0: skip the update
 Inspect = Callable[[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]

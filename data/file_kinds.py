@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from core.commands import command
+
 BLOCKS, BLOCK_BYTES = 64, 4096  # evenly spaced parts of a file that are looked at; multiples of 8 bytes
 NEEDED, DISTINCT = 64, 3  # numbers that are not 0, and different ones among them: fewer prove no number format
 LARGEST_WIDE = 2**18  # no tokenizer in use has more ids
@@ -93,8 +95,9 @@ def text_kind(path: Path, blocks: Sequence[bytes]) -> Kind | None:
     if not is_text:
         return None
     folder = path.parent
-    command = f"python data/text/prepare.py {folder / 'input.txt'} --name {folder.absolute().name} --tokenizer char"
-    return Kind("text", f"rename it to input.txt and run `{command}` (or byte, or gpt2)")
+    options = f"{folder / 'input.txt'} --name {folder.absolute().name} --tokenizer char"
+    prepare = command("data/text/prepare.py")
+    return Kind("text", f"rename it to input.txt and run `{prepare} {options}` (or byte, or gpt2)")
 
 
 def number_format(blocks: Sequence[bytes], limit: int, candidates: Sequence[str]) -> str | None:

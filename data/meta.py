@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from core.commands import command
 from core.errors import DataError
 from core.files import require_file, write_bytes_atomically
 from data.meta_contents import MODEL_FILES, find_vocab_size
+from data.prepare_scripts import STREAM, prepare_command
 
 SIZES = ("n_vocab", "vocabulary_size", "num_tokens")  # other names of vocab_size
 
@@ -59,10 +61,9 @@ def write_meta(path: str | Path, meta: Mapping[str, Any]) -> None:
 
 def _remedy(path: Path) -> str:
     """Return the command that makes the file again."""
-    for script in (path.parent / "prepare.py", path.parent / "prepare_streaming.py"):
-        if script.exists():
-            return f"run `python {script}` again"
-    return f"make it again, for instance with `python data/text/prepare.py FILE --name {path.parent.name}`"
+    if prepare := prepare_command(path.parent) or prepare_command(path.parent, STREAM):
+        return f"run `{prepare}` again"
+    return f"make it again, for instance with `{command('data/text/prepare.py')} FILE --name {path.parent.name}`"
 
 
 def _vocab_size(meta: Mapping[str, Any]) -> Any:

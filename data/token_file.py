@@ -27,6 +27,7 @@ from data.file_kinds import (
     text_kind,
 )
 from data.meta import read_meta
+from data.prepare_scripts import prepare_command
 
 log = logging.getLogger("coregpt")
 Ids: TypeAlias = npt.NDArray[np.unsignedinteger]
@@ -250,8 +251,8 @@ def _scanned(count: int) -> Iterator[tuple[int, int]]:
 
 
 def _how_to_make_again(folder: Path) -> str:
-    script = folder / "prepare.py"
-    return f"run `python {script}` again" if script.exists() else "prepare the data set again"
+    prepare = prepare_command(folder)
+    return f"run `{prepare}` again" if prepare else "prepare the data set again"
 
 
 def _how_to_get(path: Path) -> str:
@@ -263,8 +264,8 @@ def _how_to_get(path: Path) -> str:
     similar = difflib.get_close_matches(path.name, sorted(names), cutoff=0.6)
     similar = similar or sorted(name for name in names if name.lower().endswith((path.suffix, ".npy")))
     hint = f"{folder} has {', '.join(similar)}: rename that if it is meant, or " if similar else ""
-    if (folder / "prepare.py").exists():
-        return f"{hint}run `python {folder / 'prepare.py'}`"
+    if prepare := prepare_command(folder):
+        return f"{hint}run `{prepare}`"
     if (folder / OF_A_DATA_SET[0]).is_file():  # half a data set
         return hint.removesuffix(", or ") or _how_to_make_again(folder)
     prepared = sorted(file.parent.name for file in folder.parent.glob("*/train.bin") if file.parent != folder)

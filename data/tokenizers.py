@@ -7,7 +7,7 @@ vocabulary can sample, decodes to U+FFFD.
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from core.errors import DataError
 from data.meta_contents import Tables, find_tables, sentencepiece_model, tiktoken_encoding, tokenizer_name
@@ -27,7 +27,7 @@ class CharTokenizer:
         self.vocab_size = len(self.itos)
 
     @classmethod
-    def from_text(cls, text: str) -> "CharTokenizer":
+    def from_text(cls, text: str) -> Self:
         """Return a tokenizer for the characters of `text`, numbered in sorted order."""
         characters = sorted(set(text))
         return cls({c: i for i, c in enumerate(characters)}, dict(enumerate(characters)))

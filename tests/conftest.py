@@ -3,10 +3,12 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; also for subprocesses
+os.environ["VIRTUAL_ENV"] = sys.prefix  # as in an active environment: commands in messages begin with `python`
 
 import numpy as np
 import pytest

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "troubleshooting.md"
-FOLDERS = ("core", "wiring", "data", "extras", "loss_modifiers", "config", "tools")
+FOLDERS = ("core", "wiring", "data", "extras", "loss_modifiers", "config", "tools", "coregpt")
 FILES = ("configurator.py", "model.py", "train.py", "sample.py")
 KEY_WORDS = 4  # of a message, which a quotation of it must hold
 WARNINGS = ("warning", "_warn", "_warn_once", "_report")  # log.warning, and what warns once
@@ -47,7 +47,7 @@ PASSED_ON: dict[str, dict[str, str]] = {
         )
     },
     "core/checkpoint/format.py": {
-        "CONVERT.format(path=path)": "core/checkpoint/format.py: CONVERT",
+        "CONVERT.format(path=path, convert=command('tools/convert.py'))": "core/checkpoint/format.py: CONVERT",
         "f'{path} is {kind}'": KINDS,
         "f'{path} cannot be used: its {fault}'": "core/checkpoint/format.py: _fault_of",
     },

@@ -10,7 +10,6 @@ files hold pickled objects of legacy classes: they are read as plain data, and n
 could not be converted.
 """
 
-import argparse
 import functools
 import math
 import sys
@@ -23,6 +22,7 @@ import torch
 from core import files
 from core.checkpoint.format import CHECKPOINT, arrange
 from core.checkpoint.other_formats import kind_of_content
+from core.commands import argument_parser
 from core.errors import CheckpointError, ConfigError, exit_on_error
 from data.meta import read_meta
 from tools.legacy_checkpoints import find, read
@@ -160,9 +160,7 @@ def _progress(context: Any, args: State) -> State:
 
 def main(argv: Sequence[str]) -> Path:
     """Convert the checkpoint given on the command line and return the path of the new one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser("tools/convert.py", __doc__)
     parser.add_argument(
         "old", type=files.path_argument, help="checkpoint file, its ckpt_meta.json, or the folder of both"
     )

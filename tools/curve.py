@@ -4,11 +4,11 @@ Draw the loss curves of run folders into one picture.
     python -m tools.curve out-quickstart out-book --file curves.png
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.commands import argument_parser
 from core.errors import DataError, exit_on_error
 from core.files import path_argument
 from tools.metrics import is_number, read_records
@@ -56,7 +56,7 @@ def draw(folders: Sequence[Path], file: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the run folders given on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser("tools/curve.py", __doc__)
     parser.add_argument("folders", nargs="+", type=path_argument, help="run folders")
     parser.add_argument("--file", type=path_argument, default=Path("curves.png"), help="picture file to write")
     chosen = parser.parse_args(argv)

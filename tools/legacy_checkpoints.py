@@ -89,7 +89,7 @@ def read(path: str | Path) -> Any:
             (name,) = [name for name in file.namelist() if name.endswith("/data.pkl")]
             return _to_plain(_StandInUnpickler(file, name.removesuffix("data.pkl")).load())
     except Exception as error:  # a damaged file can raise nearly any exception
-        if kind := kind_of_file(path):
+        if os.path.isfile(path) and (kind := kind_of_file(path)):  # reading a pipe or a device may never end
             raise CheckpointError(f"{path} is {kind}") from None
         raise CheckpointError(
             f"cannot read {path}: it is damaged, or not saved by PyTorch 1.6 or later ({type(error).__name__}: {error})"

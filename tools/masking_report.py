@@ -8,7 +8,6 @@ Accepts the arguments of train.py, too, and draws the batches that training and 
 and one text of every stage, and writes masking.png and masking.html to a folder.
 """
 
-import argparse
 import html
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from config.options import Options
 from configurator import configure
 from core import Runtime
+from core.commands import argument_parser
 from core.errors import ConfigError, DataError, exit_on_error
 from core.files import path_argument
 from data.meta import read_meta
@@ -214,9 +214,7 @@ def _draw_kinds(axes: Any, sample: Sample) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report on the options of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = argument_parser("tools/masking_report.py", __doc__)
     parser.add_argument("--out", type=path_argument, default=Path("masking-report"), help="folder for page and picture")
     parser.add_argument("--sequences", type=int, default=500, help="maximum number of texts to draw for each stage")
     parser.add_argument("--examples", type=int, default=3, help="texts of each stage to show on the page")

@@ -9,7 +9,6 @@ Draw pictures of what the model of a run folder has learnt.
     timeline.png  runs with several stages: the losses, and where each stage began
 """
 
-import argparse
 import functools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -20,6 +19,7 @@ import torch
 
 import core
 from config.options import Options
+from core.commands import argument_parser
 from core.errors import ConfigError, exit_on_error
 from core.files import path_argument
 from data.masked_text import MaskedText
@@ -188,7 +188,7 @@ def report(out_dir: Path, to: Path, device: str, seed: int) -> list[Path]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the run folder given on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser("tools/objective_report.py", __doc__)
     parser.add_argument("out_dir", type=path_argument, help="run folder")
     parser.add_argument("--to", type=path_argument, help="folder for the pictures; default: the run folder")
     parser.add_argument("--device", default="cpu", help="device of the model")

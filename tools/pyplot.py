@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from core.commands import install_command
 from core.errors import ConfigError
 
 
@@ -13,5 +14,5 @@ def load_pyplot() -> Any:
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
-        raise ConfigError("drawing needs matplotlib: pip install -e '.[report]'") from None
+        raise ConfigError(f"drawing needs matplotlib: {install_command('report')}") from None
     return pyplot

@@ -8,7 +8,6 @@ Train the CPU recipe of each objective and compare its metrics with baselines th
 A recipe states by which margins it must be better than its baselines. Exit status 1 if a margin is missed.
 """
 
-import argparse
 import contextlib
 import io
 import math
@@ -27,6 +26,7 @@ import core
 import train
 from config.options import Options
 from configurator import configure
+from core.commands import argument_parser, command
 from core.errors import ConfigError, DataError, exit_on_error
 from tools.metrics import read_records
 from wiring.data import open_data
@@ -143,14 +143,14 @@ def masked_losses(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the recipes of the command line, print the table, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser("tools/recipes.py", __doc__)
     parser.add_argument("--only", choices=RECIPES, help="train only this recipe")
     parser.add_argument("--verbose", action="store_true", help="show the output of the runs")
     chosen, overrides = parser.parse_known_args(argv)
     if stray := [argument for argument in overrides if not argument.startswith("--")]:
         raise ConfigError(f"{stray[0]}: wanted --only, --verbose, or options of train.py as --key=value")
     if not os.path.exists("data/python_stdlib/train.bin"):
-        raise DataError("no data/python_stdlib/train.bin: run `python data/python_stdlib/prepare.py` first")
+        raise DataError(f"no data/python_stdlib/train.bin: run `{command('data/python_stdlib/prepare.py')}` first")
     lines, status = [], 0
     for name in [chosen.only] if chosen.only else RECIPES:
         print(f"training {name} ...", file=sys.stderr, flush=True)

@@ -7,7 +7,6 @@ The hash covers the newest good checkpoint (weights, optimizer, RNG states, coun
 without times. It does not depend on the folder of the run, or on how often the run was interrupted and resumed.
 """
 
-import argparse
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from core.checkpoint.format import load_checkpoint
 from core.checkpoint.manager import CheckpointManager
+from core.commands import argument_parser
 from core.errors import exit_on_error
 from core.files import path_argument
 from tools.metrics import read_records
@@ -91,7 +91,7 @@ def _add_bytes(digest: "hashlib._Hash", kind: str, content: bytes | bytearray) -
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the hash of the run folder given on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser("tools/run_hash.py", __doc__)
     parser.add_argument("out_dir", type=path_argument, help="run folder")
     print(run_hash(parser.parse_args(argv).out_dir))
 

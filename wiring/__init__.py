@@ -1,20 +1,18 @@
 """Turns the options into parts. train.py and sample.py call these functions in the order in which things happen."""
 
-from wiring.architecture import with_model_fields
 from wiring.checkpoints import make_checkpointer, make_monitor
 from wiring.data import RunData, open_data
 from wiring.loop import evaluation_settings, loop_numbers, make_parallel, runtime_settings, step_settings
 from wiring.model import check_task, find_transfer_source, make_initializer, model_maker
 from wiring.objective import make_objective
 from wiring.optimizer import make_optimizer, non_cosine_schedule
-from wiring.saved_options import as_saved
+from wiring.run_options import read_options
 from wiring.start import RunStart, enter_folder, find_start
 from wiring.watchers import callbacks, console, loggers, print_header
 
 __all__ = [
     "RunData",
     "RunStart",
-    "as_saved",
     "callbacks",
     "check_task",
     "console",
@@ -34,7 +32,7 @@ __all__ = [
     "non_cosine_schedule",
     "open_data",
     "print_header",
+    "read_options",
     "runtime_settings",
     "step_settings",
-    "with_model_fields",
 ]

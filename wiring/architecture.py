@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SchemaT = TypeVar("SchemaT", bound=Schema)
 
+MODEL = f"{__name__.removesuffix('wiring.architecture')}model"  # next to train.py
 NANOGPT = (*SHAPE_ARGS, "dropout")  # the arguments that nanoGPT's train.py gives to a GPTConfig
 NEEDED = ("block_size", "vocab_size")  # those that every run needs
 REPLACED = ("attention_type", "position_encoding", "attention")  # options that only our model.py gives a meaning
@@ -183,9 +184,9 @@ def _import_model() -> ModuleType:
     cause: BaseException
     advice = "put coreGPT's model.py in its place"
     try:
-        return importlib.import_module("model")
+        return importlib.import_module(MODEL)
     except ModuleNotFoundError as error:
-        if error.name == "model":
+        if error.name == MODEL:
             raise ConfigError("there is no model.py next to train.py: put coreGPT's or your fork's there") from None
         cause, advice = error, f"copy the fork's {error.name}.py next to model.py, install {error.name}, or {advice}"
     except (Exception, SystemExit) as error:

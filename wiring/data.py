@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core import ConfigError, Preemption, Runtime
 from core.batch import Batch, to_device
+from core.commands import is_checkout
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
 from data.meta_contents import find_tables, tiktoken_encoding
+from data.prepare_scripts import SCRIPTS, STREAM, prepare_command, script_for
 from data.stages import Stage, UniformStage, check_stages, create_stage_objects
 from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
@@ -116,9 +118,14 @@ def find_vocabulary(options: Options, source: TokenBins | DatasetConsumer) -> Vo
 
 
 def data_folder(dataset: str) -> Path:
-    """Return the folder of a data set that is given by its name under data/ or by its path."""
-    named, path = Path("data", dataset), Path(dataset)
-    return path if dataset and path.is_dir() and not named.is_dir() else named
+    """Return the folder of a data set that is given by its name under data/ or by its path.
+
+    One that lies with the program counts if the current folder has none of its name.
+    """
+    named, path, with_program = Path("data", dataset), Path(dataset), SCRIPTS / dataset
+    if named.is_dir() or not dataset:
+        return named
+    return path if path.is_dir() else with_program if (with_program / "train.bin").exists() else named
 
 
 def takes_queue(options: Options) -> bool:
@@ -129,11 +136,10 @@ def takes_queue(options: Options) -> bool:
         raise ConfigError(
             f"{folder} holds both train.bin and a queue of batches: set data_source=bins or data_source=queue"
         )
-    streams_only = (folder / "prepare_streaming.py").exists() and not (folder / "prepare.py").exists()
-    streams_only &= options.data_source != "bins"
+    streams_only = bool(script_for(folder, STREAM)) and not script_for(folder) and options.data_source != "bins"
     if not has_queue and not has_bins and streams_only:
         raise ConfigError(
-            f"{folder} holds no batches yet: run `python {folder / 'prepare_streaming.py'} CONFIG` at the same time, "
+            f"{folder} holds no batches yet: run `{prepare_command(folder, STREAM)} CONFIG` at the same time, "
             "with the same config file, and start when its first files are there"
         )
     return has_queue if options.data_source == "auto" else options.data_source == "queue"
@@ -146,7 +152,7 @@ def open_bins(options: Options, start: RunStart | None = None) -> TokenBins:
     bins = TokenBins(folder, options.block_size, options.batch_size, meta=meta)
     if meta is not None:
         log.info(f"data: {bins.meta_path} is not there, its ids are taken for those of the checkpoint")
-    if options.data_source != "auto" or options.training_type != "language_model":
+    if options.data_source != "auto" or options.training_type != "language_model" or not is_checkout():
         log.info(f"data: from {folder / 'train.bin'}")
     return bins
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from core import Callback, ConsoleLogger, JsonlLogger, Logger, LRScheduler, Runtime, WandBLogger
+from core.commands import install_command
 from extras.finite_losses import FiniteLosses
 from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
@@ -83,7 +84,7 @@ def _wandb(options: Options, saved: dict[str, Any]) -> list[Logger]:
             )
         ]
     except ImportError:
-        log.warning("wandb_log=True, but wandb is not installed: pip install -e '.[wandb]'; going on without it")
+        log.warning(f"wandb_log=True, but wandb is not installed: {install_command('wandb')}; going on without it")
     except Exception as error:
         log.warning(f"wandb could not be started, going on without it ({error})")
     return []

@@ -14,6 +14,7 @@ import torch
 from core.checkpoint.numpy_numbers import ALLOWED
 from core.checkpoint.other_formats import kind_of_content, kind_of_file
 from core.checkpoint.weights import non_finite
+from core.commands import command
 from core.errors import CheckpointError
 
 FORMAT = 1  # of the manifest and of what it describes
@@ -87,7 +88,7 @@ FOREIGN_CLASS = re.compile(
 )  # classes of legacy programs; `model.GPT` is a whole model of nanoGPT's, `model.GPTConfig` its config
 OBJECT = re.compile(r"Unsupported global: GLOBAL (\S+) was")
 CONVERT = (
-    "{path} was saved by the train_run or the core line: convert it with `python -m tools.convert {path}`, and use the "
+    "{path} was saved by the train_run or the core line: convert it with `{convert} {path}`, and use the "
     "file that it writes"
 )
 # what torch.compile, DistributedDataParallel, FSDP, activation checkpointing, Fabric and Opacus put into names
@@ -107,7 +108,7 @@ def load_checkpoint(path: str | Path, check: bool = True) -> dict[str, Any]:
     """
     checkpoint = _read(path, check)
     if _needs_conversion(checkpoint):
-        raise CheckpointError(CONVERT.format(path=path))
+        raise CheckpointError(CONVERT.format(path=path, convert=command("tools/convert.py")))
     checkpoint["model"] = handle_state_dict_prefixes(checkpoint["model"])
     if check and (names := list(non_finite(checkpoint["model"]))):
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -152,7 +153,7 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
         # torch's reason is long, and where it refuses code its advice is to let the code run
         text = " ".join(str(error).split())
         if FOREIGN_CLASS.search(text):
-            raise CheckpointError(CONVERT.format(path=path)) from None
+            raise CheckpointError(CONVERT.format(path=path, convert=command("tools/convert.py"))) from None
         if kind := kind_of_file(path):
             raise CheckpointError(f"{path} is {kind}") from None
         found = re.search(r"WeightsUnpickler error: (.*?)(\.? Check the documentation|\. |$)", text)

@@ -15,6 +15,7 @@ from core.checkpoint.manifest import write as write_manifest
 from core.checkpoint.other_formats import kind_of_folder
 from core.checkpoint.retention import to_keep
 from core.checkpoint.search import LINKED, CheckpointFile, CheckpointSearch, Digests
+from core.commands import command
 from core.errors import CheckpointError, WarnOnce
 
 log = logging.getLogger("coregpt")
@@ -227,7 +228,9 @@ class CheckpointManager:
         foreign = next(
             (path for path in sorted(self.folder.glob("ckpt_*.pt")) if CONVERTIBLE.fullmatch(path.name)), None
         )
-        hint = f"; {foreign} is of the train_run or core line: convert with `python -m tools.convert {self.out_dir}`"
+        hint = (
+            f"; {foreign} is of the train_run or core line: convert with `{command('tools/convert.py')} {self.out_dir}`"
+        )
         hint = hint if foreign else self._other_files()
         if not faults and (kind := kind_of_folder(self.folder)):
             return f"no checkpoint in {self.out_dir}: {kind}"

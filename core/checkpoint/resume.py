@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from core.checkpoint.manager import CheckpointFile, CheckpointManager
 from core.checkpoint.manifest import FutureFormatError, UnreadableError
+from core.commands import command
 from core.errors import CheckpointError, CoreGPTError
 from core.files import reason
 
@@ -211,12 +211,12 @@ def has_other_data(
 
 def resume_command(out_dir: str | Path, world_size: int) -> str:
     """Return the whole command that goes on with a run: with the saved options, and as many processes."""
-    options = f"train.py --init_from=resume --out_dir={shlex.quote(str(out_dir))}"
-    if world_size > 1:
-        is_one_node = os.environ.get("LOCAL_WORLD_SIZE", str(world_size)) == str(world_size)
-        return f"torchrun {f'--standalone --nproc_per_node={world_size}' if is_one_node else '(as before)'} {options}"
-    python = Path(sys.executable)
-    return f"{python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else 'python'} {options}"
+    options = f"--init_from=resume --out_dir={shlex.quote(str(out_dir))}"
+    if world_size == 1:
+        return f"{command('train.py')} {options}"
+    is_one_node = os.environ.get("LOCAL_WORLD_SIZE", str(world_size)) == str(world_size)
+    processes = f"--standalone --nproc_per_node={world_size}" if is_one_node else "(as before)"
+    return f"{command('train.py', f'torchrun {processes}')} {options}"
 
 
 @contextmanager

@@ -11,11 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from config.stream_options import StreamOptions, read_options
 from core.errors import exit_on_error
+from data.prepare_scripts import output_folder
 from data.streaming.char_text import CharText
 from data.streaming.masked import MaskedProvider, stages_by_split
 from data.streaming.producer import Producer
-
-HERE = Path(__file__).resolve().parent
 
 
 def provider(options: StreamOptions, text: CharText) -> MaskedProvider:
@@ -35,10 +34,10 @@ def provider(options: StreamOptions, text: CharText) -> MaskedProvider:
     )
 
 
-def main(argv: Sequence[str] | None = None, own: Path = HERE) -> None:
+def main(argv: Sequence[str] | None = None, own: Path | None = None) -> None:
     """Prepare the text if needed, and fill the queue."""
     options = read_options(sys.argv[1:] if argv is None else argv)
-    folder = options.target_folder(own)
+    folder = options.target_folder(own or output_folder(__file__))
     source = folder if options.source_data_dir is None else options.source(folder)
     text = CharText.prepared(source, options.cls_token_id)
     Producer(folder, provider(options, text), **options.producer()).run(options.files, options.once)

@@ -12,18 +12,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from config.stream_options import read_options
 from core.errors import exit_on_error
 from data.char_diffusion import prepare_streaming as char_diffusion
+from data.prepare_scripts import output_folder
 from data.sequence_scorer import prepare_streaming as sequence_scorer
 from data.streaming.char_text import CharText
 from data.streaming.dual_mode import DualModeProvider
 from data.streaming.producer import Producer
 
-HERE = Path(__file__).resolve().parent
 
-
-def main(argv: Sequence[str] | None = None, own: Path = HERE) -> None:
+def main(argv: Sequence[str] | None = None, own: Path | None = None) -> None:
     """Prepare the text if needed, and fill the queue."""
     options = read_options(sys.argv[1:] if argv is None else argv)
-    folder = options.target_folder(own)
+    folder = options.target_folder(own or output_folder(__file__))
     text = CharText.prepared(options.source(folder), options.cls_token_id)
     providers = {
         "language_model": char_diffusion.provider(options, text),

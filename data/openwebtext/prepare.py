@@ -3,7 +3,6 @@
 The corpus takes tens of GB in the Hugging Face cache; train.bin is about 17 GB, val.bin 8.5 MB.
 """
 
-import argparse
 import json
 import math
 import os
@@ -17,12 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
+from core.commands import argument_parser, install_command
 from core.errors import ConfigError, DataError, exit_on_error
 from core.files import path_argument
 from data.corpus import read_text, write_chunks
+from data.prepare_scripts import output_folder
 from data.tokenizers import Gpt2Tokenizer
 
-HERE = Path(__file__).resolve().parent
 REPOSITORY = "Skylion007/openwebtext"
 # The revision with the corpus as 80 parquet files. Earlier ones have a loading script, which `datasets` 4 and later do
 # not run.
@@ -35,7 +35,7 @@ BATCH = 1024  # documents in memory at a time
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Tokenize the documents, each followed by the end-of-text token, and write the data set."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser("data/openwebtext/prepare.py", __doc__)
     parser.add_argument(
         "--input",
         type=path_argument,
@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="FILE",
         help='your own documents: a .txt file is one document, a .jsonl file has one in the "text" of each line',
     )
-    parser.add_argument("--out", type=path_argument, metavar="DIR", default=HERE, help="output folder")
+    parser.add_argument(
+        "--out", type=path_argument, metavar="DIR", default=output_folder(__file__), help="output folder"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads for tokenizing")
     args = parser.parse_args(argv)
 
@@ -71,7 +73,7 @@ def load_corpus() -> Any:
         import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
         raise DataError(
-            "OpenWebText needs Hugging Face datasets: pip install -e '.[hf]', or give --input FILE"
+            f"OpenWebText needs Hugging Face datasets: {install_command('hf')}, or give --input FILE"
         ) from error
     try:
         return datasets.load_dataset(REPOSITORY, revision=REVISION, data_files=FILES, split="train")

@@ -1,6 +1,5 @@
 """Prepare the source of Python's standard library by character: a real corpus without a download."""
 
-import argparse
 import hashlib
 import platform
 import sys
@@ -10,12 +9,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from core.commands import argument_parser
 from core.errors import DataError, exit_on_error
 from core.files import path_argument
 from data.corpus import write_text
+from data.prepare_scripts import output_folder
 from data.tokenizers import CharTokenizer
 
-HERE = Path(__file__).resolve().parent
 STDLIB = Path(sysconfig.get_path("stdlib"))
 MAX_BYTES = 4_000_000
 MAX_FILE_BYTES = 100_000  # a longer module could take up a quarter of the validation text
@@ -25,9 +25,11 @@ SKIPPED |= {"encodings", "idlelib", "lib2to3", "pydoc_data"}
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Collect the source and write the data set, which depends on the version of Python."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser("data/python_stdlib/prepare.py", __doc__)
     parser.add_argument("--input", type=path_argument, metavar="DIR", default=STDLIB, help="other Python source")
-    parser.add_argument("--out", type=path_argument, metavar="DIR", default=HERE, help="output folder")
+    parser.add_argument(
+        "--out", type=path_argument, metavar="DIR", default=output_folder(__file__), help="output folder"
+    )
     args = parser.parse_args(argv)
 
     text = collect_source(args.input)

@@ -16,6 +16,7 @@ from config.stream_options import StreamOptions, read_options
 from core.checkpoint.find import find_checkpoint
 from core.errors import CheckpointError, ConfigError, exit_on_error
 from core.model_initializer import ModelInitializer
+from data.prepare_scripts import output_folder
 from data.streaming.char_text import CharText
 from data.streaming.masked import stages_by_split
 from data.streaming.producer import Producer
@@ -26,7 +27,6 @@ from extras.other_runs import load_unmasking_model
 from loss_modifiers import sequence_scorer_target_transform
 from wiring.architecture import load_architecture
 
-HERE = Path(__file__).resolve().parent
 TOP_K = 50
 
 
@@ -97,10 +97,10 @@ def provider(options: StreamOptions, text: CharText) -> SequenceScorerProvider:
     )
 
 
-def main(argv: Sequence[str] | None = None, own: Path = HERE) -> None:
+def main(argv: Sequence[str] | None = None, own: Path | None = None) -> None:
     """Prepare the text if needed, and fill the queue."""
     options = read_options(sys.argv[1:] if argv is None else argv)
-    folder = options.target_folder(own)
+    folder = options.target_folder(own or output_folder(__file__))
     text = CharText.prepared(options.source(folder), options.cls_token_id)
     Producer(folder, provider(options, text), **options.producer()).run(options.files, options.once)
 

@@ -1,25 +1,26 @@
 """Prepare tiny Shakespeare in GPT-2 tokens: the train.bin and val.bin of nanoGPT."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from core.commands import argument_parser
 from core.errors import exit_on_error
 from core.files import path_argument
 from data.corpus import tiny_shakespeare, write_text
+from data.prepare_scripts import output_folder
 from data.tokenizers import Gpt2Tokenizer
-
-HERE = Path(__file__).resolve().parent
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read or download the text and write the data set."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser("data/shakespeare/prepare.py", __doc__)
     parser.add_argument("--input", type=path_argument, metavar="FILE", help="text file to use instead of the download")
-    parser.add_argument("--out", type=path_argument, metavar="DIR", default=HERE, help="output folder")
+    parser.add_argument(
+        "--out", type=path_argument, metavar="DIR", default=output_folder(__file__), help="output folder"
+    )
     args = parser.parse_args(argv)
 
     tokenizer = Gpt2Tokenizer()

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from core.commands import command
 from core.errors import DataError, WarnOnce
 from core.losses import SPLITS
 from data.meta import read_meta
+from data.prepare_scripts import STREAM
 from data.streaming.batch_file import StoredBatch, check_ids, read_batches
 from data.streaming.queue import Queue, QueueFile
 
@@ -304,7 +306,7 @@ class DatasetConsumer:
         return {**tensors, "model_mode": str(batch.metadata.get("model_mode", "language_model"))}
 
     def _remedy(self) -> str:
-        return f"fill it with `python {self.folder / 'prepare_streaming.py'} CONFIG`"
+        return f"fill it with `{command(str(self.folder / STREAM))} CONFIG`"
 
 
 def _require_equal(where: Path, block_size: int, target_size: int) -> None:

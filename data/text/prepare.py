@@ -1,24 +1,24 @@
 """Prepare a data set from your own text files: write data/NAME/, ready for --dataset=NAME."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from core.commands import argument_parser
 from core.errors import ConfigError, DataError, exit_on_error
 from core.files import PARTIAL, path_argument
 from data.corpus import STAGING, read_text, write_text
+from data.prepare_scripts import output_folder
 from data.tokenizers import ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 
-DATA = Path(__file__).resolve().parents[1]
 OWN_FILES = {"train.bin", "val.bin", "meta.pkl", "input.txt", STAGING, STAGING + PARTIAL}
 
 
-def main(argv: Sequence[str] | None = None, data: Path = DATA) -> None:
+def main(argv: Sequence[str] | None = None, data: Path | None = None) -> None:
     """Join the files in the order given, as `cat` does, and write the data set to data/NAME."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser("data/text/prepare.py", __doc__)
     parser.add_argument(
         "files",
         nargs="+",
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None, data: Path = DATA) -> None:
     parser.add_argument("--val-fraction", type=float, default=0.1, help="fraction kept for validation (0.1)")
     args = parser.parse_args(argv)
 
-    folder = target_folder(data, args.name)
+    folder = target_folder(data or output_folder(__file__).parent, args.name)
     if not 0 < args.val_fraction < 1:
         raise ConfigError(f"--val-fraction is {args.val_fraction}, wanted a number between 0 and 1")
     text = "".join(map(read_text, args.files))

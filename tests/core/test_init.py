@@ -1,56 +1,21 @@
-"""The names that `core` exports."""
+"""What `import core` loads, and when."""
 
-import importlib
-import inspect
-from pathlib import Path
+import subprocess
+import sys
 
 import core
-
-# classes that the parts of `core` create and pass to each other; code outside need not import them
-INTERNAL = {
-    "Address",
-    "AgreedFlags",
-    "CallbackList",
-    "CheckpointFile",
-    "CheckpointSearch",
-    "Decision",
-    "EmergencyExchange",
-    "FutureFormatError",
-    "LastingStream",
-    "Modifiers",
-    "NumberType",
-    "ProcessGroup",
-    "Ranks",
-    "RecentStep",
-    "Requests",
-    "RunState",
-    "Snapshot",
-    "StepReport",
-    "StepVerdict",
-    "StopRequest",
-    "TooLargeError",
-    "TorchFile",
-    "UnreadableError",
-    "UpdateWatch",
-    "WarnOnce",
-}
-ROOT = Path(core.__file__).parent
-MODULES = sorted(path for path in ROOT.rglob("*.py") if path.stem != "__init__")
+from core import names
 
 
-def test_public_names_are_sorted_and_exist() -> None:
-    assert core.__all__ == sorted(set(core.__all__))
-    assert all(hasattr(core, name) for name in core.__all__)
+def test_options_and_errors_do_not_wait_for_torch() -> None:
+    code = "import sys, core.errors, config.options, configurator; print({'torch', 'numpy'} & sys.modules.keys())"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_every_public_class_except_the_internal_ones_is_exported() -> None:
-    not_exported = set()
-    for path in MODULES:
-        module = importlib.import_module(".".join(path.with_suffix("").relative_to(ROOT.parent).parts))
-        for class_name, value in inspect.getmembers(module, inspect.isclass):
-            if value.__module__ == module.__name__ and not class_name.startswith("_"):
-                if class_name in core.__all__:
-                    assert getattr(core, class_name) is value
-                else:
-                    not_exported.add(class_name)
-    assert not_exported == INTERNAL
+def test_a_name_that_core_lacks_is_an_attribute_error() -> None:
+    assert not hasattr(core, "Trainers") and not hasattr(core, "__nothing__")
+
+
+def test_the_names_are_those_of_names() -> None:
+    assert core.__all__ == names.__all__ and core.Trainer is names.Trainer

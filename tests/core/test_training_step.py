@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from core.machine.parallel import Replicated
 from core.objective import LanguageModeling, Objective, Output
-from core.parallel import Replicated
 from core.training_step import TrainingStep
 
 LR = 0.5

@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmark.soak.campaign import ranks
+from core.machine.parallel import Replicated
 from core.objective import LanguageModeling
 from core.optimizer import load_optimizer_state
-from core.parallel import Replicated
 from core.scheduler import CosineLRScheduler
 from core.training_step import TrainingStep
 from extras.freezing import freeze_transformer, is_frozen, train_only

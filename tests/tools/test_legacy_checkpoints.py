@@ -95,6 +95,13 @@ def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_pipe_is_refused_without_reading_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "old.pt")
+
+    with pytest.raises(CheckpointError, match="cannot read .*old.pt"):
+        read(tmp_path / "old.pt")
+
+
 def touch_files(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).touch()

@@ -18,9 +18,9 @@ from core.checkpoint.manager import CheckpointManager
 from core.checkpoint.save_schedule import SaveSchedule
 from core.checkpoint.writer import TorchFile
 from core.errors import CheckpointError, ConfigError
+from core.machine.parallel import Replicated
 from core.model_initializer import LoadedModel
 from core.objective import LanguageModeling, Output
-from core.parallel import Replicated
 from core.runtime import Runtime
 from core.stability.detector import InstabilityDetector
 from core.training_step import TrainingStep

@@ -330,4 +330,5 @@ def test_the_command_that_goes_on_is_complete(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert resume_command("out", 8) == "torchrun (as before) train.py --init_from=resume --out_dir=out"
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.delenv("VIRTUAL_ENV")
     assert resume_command("out", 1) == ".venv/bin/python train.py --init_from=resume --out_dir=out"

@@ -1,6 +1,6 @@
 """Objects with a state, by class name."""
 
-from core.class_states import stateful
+from core.checkpoint.class_states import stateful
 
 
 class Plain:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core.parallel import Replicated
+from core.machine.parallel import Replicated
 
 CPU = torch.device("cpu")
 

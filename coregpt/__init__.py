@@ -1,0 +1,1 @@
+"""coreGPT from Python."""

@@ -1,0 +1,31 @@
+"""The scripts that make data sets, and the commands that run them."""
+
+from pathlib import Path
+
+from core.commands import command, is_checkout
+
+PREPARE, STREAM = "prepare.py", "prepare_streaming.py"
+SCRIPTS = Path(__file__).resolve().parent  # a folder for each data set that comes with the program
+
+
+def script_for(folder: Path, name: str = PREPARE) -> Path | None:
+    """Return the script that makes a data set: in its folder, or with the program for one in the current `data/`."""
+    own, ours = folder / name, SCRIPTS / folder.name / name
+    if own.exists():
+        return own
+    return ours if folder == Path("data", folder.name) and ours.exists() else None
+
+
+def prepare_command(folder: Path, name: str = PREPARE) -> str | None:
+    """Return the command that makes a data set; None if it has no script."""
+    script = script_for(folder, name)
+    return command(str(folder / name)) if script else None
+
+
+def output_folder(script: str) -> Path:
+    """Return where a script writes its data set: its own folder, or for `coregpt prepare` one in the current `data/`.
+
+    script: its `__file__`
+    """
+    folder = Path(script).resolve().parent
+    return folder if is_checkout() else Path("data", folder.name)

@@ -1,0 +1,50 @@
+"""The options of a run, from its command line; and the data set that they name, made if that needs nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import is_rank_0
+from data import text_file
+from data.prepare_scripts import SCRIPTS, script_for
+from wiring.architecture import with_model_fields
+from wiring.saved_options import as_saved
+
+if TYPE_CHECKING:
+    from config.options import Options
+
+NEED_NO_NETWORK = {"python_stdlib": "data.python_stdlib.prepare"}  # data sets that any machine can make
+PACKAGE = __name__.removesuffix("wiring.run_options")
+
+
+def read_options(argv: Sequence[str]) -> Options:
+    """Return the options that a command line gives; with a text file as `dataset`, the data set that is made of it.
+
+    Rank 0 makes it; the others wait for rank 0 when they join it.
+    """
+    from config.options import Options
+    from configurator import configure
+
+    return with_data_set(as_saved(configure(with_model_fields(Options), argv), argv))
+
+
+def with_data_set(options: Options) -> Options:
+    """Return the options with the name of a data set, which exists or cannot be made without the user."""
+    text = Path(options.dataset)
+    if text.is_file() and text.suffix != ".bin":
+        name = text_file.data_set_name(text)
+        if is_rank_0():
+            text_file.prepare(text, Path("data", name))
+        return options.model_copy(update={"dataset": name})
+    folder = Path("data", options.dataset)
+    script = NEED_NO_NETWORK.get(options.dataset)
+    is_ours = script and script_for(folder) in (folder / "prepare.py", SCRIPTS / options.dataset / "prepare.py")
+    if is_ours and is_rank_0() and not (folder / "train.bin").exists() and not (folder / "queue").exists():
+        with redirect_stdout(sys.stderr):
+            importlib.import_module(f"{PACKAGE}{script}").main(["--out", str(folder)])
+    return options
