@@ -25,9 +25,11 @@ def options(tmp_path: Path) -> Options:
     return Options(out_dir=str(tmp_path / "out"), dataset="tiny", block_size=16)
 
 
-def made_callbacks(options: Options, run: core.Runtime, console: Any = ()) -> list[core.Callback]:
+def made_callbacks(
+    options: Options, run: core.Runtime, console: Any = (), of_user: Any = ()
+) -> list[core.Callback]:
     data = wiring.open_data(options, run, core.Preemption())
-    return wiring.callbacks(options, data, None, core.ConstantLRScheduler(1.0, 0), console)
+    return wiring.callbacks(options, run, data, None, core.ConstantLRScheduler(1.0, 0), console, of_user)
 
 
 def close(loggers: list[core.Logger]) -> None:
