@@ -70,7 +70,7 @@ def load_callbacks(path: Path) -> list[Any]:
 
 def _read(path: Path) -> bytes:
     if kind := kind_of(path):
-        raise ConfigError(f"callbacks_file={path}: it is {kind}, wanted a Python file with callbacks")
+        raise ConfigError(f"callbacks_file={path}: it is {kind}, wanted a Python file with callbacks, or None")
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def _read(path: Path) -> bytes:
         edits, near = spelling.nearest(path.name, names)
         hint = f"; did you mean {path.parent / near[0]}?" if edits <= NEAR else ""
         raise ConfigError(
-            f"callbacks_file={path}: there is no such file, wanted a Python file with callbacks{hint}"
+            f"callbacks_file={path}: there is no such file, wanted a Python file with callbacks, or None{hint}"
         ) from None
     except OSError as error:
         raise ConfigError(f"callbacks_file={path}: it cannot be read ({error.strerror}): mend that") from None
@@ -159,7 +159,7 @@ def _require_callback(callback: Any, where: str) -> None:
 def _place(error: BaseException, path: Path, folder: Path) -> str:
     """Return file and line of an error: the innermost place in the file, or in a module of its folder."""
     if isinstance(error, SyntaxError):
-        return f"{error.filename or path}:{error.lineno}"
+        return f"{error.filename or path}:{error.lineno}" if error.lineno else str(path)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == str(path) or folder in Path(frame.filename).resolve().parents]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else str(path)

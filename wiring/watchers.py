@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from core import Callback, ConsoleLogger, JsonlLogger, Logger, LRScheduler, Runtime, WandBLogger
+from data.token_bins import TokenBins
 from extras.epoch_meter import EpochMeter
 from extras.event_callbacks import EventCallback, needs_adapter
 from extras.finite_losses import FiniteLosses
@@ -127,7 +128,7 @@ def callbacks(
 
 def _adapted(options: Options, runtime: Runtime, data: RunData, of_user: Sequence[Any]) -> list[Callback]:
     """Return the user's callbacks; before them, if one needs an adapter, the meter that the adapters read."""
-    train_tokens = None if data.is_queue else len(data.source.files["train"])
+    train_tokens = len(data.source.files["train"]) if isinstance(data.source, TokenBins) else None
     meter = EpochMeter(_tokens_per_iter(options, runtime), train_tokens)
     adapted = [EventCallback(callback, meter) if needs_adapter(callback) else callback for callback in of_user]
     return [meter, *adapted] if any(map(needs_adapter, of_user)) else adapted

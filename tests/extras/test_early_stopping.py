@@ -64,7 +64,9 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) ->
 
 
 def test_an_unknown_metric_is_named_with_those_that_there_are(run_dir: Path, tiny_argv: list[str]) -> None:
-    with pytest.raises(core.ConfigError, match=r"monitor='bleu'\): this run's evaluations measure train_loss, val_loss;"):
+    with pytest.raises(
+        core.ConfigError, match=r"monitor='bleu'\): this run's evaluations measure train_loss, val_loss;"
+    ):
         train.main(tiny_argv, [EarlyStopping(monitor="bleu")])
 
 

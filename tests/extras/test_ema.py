@@ -65,9 +65,7 @@ def test_the_average_follows_its_formula(run_dir: Path, tiny_argv: list[str], wa
     require_close(average.averages, recorder.average(0.8, warm_up))
 
 
-def test_it_does_not_change_training(
-    run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_does_not_change_training(run_dir: Path, tiny_argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for folder, callbacks in (("plain", []), ("averaged", [EMA()])):
         train.main([*tiny_argv, f"--out_dir={folder}"], callbacks)
     plain, averaged = (load_checkpoint(core.CheckpointManager(name).load().path) for name in ("plain", "averaged"))
@@ -184,7 +182,14 @@ def test_the_file_has_nanogpts_keys_and_can_be_sampled(
     assert all(torch.equal(state[name], tensor) for name, tensor in average.averages.items())
 
     capsys.readouterr()
-    argv = ["--out_dir=out", "--checkpoint=ema.pt", "--device=cpu", "--num_samples=1", "--max_new_tokens=5", "--start=a"]
+    argv = [
+        "--out_dir=out",
+        "--checkpoint=ema.pt",
+        "--device=cpu",
+        "--num_samples=1",
+        "--max_new_tokens=5",
+        "--start=a",
+    ]
     sample.main(argv)
     output = capsys.readouterr()
     assert "model: out/ema.pt, iteration 7 of 7" in output.err and "\na" in output.out

@@ -40,7 +40,9 @@ def test_a_state_is_a_plain_dataclass_on_a_cpu() -> None:
     state = TrainingState(1, 5, 0, 4, torch.tensor(2.5), 0.1, {"val_loss": 3.0}, 1.25)
     values = dict(epoch=1, global_step=5, batch_idx=0, total_batches=4, loss=2.5, learning_rate=0.1)
 
-    assert dataclasses.asdict(state) == vars(state) == {**values, "metrics": {"val_loss": 3.0}, "fractional_epoch": 1.25}
+    assert (
+        dataclasses.asdict(state) == vars(state) == {**values, "metrics": {"val_loss": 3.0}, "fractional_epoch": 1.25}
+    )
 
 
 class OnDevice(torch.Tensor):

@@ -128,7 +128,9 @@ def test_a_parameter_that_nothing_is_known_for_is_refused(run_dir: Path, tiny_ar
     class Asks:
         def on_epoch_end(self, epoch: int, bleu: float) -> None: ...
 
-    with pytest.raises(core.ConfigError, match=r"^callbacks\[0\]: Asks.on_epoch_end takes bleu, which nothing is known"):
+    with pytest.raises(
+        core.ConfigError, match=r"^callbacks\[0\]: Asks.on_epoch_end takes bleu, which nothing is known"
+    ):
         train.main(tiny_argv, [Asks()])
     assert not Path("out").exists()
 
@@ -164,7 +166,12 @@ def test_only_what_is_no_plain_callback_gets_an_adapter() -> None:
     class Duck:
         def on_step_end(self, trainer: core.Trainer, result: core.StepResult) -> None: ...
 
-    assert [needs_adapter(listener) for listener in (Ours(), Duck(), Mixed(), Everything())] == [False, True, True, True]
+    assert [needs_adapter(listener) for listener in (Ours(), Duck(), Mixed(), Everything())] == [
+        False,
+        True,
+        True,
+        True,
+    ]
     assert all(map(has_events, (Ours, Ours(), Duck, Mixed, Everything())))
     assert not has_events(object()) and not has_events(dict)
     assert {event for event in EVENTS if not hasattr(Callback, event)} == EPOCH_EVENTS
