@@ -14,7 +14,7 @@ from config.options import Options
 
 
 def build(
-    options: Options, runtime: core.Runtime, preemption: core.Preemption, callbacks: Sequence[core.Callback] = ()
+    options: Options, runtime: core.Runtime, preemption: core.Preemption, callbacks: Sequence[object] = ()
 ) -> core.Trainer:
     """Make every part of a run, in the order in which things happen, and the trainer that runs them."""
     numbers = wiring.loop_numbers(options, runtime)
@@ -55,7 +55,7 @@ def build(
     )
     monitor = wiring.make_monitor(options, runtime, model, step, detector)
     logger.loggers += wiring.loggers(options, runtime, modifiers, checkpoint)
-    watchers = [*wiring.callbacks(options, data, modifiers, scheduler, console), *callbacks]
+    watchers = wiring.callbacks(options, runtime, data, modifiers, scheduler, console, callbacks)
     trainer = core.Trainer(
         model, step, scheduler, evaluator, checkpointer, monitor, logger, runtime, preemption, watchers, numbers=numbers
     )
@@ -64,14 +64,14 @@ def build(
     return trainer
 
 
-def main(argv: Sequence[str], callbacks: Sequence[core.Callback] = ()) -> float:
+def main(argv: Sequence[str], callbacks: Sequence[object] = ()) -> float:
     """Run one experiment, given as its command line. Return the lowest validation loss."""
     options = wiring.read_options(argv)
     with (
         core.Preemption(options.time_limit) as preemption,
         core.Runtime(**wiring.runtime_settings(options, preemption)) as runtime,
     ):
-        return build(options, runtime, preemption, callbacks).train()
+        return build(options, runtime, preemption, wiring.user_callbacks(options, callbacks)).train()
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     training_type: Literal["language_model", "unmasking", "token_classification", "sequence_scoring"] = opt("language_model", "what the model learns: language_model predicts the next token, unmasking fills masked positions, token_classification finds replaced tokens, sequence_scoring estimates the ratio of machine-filled tokens in a text")
     model_mode: Literal["auto", "language_model", "token_classifier", "sequence_scorer"] = opt("auto", "the core line's name for the model's head; token_classifier and sequence_scorer set training_type, the other values do not")
     ckpt_filename: str | None = opt(None, "resume from this file in out_dir; None: from the newest good checkpoint", text="path", min_length=1)
+    callbacks_file: str | None = opt(None, "Python file whose callbacks watch the run: its classes with event methods, or its list `callbacks`; see docs/callbacks.md; None: no file", text="path")
     seed: int = opt(1337, "seed of all random draws; each process adds its rank", ge=0, le=2**62)
 
     opt = section("evaluation")

@@ -30,6 +30,8 @@ class Callback:
         trainer.scheduler           the learning rate of any iteration
         trainer.monitor             recoveries made (`history`), their factor on the learning rate (`lr_scale`)
         trainer.runtime             rank, world size, device
+        trainer.counters.metrics    what the last evaluation measured besides the losses
+        trainer.checkpointer        `notes`: what checkpoints say of the run; `checkpoints.folder`: out_dir
 
     and call
 

@@ -16,6 +16,7 @@ class RunState:
     saved_val_loss:  of the last evaluation that saved, better or not; nanoGPT's best_val_loss
     evaluated_at:    iteration of the last evaluation; a resume does not repeat it
     losses:          mean loss of each split, of the last evaluation
+    metrics:         what that evaluation measured in addition, by the names it is logged under
     """
 
     def __init__(self) -> None:
@@ -24,6 +25,7 @@ class RunState:
         self.saved_val_loss: torch.Tensor | float = 1e9
         self.evaluated_at: int | None = None
         self.losses: dict[str, torch.Tensor] = {}
+        self.metrics: dict[str, float] = {}
 
     def record_evaluation(self, measured: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Keep the losses of an evaluation at `iter_num`. Return what was measured under the names it is logged by."""
@@ -31,6 +33,7 @@ class RunState:
         self.losses = {split: measured[split] for split in SPLITS}
         self.lowest_val_loss = min(self.lowest_val_loss, self.losses["val"].item())
         metrics = {name: value for name, value in measured.items() if name not in SPLITS}
+        self.metrics = {name: float(value) for name, value in metrics.items()}
         return {**{f"{split}/loss": loss for split, loss in self.losses.items()}, **metrics}
 
     def manifest_notes(self, is_healthy: bool, max_iters: float) -> dict[str, Any]:
@@ -60,4 +63,4 @@ class RunState:
         self.iter_num = state["iter_num"]
         self.saved_val_loss = state["best_val_loss"]
         self.lowest_val_loss = float(state["lowest_val_loss"] if "lowest_val_loss" in state else state["best_val_loss"])
-        self.evaluated_at, self.losses = state.get("evaluated_at"), {}
+        self.evaluated_at, self.losses, self.metrics = state.get("evaluated_at"), {}, {}

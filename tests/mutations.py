@@ -249,6 +249,20 @@ MUTATIONS = [
     Mutation("accept frozen models of any size", "extras/other_runs.py", "if config.vocab_size != vocabulary.size or config.block_size < block_size:", "if False:", "tests/extras/test_other_runs.py"),
     Mutation("count one token id too few in a queue", "data/streaming/consumer.py", 'self.meta.get("largest_token_id", self.vocab_size - 1) + 1', 'self.meta.get("largest_token_id", self.vocab_size - 1)', "tests/data/streaming/test_consumer.py"),
     Mutation("allow queue rows without a masked position", "data/streaming/masked.py", "            mask_one_at_least(inputs[batch], mask[batch], lengths[batch], self.text.mask_id, generator)\n", "            pass\n", "tests/data/streaming/test_masked.py"),
+    # callbacks
+    Mutation("average restored weights that are none", "extras/ema.py", "        self._weights = []\n", "", "tests/extras/test_ema.py"),
+    Mutation("lose the update before an error in the average", "extras/ema.py", "if self.next_iter == trainer.iter_num - 1:", "if False:", "tests/extras/test_ema.py"),
+    Mutation("save no average", "extras/ema.py", '{"averages": dict(self.averages),', '{"averages": {},', "tests/extras/test_ema.py"),
+    Mutation("leave the averaged weights in the model", "extras/ema.py", "            _copy(own, weights)\n", "            pass\n", "tests/extras/test_ema.py"),
+    Mutation("stop an interrupted run one update early", "extras/early_stopping.py", " and trainer.iter_num > self.judged_at", "", "tests/extras/test_early_stopping.py"),
+    Mutation("train on after a stop", "extras/early_stopping.py", "            trainer.stop_request.agree(is_preempted=False, is_requested=True)", "            pass", "tests/extras/test_early_stopping.py"),
+    Mutation("count not a number as an improvement", "extras/early_stopping.py", "if sign * value < best - self.min_delta:", "if not sign * value >= best - self.min_delta:", "tests/extras/test_early_stopping.py"),
+    Mutation("end no epoch with the run", "extras/event_callbacks.py", "        self._end_epoch(trainer)\n        self._call(\"on_train_end\"", "        self._call(\"on_train_end\"", "tests/extras/test_event_callbacks.py"),
+    Mutation("mean of the run instead of the epoch", "extras/epoch_meter.py", "            self.batches = 0\n", "            pass\n", "tests/extras/test_epoch_meter.py"),
+    Mutation("read the loss at once", "extras/epoch_meter.py", 'and loss.device.type == "cpu"', "", "tests/extras/test_epoch_meter.py"),
+    Mutation("attach imported classes", "wiring/callbacks_file.py", "kind.__module__ == MODULE and ", "", "tests/wiring/test_callbacks_file.py"),
+    Mutation("leave the file's folder on the path", "wiring/callbacks_file.py", "        sys.path.remove(str(folder))\n", "", "tests/wiring/test_callbacks_file.py"),
+    Mutation("import our modules in place of the file's own", "wiring/callbacks_file.py", "    if top not in own or ", "    if True or ", "tests/wiring/test_callbacks_file.py"),
 ]  # fmt: skip
 
 

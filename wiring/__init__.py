@@ -1,5 +1,6 @@
 """Turns the options into parts. train.py and sample.py call these functions in the order in which things happen."""
 
+from wiring.callbacks_file import user_callbacks
 from wiring.checkpoints import make_checkpointer, make_monitor
 from wiring.data import RunData, open_data
 from wiring.loop import evaluation_settings, loop_numbers, make_parallel, runtime_settings, step_settings
@@ -35,4 +36,5 @@ __all__ = [
     "read_options",
     "runtime_settings",
     "step_settings",
+    "user_callbacks",
 ]

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 WHICH_RUN = {"init_from", "out_dir", "ckpt_filename"}
 WHICH_MACHINE = {"device", "dtype", "compile", "backend", "time_limit"}
+WHO_WATCHES = {"callbacks_file"}
 
 
 def as_saved(options: Options, argv: Sequence[str]) -> Options:
     """Return the options of the checkpoint to resume, with those that `argv` sets.
 
-    With a config file, or an option beyond WHICH_RUN and WHICH_MACHINE, the options are as given, which is nanoGPT's
-    meaning of a resume. They are also as given for a fresh start, and where no checkpoint holds options.
+    With a config file, or an option beyond WHICH_RUN, WHICH_MACHINE and WHO_WATCHES, the options are as given, which is
+    nanoGPT's meaning of a resume. They are also as given for a fresh start, and where no checkpoint holds options.
     """
     if options.init_from != "resume" or any(not argument.startswith("--") for argument in argv):
         return options
@@ -33,7 +34,7 @@ def as_saved(options: Options, argv: Sequence[str]) -> Options:
     given = options.model_fields_set
     if path is None:
         return options
-    if more := sorted(given - WHICH_RUN - WHICH_MACHINE):
+    if more := sorted(given - WHICH_RUN - WHICH_MACHINE - WHO_WATCHES):
         if options.dataset != saved["dataset"]:
             _say(
                 f"resume: as {', '.join(more)} is given, all other options have their defaults, such as "

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core import (
-    Callback,
     CheckpointError,
     CheckpointManager,
     ModelInitializer,
@@ -89,7 +88,7 @@ def enter_folder(
     checkpoints: CheckpointManager,
     start: RunStart,
     needed: Sequence[Path | None] = (),
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Any] = (),
 ) -> None:
     """Make the run's folder; a fresh start moves a previous run's files away as soon as there is data.
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from core import Callback, ConsoleLogger, JsonlLogger, Logger, LRScheduler, Runtime, WandBLogger
 from core.commands import install_command
+from data.token_bins import TokenBins
+from extras.epoch_meter import EpochMeter
+from extras.event_callbacks import EventCallback, needs_adapter
 from extras.finite_losses import FiniteLosses
 from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
@@ -41,14 +44,16 @@ def console(options: Options, runtime: Runtime) -> list[Logger]:
 
 def print_header(options: Options, runtime: Runtime, data: RunData, start: RunStart, logger: Logger) -> None:
     """Print nanoGPT's first lines."""
-    sequences = (
-        options.batch_size * runtime.micro_steps_per_rank(options.gradient_accumulation_steps) * runtime.world_size
-    )
-    logger.log_info(f"tokens per iteration will be: {sequences * options.block_size:,}")
+    logger.log_info(f"tokens per iteration will be: {_tokens_per_iter(options, runtime):,}")
     if data.source.vocab_size and data.source.meta_path.exists():
         logger.log_info(f"found vocab_size = {data.source.vocab_size} (inside {data.source.meta_path})")
     if start.found:
         logger.log_info(f"Resuming training from {options.out_dir}")
+
+
+def _tokens_per_iter(options: Options, runtime: Runtime) -> int:
+    micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps) * runtime.world_size
+    return options.batch_size * micro_steps * options.block_size
 
 
 def loggers(
@@ -92,12 +97,19 @@ def _wandb(options: Options, saved: dict[str, Any]) -> list[Logger]:
 
 def callbacks(
     options: Options,
+    runtime: Runtime,
     data: RunData,
     modifiers: LossModifierPipeline | None,
     scheduler: LRScheduler,
     console: Sequence[Logger],
+    of_user: Sequence[Any] = (),
 ) -> list[Callback]:
-    """Return the callbacks that the options ask for; a schedule that watches the validation loss is one itself."""
+    """Return the callbacks that the options ask for, then the user's own.
+
+    A schedule that watches the validation loss is a callback itself.
+
+    of_user: instances of ours as they are; those of the C line, and other objects with events, get an adapter
+    """
     found: list[Callback] = [logger for logger in console if isinstance(logger, Callback)]
     listeners: list[Any] = [part for part in (modifiers, data.batches) if hasattr(part, "iter_num")]
     if listeners:
@@ -112,4 +124,12 @@ def callbacks(
         found.append(Unfreezing(options.unfreeze_at_iteration, drop, options.weight_decay))
     if options.eval_only:
         found.append(FiniteLosses())
-    return found
+    return [*found, *_adapted(options, runtime, data, of_user)]
+
+
+def _adapted(options: Options, runtime: Runtime, data: RunData, of_user: Sequence[Any]) -> list[Callback]:
+    """Return the user's callbacks; before them, if one needs an adapter, the meter that the adapters read."""
+    train_tokens = len(data.source.files["train"]) if isinstance(data.source, TokenBins) else None
+    meter = EpochMeter(_tokens_per_iter(options, runtime), train_tokens)
+    adapted = [EventCallback(callback, meter) if needs_adapter(callback) else callback for callback in of_user]
+    return [meter, *adapted] if any(map(needs_adapter, of_user)) else adapted

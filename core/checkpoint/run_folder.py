@@ -21,7 +21,7 @@ log = logging.getLogger("coregpt")
 LOCK = ".lock"
 CHECKPOINT = re.compile(r"ckpt.*\.(pt|json)(\.part)?|ckpt\.pt\.foreign.*")
 CHECKPOINT_FOLDER = re.compile(r"ckpt-.*")
-REPORTS = ("metrics.jsonl", "wandb")
+REPORTS = ("metrics.jsonl", "wandb", "ema.pt")  # ema.pt: averaged weights, see extras/ema.py
 PREVIOUS = re.compile(r"previous-(\d+)")
 POLL_S = 0.05
 

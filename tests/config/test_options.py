@@ -26,7 +26,7 @@ NANOGPT_SAMPLE = dict(init_from="resume", out_dir="out", start="\n", num_samples
 # every name that a user's config file may set; removing or renaming one breaks that file
 OPTION_NAMES = {
     Options: {
-        "run": "out_dir init_from resume_rng eval_only training_type model_mode ckpt_filename seed",
+        "run": "out_dir init_from resume_rng eval_only training_type model_mode ckpt_filename callbacks_file seed",
         "evaluation": "eval_interval eval_iters eval_rng",
         "checkpoints": "always_save_checkpoint save_interval save_minutes keep_last keep_best async_save time_limit",
         "logging": "log_interval wandb_log wandb_project wandb_run_name wandb_log_interval",

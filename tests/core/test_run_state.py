@@ -17,9 +17,11 @@ def test_record_evaluation_returns_logged_names_and_keeps_the_lowest_loss() -> N
     state.iter_num = 4
 
     logged = state.record_evaluation({**losses(2.0, 1.0), "val/accuracy": torch.tensor(0.5)})
+    first = state.metrics
     state.record_evaluation(losses(1.0, 3.0))
 
     assert logged == {"train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5}
+    assert (first, state.metrics) == ({"val/accuracy": 0.5}, {})
     assert (state.lowest_val_loss, state.evaluated_at, state.losses) == (1.0, 4, losses(1.0, 3.0))
 
 

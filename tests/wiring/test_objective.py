@@ -16,6 +16,7 @@ from data.masked_text import MaskedText
 from data.meta import read_meta, write_meta
 from data.stages import UniformStage
 from data.token_bins import TokenBins
+from extras.epoch_meter import EpochMeter
 from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
 from extras.objectives import SequenceScoring, TokenClassification, Unmasking
@@ -158,6 +159,19 @@ def test_a_run_on_a_queue_has_the_callback_that_releases_files(run: core.Runtime
 
     (release,) = callbacks_without_timer(unmasking)
     assert isinstance(release, QueueRelease) and release.consumer is unmasking.data
+
+
+def test_a_queue_has_no_size_for_callbacks_that_count_epochs(run: core.Runtime) -> None:
+    class EpochCounter:
+        def on_epoch_end(self, epoch: int) -> None: ...
+
+    fill_queue("queued", "unmasking")
+    meters = [
+        [part.train_tokens for part in task(run, **options).callbacks(EpochCounter()) if isinstance(part, EpochMeter)]
+        for options in ({"dataset": "queued", "training_type": "unmasking"}, {"training_type": "unmasking"})
+    ]
+
+    assert meters == [[None], [2000]]
 
 
 def test_a_scorer_from_a_queue_needs_no_filler(run: core.Runtime, initializer: core.ModelInitializer) -> None:

@@ -52,6 +52,15 @@ def test_what_names_the_machine_is_taken_from_the_command_line(
     assert options.time_limit == (1.5 if len(given) > 1 else None)
 
 
+def test_a_resume_can_do_without_the_callbacks_file_of_the_run(run_dir: Path, tiny_argv: list[str]) -> None:
+    Path("mine.py").write_text("class Mine:\n    def on_epoch_end(self, epoch): ...")
+    train.main([*tiny_argv, "--max_iters=2", "--callbacks_file=mine.py"])
+
+    assert options_of("--init_from=resume", "--out_dir=out").callbacks_file == "mine.py"
+    without = options_of("--init_from=resume", "--out_dir=out", "--callbacks_file=None")
+    assert (without.callbacks_file, without.dataset) == (None, "tiny")
+
+
 @pytest.mark.parametrize(
     "given", ["--local-rank=0", "--temperature=1", "--system.device=cpu", "--training.use_torch_compile=False"]
 )

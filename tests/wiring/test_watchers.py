@@ -13,6 +13,9 @@ import core
 import wiring
 import wiring.watchers
 from config.options import Options
+from extras.early_stopping import EarlyStopping
+from extras.epoch_meter import EpochMeter
+from extras.event_callbacks import EventCallback
 from extras.objective_lines import ObjectiveLines
 from extras.progress_bar import ProgressBar
 from loss_modifiers import LossModifierPipeline
@@ -25,9 +28,26 @@ def options(tmp_path: Path) -> Options:
     return Options(out_dir=str(tmp_path / "out"), dataset="tiny", block_size=16)
 
 
-def made_callbacks(options: Options, run: core.Runtime, console: Any = ()) -> list[core.Callback]:
+def made_callbacks(options: Options, run: core.Runtime, console: Any = (), of_user: Any = ()) -> list[core.Callback]:
     data = wiring.open_data(options, run, core.Preemption())
-    return wiring.callbacks(options, data, None, core.ConstantLRScheduler(1.0, 0), console)
+    return wiring.callbacks(options, run, data, None, core.ConstantLRScheduler(1.0, 0), console, of_user)
+
+
+class EpochCounter:
+    """A callback of the C line."""
+
+    def on_epoch_end(self, epoch: int) -> None: ...
+
+
+def test_only_callbacks_that_need_it_get_an_adapter_and_a_meter(options: Options, run: core.Runtime) -> None:
+    ours, other = EarlyStopping(), EpochCounter()
+    run.world_size = 2
+
+    assert made_callbacks(options, run, of_user=[ours]) == [ours]
+    meter, first, last = made_callbacks(options, run, of_user=[other, ours])
+    assert isinstance(meter, EpochMeter) and isinstance(first, EventCallback)
+    assert first.listener is other and first.meter is meter and last is ours
+    assert (meter.tokens_per_iter, meter.train_tokens) == (12 * 40 * 16, 2000)
 
 
 def close(loggers: list[core.Logger]) -> None:

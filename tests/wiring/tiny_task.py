@@ -52,8 +52,9 @@ class Task:
     def modifiers(self) -> Any:
         return self.learning.modifiers if self.learning else None
 
-    def callbacks(self) -> list[core.Callback]:
-        return callbacks(self.options, self.run_data, self.modifiers, core.ConstantLRScheduler(1.0, 0), [])
+    def callbacks(self, *of_user: Any) -> list[core.Callback]:
+        schedule = core.ConstantLRScheduler(1.0, 0)
+        return callbacks(self.options, self.run, self.run_data, self.modifiers, schedule, [], of_user)
 
     def loggers(self) -> list[core.Logger]:
         """Return the loggers without the JsonlLogger."""
