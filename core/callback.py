@@ -30,6 +30,9 @@ class Callback:
         trainer.scheduler           the learning rate of any iteration
         trainer.monitor             recoveries made (`history`), their factor on the learning rate (`lr_scale`)
         trainer.runtime             rank, world size, device
+        trainer.report              seconds of training (`elapsed_s`), tokens of an iteration (`tokens_per_iter`)
+        trainer.checkpointer        the run's id (`run_id`), its folder, the command that goes on (`resume_command()`)
+        trainer.stop_request        whether a signal or the clock ends the run (`is_preempted`)
 
     and call
 
