@@ -44,7 +44,7 @@ class RunSummary(Logger, Callback):
 
     def log_eval(self, metrics: Metrics) -> None:
         self.val = float(metrics["val/loss"]), metrics["iter"]
-        if self.best is None or self.val < self.best:
+        if math.isfinite(self.val[0]) and (self.best is None or self.val < self.best):
             self.best = self.val
 
     def on_train_end(self, trainer: Trainer) -> None:
@@ -52,7 +52,7 @@ class RunSummary(Logger, Callback):
             log.info(line)
 
     def lines(self, trainer: Trainer) -> Iterator[str]:
-        """Yield the lines."""
+        """Yield the lines of the summary; with the losses as far as they are known."""
         manifests = _manifests(trainer)
         yield from self._losses(trainer, manifests)
         yield _work(trainer)

@@ -21,6 +21,7 @@ import wiring
 from config.options import Options
 from configurator import configure
 from core import Callback, CheckpointError, PreemptedError, Trainer
+from tests.summary_lines import without_summary
 from tools.run_hash import run_hash
 
 ROOT = Path(__file__).parents[1]
@@ -90,14 +91,6 @@ def contents(folder: str = "out") -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in paths}
 
 
-SUMMARY = r"validation loss: |training loss: |[\d,]+ updates? in |saved in |to (go on|train longer|sample): "
-
-
-def notes(err: str) -> str:
-    """Return what is on stderr, without the summary at the end of a run."""
-    return "".join(line for line in err.splitlines(keepends=True) if not re.match(SUMMARY, line))
-
-
 def records(folder: str = "out") -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
@@ -139,7 +132,7 @@ def test_stdout_has_nanogpts_lines_in_nanogpts_order(
             iteration(6, MFU),
         ],
     )
-    assert notes(err) == "" and len(err.splitlines()) == 6
+    assert without_summary(err) == "" and len(err.splitlines()) == 6
 
 
 def test_the_program_runs_in_a_separate_process(run_dir: Path, tiny_argv: list[str]) -> None:
@@ -154,7 +147,7 @@ def test_the_program_runs_in_a_separate_process(run_dir: Path, tiny_argv: list[s
     assert done.returncode == 0
     messages = [
         line
-        for line in notes(done.stderr).splitlines()
+        for line in without_summary(done.stderr).splitlines()
         if not re.match(r"device: no CUDA device here, using \w+", line)
     ]
     assert messages == []
@@ -376,7 +369,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
             iteration(6, NO_MFU),
         ],
     )
-    assert notes(err) == f"resume: iteration {first} from {name}, checksum and next batch verified\n"
+    assert without_summary(err) == f"resume: iteration {first} from {name}, checksum and next batch verified\n"
     expected, resumed = checkpoint("undisturbed"), checkpoint("resumed")
     assert all(torch.equal(expected["model"][name], resumed["model"][name]) for name in expected["model"])
     for number, state in expected["optimizer"]["state"].items():
@@ -444,9 +437,8 @@ def test_auto_starts_a_new_run_if_there_is_no_checkpoint(
 
     out, err = capsys.readouterr()
     assert "Initializing a new model from scratch\n" in out and run_hash("out") == run_hash("undisturbed")
-    assert (
-        err.startswith("init_from=auto: starting afresh (no checkpoint at out/ckpt.pt") and notes(err).count("\n") == 1
-    )
+    err = without_summary(err)
+    assert err.startswith("init_from=auto: starting afresh (no checkpoint at out/ckpt.pt") and err.count("\n") == 1
 
 
 def test_resuming_a_finished_run_makes_no_update(
@@ -583,7 +575,7 @@ def test_options_that_differ_on_resume_are_logged_in_one_line(
         [*argv, "--init_from=resume", "--max_iters=4", "--n_layer=3", "--weight_decay=0.5", "--learning_rate=0.002"]
     )
 
-    lines = notes(capsys.readouterr().err).splitlines()
+    lines = without_summary(capsys.readouterr().err).splitlines()
     assert len(lines) == 2 and lines[0].startswith("resume: the options differ from the checkpoint's: ")
     assert lines[1] == "resume: iteration 4 from ckpt-000002.pt, checksum and next batch verified"
     changes = "n_layer stays 2 (not 3), weight_decay stays 0.1 (not 0.5), max_iters 3 -> 4, learning_rate 0.01 -> 0.002"

@@ -113,6 +113,14 @@ def test_the_best_loss_of_an_earlier_process_has_its_iteration(tmp_path: Path, s
     assert next(later.lines(trainer)) == "validation loss: best 0.5000, last 9.0000 (iteration 8)"
 
 
+def test_a_loss_that_is_not_finite_is_never_the_best() -> None:
+    summary = RunSummary()
+    for iter_num, loss in enumerate((float("nan"), 2.0, float("nan"))):
+        summary.log_eval({"val/loss": torch.tensor(loss), "iter": iter_num})
+
+    assert summary.best == (2.0, 1)
+
+
 @pytest.mark.parametrize(("made", "text"), [(1, "1 recovery from instability"), (2, "2 recoveries from instability")])
 def test_recoveries_are_counted(tmp_path: Path, summary: RunSummary, made: int, text: str) -> None:
     trainer = run(tmp_path, summary)

@@ -145,7 +145,7 @@ def test_a_transfer_schedule_has_a_head_rate_and_its_own_reduction(run: core.Run
     optimizer = make_optimizer(options, run, model, core.Replicated(), None)
     schedule = non_cosine_schedule(options)
     assert schedule is not None
-    (unfreezing,) = wiring.callbacks(options, wiring.open_data(options, run, core.Preemption()), None, schedule, [])
+    _, unfreezing = wiring.callbacks(options, wiring.open_data(options, run, core.Preemption()), None, schedule, [])
 
     schedule.set_lr(optimizer.param_groups, 2)
     rates = {group.get("is_head", False): group["lr"] for group in optimizer.param_groups}

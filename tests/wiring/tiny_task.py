@@ -8,6 +8,7 @@ import torch
 import core
 from config.options import Options
 from data.meta import read_meta
+from extras.run_record import RunRecord
 from model import GPT, GPTConfig
 from tests.data.streaming.conftest import Noise, producer
 from wiring.checkpoints import make_checkpointer
@@ -53,7 +54,9 @@ class Task:
         return self.learning.modifiers if self.learning else None
 
     def callbacks(self) -> list[core.Callback]:
-        return callbacks(self.options, self.run_data, self.modifiers, core.ConstantLRScheduler(1.0, 0), [])
+        schedule = core.ConstantLRScheduler(1.0, 0)
+        made = callbacks(self.options, self.run_data, self.modifiers, schedule, [])
+        return [callback for callback in made if not isinstance(callback, RunRecord)]  # every training run has it
 
     def loggers(self) -> list[core.Logger]:
         """Return the loggers without the JsonlLogger."""
