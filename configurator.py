@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # added by `python -m torch.distributed.launch`, next to LOCAL_RANK
 CONFIG_FILES = (".py", *mappings.ENDINGS)
-NOT_THE_USERS = re.compile(r"(^|[/\\])base_\w+\.py:\d+$|:\?$")  # origins: a base file, or a file that was imported
+# origins: a base file, a file that was imported, the defaults in a file that `Schema.save` wrote
+NOT_THE_USERS = re.compile(r"(^|[/\\])base_\w+\.py:\d+$|:\?$| \(defaults\)$")
 _MODULES = {name: name for name in ("os", "sys", "time", "math", "pickle", "torch")} | {"np": "numpy"}
 
 
@@ -165,7 +166,10 @@ class Overrides:
         for key, value in content.items():
             if value is None and key in headings:
                 continue  # a heading without options
-            if isinstance(value, dict) and key in headings:
+            if isinstance(value, dict) and key == "defaults" and key not in self.names:
+                for inner, inner_value in value.items():
+                    self.assign(str(inner), inner_value, f"{path} (defaults)")
+            elif isinstance(value, dict) and key in headings:
                 for inner, inner_value in value.items():
                     self.assign(f"{key}.{inner}", inner_value, path)
             elif isinstance(value, dict) and key not in self.names:

@@ -7,17 +7,21 @@ import re
 import reprlib
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from core.files import write_bytes_atomically
+
 Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
 LARGEST = (1e308, 3e38)  # whole numbers above are no float of Python, floats above are none of torch
 PATH_BYTES, NAME_BYTES = 4000, 255  # what file systems take, with room for the names of our files
 HELP_COLUMNS = 100
 AUTO = "auto"  # shown for a default that depends on the machine
+DEFAULTS = "defaults"  # heading in a saved file: options that the user did not set
 SchemaT = TypeVar("SchemaT", bound="Schema")
 
 
@@ -197,6 +201,41 @@ class Schema(BaseModel):
             lines.append(f"\n# {heading}")
             lines += [f"{name} = {getattr(self, name)!r}  # {origins.get(name, 'default')}" for name in names]
         return "\n".join(lines).strip()
+
+    def save(self, path: str | Path, heading: str = "") -> None:
+        """Write all options to a YAML file, which loads back to equal options; an old file is replaced in one step.
+
+        heading: the first line, a comment
+
+        Options that the user did not set stand under `defaults`. Of a fork's GPTConfig a field may have a value that
+        YAML cannot hold: it is named in a comment.
+        """
+        write_bytes_atomically(Path(path), self.as_yaml(heading).encode())
+
+    def as_yaml(self, heading: str = "") -> str:
+        """Return the text that `save` writes."""
+        import yaml
+
+        # written in C, if PyYAML has them: ten times as fast
+        loader, dumper = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+        def dump(values: dict[str, Any]) -> str:
+            return str(yaml.dump(values, Dumper=dumper, sort_keys=False, default_flow_style=False, allow_unicode=True))
+
+        def is_lost(name: str) -> bool:
+            try:
+                return bool(self.fit(name, yaml.load(dump({name: values[name]}), loader)[name]) != values[name])
+            except (yaml.YAMLError, ValueError, RecursionError):
+                return True
+
+        values = self.pick(*type(self).model_fields)
+        lost = {name for name in values if is_lost(name)}
+        given = {name: value for name, value in values.items() if name in self.model_fields_set - lost}
+        others = {name: value for name, value in values.items() if name not in given.keys() | lost}
+        lines = [f"# {name}: YAML has no such value: {' '.join(repr(values[name]).split())}\n" for name in sorted(lost)]
+        blocks = [f"{heading}\n" if heading else "", dump(given) if given else "", *lines]
+        blocks += ["\n", dump({DEFAULTS: others})] if others else []
+        return "".join(blocks)
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

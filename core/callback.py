@@ -31,7 +31,10 @@ class Callback:
         trainer.monitor             recoveries made (`history`), their factor on the learning rate (`lr_scale`)
         trainer.runtime             rank, world size, device
         trainer.counters.metrics    what the last evaluation measured besides the losses
-        trainer.checkpointer        `notes`: what checkpoints say of the run; `checkpoints.folder`: out_dir
+        trainer.report              seconds of training (`elapsed_s`), tokens of an iteration (`tokens_per_iter`)
+        trainer.checkpointer        the run's id (`run_id`), what checkpoints say of it (`notes`), its folder
+                                    (`checkpoints.folder`), the command that goes on (`resume_command()`)
+        trainer.stop_request        whether a signal or the clock ends the run (`is_preempted`)
 
     and call
 

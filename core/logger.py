@@ -19,13 +19,19 @@ from core.errors import WarnOnce
 log = logging.getLogger("coregpt")
 Metrics = dict[str, Any]
 BLOCK = 2**16  # bytes read at a time
+RUN = "run"  # the event with which a process begins or resumes a run
+NOT_SENT = {"mean_loss", "elapsed_s", "tokens", "tokens_per_s"}  # wandb gets nanoGPT's keys; its records have times
 
 
 class Logger(ABC):
     """Takes a run's reports. Subclass it to send them somewhere else.
 
-    log_step: iter, loss, lr, time_ms, mfu (percent), grad_norm if known, and the objective's metrics
-    log_eval: iter, train/loss, val/loss, lr, mfu (percent), and the objective's metrics
+    log_step: iter, loss, lr, time_ms, mfu (percent), grad_norm if known, the objective's metrics, and
+        mean_loss     mean over all micro-batches of the update in this process; `loss` is nanoGPT's, the last one's
+        elapsed_s     seconds since this process began to train
+        tokens        tokens seen by all processes since iteration 0, this update's included
+        tokens_per_s  their rate since the previous report, with its evaluations and saves; absent if not known
+    log_eval: iter, train/loss, val/loss, lr, mfu (percent), elapsed_s, tokens, and the objective's metrics
 
     A logger whose reports must neither be lost nor repeated by a resume has a `state_dict()` of plain values, which
     every checkpoint keeps; its `load_state_dict(state)`, if it has one, is called when the run resumes there.
@@ -74,12 +80,16 @@ class JsonlLogger(Logger):
 
     The file has complete lines only: a line that was cut off, by a full disk or a kill, is removed before the next is
     written. A file that is removed or replaced during the run is made again or appended to.
+
+    The record of the event `run` stands before the first report of this process, also after a rollback to its start.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.file: FileIO | None = None
         self.size = 0  # bytes of complete lines in the open file
+        self.run_record: Metrics | None = None
+        self._run_record_at = -1  # its place in the file; -1: not written yet
 
     def log_step(self, metrics: Metrics) -> None:
         self._write({"event": "step", **metrics})
@@ -91,7 +101,10 @@ class JsonlLogger(Logger):
         self._write({"event": "checkpoint", "text": text})
 
     def log_event(self, record: Metrics) -> None:
-        self._write({"event": record["event"], **record})
+        if record["event"] == RUN:
+            self.run_record, self._run_record_at = record, -1
+        else:
+            self._write({"event": record["event"], **record})
 
     def state_dict(self) -> dict[str, int]:
         """Return the bytes written so far, by this run and those it continues."""
@@ -114,6 +127,15 @@ class JsonlLogger(Logger):
         self.file = None
 
     def _write(self, record: Metrics) -> None:
+        self._open_file()
+        is_lacking = self._run_record_at < 0 or self.size <= self._run_record_at  # a rollback may have removed it
+        if self.run_record is not None and is_lacking:
+            place = self.size
+            self._append(self.run_record)
+            self._run_record_at = place
+        self._append(record)
+
+    def _append(self, record: Metrics) -> None:
         line = json.dumps(_plain(record)).encode() + b"\n"
         file, rest = self._open_file(), memoryview(line)
         try:
@@ -203,7 +225,7 @@ class WandBLogger(Logger):
     def _send(self, metrics: Metrics) -> None:
         if self.reported >= self.received:
             metrics = {**metrics, **{other: metrics[name] for name, other in self.also.items() if name in metrics}}
-            self.run.log({key: _number(value) for key, value in metrics.items()})
+            self.run.log({key: _number(value) for key, value in metrics.items() if key not in NOT_SENT})
         self.reported += 1
 
 

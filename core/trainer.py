@@ -40,6 +40,7 @@ class LoopNumbers(NamedTuple):
     """The plain numbers of the loop, by the names of their options.
 
     sequences_per_iter: sequences that this process sees in an iteration, for the mfu
+    tokens_per_iter:    tokens that all processes see in an iteration; 0: not known, and not reported
     """
 
     max_iters: float
@@ -49,6 +50,7 @@ class LoopNumbers(NamedTuple):
     eval_only: bool = False
     always_save_checkpoint: bool = True
     check_every_step: bool = False
+    tokens_per_iter: int = 0
 
 
 class _RolledBack(Exception):
@@ -91,7 +93,7 @@ class Trainer:
         self.numbers = numbers
         self.counters = RunState()
         self.stop_request = StopRequest(preemption, is_alone=runtime.world_size == 1)
-        self.report = StepReport(raw_model, step, numbers.sequences_per_iter)
+        self.report = StepReport(raw_model, step, numbers.sequences_per_iter, numbers.tokens_per_iter)
         self.step_start: State = {}  # this rank's position before the evaluation or update at hand; {} between them
 
     @property
@@ -176,7 +178,7 @@ class Trainer:
         self.step_start = self.checkpointer.position()
         measured, self.step_start = self.evaluator.evaluate_splits(), {}
         metrics = self.counters.record_evaluation(measured)
-        self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, "mfu": self.report.mfu_percent})
+        self.logger.log_eval({"iter": self.iter_num, **metrics, "lr": lr, **self.report.progress(self.iter_num)})
         self.callbacks.emit("on_eval_end", self, self.counters.losses)
         return self.counters.losses
 

@@ -23,12 +23,14 @@ class StepResult(NamedTuple):
     grad_norm:   norm of all gradients before clipping; None if clipping is off
     metrics:     what the objective reported of the last micro-batch
     micro_steps: micro-batches of this process in the update
+    mean_loss:   mean of the losses of these micro-batches
     """
 
     loss: torch.Tensor
     grad_norm: torch.Tensor | None
     metrics: dict[str, torch.Tensor]
     micro_steps: int
+    mean_loss: torch.Tensor
 
 
 class TrainingStep:
@@ -106,12 +108,13 @@ class TrainingStep:
         if self.grad_clip:
             self.scaler.unscale_(self.optimizer)  # the true gradients are clipped, not the scaled ones
             grad_norm = self.parallel.clip(self.model.parameters(), self.grad_clip)
-        self.result = result = StepResult(losses[-1], grad_norm, output.metrics, self.gradient_accumulation_steps)
+        micro_steps, mean_loss = self.gradient_accumulation_steps, torch.stack(losses).sum()
+        self.result = result = StepResult(losses[-1], grad_norm, output.metrics, micro_steps, mean_loss)
         self.watch.begin()
         self.is_updating, skip = True, None
         if inspect:
             norm = self.parallel.norm(self.model.parameters()) if grad_norm is None else grad_norm
-            skip = inspect(torch.stack(losses).sum(), norm, _merge(reports))
+            skip = inspect(mean_loss, norm, _merge(reports))
         self._update(skip)
         self._end_update()
         return result

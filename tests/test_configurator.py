@@ -73,6 +73,15 @@ def test_the_users_own_values_are_known_and_a_base_files_are_not() -> None:
     assert configure(Options, []) == Options() and Options(seed=1).model_fields_set == {"seed"}
 
 
+def test_defaults_in_a_saved_file_are_not_the_users_own() -> None:
+    path = write("saved.yaml", "seed: 3\ndefaults:\n  n_head: 4\n  batch_size: 2")
+    options = configure(Options, [path, "--batch_size=5"])
+
+    assert (options.seed, options.n_head, options.batch_size) == (3, 4, 5)
+    assert options.model_fields_set == {"seed", "batch_size"}
+    assert "unknown option 'n_haed'" in error_of(write("typo.yaml", "defaults:\n  n_haed: 4"))
+
+
 # order
 
 

@@ -21,6 +21,7 @@ import wiring
 from config.options import Options
 from configurator import configure
 from core import Callback, CheckpointError, PreemptedError, Trainer
+from tests.summary_lines import without_summary
 from tools.run_hash import run_hash
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +132,7 @@ def test_stdout_has_nanogpts_lines_in_nanogpts_order(
             iteration(6, MFU),
         ],
     )
-    assert err == ""
+    assert without_summary(err) == "" and len(err.splitlines()) == 6
 
 
 def test_the_program_runs_in_a_separate_process(run_dir: Path, tiny_argv: list[str]) -> None:
@@ -145,14 +146,16 @@ def test_the_program_runs_in_a_separate_process(run_dir: Path, tiny_argv: list[s
 
     assert done.returncode == 0
     messages = [
-        line for line in done.stderr.splitlines() if not re.match(r"device: no CUDA device here, using \w+", line)
+        line
+        for line in without_summary(done.stderr).splitlines()
+        if not re.match(r"device: no CUDA device here, using \w+", line)
     ]
     assert messages == []
     kinds = [re.sub(r"[ :].*", "", line) for line in done.stdout.splitlines() if not line.startswith("Overriding: ")]
     assert kinds == ["tokens", "found", "Initializing", "number", "num", "num", "using",
                      "step", "iter", "step", "saving", "iter"]  # fmt: skip
     numbered = [f"ckpt-00000{number}.{end}" for number in (1, 2) for end in ("json", "pt")]
-    assert names("new/out") == [".lock", *numbered, "ckpt.pt", "metrics.jsonl"]
+    assert names("new/out") == [".lock", *numbered, "ckpt.pt", "config.yaml", "metrics.jsonl"]
 
 
 def test_without_meta_the_vocabulary_is_gpt2s(
@@ -264,8 +267,9 @@ def test_metrics_are_logged_as_json_lines(run_dir: Path, argv: list[str], capsys
     steps = [record for record in logged if record["event"] == "step"]
     evaluations = [record for record in logged if record["event"] == "eval"]
     order = [(record["event"], record.get("iter")) for record in logged]
-    assert order == [("eval", 0), ("step", 0), ("step", 1), ("step", 2), ("eval", 3), ("checkpoint", None), ("step", 3),
-                     ("step", 4), ("step", 5), ("eval", 6), ("checkpoint", None), ("step", 6)]  # fmt: skip
+    assert order == [("run", None), ("eval", 0), ("step", 0), ("step", 1), ("step", 2), ("eval", 3),
+                     ("checkpoint", None), ("step", 3), ("step", 4), ("step", 5), ("eval", 6), ("checkpoint", None),
+                     ("step", 6)]  # fmt: skip
     assert [f"{record['loss']:.4f}" for record in steps] == re.findall(r"iter \d+: loss ([\d.]+)", out)
     assert [f"{record['val/loss']:.4f}" for record in evaluations] == re.findall(r"val loss ([\d.]+)", out)
     assert [f"{record['train/loss']:.4f}" for record in evaluations] == re.findall(r"train loss ([\d.]+)", out)
@@ -279,7 +283,7 @@ def test_without_clipping_no_gradient_norm_is_logged(run_dir: Path, argv: list[s
     train.main([*argv, "--grad_clip=0", "--max_iters=0"])
 
     assert [list(record) for record in records() if record["event"] == "step"] == [
-        ["event", "iter", "loss", "lr", "time_ms", "mfu"]
+        ["event", "iter", "loss", "lr", "time_ms", "mfu", "elapsed_s", "tokens", "tokens_per_s", "mean_loss"]
     ]
 
 
@@ -293,7 +297,7 @@ def test_a_worse_evaluation_is_saved_only_if_always_save_checkpoint(run_dir: Pat
     losses = [record["val/loss"] for record in records("best") if record["event"] == "eval"]
     assert lowest == losses[0] < min(losses[1:])
     # the only checkpoint is the one at the end of training
-    assert names("best") == [".lock", "ckpt-000001.json", "ckpt-000001.pt", "metrics.jsonl"]
+    assert names("best") == [".lock", "ckpt-000001.json", "ckpt-000001.pt", "config.yaml", "metrics.jsonl"]
     assert checkpoint("last")["iter_num"] == 6 and checkpoint("last")["best_val_loss"].item() == losses[2]
 
 
@@ -365,7 +369,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(
             iteration(6, NO_MFU),
         ],
     )
-    assert err == f"resume: iteration {first} from {name}, checksum and next batch verified\n"
+    assert without_summary(err) == f"resume: iteration {first} from {name}, checksum and next batch verified\n"
     expected, resumed = checkpoint("undisturbed"), checkpoint("resumed")
     assert all(torch.equal(expected["model"][name], resumed["model"][name]) for name in expected["model"])
     for number, state in expected["optimizer"]["state"].items():
@@ -416,9 +420,10 @@ def test_a_stop_before_the_first_batch_changes_no_checkpoint(
         else:
             train.main([*argv, "--time_limit=1e-9"])
 
-    before.pop("out/metrics.jsonl", None)
     after = contents()
-    after.pop("out/metrics.jsonl", None)
+    for name in ("out/metrics.jsonl", "out/config.yaml"):
+        before.pop(name, None)
+        after.pop(name, None)
     assert after == before
 
 
@@ -432,6 +437,7 @@ def test_auto_starts_a_new_run_if_there_is_no_checkpoint(
 
     out, err = capsys.readouterr()
     assert "Initializing a new model from scratch\n" in out and run_hash("out") == run_hash("undisturbed")
+    err = without_summary(err)
     assert err.startswith("init_from=auto: starting afresh (no checkpoint at out/ckpt.pt") and err.count("\n") == 1
 
 
@@ -554,7 +560,7 @@ def test_another_programs_ckpt_pt_is_renamed_and_kept(run_dir: Path, argv: list[
     train.main([*argv, "--init_from=resume", "--out_dir=theirs"])
 
     numbered = [f"ckpt-00000{number}.{end}" for number in (1, 2) for end in ("json", "pt")]
-    assert names("theirs") == [".lock", *numbered, "ckpt.pt", "ckpt.pt.foreign", "metrics.jsonl"]
+    assert names("theirs") == [".lock", *numbered, "ckpt.pt", "ckpt.pt.foreign", "config.yaml", "metrics.jsonl"]
     assert Path("theirs/ckpt.pt.foreign").read_bytes() == content
     assert Path("theirs/ckpt.pt").samefile("theirs/ckpt-000001.pt") and checkpoint("theirs")["iter_num"] == 6
 
@@ -569,7 +575,7 @@ def test_options_that_differ_on_resume_are_logged_in_one_line(
         [*argv, "--init_from=resume", "--max_iters=4", "--n_layer=3", "--weight_decay=0.5", "--learning_rate=0.002"]
     )
 
-    lines = capsys.readouterr().err.splitlines()
+    lines = without_summary(capsys.readouterr().err).splitlines()
     assert len(lines) == 2 and lines[0].startswith("resume: the options differ from the checkpoint's: ")
     assert lines[1] == "resume: iteration 4 from ckpt-000002.pt, checksum and next batch verified"
     changes = "n_layer stays 2 (not 3), weight_decay stays 0.1 (not 0.5), max_iters 3 -> 4, learning_rate 0.01 -> 0.002"

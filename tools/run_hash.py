@@ -23,7 +23,8 @@ from tools.metrics import read_records
 
 NOT_HASHED = {"config", "tokenizer", "run", "loggers"}  # parts of a checkpoint that say how the run was started
 EVENTS = {"step", "eval"}  # logged events that are results of a run
-TIMES = {"time_ms", "mfu"}
+TIMES = {"time_ms", "mfu", "elapsed_s", "tokens_per_s"}
+NEWER = {"tokens", "mean_loss"}  # an older run with the same weights and losses has not logged them
 
 
 def run_hash(out_dir: str | Path) -> str:
@@ -46,7 +47,7 @@ def read_metrics(folder: Path, size: int) -> list[dict[str, Any]]:
     """Return the updates and evaluations in the first `size` bytes of a run's metrics.jsonl, without times."""
     records = read_records(folder, size) if size else []
     return [
-        {key: value for key, value in record.items() if key not in TIMES}
+        {key: value for key, value in record.items() if key not in TIMES | NEWER}
         for record in records
         if record.get("event") in EVENTS
     ]

@@ -22,8 +22,10 @@ def runtime_settings(options: Options, preemption: Preemption) -> dict[str, Any]
 def loop_numbers(options: Options, runtime: Runtime) -> LoopNumbers:
     """Return the plain numbers of the loop. Raises ConfigError if the processes cannot share an update evenly."""
     micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps)
-    names = [name for name in LoopNumbers._fields if name != "sequences_per_iter"]
-    return LoopNumbers(sequences_per_iter=options.batch_size * micro_steps, **options.pick(*names))
+    names = [name for name in LoopNumbers._fields if name not in ("sequences_per_iter", "tokens_per_iter")]
+    sequences = options.batch_size * micro_steps
+    tokens = sequences * runtime.world_size * options.block_size
+    return LoopNumbers(sequences_per_iter=sequences, tokens_per_iter=tokens, **options.pick(*names))
 
 
 def make_parallel(options: Options, runtime: Runtime) -> Replicated:

@@ -6,9 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import Callback, ConsoleLogger, JsonlLogger, Logger, LRScheduler, Runtime, WandBLogger
+from core.checkpoint.run_folder import CONFIG
 from core.commands import install_command
 from data.token_bins import TokenBins
 from extras.epoch_meter import EpochMeter
@@ -18,6 +20,8 @@ from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
 from extras.progress_bar import ProgressBar
 from extras.queue_release import QueueRelease
+from extras.run_record import RunRecord
+from extras.run_summary import RunSummary
 from extras.unfreezing import Unfreezing
 
 if TYPE_CHECKING:
@@ -35,11 +39,16 @@ WANDB_NAMES = {  # those of the train_run and the core line
 
 
 def console(options: Options, runtime: Runtime) -> list[Logger]:
-    """Return the loggers of a terminal: nanoGPT's lines, and a progress bar if stderr is one. None but on rank 0."""
+    """Return the loggers of a terminal: nanoGPT's lines, and on stderr a summary and, if it is one, a progress bar.
+
+    None but on rank 0.
+    """
     if not runtime.is_master:
         return []
-    bar: list[Logger] = [ProgressBar(sys.stderr, options.max_iters)] if sys.stderr.isatty() else []
-    return [*bar, ConsoleLogger()]
+    found: list[Logger] = [ProgressBar(sys.stderr, options.max_iters)] if sys.stderr.isatty() else []
+    if not options.eval_only:
+        found.append(RunSummary(options.device if "device" in options.model_fields_set else None))
+    return [*found, ConsoleLogger()]
 
 
 def print_header(options: Options, runtime: Runtime, data: RunData, start: RunStart, logger: Logger) -> None:
@@ -111,6 +120,8 @@ def callbacks(
     of_user: instances of ours as they are; those of the C line, and other objects with events, get an adapter
     """
     found: list[Callback] = [logger for logger in console if isinstance(logger, Callback)]
+    if not options.eval_only:
+        found.append(RunRecord(options.model_dump(), Path(options.out_dir, CONFIG), options.save))
     listeners: list[Any] = [part for part in (modifiers, data.batches) if hasattr(part, "iter_num")]
     if listeners:
         found.append(IterationClock(listeners))

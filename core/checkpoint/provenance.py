@@ -2,12 +2,15 @@
 
 import platform
 import subprocess
+import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+DISTRIBUTION = "coregpt"
 PATIENCE_S = 2
 DECIDE_THE_BITS = ("torch", "device", "threads", "platform")
 
@@ -29,6 +32,18 @@ def differences(saved: dict[str, Any], now: dict[str, Any]) -> str:
     """Return as a text what has changed of the things that decide the last bits of a result; "" if nothing has."""
     changed = [key for key in DECIDE_THE_BITS if key in saved and key in now and saved[key] != now[key]]
     return ", ".join(f"{key} {saved[key]} -> {now[key]}" for key in changed)
+
+
+def version(checkout: Path = CHECKOUT) -> str | None:
+    """Return the version of this program: of its checkout, else of the installed distribution; None if not known."""
+    try:
+        return str(tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+    except (OSError, ValueError, KeyError):
+        pass
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def revision(checkout: Path, patience_s: float = PATIENCE_S) -> str | None:

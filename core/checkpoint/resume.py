@@ -211,12 +211,22 @@ def has_other_data(
 
 def resume_command(out_dir: str | Path, world_size: int) -> str:
     """Return the whole command that goes on with a run: with the saved options, and as many processes."""
-    options = f"--init_from=resume --out_dir={shlex.quote(str(out_dir))}"
+    return train_command(f"--init_from=resume --out_dir={shlex.quote(str(out_dir))}", world_size)
+
+
+def train_command(arguments: str, world_size: int) -> str:
+    """Return the command that trains in as many processes. arguments: quoted for a shell"""
     if world_size == 1:
-        return f"{command('train.py')} {options}"
+        return f"{command('train.py')} {arguments}"
     is_one_node = os.environ.get("LOCAL_WORLD_SIZE", str(world_size)) == str(world_size)
     processes = f"--standalone --nproc_per_node={world_size}" if is_one_node else "(as before)"
-    return f"{command('train.py', f'torchrun {processes}')} {options}"
+    return f"{command('train.py', f'torchrun {processes}')} {arguments}"
+
+
+def sample_command(out_dir: str | Path, device: str | None = None) -> str:
+    """Return the command that samples from a run. device: None is sample.py's default"""
+    given = f" --device={shlex.quote(device)}" if device else ""
+    return f"{command('sample.py')} --out_dir={shlex.quote(str(out_dir))}{given}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from core import files
@@ -21,7 +21,9 @@ log = logging.getLogger("coregpt")
 LOCK = ".lock"
 CHECKPOINT = re.compile(r"ckpt.*\.(pt|json)(\.part)?|ckpt\.pt\.foreign.*")
 CHECKPOINT_FOLDER = re.compile(r"ckpt-.*")
-REPORTS = ("metrics.jsonl", "wandb", "ema.pt")  # ema.pt: averaged weights, see extras/ema.py
+CONFIG = "config.yaml"  # the options of the run
+CONFIG_MARK = "# written by coreGPT"  # its beginning; a file of the user has another one
+REPORTS = ("metrics.jsonl", "wandb", "ema.pt", CONFIG)  # ema.pt: averaged weights, see extras/ema.py
 PREVIOUS = re.compile(r"previous-(\d+)")
 POLL_S = 0.05
 
@@ -80,7 +82,7 @@ class RunFolder:
         none that loads, and the next call moves them to a folder of their own.
         """
         names = sorted(_files_of_a_run(self.path), key=_moving_order)
-        if not names:
+        if not names or names == [CONFIG]:  # of a run that ended before its first report; the new one replaces it
             return None
         moved = {self.path.resolve() / name for name in names}
         for file in needed:
@@ -134,6 +136,30 @@ class RunFolder:
         return lock
 
 
+def is_own_config(path: Path) -> bool:
+    """Return whether a run has written the config.yaml at `path`."""
+    try:
+        files.require_file(path)
+        with open(path, "rb") as file:
+            return file.read(len(CONFIG_MARK)) == CONFIG_MARK.encode()
+    except OSError:
+        return False
+
+
+def keep_config(path: Path, save: Callable[[Path], None]) -> None:
+    """Have `save(path)` write the options of a run, in place of a previous run's; the user's own file stays.
+
+    Training needs no such file: if it cannot be written, a warning is logged.
+    """
+    if os.path.lexists(path) and not is_own_config(path):
+        log.info(f"{path} is not of a run, and stays: the options of this run are in {path.parent / REPORTS[0]}")
+        return
+    try:
+        save(path)
+    except OSError as error:
+        log.warning(f"{path} could not be written, the run goes on ({files.reason(error)})")
+
+
 def _move(path: Path, target: Path, moved: set[Path]) -> None:
     """Rename a file. A symbolic link to a file that is not moved as well is made absolute, so that it stays valid."""
     file = Path(os.path.realpath(path))
@@ -171,7 +197,7 @@ def _files_of_a_run(folder: Path) -> list[str]:
         return [
             entry.name
             for entry in entries
-            if entry.name in REPORTS
+            if (entry.name in REPORTS and (entry.name != CONFIG or is_own_config(Path(entry.path))))
             or CHECKPOINT.fullmatch(entry.name)
             or (CHECKPOINT_FOLDER.fullmatch(entry.name) and entry.is_dir())
         ]

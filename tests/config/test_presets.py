@@ -94,6 +94,16 @@ def test_the_quickstart_needs_neither_gpu_nor_compiler() -> None:
     assert options.max_iters % options.eval_interval == 0  # the last iteration is evaluated and saved
 
 
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
+def test_every_preset_loads_back_from_the_file_it_is_saved_to(path: Path, tmp_path: Path) -> None:
+    options, saved = configure(Options, [str(path)]), tmp_path / "config.yaml"
+    options.save(saved)
+    loaded = configure(Options, [str(saved)])
+
+    assert loaded == options and loaded.model_fields_set == options.model_fields_set
+    assert not [line for line in saved.read_text().splitlines() if line.startswith("#")]  # no value is left out
+
+
 def equal_bits(ours: Any, theirs: Any) -> bool:
     """Return True if nested values are equal bit for bit."""
     if isinstance(ours, torch.Tensor):

@@ -1,6 +1,7 @@
 """Declared options: defaults, sections, conversion, checks, help and tables."""
 
 import re
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from pydantic import ValidationError, model_validator
 
 from config.schema import Schema, default_text, literal, section, wanted
+from configurator import configure
 
 
 class Kitchen(Schema):
@@ -248,3 +250,38 @@ def test_other_values_of_such_types_are_refused(name: str, given: str) -> None:
 def test_a_value_that_was_not_fitted_is_named_with_its_option() -> None:
     with pytest.raises(ValueError, match="^minutes: got 'x', wanted "):
         Kitchen.validated({**Kitchen.defaults(), "minutes": "x"})
+
+
+# saving
+
+
+def test_saved_options_load_back_with_what_the_user_set(tmp_path: Path) -> None:
+    path, values = tmp_path / "kitchen.yaml", {"heat": 1e-5, "guests": None, "name": "no: # cake"}
+    options = Kitchen.validated({**Kitchen.defaults(), **values}, values)
+
+    options.save(path, "# a cake")
+
+    lines, loaded = path.read_text().splitlines(), configure(Kitchen, [str(path)])
+    assert loaded == options and loaded.model_fields_set == set(values)
+    assert lines[:4] == ["# a cake", "heat: 1.0e-05", "name: 'no: # cake'", "guests: null"]
+    assert lines[5:7] == ["defaults:", "  minutes: 40"]
+    assert [path.name for path in tmp_path.iterdir()] == ["kitchen.yaml"]
+
+
+def test_values_of_a_forks_types_load_back(tmp_path: Path) -> None:
+    values = {"pair": (3, 4), "sizes": {"a": 1}, "anything": {"b": [1.5, None, True]}, "act": "relu", "names": ["yes"]}
+    options = Odd.validated({**Odd.defaults(), **values}, values)
+
+    options.save(tmp_path / "fork.yaml")
+
+    assert configure(Odd, [str(tmp_path / "fork.yaml")]) == options
+
+
+@pytest.mark.parametrize("value", [(1, (2, 3)), float("nan"), "12", object()])
+def test_a_value_that_yaml_cannot_hold_is_named_in_a_comment(tmp_path: Path, value: Any) -> None:
+    path, values = tmp_path / "fork.yaml", {"anything": value, "level": 2}
+    Odd.validated({**Odd.defaults(), **values}, values).save(path)
+
+    assert path.read_text().startswith(f"level: 2\n# anything: YAML has no such value: {value!r}\n")
+    loaded = configure(Odd, [str(path)])
+    assert (loaded.level, loaded.anything) == (2, None)

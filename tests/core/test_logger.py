@@ -279,6 +279,60 @@ def test_a_rollback_removes_the_lines_after_the_checkpoint(jsonl: MakeLogger) ->
     assert logged(logger.path) == [5]
 
 
+RUN = {"event": "run", "run": "abc", "options": {"seed": 1}}
+
+
+def events(path: Path) -> list[Any]:
+    """Return what is in a file: the iterations of updates, the name of another event."""
+    lines = map(json.loads, path.read_text().splitlines())
+    return [line["iter"] if line["event"] == "step" else line["event"] for line in lines]
+
+
+def test_the_record_of_the_run_comes_before_its_first_report(jsonl: MakeLogger) -> None:
+    """A run that reports nothing leaves no record; a resume adds one."""
+    logger = jsonl("metrics.jsonl")
+    logger.log_event(RUN)
+    assert not logger.path.exists()
+    log_iters(logger, 0, 1)
+    assert json.loads(logger.path.read_text().splitlines()[0]) == RUN
+    logger.close()
+    second = jsonl("metrics.jsonl")
+    second.log_event(RUN)
+    log_iters(second, 2, 3)
+
+    assert events(logger.path) == ["run", 0, 1, "run", 2, 3]
+
+
+def test_a_rollback_to_the_start_keeps_the_record_of_the_run(jsonl: MakeLogger) -> None:
+    logger = jsonl("metrics.jsonl")
+    log_iters(logger, 0)
+    beginning = logger.state_dict()
+    logger.log_event(RUN)
+    log_iters(logger, 1)
+    saved = logger.state_dict()
+    log_iters(logger, 2)
+
+    logger.load_state_dict(saved)
+    log_iters(logger, 3)
+    assert events(logger.path) == [0, "run", 1, 3]
+    logger.load_state_dict(beginning)
+    log_iters(logger, 4)
+    assert events(logger.path) == [0, "run", 4]
+    logger.load_state_dict({"offset": 0})
+    log_iters(logger, 5)
+    assert events(logger.path) == ["run", 5]
+
+
+def test_a_file_removed_during_the_run_gets_the_record_again(jsonl: MakeLogger) -> None:
+    logger = jsonl("metrics.jsonl")
+    logger.log_event(RUN)
+    log_iters(logger, 0)
+    logger.path.unlink()
+    log_iters(logger, 1)
+
+    assert events(logger.path) == ["run", 1]
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_file_shorter_than_the_saved_offset_is_not_changed(
     jsonl: MakeLogger, exists: bool, caplog: pytest.LogCaptureFixture
@@ -564,6 +618,17 @@ def test_wandb_gets_second_names_and_the_last_metrics_of_modifiers(server: Serve
     assert later == {"iter": 6, "train/loss": 1.0, "val/loss": 1.5}  # modifiers reported nothing in between
     assert (step["loss"], step["train/loss"]) == (3.0, 3.0) and "x" not in step
     assert evaluation == {"iter": 4, "train/loss": 2.0, "val/loss": 2.5, "loss_modifiers/A.x": 0.5, "x": 0.5}
+
+
+def test_wandb_gets_nanogpts_keys_only(server: Server) -> None:
+    logger = wandb_logger()
+    ours = {"mean_loss": 1.0, "elapsed_s": 2.0, "tokens": 3, "tokens_per_s": 4.0}
+    logger.log_event(RUN)
+    logger.log_step(STEP | {"iter": 2} | ours)
+    logger.log_eval({"iter": 4, "val/loss": 2.5} | ours)
+
+    assert server.runs["run-0"] == [STEP | {"iter": 2}, {"iter": 4, "val/loss": 2.5}]
+    assert logger.state_dict()["step"] == 2
 
 
 def test_wandb_gets_the_numbers_of_events(server: Server) -> None:

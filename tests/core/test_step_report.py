@@ -10,6 +10,8 @@ import core.step_report
 from core.step_report import StepReport
 from core.training_step import StepResult
 
+MEAN = 0.75  # of the losses of the micro-batches
+
 
 class Counting:
     """Records the calls of `estimate_mfu` and returns their number as the mfu."""
@@ -29,7 +31,8 @@ def step(updates: int = 0) -> Any:
 
 def result(loss: float = 1.0, grad_norm: float | None = None, micro_steps: int = 1, **metrics: float) -> StepResult:
     norm = None if grad_norm is None else torch.tensor(grad_norm)
-    return StepResult(torch.tensor(loss), norm, {n: torch.tensor(v) for n, v in metrics.items()}, micro_steps)
+    measured = {n: torch.tensor(v) for n, v in metrics.items()}
+    return StepResult(torch.tensor(loss), norm, measured, micro_steps, torch.tensor(MEAN))
 
 
 @pytest.mark.parametrize("micro_steps", [1, 3, 5])
@@ -39,13 +42,16 @@ def test_the_loss_is_scaled_back_as_nanogpt_prints_it(micro_steps: int) -> None:
 
     metrics = StepReport(Counting(), step(), 8).metrics(3, result(loss, micro_steps=micro_steps), 0.5)
 
-    assert metrics == {"iter": 3, "loss": loss * micro_steps, "lr": 0.25, "time_ms": 500, "mfu": -100}
+    assert metrics.pop("elapsed_s") > 0
+    expected = {"iter": 3, "loss": loss * micro_steps, "lr": 0.25, "time_ms": 500, "mfu": -100, "mean_loss": MEAN}
+    assert metrics == expected
 
 
 def test_norm_and_the_objectives_metrics_are_reported_if_known() -> None:
     metrics = StepReport(Counting(), step(), 8).metrics(0, result(grad_norm=2.5, ratio=0.125), 0.5)
 
-    assert list(metrics) == ["iter", "loss", "lr", "time_ms", "grad_norm", "ratio", "mfu"]
+    names = ["iter", "loss", "lr", "time_ms", "grad_norm", "ratio", "mfu", "elapsed_s", "mean_loss"]
+    assert list(metrics) == names
     assert (metrics["grad_norm"], metrics["ratio"]) == (2.5, 0.125)
 
 
@@ -80,3 +86,30 @@ def test_a_lap_starts_at_the_end_of_the_previous_one(monkeypatch: pytest.MonkeyP
     report.start()
 
     assert [report.lap(), report.lap(), report.lap()] == [1, 2, 4]
+
+
+def test_tokens_and_their_rate_are_counted_from_report_to_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate counts the updates of this process since the last report; the tokens those since iteration 0."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(core.step_report, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    training = step(updates=7)
+    report = StepReport(Counting(), training, 8, 10)
+    report.start()
+    logged = []
+    for iter_num, seconds in ((50, 2.0), (51, 1.0), (52, 4.0)):
+        clock.now += seconds
+        training.updates += 1
+        lap = report.lap()
+        if iter_num != 51:
+            logged.append(report.metrics(iter_num, result(), lap))
+
+    assert [metrics["tokens"] for metrics in logged] == [510, 530]
+    assert [metrics["tokens_per_s"] for metrics in logged] == [10 / 2, 20 / 5]
+    assert [metrics["elapsed_s"] for metrics in logged] == [2, 7]
+    assert report.progress(53) == {"mfu": report.mfu_percent, "elapsed_s": 7, "tokens": 530}
+
+
+def test_a_rate_without_time_is_not_reported() -> None:
+    report = StepReport(Counting(), step(updates=1), 8, 10)
+
+    assert "tokens_per_s" not in report.metrics(0, result(), 0.0)

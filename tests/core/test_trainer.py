@@ -292,12 +292,16 @@ def test_the_gradient_norm_is_reported_if_gradients_are_clipped(tmp_path: Path) 
     assert "grad_norm" not in unclipped.recorder.steps[0]
 
 
+NAMES = ["iter", "train/loss", "val/loss", "lr", "mfu", "elapsed_s", "tokens"]  # nanoGPT's, and ours
+
+
 def test_evaluation_is_reported_under_nanogpts_names(tmp_path: Path) -> None:
-    run = Run(tmp_path, max_iters=6)
+    run = Run(tmp_path, max_iters=6, tokens_per_iter=10)
     run.trainer.train()
 
-    assert [list(metrics) for metrics in run.recorder.evals] == [["iter", "train/loss", "val/loss", "lr", "mfu"]] * 4
+    assert [list(metrics) for metrics in run.recorder.evals] == [NAMES] * 4
     assert [metrics["iter"] for metrics in run.recorder.evals] == [0, 2, 4, 6]
+    assert [metrics["tokens"] for metrics in run.recorder.evals] == [0, 20, 40, 60]
     assert [metrics["mfu"] for metrics in run.recorder.evals] == [-100, -100, -100, 50]
     assert [metrics["mfu"] for metrics in run.recorder.steps][5] == 50
 

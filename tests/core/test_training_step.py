@@ -84,14 +84,22 @@ def test_update_follows_the_gradient_of_the_mean_over_micro_batches(accumulation
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_the_mean_loss_of_one_micro_batch_is_its_loss() -> None:
+    result = training_step(Line(), gradient_accumulation_steps=1).execute_step()
+
+    assert torch.equal(result.mean_loss, result.loss)
+
+
 def test_result_holds_the_scaled_loss_of_the_last_micro_batch_detached() -> None:
     model, batches = Line(), Batches()
     step = training_step(model, get_batch=batches, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
 
     result = step.execute_step()
 
-    assert torch.equal(result.loss, model(*batches.drawn[2])[1] / 3)
-    assert not result.loss.requires_grad
+    losses = [model(*batch)[1] / 3 for batch in batches.drawn[:3]]
+    assert torch.equal(result.loss, losses[2])
+    assert torch.equal(result.mean_loss, torch.stack(losses).sum())
+    assert not result.loss.requires_grad and not result.mean_loss.requires_grad
     assert result.metrics == {}
 
 
@@ -353,6 +361,7 @@ def test_loss_norm_and_metrics_are_inspected_before_the_update(grad_clip: float)
             parameter.copy_(old)
         losses = [model(*batch)[1] / 3 for batch in step.get_batch.drawn[:3]]  # type: ignore[attr-defined]
     assert torch.equal(loss, torch.stack(losses).sum()) and torch.equal(result.loss, losses[2])
+    assert result.mean_loss is loss
     assert not loss.requires_grad
     assert metrics == {"calls": 3}
     assert grad_norm > 0.1  # of the gradients before clipping

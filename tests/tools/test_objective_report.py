@@ -59,7 +59,7 @@ def test_a_scorers_scatter_has_the_metrics_of_its_evaluation(
         # the model as it was when it was evaluated
         run.model = run.initializer.create_model_from_scratch(model_args(run.options, run.data)).model.eval()
         targets, scores, figures = score(run)
-    logged = json.loads(Path("out-s/metrics.jsonl").read_text().splitlines()[0])
+    logged = json.loads(Path("out-s/metrics.jsonl").read_text().splitlines()[1])  # after the record of the run
     main(["out-s"])
 
     assert len(targets) == len(scores) == 8  # 2 batches of 4

@@ -69,6 +69,17 @@ def test_the_same_run_has_the_same_hash_in_any_folder(tmp_path: Path) -> None:
     assert len(first) == 64 and set(first) <= set("0123456789abcdef")
 
 
+def test_a_run_that_logs_more_has_the_same_hash(tmp_path: Path) -> None:
+    """Older runs have no record of the run, no tokens and no mean loss."""
+    newer = {"elapsed_s": 0.5, "tokens": 64, "tokens_per_s": 99.0, "mean_loss": 4.0}
+    run = {"event": "run", "run": "abc", "options": {}}
+    logged = lines(run, STEP | newer, EVAL | {"elapsed_s": 0.6, "tokens": 64})
+
+    assert run_hash(make_run(tmp_path / "new", checkpoint(), logged)) == run_hash(
+        make_run(tmp_path / "o", checkpoint())
+    )
+
+
 def change_last_element(tensor: torch.Tensor) -> None:
     tensor.view(-1)[-1] += 1
 

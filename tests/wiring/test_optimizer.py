@@ -146,7 +146,7 @@ def test_a_transfer_schedule_has_a_head_rate_and_its_own_reduction(run: core.Run
     schedule = non_cosine_schedule(options)
     assert schedule is not None
     data = wiring.open_data(options, run, core.Preemption())
-    (unfreezing,) = wiring.callbacks(options, run, data, None, schedule, [])
+    _, unfreezing = wiring.callbacks(options, run, data, None, schedule, [])
 
     schedule.set_lr(optimizer.param_groups, 2)
     rates = {group.get("is_head", False): group["lr"] for group in optimizer.param_groups}

@@ -18,6 +18,8 @@ from extras.epoch_meter import EpochMeter
 from extras.event_callbacks import EventCallback
 from extras.objective_lines import ObjectiveLines
 from extras.progress_bar import ProgressBar
+from extras.run_record import RunRecord
+from extras.run_summary import RunSummary
 from loss_modifiers import LossModifierPipeline
 from wiring.model import adapt
 from wiring.start import RunStart
@@ -60,7 +62,7 @@ def test_by_default_there_is_only_a_file_of_metrics(options: Options, run: core.
     assert adapt(model, options) is model
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert type(wiring.make_parallel(options, run)) is core.Replicated
-    assert made_callbacks(options, run) == []
+    assert [type(callback) for callback in made_callbacks(options, run)] == [RunRecord]
 
     loggers = wiring.loggers(options, run, None, None)
     close(loggers)
@@ -173,11 +175,11 @@ def test_a_terminal_gets_a_progress_bar(options: Options, run: core.Runtime, mon
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
 
-    bar, lines = wiring.console(options, run)
+    bar, summary, lines = wiring.console(options, run)
 
     assert isinstance(bar, ProgressBar) and bar.stream is terminal and bar.max_iters == options.max_iters
-    assert isinstance(lines, core.ConsoleLogger)
-    assert made_callbacks(options, run, [bar, lines]) == [bar]
+    assert isinstance(summary, RunSummary) and isinstance(lines, core.ConsoleLogger)
+    assert made_callbacks(options, run, [bar, summary, lines])[:2] == [bar, summary]
 
 
 def test_a_file_or_pipe_gets_no_progress_bar(
@@ -185,7 +187,17 @@ def test_a_file_or_pipe_gets_no_progress_bar(
 ) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
 
-    assert [type(logger) for logger in wiring.console(options, run)] == [core.ConsoleLogger]
+    assert [type(logger) for logger in wiring.console(options, run)] == [RunSummary, core.ConsoleLogger]
+
+
+def test_an_evaluation_without_training_has_no_summary(run: core.Runtime) -> None:
+    assert [type(logger) for logger in wiring.console(Options(eval_only=True), run)] == [core.ConsoleLogger]
+
+
+def test_the_summary_names_the_device_only_if_the_user_did(run: core.Runtime) -> None:
+    made = [wiring.console(options, run)[0] for options in (Options(), Options(device="cpu"))]
+
+    assert [summary.device for summary in made if isinstance(summary, RunSummary)] == [None, "cpu"]
 
 
 @pytest.mark.parametrize("eval_only", [False, True])
@@ -193,8 +205,10 @@ def test_only_an_evaluation_without_training_checks_its_losses(run: core.Runtime
     """Training has a detector."""
     made = made_callbacks(Options(eval_only=eval_only, dataset="tiny", block_size=16), run)
 
-    assert [type(callback).__name__ for callback in made] == (["FiniteLosses"] if eval_only else [])
+    assert [type(callback).__name__ for callback in made] == (["FiniteLosses"] if eval_only else ["RunRecord"])
 
 
 def test_a_run_without_frozen_parameters_has_no_unfreezing_callback(run: core.Runtime) -> None:
-    assert made_callbacks(Options(unfreeze_at_iteration=5, dataset="tiny", block_size=16), run) == []
+    made = made_callbacks(Options(unfreeze_at_iteration=5, dataset="tiny", block_size=16), run)
+
+    assert [type(callback) for callback in made] == [RunRecord]

@@ -8,6 +8,7 @@ import torch
 import core
 from config.options import Options
 from data.meta import read_meta
+from extras.run_record import RunRecord
 from model import GPT, GPTConfig
 from tests.data.streaming.conftest import Noise, producer
 from wiring.checkpoints import make_checkpointer
@@ -54,7 +55,8 @@ class Task:
 
     def callbacks(self, *of_user: Any) -> list[core.Callback]:
         schedule = core.ConstantLRScheduler(1.0, 0)
-        return callbacks(self.options, self.run, self.run_data, self.modifiers, schedule, [], of_user)
+        made = callbacks(self.options, self.run, self.run_data, self.modifiers, schedule, [], of_user)
+        return [callback for callback in made if not isinstance(callback, RunRecord)]  # every training run has it
 
     def loggers(self) -> list[core.Logger]:
         """Return the loggers without the JsonlLogger."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.checkpoint.provenance import describe, differences, revision
+import core.checkpoint.provenance
+from core.checkpoint.provenance import describe, differences, revision, version
 
 CPU = torch.device("cpu")
 NEEDS_GIT = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -41,6 +42,16 @@ def test_describe_returns_plain_values_that_survive_json() -> None:
     assert {type(value) for value in description.values()} <= {str, int, type(None)}
     assert list(description) == ["git", "python", "torch", "device", "threads", "world_size", "platform"]
     assert (description["torch"], description["threads"], description["world_size"]) == (torch.__version__, 1, 2)
+
+
+def test_the_version_is_the_checkouts_or_the_installed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "7.8"\n')
+    assert version(tmp_path) == "7.8"
+    assert f'version = "{version()}"' in (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    monkeypatch.setattr(core.checkpoint.provenance, "DISTRIBUTION", "pytest")
+    assert version(tmp_path / "installed") == pytest.__version__
+    monkeypatch.setattr(core.checkpoint.provenance, "DISTRIBUTION", "no-such-distribution")
+    assert version(tmp_path / "installed") is None
 
 
 def test_a_cpu_is_named_by_the_instructions_torch_uses() -> None:

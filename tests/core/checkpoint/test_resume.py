@@ -22,6 +22,8 @@ from core.checkpoint.resume import (
     restarted,
     resume_command,
     same_batches,
+    sample_command,
+    train_command,
     where_to_start,
 )
 from core.errors import CheckpointError
@@ -332,3 +334,12 @@ def test_the_command_that_goes_on_is_complete(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
     monkeypatch.delenv("VIRTUAL_ENV")
     assert resume_command("out", 1) == ".venv/bin/python train.py --init_from=resume --out_dir=out"
+
+
+def test_the_commands_that_train_and_sample_are_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert train_command("x.yaml --seed=1", 1) == "python train.py x.yaml --seed=1"
+    assert train_command("x.yaml", 2) == "torchrun --standalone --nproc_per_node=2 train.py x.yaml"
+    assert sample_command("out") == "python sample.py --out_dir=out"
+    assert sample_command("out/a b", "cuda:1") == "python sample.py --out_dir='out/a b' --device=cuda:1"

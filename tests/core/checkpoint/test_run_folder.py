@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from core.checkpoint import run_folder
-from core.checkpoint.run_folder import RunFolder
+from core.checkpoint.run_folder import CONFIG_MARK, RunFolder, keep_config
 from core.errors import ConfigError
 
 fcntl = pytest.importorskip("fcntl", reason="for POSIX locks")
@@ -251,11 +251,12 @@ PREVIOUS_RUN = [
     "ckpt-1000001.json",
     "ckpt-1000001.json.part",
     "ckpt-1000001.pt",
+    "config.yaml",
     "metrics.jsonl",
     "wandb",
 ]
 FOLDERS = ("ckpt-000010", "wandb")
-STAY = [".lock", "ckpt-notes.txt", "config.yaml", "metrics.jsonl.bak", "my-ckpt.pt", "previous"]
+STAY = [".lock", "ckpt-notes.txt", "config.yml", "metrics.jsonl.bak", "my-ckpt.pt", "previous"]
 
 
 def make_run(folder: Path, mark: str) -> None:
@@ -266,7 +267,11 @@ def make_run(folder: Path, mark: str) -> None:
             (folder / name).mkdir()
             (folder / name / "inside").write_text(f"{name} {mark}")
         else:
-            (folder / name).write_text(f"{name} {mark}")
+            (folder / name).write_text(text_of(name, mark))
+
+
+def text_of(name: str, mark: str) -> str:
+    return f"{CONFIG_MARK if name == 'config.yaml' else name} {mark}"
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -276,7 +281,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def previous_run(mark: str) -> dict[str, str]:
-    return {name: f"{name} {mark}" for name in PREVIOUS_RUN}
+    return {name: text_of(name, mark) for name in PREVIOUS_RUN}
 
 
 def test_a_previous_run_moves_and_the_rest_stays(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
@@ -381,3 +386,46 @@ def test_a_link_that_is_moved_still_leads_to_its_file(tmp_path: Path) -> None:
     assert moved is not None and (moved / "ckpt.pt").is_symlink() and (moved / "ckpt.pt").read_text() == "weights"
     assert (moved / "ckpt-other.pt").readlink() == Path("ckpt-000001.pt")
     assert (moved / "ckpt-gone.pt").is_symlink() and sorted(os.listdir(tmp_path / "out")) == ["previous-1"]
+
+
+# the options of the run
+
+
+def test_options_of_a_run_that_left_nothing_else_do_not_move(folder: RunFolder) -> None:
+    folder.path.mkdir(exist_ok=True)
+    (folder.path / "config.yaml").write_text(f"{CONFIG_MARK}\n")
+
+    assert folder.move_previous_run() is None
+
+
+def test_a_users_own_config_file_neither_moves_nor_changes(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    make_run(folder.path, "a")
+    config = folder.path / "config.yaml"
+    config.write_text("seed: 1")
+
+    with caplog.at_level(logging.INFO, logger="coregpt"):
+        folder.move_previous_run()
+        keep_config(config, lambda path: pytest.fail("it is written"))
+
+    assert config.read_text() == "seed: 1"
+    assert caplog.messages[1:] == [
+        f"{config} is not of a run, and stays: the options of this run are in {folder.path}/metrics.jsonl"
+    ]
+
+
+def test_the_options_of_a_run_replace_those_of_the_run_before(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    for number in ("1", "2"):
+        keep_config(config, lambda path, text=f"{CONFIG_MARK} {number}": path.write_text(text))  # type: ignore[misc]
+        assert config.read_text() == f"{CONFIG_MARK} {number}"
+
+
+def test_options_that_cannot_be_written_do_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    keep_config(tmp_path / "config.yaml", fail)
+
+    assert caplog.messages == [
+        f"{tmp_path}/config.yaml could not be written, the run goes on (No space left on device)"
+    ]
