@@ -30,7 +30,7 @@ MAY_IMPORT = {  # file or folder: the modules that it may import at run time, in
     "config/options.py": {"config.schema", "config.not_supported", "configurator"},
     "config/stream_options.py": {"config.schema", "configurator", "core.errors"},
     "extras": {"core", "data", "loss_modifiers", "model", "extras"},
-    "wiring": {"core", "data", "loss_modifiers", "model", "extras", "config", "wiring"},
+    "wiring": {"core", "data", "loss_modifiers", "model", "configurator", "extras", "config", "wiring"},
 }
 THIRD_PARTY_IN_CORE = {"torch", "wandb"}  # wandb inside the one method that needs it
 
