@@ -4,6 +4,7 @@ Write text with a trained model: a checkpoint of ours or of nanoGPT's, or OpenAI
     python sample.py --out_dir=out-quickstart
     python sample.py --out_dir=out-quickstart --start="def " --num_samples=3 --max_new_tokens=200
     python sample.py --init_from=gpt2-xl --start=FILE:prompt.txt
+    python sample.py --out_dir=out-quickstart --interactive=True    # a chat: continues what one types
 
 The kind of the model decides what is printed: an unmasking model fills masks, a token classifier labels the prompt's
 tokens, and a sequence scorer scores the prompt, or each line of a file.
@@ -16,10 +17,10 @@ tokens, and a sequence scorer scores the prompt, or each line of a file.
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import core
 from config.options import SampleOptions
-from configurator import configure
 from extras.sampling.mask_filling import fill_masks
 from extras.sampling.step_display import StepDisplay
 from extras.sampling.text_continuation import continue_text
@@ -27,12 +28,13 @@ from extras.sampling.text_scores import score_texts
 from extras.sampling.token_labels import TokenLabels
 from loss_modifiers import Judge
 from wiring import sampling
-from wiring.architecture import knowing_model_fields, load_architecture
+from wiring.architecture import load_architecture
+from wiring.chat import make_chat
 
 
 def main(argv: Sequence[str]) -> None:
     """Print samples, labels or scores, as the command line asks for them."""
-    options = configure(knowing_model_fields(SampleOptions), argv)
+    options = sampling.read_options(argv)
     if options.init_from == "scratch":
         raise core.ConfigError(
             "init_from=scratch is not trained: add --init_from=resume for the model in out_dir, or give the name of a "
@@ -42,10 +44,14 @@ def main(argv: Sequence[str]) -> None:
     with core.Runtime(**options.pick("device", "dtype", "seed", "cpu_autocast")) as runtime:
         architecture = load_architecture()
         initializer = core.ModelInitializer(architecture.model_class, architecture.config_class, runtime.device)
-        trained = sampling.load_trained_model(options, initializer)
+        with sampling.redirect_header(options):
+            trained = sampling.load_trained_model(options, initializer)
         if trained.kind != "language_model" and not options.changed("start"):
             prompt = ""  # only a language model needs the newline that is nanoGPT's default
         with runtime.autocast:
+            if options.interactive:
+                answer = partial(answers, trained, options=options, initializer=initializer)
+                return make_chat(trained, prompt, options, initializer.device, answer).run()
             for text in answers(trained, prompt, options, initializer):
                 print(text, flush=True)
 
@@ -77,7 +83,8 @@ def answers(
         return [labels.report(original, options.show_probabilities, coloured=sys.stdout.isatty())]
 
     judge = Judge(model, model.config.cls_token_id, model.config.block_size)
-    return score_texts(judge, trained.encoder(), sampling.texts_to_score(prompt, options.start), device)
+    texts = sampling.texts_to_score(prompt, options.start, trained.prompt_name)
+    return score_texts(judge, trained.encoder(), texts, device)
 
 
 if __name__ == "__main__":

@@ -392,6 +392,7 @@ usage: python sample.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     temperature: float = opt(0.8, "sampling temperature; below 1 more predictable, above 1 more varied; 0: always the most likely token", ge=0)
     top_k: int | None = opt(200, "sample from the k most likely tokens; None or 0: from all tokens", ge=0)
     seed: int = opt(1337, "seed of the random draws", ge=0, le=2**62)
+    interactive: bool = opt(False, "chat with the model: each typed line, or line of stdin, is answered; start, if given, is the text before the first line")
 
     opt = section("unmasking")
     steps: int = opt(50, "number of steps in which the masks are filled", ge=1)
@@ -432,6 +433,8 @@ usage: python sample.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
         out_of_range = [ratio for ratio in self.masking_ratios or () if not 0 <= ratio <= 1]
         if self.masking_ratios == [] or out_of_range:
             raise ValueError(f"masking_ratios={self.masking_ratios}: wanted at least one number, each between 0 and 1")
+        if self.interactive and self.changed("num_samples") and self.num_samples > 1:
+            raise ValueError(f"num_samples={self.num_samples}: interactive=True answers each line once: remove num_samples")
         if self.judge is None and self.changed("judge_candidates"):
             raise ValueError(f"judge_candidates={self.judge_candidates} needs a judge: set judge, or remove judge_candidates")
         return self

@@ -1,5 +1,6 @@
 """Sampling from a checkpoint: the printed text for each kind of model and prompt, and the errors."""
 
+import io
 import math
 import os
 import pickle
@@ -597,6 +598,78 @@ def test_a_data_set_with_another_vocabulary_is_refused(unmasking: GPT, monkeypat
 
     with pytest.raises(DataError, match=r"token 40 is none of the model's 32: .* another vocabulary"):
         sample.main(CPU)
+
+
+# a chat
+
+
+def chatted(text: str, flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what `sample.py --interactive=True` prints to these lines of stdin: (stdout, stderr)."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    capsys.readouterr()
+    sample.main(["--device=cpu", "--max_new_tokens=12", "--interactive=True", *flags])
+    return capsys.readouterr()
+
+
+def test_the_first_reply_is_what_is_sampled_for_the_same_prompt(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for flags, more in (([], {}), (["--seed=3", "--temperature=2", "--top_k=4"], dict(seed=3, temperature=2, top_k=4))):
+        out, err = chatted("abc\n", flags, capsys, monkeypatch)
+
+        assert "abc" + out == generated(tiny_model, "abc", count=1, **more)[0] + "\n"
+        assert err.startswith("Overriding: device = cpu\n") and "\nLoading meta from data/tiny/meta.pkl...\n" in err
+
+
+def test_later_replies_continue_the_conversation(
+    checkpoint: dict[str, Any], tiny_model: GPT, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = chatted("aXc\nbc\nde\n/reset\nde\n", ["--temperature=0", "--start=a"], capsys, monkeypatch)
+
+    first = generated(tiny_model, "abc", count=1, temperature=0)[0]
+    joint = "" if first.endswith("\n") else "\n"
+    second = generated(tiny_model, f"{first}{joint}de", count=1, temperature=0)[0][len(f"{first}{joint}de") :]
+    third = generated(tiny_model, "ade", count=1, temperature=0)[0]
+    assert out == f"{first[3:]}\n{second}\n{third[3:]}\n"
+    assert err.endswith("\nthe data set's 17 characters lack 'X': remove them from the text, or prepare the data set "
+                        "again from a text that has them\n")  # fmt: skip
+
+
+def test_other_models_answer_each_line_as_a_prompt(
+    unmasking: GPT, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained("sequence_scoring", "scorer")
+    trained("token_classification", "labels")
+    flags = ["--num_samples=1", "--device=cpu"]
+
+    out, err = chatted("a__d\nabc\n", ["--mask_char=_", "--judge=scorer"], capsys, monkeypatch)
+    first, _ = printed([*flags, "--judge=scorer", "--mask_char=_", "--start=a__d"], capsys)
+    assert out.splitlines()[-2:] == first.splitlines()[-2:] and out.count("judge: ") == 1
+    assert err.endswith("\nthe line has no '_' (mask_char): put one where a mask is to be filled\n")
+
+    out, _ = chatted("abc\n\nd\n", ["--out_dir=scorer"], capsys, monkeypatch)
+    scores = [printed([*flags, "--out_dir=scorer", f"--start={text}"], capsys)[0] for text in ("abc", "d")]
+    assert out == f"{scores[0]}\n{scores[1]}"
+    out, err = chatted(f"abc\n{'abc' * 6}\n", ["--out_dir=labels"], capsys, monkeypatch)
+    assert out == printed([*flags, "--out_dir=labels", "--start=abc"], capsys)[0]
+    assert err.endswith("\nthe line has 18 tokens, and the model takes 16 at most: shorten it\n")
+
+
+@pytest.mark.parametrize(
+    ("out_dir", "flags", "message"),
+    [
+        ("out", ["--num_samples=2"], r"^num_samples=2: interactive=True answers each line once: remove num_samples"),
+        ("labels", ["--start=abc"], r"^start is the beginning of a chat .*, and this model is of the kind token_class"),
+        ("out", ["--start=aX"], r"17 characters lack 'X'"),
+    ],
+)
+def test_options_that_do_not_fit_a_chat_are_refused(
+    checkpoint: dict[str, Any], out_dir: str, flags: list[str], message: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    trained("token_classification", "labels")
+    with pytest.raises((ConfigError, DataError), match=message):
+        chatted("abc\n", [f"--out_dir={out_dir}", *flags], capsys, monkeypatch)
 
 
 # errors

@@ -1,10 +1,12 @@
 """The parts of sample.py, made from the SampleOptions object: prompt, trained model, tokenizer, vocabulary, sampler."""
 
+import io
 import logging
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ import torch
 
 import core
 from config.options import SampleOptions
+from configurator import configure
 from core.checkpoint.resume import NEW_RUN_LOSS, is_number
 from core.checkpoint.search import CheckpointFile
 from core.files import require_file
@@ -23,10 +26,11 @@ from extras.other_runs import load_judge
 from extras.sampling.prompt_encoder import PromptEncoder
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from loss_modifiers import Judge
-from wiring.architecture import load_architecture
+from wiring.architecture import knowing_model_fields, load_architecture
 from wiring.data import GPT2_TOKENS, data_folder
 
 log = logging.getLogger("coregpt")
+PRINTED_ALONE = {"--help", "-h", "--print_config"}  # what `configure` prints before it ends the program
 KINDS = {"unmasking": "unmasking", "labels": "token_classifier"}  # section of options -> the kind of model it is for
 
 
@@ -37,10 +41,30 @@ class TrainedModel(NamedTuple):
     tokenizer: Tokenizer
     config: Mapping[str, Any]  # the options of its run; empty for a pretrained GPT-2
     kind: str  # "unmasking", or the model's mode, such as "language_model"
+    prompt_name: str = "--start"  # in error messages
 
     def encoder(self) -> PromptEncoder:
         """Return an encoder of prompts for this model."""
-        return PromptEncoder(self.tokenizer, self.model.config.vocab_size, self.model.config.block_size)
+        config = self.model.config
+        return PromptEncoder(self.tokenizer, config.vocab_size, config.block_size, self.prompt_name)
+
+
+def read_options(argv: Sequence[str]) -> SampleOptions:
+    """Return the options of a command line. What `configure` prints goes to the stream of `redirect_header`."""
+    held = io.StringIO()
+    stream = sys.stdout
+    try:
+        with nullcontext() if PRINTED_ALONE & set(argv) else redirect_stdout(held):
+            options = configure(knowing_model_fields(SampleOptions), argv)
+        stream = sys.stderr if options.interactive else sys.stdout
+    finally:
+        print(held.getvalue(), end="", file=stream)
+    return options
+
+
+def redirect_header(options: SampleOptions) -> AbstractContextManager[Any]:
+    """Print what comes before the answers on stderr with `interactive`, else as nanoGPT does on stdout."""
+    return redirect_stdout(sys.stderr) if options.interactive else nullcontext()
 
 
 def read_text(value: str, option: str) -> str:
@@ -70,7 +94,7 @@ def load_trained_model(options: SampleOptions, initializer: core.ModelInitialize
     model.eval()
     if options.compile and initializer.can_compile():
         model.compile()
-    return TrainedModel(model, tokenizer, config, kind)
+    return TrainedModel(model, tokenizer, config, kind, "the line" if options.interactive else "--start")
 
 
 def _load(options: SampleOptions, initializer: core.ModelInitializer) -> tuple[Any, Mapping[str, Any]]:
@@ -194,7 +218,8 @@ def make_judge(
     """Return the judge of texts of `length` tokens, None without the option."""
     if not options.judge:
         return None
-    return load_judge(initializer, core.find_checkpoint(options.judge), vocabulary, length)
+    with redirect_header(options):
+        return load_judge(initializer, core.find_checkpoint(options.judge), vocabulary, length)
 
 
 def make_sampler(model: Any, vocabulary: Vocabulary, options: SampleOptions, device: torch.device) -> UnmaskSampler:
@@ -216,9 +241,9 @@ def original_ids(trained: TrainedModel, options: SampleOptions) -> list[int] | N
     return trained.encoder().encode(read_text(options.original, "original"), "--original")
 
 
-def texts_to_score(prompt: str, start: str) -> list[tuple[str, str]]:
+def texts_to_score(prompt: str, start: str, name: str = "--start") -> list[tuple[str, str]]:
     """Return (name in messages, text) of the prompt; of a file, for each line that is not empty."""
     if not start.startswith("FILE:"):
-        return [("--start", prompt)]
+        return [(name, prompt)]
     lines = [(f"--start={start} line {n}", line) for n, line in enumerate(prompt.splitlines(), 1) if line]
     return lines or [("--start", "")]

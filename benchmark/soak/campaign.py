@@ -255,6 +255,7 @@ def _run_and_exit(work: Callable[[], None], folder: Path, environment: dict[str,
             file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             os.dup2(file, number)
             os.close(file)
+        sys.stdin = open(os.devnull)  # noqa: SIM115  nobody types
         sys.stdout = os.fdopen(1, "w", 1, closefd=False)
         sys.stderr = os.fdopen(2, "w", 1, closefd=False, errors="backslashreplace")  # as Python's own
         for name in (*LAUNCHER, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE"):

@@ -16,18 +16,20 @@ BEGINNINGS = (" ", "<|endoftext|>", "<s>", "<bos>", "[BOS]", "[CLS]")  # what a 
 
 
 class PromptEncoder:
-    """Encodes texts for one model. vocab_size, block_size: the model's"""
+    """Encodes texts for one model. vocab_size, block_size: the model's; name: of the text, in error messages"""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, block_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, block_size: int, name: str = "--start") -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         self.block_size = block_size
+        self.name = name
 
-    def encode(self, text: str, name: str = "--start", reserved: int = 0) -> list[int]:
+    def encode(self, text: str, name: str = "", reserved: int = 0) -> list[int]:
         """Return the token ids of a text. Raises ConfigError if the text is empty or does not fit the model.
 
-        name: of the text, in error messages; reserved: positions that other tokens take, such as CLS
+        name: of this text, in error messages; reserved: positions that other tokens take, such as CLS
         """
+        name = name or self.name
         ids = self._encode(text, name)
         room = self.block_size - reserved
         if not ids:
@@ -57,7 +59,7 @@ class PromptEncoder:
                 f"the vocabulary has no token for {text!r}: the text begins with {shown!r}; --start sets another"
             )
         if not ids:  # the model needs one position to continue
-            raise ConfigError("--start is empty: give the model at least one character to continue")
+            raise ConfigError(f"{self.name} is empty: give the model at least one character to continue")
         self._require_in_vocabulary(max(ids))
         return ids
 
@@ -67,16 +69,16 @@ class PromptEncoder:
         new: number of masks after the text; fewer if the model's block_size has no room for them
         """
         if mask_char and mask_char not in text:
-            raise ConfigError(f"--start has no {mask_char!r} (mask_char): put one where a mask is to be filled")
+            raise ConfigError(f"{self.name} has no {mask_char!r} (mask_char): put one where a mask is to be filled")
         first, *others = text.split(mask_char) if mask_char else [text]
-        ids = self._encode(first)
+        ids = self._encode(first, self.name)
         for part in others:
-            ids += [mask_token_id, *self._encode(part)]
+            ids += [mask_token_id, *self._encode(part, self.name)]
         self._require_in_vocabulary(max([mask_token_id, *ids]))
         room = self.block_size - len(ids)
         if room < (0 if others else 1):
             raise ConfigError(
-                f"--start has {len(ids)} tokens, and the model's block_size={self.block_size} leaves no place to "
+                f"{self.name} has {len(ids)} tokens, and the model's block_size={self.block_size} leaves no place to "
                 "write: shorten it"
             )
         if others:
@@ -92,7 +94,7 @@ class PromptEncoder:
                     return ids
         return [0]
 
-    def _encode(self, text: str, name: str = "--start") -> list[int]:
+    def _encode(self, text: str, name: str) -> list[int]:
         try:
             return self.tokenizer.encode(text)
         except DataError as error:  # characters that the data set does not have

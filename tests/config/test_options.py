@@ -61,7 +61,7 @@ OPTION_NAMES = {
     },
     SampleOptions: {
         "model": "init_from out_dir checkpoint",
-        "text": "start num_samples max_new_tokens temperature top_k seed",
+        "text": "start num_samples max_new_tokens temperature top_k seed interactive",
         "unmasking": "steps schedule masking_ratios order remask top_p mask_char judge judge_candidates show_steps",
         "labels": "show_probabilities original",
         "system": "device dtype cpu_autocast compile",

@@ -68,7 +68,7 @@ def test_a_loss_on_a_device_is_read_once_and_on_demand() -> None:
 def step(meter: EpochMeter, iter_num: int, loss: float) -> TrainingState:
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
     trainer: Any = SimpleNamespace(iter_num=iter_num, max_iters=9, step=SimpleNamespace(optimizer=optimizer))
-    meter.on_step_end(trainer, core.StepResult(torch.tensor(loss / 2), None, {}, 2))
+    meter.on_step_end(trainer, core.StepResult(torch.tensor(loss / 2), None, {}, 2, torch.tensor(loss)))
     return meter.state
 
 

@@ -45,8 +45,8 @@ def test_only_callbacks_that_need_it_get_an_adapter_and_a_meter(options: Options
     ours, other = EarlyStopping(), EpochCounter()
     run.world_size = 2
 
-    assert made_callbacks(options, run, of_user=[ours]) == [ours]
-    meter, first, last = made_callbacks(options, run, of_user=[other, ours])
+    assert made_callbacks(options, run, of_user=[ours])[1:] == [ours]
+    _, meter, first, last = made_callbacks(options, run, of_user=[other, ours])
     assert isinstance(meter, EpochMeter) and isinstance(first, EventCallback)
     assert first.listener is other and first.meter is meter and last is ours
     assert (meter.tokens_per_iter, meter.train_tokens) == (12 * 40 * 16, 2000)
