@@ -11,16 +11,17 @@ from collections.abc import Sequence
 import core
 import wiring
 from config.options import Options
+from wiring import NOTHING_GIVEN, GivenParts
 
 
 def build(
-    options: Options, runtime: core.Runtime, preemption: core.Preemption, callbacks: Sequence[object] = ()
+    options: Options, runtime: core.Runtime, preemption: core.Preemption, given: GivenParts = NOTHING_GIVEN
 ) -> core.Trainer:
     """Make every part of a run, in the order in which things happen, and the trainer that runs them."""
     numbers = wiring.loop_numbers(options, runtime)
     checkpoints = core.CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
     start = wiring.find_start(options, runtime, checkpoints)
-    data = wiring.open_data(options, runtime, preemption, start)
+    data = wiring.open_data(options, runtime, preemption, start, given)
     console = wiring.console(options, runtime)
     logger = core.CompositeLogger(console)
     runtime.at_exit(logger.close)  # what registers later is closed earlier: the last save ends before the loggers
@@ -29,33 +30,33 @@ def build(
     # the model, what it learns, and the folder of the run
     initializer = wiring.make_initializer(options, runtime, logger.log_info)
     transfer = wiring.find_transfer_source(options, runtime, start)
-    make_model = wiring.model_maker(options, runtime, data, start, initializer, transfer)
+    make_model = wiring.model_maker(options, runtime, data, start, initializer, transfer, given)
     (model, model_args), checkpoint = make_model()
     wiring.check_task(options, data, model_args, checkpoint)
     spikes = options.pick("spike_threshold", "spike_window", "warmup_iters")
     detector = core.InstabilityDetector(loss_scaling=runtime.scaler.is_enabled(), **spikes)
-    objective, modifiers, files = wiring.make_objective(options, runtime, data, initializer, detector)
-    wiring.enter_folder(options, runtime, preemption, data, checkpoints, start, [*files, transfer], callbacks)
+    objective, modifiers, files = wiring.make_objective(options, runtime, data, initializer, detector, given)
+    wiring.enter_folder(options, runtime, preemption, data, checkpoints, start, [*files, transfer], given.callbacks)
 
     # the optimizer, and the model as training calls it: compiled, and spread over the processes
     parallel = wiring.make_parallel(options, runtime)
     model = parallel.shard(model)
-    optimizer = wiring.make_optimizer(options, runtime, model, parallel, checkpoint)
+    optimizer = wiring.make_optimizer(options, runtime, model, parallel, checkpoint, given)
     wrapped = initializer.compile_and_wrap_model(model, options.compile, parallel.wrap)
 
     # what the loop calls
     settings = wiring.step_settings(options, runtime)
     step = core.TrainingStep(wrapped, objective, optimizer, data.draw, parallel, **settings)
-    settings = wiring.evaluation_settings(options, runtime, parallel, preemption)
+    settings = wiring.evaluation_settings(options, runtime, parallel, preemption, given.metrics)
     evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, data.eval_draw, **settings)
     schedule = options.pick("learning_rate", "warmup_iters", "lr_decay_iters", "min_lr", "decay_lr")
-    scheduler = wiring.non_cosine_schedule(options) or core.CosineLRScheduler(**schedule)
+    scheduler = given.make_scheduler() or wiring.non_cosine_schedule(options) or core.CosineLRScheduler(**schedule)
     checkpointer = wiring.make_checkpointer(
         options, runtime, data, model, model_args, make_model, step, checkpoints, detector
     )
     monitor = wiring.make_monitor(options, runtime, model, step, detector)
-    logger.loggers += wiring.loggers(options, runtime, modifiers, checkpoint)
-    watchers = wiring.callbacks(options, runtime, data, modifiers, scheduler, console, callbacks)
+    logger.loggers += wiring.loggers(options, runtime, modifiers, checkpoint, given.loggers)
+    watchers = wiring.callbacks(options, runtime, data, modifiers, scheduler, console, given.callbacks)
     trainer = core.Trainer(
         model, step, scheduler, evaluator, checkpointer, monitor, logger, runtime, preemption, watchers, numbers=numbers
     )
@@ -71,7 +72,7 @@ def main(argv: Sequence[str], callbacks: Sequence[object] = ()) -> float:
         core.Preemption(options.time_limit) as preemption,
         core.Runtime(**wiring.runtime_settings(options, preemption)) as runtime,
     ):
-        return build(options, runtime, preemption, wiring.user_callbacks(options, callbacks)).train()
+        return build(options, runtime, preemption, wiring.given_callbacks(options, callbacks)).train()
 
 
 if __name__ == "__main__":

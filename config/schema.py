@@ -9,11 +9,12 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from core.errors import ConfigError
 from core.files import write_bytes_atomically
 
 Alias = tuple[str, Mapping[Any, Any] | None]  # the option, and its value for each foreign value if they differ
@@ -189,6 +190,24 @@ class Schema(BaseModel):
     def pick(self, *names: str) -> dict[str, Any]:
         """Return the named options as keyword arguments."""
         return {name: getattr(self, name) for name in names}
+
+    def replace(self, **values: Any) -> Self:
+        """Return the options with other values, converted and checked. Raises ConfigError for a wrong name or value."""
+        fitted = self.model_dump()
+        errors = []
+        for name, value in sorted(values.items()):
+            try:
+                fitted[name] = self.fit(name, value)
+            except LookupError:
+                errors.append(f"{name}: no such option")
+            except ValueError as error:
+                errors.append(f"{name}: got {reprlib.repr(value)}, wanted {error}")
+        try:
+            if errors:
+                raise ValueError("\n".join(errors))
+            return self.validated(fitted, {*self.model_fields_set, *values})
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     def changed(self, *names: str) -> dict[str, Any]:
         """Return the named options whose value is not the default."""

@@ -115,7 +115,7 @@ class ModelInitializer:
         except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # arguments of a fork, or damaged ones
             _refuse_other_kinds(checkpoint["model"])
             raise CheckpointError(self._misfit(checkpoint, args, error)) from None
-        _load_exactly(model, checkpoint["model"])
+        load_exactly(model, checkpoint["model"])
         return LoadedModel(model.to(self.device), args)
 
     def load_pretrained(self, name: str, model_args: dict[str, Any]) -> LoadedModel:
@@ -247,7 +247,7 @@ def _require_as_large(state: dict[str, Any], model_args: dict[str, Any]) -> None
             )
 
 
-def _load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
+def load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
     """Load a state dict; CheckpointError names the tensors that do not fit."""
     own = model.state_dict()
     state = fit_to_model(handle_state_dict_prefixes(state, like=own), own)

@@ -34,7 +34,7 @@ MAY_IMPORT = {  # file or folder: the modules that it may import at run time, in
     "config/mappings.py": set(),
     "config/python_files.py": set(),
     "config/spelling.py": {"core.commands"},
-    "config/schema.py": {"core.files"},
+    "config/schema.py": {"core.errors", "core.files"},
     "config/options.py": {"config.schema", "config.not_supported", "configurator"},
     "config/stream_options.py": {"config.schema", "configurator", "core.errors"},
     "extras": {"core", "data", "loss_modifiers", "model", "extras"},

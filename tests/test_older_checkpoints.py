@@ -19,6 +19,7 @@ from core.batch import fingerprint
 from core.checkpoint.format import CHECKPOINT, MANIFEST, POSITION
 from core.checkpoint.manifest import read
 from tests.comparing import assert_same
+from wiring import GivenParts
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").iterdir())
 
@@ -56,7 +57,7 @@ def test_the_state_is_restored_bit_for_bit(saved: tuple[list[str], dict[str, Any
     argv, checkpoint, expected = saved
     counter = Counter()
     with core.Runtime(device="cpu") as run:
-        trainer = train.build(configure(Options, argv), run, core.Preemption(), [counter])
+        trainer = train.build(configure(Options, argv), run, core.Preemption(), GivenParts(callbacks=[counter]))
         position = trainer.checkpointer.saved_position()
 
         assert fingerprint(trainer.step.batch) == expected["next_batch"]

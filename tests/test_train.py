@@ -753,7 +753,7 @@ def test_every_function_of_wiring_is_called_and_its_values_arrive(
         step, evaluator, checkpointer, monitor = trainer.step, trainer.evaluator, trainer.checkpointer, trainer.monitor
 
         assert called == functions
-        before_build = {"read_options", "user_callbacks"}
+        before_build = {"read_options", "given_callbacks", "user_callbacks"}
         assert {name for name in wiring.__all__ if name[0].islower()} - before_build == set(functions)
         assert step.autocast is evaluator.autocast is run.autocast
         assert step.scaler is run.scaler and step.objective is evaluator.objective

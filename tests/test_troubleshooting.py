@@ -37,6 +37,8 @@ PASSED_ON: dict[str, dict[str, str]] = {
     },
     "config/options.py": {"'\\n'.join(errors)": "config/options.py: _conflicts"},
     "config/schema.py": {
+        "'\\n'.join(errors)": "config/schema.py: replace",
+        "str(error)": "",
         "'\\n'.join((str(reason) for reason in reasons))": "",  # of the options, or of pydantic
         "f'{wanted(field)}, at most {largest:g}'": "",
         "wanted(field) + hint": "",

@@ -3,6 +3,7 @@
 from wiring.callbacks_file import user_callbacks
 from wiring.checkpoints import make_checkpointer, make_monitor
 from wiring.data import RunData, open_data
+from wiring.given_parts import NOTHING_GIVEN, GivenParts, given_callbacks
 from wiring.loop import evaluation_settings, loop_numbers, make_parallel, runtime_settings, step_settings
 from wiring.model import check_task, find_transfer_source, make_initializer, model_maker
 from wiring.objective import make_objective
@@ -12,6 +13,8 @@ from wiring.start import RunStart, enter_folder, find_start
 from wiring.watchers import callbacks, console, loggers, print_header
 
 __all__ = [
+    "GivenParts",
+    "NOTHING_GIVEN",
     "RunData",
     "RunStart",
     "callbacks",
@@ -21,6 +24,7 @@ __all__ = [
     "evaluation_settings",
     "find_start",
     "find_transfer_source",
+    "given_callbacks",
     "loggers",
     "loop_numbers",
     "make_checkpointer",

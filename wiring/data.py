@@ -21,6 +21,7 @@ from data.vocabulary import Vocabulary
 from data.windows import Windows
 from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
+from wiring.given_parts import NOTHING_GIVEN, GivenData, GivenParts
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -65,13 +66,22 @@ class RunData(NamedTuple):
 
 
 def open_data(
-    options: Options, runtime: Runtime, preemption: Preemption | None = None, start: RunStart | None = None
+    options: Options,
+    runtime: Runtime,
+    preemption: Preemption | None = None,
+    start: RunStart | None = None,
+    given: GivenParts = NOTHING_GIVEN,
 ) -> RunData:
     """Return the data of a run. Raises DataError or ConfigError if the data set does not fit the options.
 
     preemption: lets a signal end the wait for a batch
     start:      a checkpoint to resume knows what the ids stand for, if the data set has lost its meta.pkl
+    given:      data that are handed in take the place of the data set
     """
+    if given.data is not None:
+        own = _on_device(given.data.get_batch, runtime)
+        draw = preemption.guard(own) if preemption and runtime.world_size == 1 else own
+        return RunData(GivenData(given.data, given.tokenizer), given.data, draw, draw, None, None, None)
     training, validation = read_stages(options)  # wrong stages are refused even if they have no effect
     is_queue, is_plain = takes_queue(options), options.training_type == "language_model"
     source = open_queue(options, runtime) if is_queue else open_bins(options, start)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from core import LoopNumbers, Preemption, Replicated, Runtime
-from core.evaluator import Measured, RunEvaluation
+from core.evaluator import Measured, MeasureSplit, RunEvaluation
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -44,13 +44,18 @@ def step_settings(options: Options, runtime: Runtime) -> dict[str, Any]:
 
 
 def evaluation_settings(
-    options: Options, runtime: Runtime, parallel: Replicated, preemption: Preemption
+    options: Options,
+    runtime: Runtime,
+    parallel: Replicated,
+    preemption: Preemption,
+    measure: MeasureSplit | None = None,
 ) -> dict[str, Any]:
-    """Return the keyword arguments of `Evaluator`."""
+    """Return the keyword arguments of `Evaluator`. measure: further metrics of the user's"""
     return {
         "eval_iters": options.eval_iters,
         "autocast": runtime.autocast,
         "rng": runtime.isolated_rng if options.eval_rng == "isolated" else nullcontext,
+        "measure": measure,
         "on_ranks": where_to_evaluate(runtime, parallel, preemption),
     }
 

@@ -18,6 +18,7 @@ from core.model_initializer import ModelSource
 from data.token_meaning import difference, sizes_differ
 from extras.freezing import freeze_transformer, train_only
 from wiring.architecture import load_architecture
+from wiring.given_parts import NOTHING_GIVEN, GivenParts, ready_model
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -60,12 +61,15 @@ def model_maker(
     start: RunStart,
     initializer: ModelInitializer,
     transfer: Path | None,
+    given: GivenParts = NOTHING_GIVEN,
 ) -> MakeModel:
     """Return a function that makes the model; a rollback to where this process started calls it again.
 
     transfer: the checkpoint whose transformer a new model starts from
+    given:    a model that is handed in is not made, only loaded with the weights of a checkpoint to resume
     """
-
+    if given.model is not None:
+        return ready_model(given.model, runtime, start)
     if transfer:
         _log_other_tokens(f"transfer: {transfer}", load_values(transfer).get("tokenizer"), data)
     elif start.found is None and start.init_from != "scratch":
@@ -151,13 +155,16 @@ def check_task(options: Options, data: RunData, model_args: dict[str, Any], chec
         _check_tokens(options, data, model_args, checkpoint)
     if data.vocabulary is not None:
         _check_special_ids(data, wanted, model_args, notes)
-    in_text = data.vocabulary.text if data.vocabulary and not data.is_queue else model_args["vocab_size"]
-    data.source.check_vocab(in_text)
+    known = model_args.get("vocab_size", data.source.vocab_size)  # a model that was handed in may not say it
+    in_text = data.vocabulary.text if data.vocabulary and not data.is_queue else known
+    if in_text is not None:
+        data.source.check_vocab(in_text)
 
 
 def _check_tokens(options: Options, data: RunData, model_args: dict[str, Any], checkpoint: dict[str, Any]) -> None:
     """Raise DataError if a resumed model has learnt other tokens than the data set holds."""
     then, now, size = checkpoint.get("tokenizer"), data.source.meta, data.source.vocab_size
+    known = model_args.get("vocab_size", size)
     advice = (
         "prepare the data set as it was, or begin a new run from these weights with "
         f"init_from_checkpoint={options.out_dir} and another out_dir"
@@ -165,9 +172,8 @@ def _check_tokens(options: Options, data: RunData, model_args: dict[str, Any], c
     if then is not None and now is not None:
         if found := difference(then, now):
             raise DataError(f"{data.source.meta_path}: the checkpoint has learnt other tokens ({found}): {advice}")
-    elif now is not None and data.vocabulary is None and sizes_differ(model_args["vocab_size"], size):
+    elif now is not None and data.vocabulary is None and sizes_differ(known, size):
         # a checkpoint of nanoGPT's, or of a data set without meta.pkl: only the sizes are known
-        known = model_args["vocab_size"]
         if known < size or (checkpoint.get("config") or {}).get("dataset") != options.dataset:
             raise DataError(f"{data.source.meta_path}: {size} tokens, but the checkpoint's model has {known}: {advice}")
         log.warning(f"{data.source.meta_path}: {size} tokens, but the checkpoint's model has {known}")

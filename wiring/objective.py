@@ -19,6 +19,7 @@ from core import (
 from extras.objectives import SequenceScoring, TokenClassification, Unmasking
 from extras.other_runs import load_filler, load_judge
 from wiring.data import find_vocabulary
+from wiring.given_parts import NOTHING_GIVEN, GivenParts
 from wiring.modifiers import create_loss_modifier_pipeline
 
 if TYPE_CHECKING:
@@ -39,9 +40,16 @@ class Learning(NamedTuple):
 
 
 def make_objective(
-    options: Options, runtime: Runtime, data: RunData, initializer: ModelInitializer, detector: InstabilityDetector
+    options: Options,
+    runtime: Runtime,
+    data: RunData,
+    initializer: ModelInitializer,
+    detector: InstabilityDetector,
+    given: GivenParts = NOTHING_GIVEN,
 ) -> Learning:
     """Return what a training step computes, with the frozen models it needs loaded."""
+    if given.objective is not None:
+        return Learning(given.make_objective(), None, [])
     files: list[Path] = []
     vocabulary = data.vocabulary
 

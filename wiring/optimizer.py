@@ -24,6 +24,7 @@ from core.model_initializer import require_method
 from extras.freezing import mark_heads
 from extras.schedulers import AdaptiveScheduler, TransferLearningScheduler, WarmupOnlyScheduler
 from extras.unfreezing import replay
+from wiring.given_parts import NOTHING_GIVEN, GivenParts
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -53,6 +54,15 @@ def _configured(model: Any, *settings: Any) -> torch.optim.Optimizer:
     return made  # type: ignore[no-any-return]
 
 
+def _adamw(model: Any, weight_decay: float, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """Return nanoGPT's optimizer for a model without one: tensors of two or more dimensions decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": weight_decay}
+    others = {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0}
+    groups = [group for group in (decayed, others) if group["params"]]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas)
+
+
 def _binds(signature: inspect.Signature, arguments: tuple[Any, ...]) -> bool:
     try:
         signature.bind(*arguments)
@@ -62,11 +72,21 @@ def _binds(signature: inspect.Signature, arguments: tuple[Any, ...]) -> bool:
 
 
 def make_optimizer(
-    options: Options, runtime: Runtime, model: Any, parallel: Replicated, checkpoint: dict[str, Any] | None
+    options: Options,
+    runtime: Runtime,
+    model: Any,
+    parallel: Replicated,
+    checkpoint: dict[str, Any] | None,
+    given: GivenParts = NOTHING_GIVEN,
 ) -> torch.optim.Optimizer:
     """Return the model's optimizer, with the state of the checkpoint that the run resumes, if it has one."""
-    betas = (options.beta1, options.beta2)
-    optimizer = _configured(model, options.weight_decay, options.learning_rate, betas, runtime.device.type)
+    settings = (options.weight_decay, options.learning_rate, (options.beta1, options.beta2))
+    if given.optimizer is not None:
+        optimizer = given.make_optimizer(model)
+    elif given.model is not None and not hasattr(model, "configure_optimizers"):
+        optimizer = _adamw(model, *settings)
+    else:
+        optimizer = _configured(model, *settings, runtime.device.type)
     if not options.eval_only:
         for surprise in surprises(options, is_resumed=checkpoint is not None):
             log.warning(surprise)

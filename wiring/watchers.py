@@ -66,9 +66,13 @@ def _tokens_per_iter(options: Options, runtime: Runtime) -> int:
 
 
 def loggers(
-    options: Options, runtime: Runtime, modifiers: LossModifierPipeline | None, checkpoint: dict[str, Any] | None
+    options: Options,
+    runtime: Runtime,
+    modifiers: LossModifierPipeline | None,
+    checkpoint: dict[str, Any] | None,
+    of_user: Sequence[Logger] = (),
 ) -> list[Logger]:
-    """Return the loggers that the options ask for, in addition to the console's; none but on rank 0.
+    """Return the loggers that the options ask for, in addition to the console's, and the user's; none but on rank 0.
 
     checkpoint: the one that the run resumes, with the states of its loggers
     """
@@ -81,7 +85,7 @@ def loggers(
         found.append(JsonlLogger(os.path.join(options.out_dir, "metrics.jsonl")))
     if options.wandb_log:
         found += _wandb(options, (checkpoint or {}).get("loggers", {}))
-    return found
+    return [*found, *of_user]
 
 
 def _wandb(options: Options, saved: dict[str, Any]) -> list[Logger]:

@@ -1,0 +1,68 @@
+"""A trained model from its run folder, ready to write text."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import core
+from config.options import Options, SampleOptions
+from wiring.architecture import load_architecture, with_model_fields
+from wiring.sampling import load_trained_model
+from wiring.saved_options import read_saved
+
+
+class Trained(NamedTuple):
+    """A model in evaluation mode, the tokenizer of its alphabet, and the options of its run (None for a GPT-2).
+
+    kind: language_model, unmasking, token_classifier or sequence_scorer
+    """
+
+    model: Any
+    tokenizer: Any
+    options: Options | None
+    kind: str
+
+    def generate(
+        self,
+        prompt: str = "\n",
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = 200,
+        seed: int | None = 1337,
+    ) -> str:
+        """Return a continuation of the prompt, without the prompt. Only for a language model.
+
+        seed: of the draws; None draws on from torch's generator. Raises ConfigError for another kind of model
+        """
+        if self.kind != "language_model":
+            raise core.ConfigError(f"generate: the model is of the kind {self.kind}, wanted a language_model")
+        ids = self.tokenizer.encode(prompt)
+        if not ids:
+            raise core.ConfigError("generate: the prompt is empty, wanted at least one token")
+        device = next(self.model.parameters()).device
+        if seed is not None:
+            torch.manual_seed(seed)
+        start = torch.tensor(ids, dtype=torch.long, device=device)[None]  # (1, T)
+        with torch.no_grad():
+            written = self.model.generate(start, max_new_tokens, temperature, top_k)
+        return str(self.tokenizer.decode(written[0, len(ids) :].tolist()))
+
+
+def load(out_dir: str | Path, checkpoint: str = "linked", device: str = "cuda", tokenizer: Any = None) -> Trained:
+    """Return the model of a run folder or of a checkpoint file, of ours or of nanoGPT's.
+
+    checkpoint: linked (nanoGPT's ckpt.pt), newest, best, or a file
+    device:     without a CUDA device `cuda` takes mps or cpu
+    tokenizer:  in place of the one that the checkpoint names
+
+    Raises CheckpointError or DataError if there is no usable checkpoint, or no tokenizer is known.
+    """
+    settings = SampleOptions(out_dir=str(out_dir), checkpoint=checkpoint, device=device)
+    with core.Runtime(device=device) as runtime:
+        architecture = load_architecture()
+        initializer = core.ModelInitializer(architecture.model_class, architecture.config_class, runtime.device)
+        found = load_trained_model(settings, initializer)
+    has_options = bool(found.config.get("dataset"))
+    saved = read_saved(with_model_fields(Options), found.config, Path(out_dir)) if has_options else None
+    return Trained(found.model, tokenizer or found.tokenizer, saved, found.kind)
