@@ -10,7 +10,7 @@ OUT := out-quickstart
 .PHONY: help train test test-world check parity mutations soak recipes bench docs install-cpu clean
 
 help:
-	@echo 'make train        train a small model (about 3 minutes on 2 cores) and print a sample'
+	@echo 'make train        train a small model (about 2 minutes on 2 cores) and print a sample'
 	@echo 'make test         run the test suite'
 	@echo 'make test-world   run tests/world: launches of several processes, and what went wrong for users, as they ran it'
 	@echo 'make check        lint and types'
@@ -40,15 +40,15 @@ install-cpu:
 data/python_stdlib/train.bin: data/python_stdlib/prepare.py | $(VENV)/.installed
 	$(BIN)/python data/python_stdlib/prepare.py
 
-train: $(VENV)/.installed data/python_stdlib/train.bin
+train: $(VENV)/.installed
 	$(BIN)/python train.py config/quickstart.py
 	@echo && echo 'A sample of what it has learnt:' && echo
 	$(BIN)/python sample.py --out_dir=$(OUT) --device=cpu --num_samples=1 --max_new_tokens=400 --start='def '
 	@echo
-	@echo 'The model is in $(OUT)/ckpt.pt, its losses in $(OUT)/metrics.jsonl, the data in data/python_stdlib/.'
-	@echo 'Next: $(BIN)/python sample.py --out_dir=$(OUT) --device=cpu --start="class "'
-	@echo '      $(BIN)/python train.py config/quickstart.py --init_from=resume --max_iters=3000'
-	@echo '      $(BIN)/python data/text/prepare.py FILE --name mine --tokenizer char   (then --dataset=mine)'
+	@echo 'The model is in $(OUT)/ckpt.pt, its losses in $(OUT)/metrics.jsonl, its options in $(OUT)/config.yaml.'
+	@echo 'Next: $(BIN)/python sample.py --out_dir=$(OUT) --device=cpu --interactive=True'
+	@echo '      $(BIN)/python train.py $(OUT)/config.yaml --init_from=resume --max_iters=3000'
+	@echo '      $(BIN)/python train.py config/quickstart.py --dataset=YOUR.txt --out_dir=out-yours'
 	@echo '      $(BIN)/python train.py --help'
 
 test: $(VENV)/.installed-dev

@@ -1,5 +1,5 @@
-# A character-level model of Python source code for any laptop: no GPU, no download, under three minutes on two cores.
-#   python data/python_stdlib/prepare.py && python train.py config/quickstart.py
+# A character-level model of Python source code for any laptop: no GPU, no download, about two minutes on two cores.
+#   python train.py config/quickstart.py
 #   python sample.py --out_dir=out-quickstart --device=cpu
 dataset = 'python_stdlib'
 out_dir = 'out-quickstart'
@@ -14,11 +14,11 @@ dropout = 0.0
 
 batch_size = 16
 gradient_accumulation_steps = 1
-max_iters = 1500
+max_iters = 1000
 
-learning_rate = 2e-3
+learning_rate = 3e-3
 min_lr = learning_rate / 10
-warmup_iters = 100
+warmup_iters = 50
 lr_decay_iters = max_iters
 beta2 = 0.99
 
