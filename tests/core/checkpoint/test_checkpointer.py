@@ -291,7 +291,7 @@ def test_without_its_own_checkpoint_a_process_rolls_back_to_its_start(tmp_path: 
     assert same(run.weights(), first)
 
 
-def test_by_default_a_copy_of_the_model_is_kept_for_a_rollback_to_the_start(tmp_path: Path) -> None:
+def test_by_default_a_copy_of_the_model_is_kept_for_a_rollback(tmp_path: Path) -> None:
     run = Run(tmp_path, make_model=None)
     run.checkpointer.begin({"iter_num": 0})
     start = run.weights()
