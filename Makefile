@@ -7,12 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out-quickstart
 
-.PHONY: help train test test-world check parity mutations soak recipes bench docs install-cpu clean
+.PHONY: help train test test-world test-wheel check parity mutations soak recipes bench docs install-cpu clean
 
 help:
 	@echo 'make train        train a small model (about 2 minutes on 2 cores) and print a sample'
 	@echo 'make test         run the test suite'
 	@echo 'make test-world   run tests/world: launches of several processes, and what went wrong for users, as they ran it'
+	@echo 'make test-wheel   build the wheel, install it into an environment of its own, and run tests/wheel there'
 	@echo 'make check        lint and types'
 	@echo 'make parity       compare with the flat loop, bit by bit, in every combination (LEGACY=~/nanoGPT: with nanoGPT)'
 	@echo 'make mutations    break the code in many ways and see a test fail for each'
@@ -56,6 +57,9 @@ test: $(VENV)/.installed-dev
 
 test-world: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/world
+
+test-wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/wheel
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

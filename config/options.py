@@ -71,7 +71,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     wandb_log_interval: int = opt(0, "also send the step metrics every n iterations, if that iteration is logged; 0: send evaluations only, as nanoGPT does", ge=0)
 
     opt = section("data")
-    dataset: str = opt("openwebtext", "folder under data/, or path of a folder, with train.bin, val.bin and optionally meta.pkl", text="path", min_length=1)
+    dataset: str = opt("openwebtext", "folder under data/, or path of a folder, with train.bin, val.bin and optionally meta.pkl; or a text file, prepared by character", text="path", min_length=1)
     data_source: Literal["auto", "bins", "queue"] = opt("auto", "where batches come from: bins (train.bin and val.bin) or queue (filled by prepare_streaming.py); auto: whichever of the two exists, and an error if both do")
     data_wait_sleep_seconds: float = opt(1.0, "queue: seconds between checks of an empty queue", gt=0)
     data_wait_timeout_seconds: float | None = opt(None, "queue: seconds after which an empty queue is an error; None: wait forever", gt=0)

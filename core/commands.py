@@ -41,6 +41,11 @@ def command(program: str, launcher: str = "") -> str:
     return f"{start} {program}"
 
 
+def script_command(script: Path) -> str:
+    """Return how the user starts a script of their own, by its path."""
+    return f"{_python()} {script}"
+
+
 def argument_parser(program: str, description: str | None) -> argparse.ArgumentParser:
     """Return the parser of a program with this path; its help shows the description with the commands of the user."""
     return argparse.ArgumentParser(

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import DataError
-from core.files import remove, require_file, write_atomically
+from core.files import reason, remove, require_file, write_atomically
 from data.meta import write_meta
 from data.token_file import token_dtype
 from data.tokenizers import Tokenizer
@@ -220,4 +220,7 @@ def _as_data_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot write the data set to {folder}: {error}") from error
+        raise DataError(
+            f"cannot write the data set to {folder}: {reason(error)}; make room or correct the rights there, or work "
+            "in another folder"
+        ) from error

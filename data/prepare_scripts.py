@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.commands import command, is_checkout
+from core.commands import command, is_checkout, script_command
 
 PREPARE, STREAM = "prepare.py", "prepare_streaming.py"
 SCRIPTS = Path(__file__).resolve().parent  # a folder for each data set that comes with the program
@@ -19,7 +19,14 @@ def script_for(folder: Path, name: str = PREPARE) -> Path | None:
 def prepare_command(folder: Path, name: str = PREPARE) -> str | None:
     """Return the command that makes a data set; None if it has no script."""
     script = script_for(folder, name)
+    if script and not is_ours(script):
+        return script_command(script)
     return command(str(folder / name)) if script else None
+
+
+def is_ours(script: Path) -> bool:
+    """Return whether a script comes with the program."""
+    return script.resolve().parent.parent == SCRIPTS
 
 
 def output_folder(script: str) -> Path:

@@ -279,6 +279,22 @@ def test_the_readme_quotes_the_training_loop() -> None:
     assert quoted in (ROOT / "README.md").read_text()
 
 
+def test_the_readme_shows_the_tree_as_it_is() -> None:
+    """A line is a name, or several, and after two spaces their meaning; what lies in a folder is indented."""
+    tree = (ROOT / "README.md").read_text().split("## The tree\n\n```\n")[1].split("```")[0]
+    folders, missing = [ROOT], []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        if depth > 3:
+            continue  # the meaning goes on
+        for name in line.strip().split("  ")[0].split():
+            place = folders[depth] / name
+            missing += [] if "*" in name or "<" in name or place.exists() else [str(place.relative_to(ROOT))]
+            folders[depth + 1 :] = [place]
+
+    assert missing == [] and len(tree.splitlines()) > 100
+
+
 @pytest.mark.parametrize("name", ["CHECKPOINT", "POSITION", "MANIFEST"])
 def test_the_page_on_checkpoints_quotes_their_layout(name: str) -> None:
     source = (ROOT / "core" / "checkpoint" / "format.py").read_text()

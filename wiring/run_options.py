@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import is_rank_0
 from data import text_file
-from data.prepare_scripts import SCRIPTS, script_for
+from data.prepare_scripts import is_ours, script_for
 from wiring.architecture import with_model_fields
 from wiring.saved_options import as_saved
 
@@ -42,9 +42,9 @@ def with_data_set(options: Options) -> Options:
             text_file.prepare(text, Path("data", name))
         return options.model_copy(update={"dataset": name})
     folder = Path("data", options.dataset)
-    script = NEED_NO_NETWORK.get(options.dataset)
-    is_ours = script and script_for(folder) in (folder / "prepare.py", SCRIPTS / options.dataset / "prepare.py")
-    if is_ours and is_rank_0() and not (folder / "train.bin").exists() and not (folder / "queue").exists():
+    module, script = NEED_NO_NETWORK.get(options.dataset), script_for(folder)
+    can_be_made = module and script and is_ours(script)
+    if can_be_made and is_rank_0() and not (folder / "train.bin").exists() and not (folder / "queue").exists():
         with redirect_stdout(sys.stderr):
-            importlib.import_module(f"{PACKAGE}{script}").main(["--out", str(folder)])
+            importlib.import_module(f"{PACKAGE}{module}").main(["--out", str(folder)])
     return options

@@ -69,7 +69,8 @@ class Checkpointer:
 
     raw_model:  neither compiled nor wrapped; its weights are saved
     data:       the data source; saved as well if it has a `state_dict`
-    make_model: makes the model that this process started with, for a rollback before its first checkpoint
+    make_model: makes the model that this process started with, for a rollback before its first checkpoint; by default
+                a copy of `raw_model` is kept for it
     in_background: a thread writes checkpoints from a copy, one at a time
     """
 
@@ -82,7 +83,7 @@ class Checkpointer:
         schedule: SaveSchedule,
         detector: InstabilityDetector,
         *,
-        make_model: MakeModel,
+        make_model: MakeModel | None = None,
         data: Any = None,
         notes: RunNotes | None = None,
         writer: TorchFile | None = None,
@@ -96,7 +97,7 @@ class Checkpointer:
         self.schedule = schedule
         self.detector = detector
         self.data = data
-        self.make_model = make_model
+        self.make_model = make_model or _copy_maker(raw_model)
         self.notes = notes or RunNotes()
         self.writer = writer or TorchFile()
         self.snapshot = Snapshot() if in_background else None
@@ -375,6 +376,12 @@ class Checkpointer:
     def _can_train_on(self, batch: Batch) -> bool:
         """Return whether a waiting batch that no manifest vouches for fits the model and the objective."""
         return batch is None or (is_for_model(batch, self.notes.model_args) and self.step.objective.takes(batch))
+
+
+def _copy_maker(model: Any) -> MakeModel:
+    """Return a function that makes the model as it is now, each time from one copy in memory."""
+    kept = LoadedModel(copy.deepcopy(model), {}), None
+    return lambda: kept
 
 
 def _copy(state: Any) -> Any:

@@ -1,7 +1,7 @@
 """Explains an unstable update: one more forward and backward pass on its batch, with every module watched."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,19 +20,19 @@ class Diagnosis:
     """Explains an unstable update on every rank, and returns the report of one of them.
 
     raw_model: neither compiled nor wrapped: a rank can run it without the others
-    gather:    `gather(value)` returns every rank's value, on every rank
+    gather:    `gather(value)` returns every rank's value, on every rank; by default this process is the only one
     """
 
     def __init__(
         self,
         raw_model: nn.Module,
         objective: Compute,
-        autocast: AbstractContextManager[Any],
-        gather: Callable[[str], list[str]],
+        autocast: AbstractContextManager[Any] | None = None,
+        gather: Callable[[str], list[str]] = lambda report: [report],
     ) -> None:
         self.raw_model = raw_model
         self.objective = objective
-        self.autocast = autocast
+        self.autocast = autocast or nullcontext()
         self.gather = gather
 
     def __call__(self, step: Any, recent_losses: Sequence[float]) -> str:

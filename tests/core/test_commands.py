@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core import commands
-from core.commands import argument_parser, as_typed, command, enter_by, install_command, is_checkout
+from core.commands import argument_parser, as_typed, command, enter_by, install_command, is_checkout, script_command
 
 PROGRAMS = ["train.py", "tools/curve.py", "data/text/prepare.py", "data/dual_mode/prepare_streaming.py"]
 
@@ -39,6 +39,10 @@ def test_the_command_coregpt_starts_all_programs(installed: None) -> None:
         "coregpt prepare_streaming dual_mode",
     ]
     assert command("train.py", "torchrun --nproc_per_node=2") == "torchrun --nproc_per_node=2 -m coregpt train"
+
+
+def test_a_script_of_the_user_is_started_by_its_path(installed: None) -> None:
+    assert script_command(Path("data/mine/prepare.py")) == "python data/mine/prepare.py"
 
 
 def test_the_python_of_an_environment_that_is_not_active_is_named(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core import commands
-from data.prepare_scripts import SCRIPTS, STREAM, output_folder, prepare_command, script_for
+from data.prepare_scripts import SCRIPTS, STREAM, is_ours, output_folder, prepare_command, script_for
 
 
 @pytest.fixture
@@ -30,6 +30,17 @@ def test_a_folder_elsewhere_or_of_another_name_has_no_script_of_ours(run_dir: Pa
     for folder in ("elsewhere/shakespeare_char", "data/mine", "data/dual_mode"):
         assert script_for(Path(folder)) is None and prepare_command(Path(folder)) is None
     assert prepare_command(Path("data/dual_mode"), STREAM) == "python data/dual_mode/prepare_streaming.py"
+
+
+@pytest.mark.parametrize("name", ["mine", "shakespeare_char"])
+def test_a_script_of_the_user_is_run_by_its_path(run_dir: Path, installed: None, name: str) -> None:
+    folder = Path("data", name)
+    folder.mkdir()
+    (folder / "prepare.py").touch()
+
+    assert not is_ours(folder / "prepare.py") and is_ours(SCRIPTS / "text" / "prepare.py")
+    assert prepare_command(folder) == f"python data/{name}/prepare.py"
+    assert prepare_command(Path("data/text")) == "coregpt prepare text"
 
 
 def test_data_sets_lie_next_to_their_script_or_in_the_current_data(installed: None) -> None:

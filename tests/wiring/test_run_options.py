@@ -43,3 +43,11 @@ def test_the_quick_starts_data_set_is_made_where_it_is_missing(
     with_data_set(Options(dataset="python_stdlib"))
     with_data_set(Options(dataset="shakespeare_char"))
     assert capsys.readouterr().err == "" and not Path("data/shakespeare_char").exists()
+
+
+def test_a_script_of_the_user_with_the_same_name_is_left_to_the_user(run_dir: Path) -> None:
+    Path("data/python_stdlib").mkdir()
+    Path("data/python_stdlib/prepare.py").touch()
+    with_data_set(Options(dataset="python_stdlib"))
+
+    assert not Path("data/python_stdlib/train.bin").exists()

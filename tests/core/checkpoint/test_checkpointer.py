@@ -70,10 +70,9 @@ class Run:
             self.schedule,
             InstabilityDetector(),
             data=self.data,
-            make_model=lambda: (LoadedModel(copy.deepcopy(fresh), {}), None),
             notes=RunNotes({"n": 1}, config, {"world_size": 1, "torch": "2"}),
             in_background=in_background,
-            **changes,
+            **{"make_model": lambda: (LoadedModel(copy.deepcopy(fresh), {}), None), **changes},
         )
         self.step.prefetch()
 
@@ -290,6 +289,18 @@ def test_without_its_own_checkpoint_a_process_rolls_back_to_its_start(tmp_path: 
     assert same(run.weights(), start) and run.data.drawn == drawn
     run.train(3)
     assert same(run.weights(), first)
+
+
+def test_by_default_a_copy_of_the_model_is_kept_for_a_rollback(tmp_path: Path) -> None:
+    run = Run(tmp_path, make_model=None)
+    run.checkpointer.begin({"iter_num": 0})
+    start = run.weights()
+
+    for _ in range(2):  # a rollback leaves the copy as it was
+        run.train(2)
+        assert not same(run.weights(), start)
+        assert run.checkpointer.roll_back()[1] == "where this process started"
+        assert same(run.weights(), start)
 
 
 def test_a_resumed_process_rolls_back_to_the_moments_of_its_checkpoint(tmp_path: Path) -> None:

@@ -191,6 +191,12 @@ def test_the_report_is_of_the_first_rank_with_non_finite_numbers(
     assert diagnosis(RecentStep(3, batch, {}), []).startswith(expected)
 
 
+def test_by_default_the_report_is_of_this_process(tiny_model: GPT, batch: Any) -> None:
+    fill(tiny_model.lm_head.weight, value=NAN)
+
+    assert Diagnosis(tiny_model, LanguageModeling())(RecentStep(3, batch, {}), []).startswith("parameters that are not")
+
+
 # side effects
 
 
