@@ -241,20 +241,32 @@ class Schema(BaseModel):
         def dump(values: dict[str, Any]) -> str:
             return str(yaml.dump(values, Dumper=dumper, sort_keys=False, default_flow_style=False, allow_unicode=True))
 
+        def read_back(values: dict[str, Any]) -> dict[str, Any]:
+            return dict(yaml.load(dump(values), loader))
+
         def is_lost(name: str) -> bool:
             try:
-                return bool(self.fit(name, yaml.load(dump({name: values[name]}), loader)[name]) != values[name])
+                return bool(self.fit(name, read_back({name: values[name]})[name]) != values[name])
             except (yaml.YAMLError, ValueError, RecursionError):
                 return True
 
         values = self.pick(*type(self).model_fields)
-        lost = {name for name in values if is_lost(name)}
+        try:
+            changed = {name for name, value in read_back(values).items() if not _is_same(value, values[name])}
+        except (yaml.YAMLError, ValueError, RecursionError):
+            changed = set(values)
+        lost = {name for name in changed if is_lost(name)}
         given = {name: value for name, value in values.items() if name in self.model_fields_set - lost}
         others = {name: value for name, value in values.items() if name not in given.keys() | lost}
         lines = [f"# {name}: YAML has no such value: {' '.join(repr(values[name]).split())}\n" for name in sorted(lost)]
         blocks = [f"{heading}\n" if heading else "", dump(given) if given else "", *lines]
         blocks += ["\n", dump({DEFAULTS: others})] if others else []
         return "".join(blocks)
+
+
+def _is_same(read: Any, value: Any) -> bool:
+    """Return whether a value is read as it was written, and by an option of any type taken as it is read."""
+    return type(read) is type(value) and bool(read == value) and not (isinstance(value, str) and literal(value) != value)
 
 
 def _wrapped(text: str, indent: int) -> list[str]:
