@@ -12,9 +12,9 @@ n_embd = 128
 block_size = 128
 dropout = 0.0
 
-batch_size = 16
+batch_size = 8
 gradient_accumulation_steps = 1
-max_iters = 1000
+max_iters = 1800
 
 learning_rate = 3e-3
 min_lr = learning_rate / 10
@@ -22,6 +22,6 @@ warmup_iters = 50
 lr_decay_iters = max_iters
 beta2 = 0.99
 
-eval_interval = 250
+eval_interval = 300
 eval_iters = 20
-log_interval = 10
+log_interval = 20
