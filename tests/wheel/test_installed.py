@@ -250,6 +250,65 @@ def test_the_printed_command_goes_on_with_an_interrupted_run(
     assert run_hash(installed, tmp_path / "a run") == run_hash(installed, quick_start / "out-quickstart")
 
 
+# in a notebook
+
+KERNEL = """
+import json, sys, threading
+from jupyter_client.manager import start_new_kernel
+
+manager, client = start_new_kernel()
+printed = []
+def keep(message):
+    printed.append(message["content"].get("text", ""))
+    if "iter 5:" in printed[-1] and len(sys.argv) > 2:
+        manager.interrupt_kernel()
+try:
+    for cell in sys.argv[1:]:
+        reply = client.execute_interactive(cell, timeout=300, output_hook=keep)["content"]
+        print(json.dumps([reply["status"], "".join(printed)]))
+        printed.clear()
+finally:
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def notebook(installed: Environment) -> Environment:
+    """Return the environment with a Jupyter kernel in it."""
+    installed.install("ipykernel", "jupyter_client")
+    return installed
+
+
+def cells(notebook: Environment, folder: Path, *code: str) -> list[list[str]]:
+    """Return status and output of each cell that one kernel runs."""
+    done = notebook.run("python", "-c", KERNEL, *code, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_notebook_computes_the_same(notebook: Environment, quick_start: Path, data: str, tmp_path: Path) -> None:
+    argv = ["quickstart", *SHORT, data, "--out_dir=out"]
+    ((status, printed),) = cells(notebook, tmp_path, f"import coregpt; coregpt.train({argv}).best_val_loss")
+
+    assert status == "ok" and "iter 20:" in printed
+    assert results(tmp_path / "out") == results(quick_start / "out-quickstart")
+    assert run_hash(notebook, tmp_path / "out") == run_hash(notebook, quick_start / "out-quickstart")
+
+
+def test_an_interrupt_leaves_the_kernel_alive_and_the_run_saved(
+    notebook: Environment, quick_start: Path, data: str, tmp_path: Path
+) -> None:
+    argv = ["quickstart", *SHORT, data, "--out_dir=out"]
+    train = f"import coregpt; result = coregpt.train({argv}); print(result.stopped)"
+    again = "result = coregpt.train(['--init_from=resume', '--out_dir=out']); print('end', result.stopped)"
+    first, second = cells(notebook, tmp_path, train, again)
+
+    assert first[0] == second[0] == "ok" and "stopped by SIGINT at iteration " in first[1]
+    assert "end None\n" in second[1]
+    assert run_hash(notebook, tmp_path / "out") == run_hash(notebook, quick_start / "out-quickstart")
+
+
 # a user's own text
 
 
