@@ -30,8 +30,11 @@ def tree_files() -> list[Path]:
 
 def moved(source: str, where: str) -> str:
     """Return a module's source with the imports that it needs inside `coregpt._tree`. where: for errors"""
-    lines = source.splitlines(keepends=True)
-    for node in ast.walk(ast.parse(source)):
+    lines, tree = source.splitlines(keepends=True), ast.parse(source)
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and ast.unparse(node).startswith("sys.path.insert("):
+            lines[node.lineno - 1] = "\n"  # of a script that is run by its path, which it cannot be here
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             ours = [alias.name for alias in node.names if alias.name.partition(".")[0] in NAMES]
             if ours and (len(node.names) > 1 or "." in ours[0]):
@@ -42,8 +45,6 @@ def moved(source: str, where: str) -> str:
                 _change(lines, node.lineno, r"import\s+", f"from {TREE} import ")
         elif isinstance(node, ast.ImportFrom) and not node.level and str(node.module).partition(".")[0] in NAMES:
             _change(lines, node.lineno, r"from\s+", f"from {TREE}.")
-        elif isinstance(node, ast.Expr) and ast.unparse(node).startswith("sys.path.insert("):
-            lines[node.lineno - 1] = "\n"  # of a script that is run by its path, which it cannot be here
     return "".join(lines)
 
 

@@ -66,13 +66,22 @@ def compiled(text: str, path: str) -> tuple[ast.Module, CodeType]:
 @contextmanager
 def importing_from_here() -> Iterator[None]:
     """Let imports look into the current folder first."""
-    here = os.getcwd()
+    here, before = os.getcwd(), set(sys.modules)
     sys.path.insert(0, here)
     try:
         yield
     finally:
         with suppress(ValueError):  # the file may have removed it
             sys.path.remove(here)
+        for name in [name for name in sys.modules if name not in before and _is_users(name, here)]:
+            del sys.modules[name]  # the next time it may be another file, or have changed
+
+
+def _is_users(name: str, here: str) -> bool:
+    """Return whether a module is of the current folder and not a part of this program, or is a preset."""
+    path = getattr(sys.modules[name], "__file__", None) or ""
+    is_here = path.startswith(os.path.join(here, "")) and "site-packages" not in path
+    return is_here and (name.startswith("config.") or not path.startswith(str(TREE)))
 
 
 def _is_preset(module: str) -> bool:

@@ -82,6 +82,12 @@ def _prepare_script(name: str, argv: list[str]) -> tuple[str, list[str]]:
         print_and_exit(f"{usage}\n\nNAME is one of: {', '.join(known)}; NAME --help tells more")
     if argv[0] not in known:
         raise ConfigError(f"{name} {argv[0]}: got an unknown data set, wanted one of {', '.join(known)}")
+    if name == "prepare_streaming":  # it takes config files, and so presets
+        from coregpt.presets import find
+
+        return f"data.{argv[0]}.{name}", [
+            word if word.startswith("-") or "=" in word else find(word) for word in argv[1:]
+        ]
     return f"data.{argv[0]}.{name}", argv[1:]
 
 

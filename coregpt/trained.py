@@ -49,7 +49,9 @@ class Trained(NamedTuple):
         return str(self.tokenizer.decode(written[0, len(ids) :].tolist()))
 
 
-def load(out_dir: str | Path, checkpoint: str = "linked", device: str = "cuda", tokenizer: Any = None) -> Trained:
+def load(
+    out_dir: str | Path, checkpoint: str | Path = "linked", device: str = "cuda", tokenizer: Any = None
+) -> Trained:
     """Return the model of a run folder or of a checkpoint file, of ours or of nanoGPT's.
 
     checkpoint: linked (nanoGPT's ckpt.pt), newest, best, or a file
@@ -58,11 +60,13 @@ def load(out_dir: str | Path, checkpoint: str = "linked", device: str = "cuda", 
 
     Raises CheckpointError or DataError if there is no usable checkpoint, or no tokenizer is known.
     """
-    settings = SampleOptions(out_dir=str(out_dir), checkpoint=checkpoint, device=device)
-    with core.Runtime(device=device) as runtime:
-        architecture = load_architecture()
-        initializer = core.ModelInitializer(architecture.model_class, architecture.config_class, runtime.device)
-        found = load_trained_model(settings, initializer)
+    settings = SampleOptions().replace(out_dir=out_dir, checkpoint=checkpoint, device=device)
+    runtime = core.Runtime(device=settings.device)
+    before = runtime.rng_state()  # a model is made with random numbers before its weights are loaded
+    architecture = load_architecture()
+    initializer = core.ModelInitializer(architecture.model_class, architecture.config_class, runtime.device)
+    found = load_trained_model(settings, initializer, tokenizer)
+    runtime.set_rng_state(before)
     has_options = bool(found.config.get("dataset"))
     saved = read_saved(with_model_fields(Options), found.config, Path(out_dir)) if has_options else None
-    return Trained(found.model, tokenizer or found.tokenizer, saved, found.kind)
+    return Trained(found.model, found.tokenizer, saved, found.kind)

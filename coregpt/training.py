@@ -17,8 +17,8 @@ class Result(NamedTuple):
 
     best_val_loss: the lowest validation loss
     out_dir:       the folder of the run, with its checkpoints
-    model:         the trained model, neither compiled nor wrapped
-    stopped:       why the run ended early, such as an interrupt; None for a run that has finished
+    model:         the trained model, neither compiled nor wrapped; None if a request to stop came before it was made
+    stopped:       why the run ended early, such as an interrupt or a callback; None for a run that has finished
     """
 
     best_val_loss: float
@@ -34,8 +34,7 @@ def options(*arguments: str, **values: Any) -> Options:
 
     Raises ConfigError, which lists all mistakes.
     """
-    found = read_options(read_arguments("train", arguments))
-    return found.replace(**values) if values else found
+    return read_options(read_arguments("train", arguments), values)
 
 
 def train(
@@ -64,25 +63,31 @@ def train(
     """
     given_options = _options(options)
     given = GivenParts(data, objective, model, tokenizer, optimizer, scheduler, metrics, loggers)
-    given.check()
+    given.check(given_options)
     first = [FirstSave()] if model is not None else []
     given = given._replace(callbacks=[*first, *user_callbacks(given_options, callbacks)])
-    stopped = None
+    model, stopped, best = None, None, 1e9
     with (
         core.Preemption(given_options.time_limit) as preemption,
         core.Runtime(**runtime_settings(given_options, preemption)) as runtime,
     ):
-        trainer = program.build(given_options, runtime, preemption, given)
         try:
-            trainer.train()
+            trainer = program.build(given_options, runtime, preemption, given)
+            model = trainer.raw_model
+            if any(part is not None for part in (data, objective, given.model, optimizer, scheduler)):
+                trainer.checkpointer.go_on = "coregpt.train with the same parts, init_from='resume' and this out_dir"
+            best = trainer.train()
+            stopped = trainer.stop_request.reason
         except core.PreemptedError as error:
             stopped = str(error)
-    return Result(trainer.best_val_loss, given_options.out_dir, trainer.raw_model, stopped)
+            best = trainer.best_val_loss if model is not None else best
+        trainer = None  # type: ignore[assignment]  # a wrapped model must not outlive its process group
+    return Result(best, given_options.out_dir, model, stopped)
 
 
 def _options(given: Options | Mapping[str, Any] | Sequence[str] | str) -> Options:
     if isinstance(given, Options):
         return with_data_set(given)
     if isinstance(given, Mapping):
-        return with_data_set(read_options([]).replace(**given))
+        return read_options([], given)
     return options(*([given] if isinstance(given, str) else given))

@@ -3,25 +3,27 @@
 import hashlib
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigError, DataError
+from core.losses import SPLITS
 from data.corpus import read_text, write_text
 from data.meta import read_meta
 from data.tokenizers import CharTokenizer
 
-SHA256 = "text_sha256"  # in meta.pkl: of the text that the data set was made of
+SHA256, PLACE = "text_sha256", "text_place"  # in meta.pkl: hashes of the text that the data set is made of, of its path
 
 
 class _Characters(CharTokenizer):
-    """The characters of a text, with its checksum in meta.pkl."""
+    """The characters of a text, with notes on the text in meta.pkl."""
 
-    sha256 = ""
+    notes: Mapping[str, str] = {}
 
     def meta(self) -> dict[str, Any]:
-        return {**super().meta(), SHA256: self.sha256}
+        return {**super().meta(), **self.notes}
 
 
 def data_set_name(text: Path) -> str:
@@ -37,21 +39,26 @@ def prepare(text: Path, folder: Path) -> None:
     content = read_text(text)
     if not content:
         raise DataError(f"no text in {text}: give a file that is not empty")
-    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    notes = {SHA256: _hash(content), PLACE: _hash(str(text.resolve()))}
     meta = read_meta(folder / "meta.pkl") if (folder / "meta.pkl").exists() else {}
-    if folder.exists() and any(folder.iterdir()) and SHA256 not in meta:
+    is_same = meta.get(SHA256) == notes[SHA256]
+    if folder.exists() and any(folder.iterdir()) and not (is_same or meta.get(PLACE) == notes[PLACE]):
         raise ConfigError(
             f"{folder} holds a data set that was not made of {text}: train on it with --dataset={folder.name}, or "
             "rename the text"
         )
-    if meta.get(SHA256) == sha256:
+    if is_same and all((folder / f"{split}.bin").exists() for split in SPLITS):  # else it was killed while writing
         print(f"data: {folder}, made of {text}", file=sys.stderr)
         return
-    if meta:
+    if meta and not is_same:
         print(f"data: {text} has changed since {folder} was made of it", file=sys.stderr)
     tokenizer = _Characters.from_text(content)
-    tokenizer.sha256 = sha256
+    tokenizer.notes = notes
     with redirect_stdout(sys.stderr):
         write_text(folder, content, tokenizer)
     size = f"{len(content):,} characters, {tokenizer.vocab_size} different ones"
     print(f"data: {folder}, made of {text}: {size}", file=sys.stderr)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

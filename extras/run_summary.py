@@ -60,7 +60,7 @@ class RunSummary(Logger, Callback):
             yield f"saved in {trainer.checkpointer.checkpoints.out_dir}: {_checkpoints(trainer, manifests)}"
         if not trainer.stop_request.is_preempted:  # else the message about that ends with the command
             yield _next_command(trainer)
-        if manifests:
+        if manifests and not trainer.checkpointer.go_on:
             yield f"to sample: {sample_command(trainer.checkpointer.checkpoints.out_dir, self.device)}"
 
     def _losses(self, trainer: Trainer, manifests: dict[int, Manifest]) -> Iterator[str]:
@@ -122,7 +122,7 @@ def _checkpoints(trainer: Trainer, manifests: dict[int, Manifest]) -> str:
 def _next_command(trainer: Trainer) -> str:
     """Return the line with the command that goes on; after the last iteration, with twice as many iterations."""
     config = Path(trainer.checkpointer.checkpoints.folder, CONFIG)
-    if trainer.iter_num <= trainer.max_iters or not is_own_config(config):
+    if trainer.iter_num <= trainer.max_iters or trainer.checkpointer.go_on or not is_own_config(config):
         return f"to go on: {trainer.checkpointer.resume_command()}"
     longer = f"{shlex.quote(str(config))} --init_from=resume --max_iters={max(2 * trainer.max_iters, 1):.0f}"
     return f"to train longer: {train_command(longer, trainer.runtime.world_size)}"

@@ -56,21 +56,35 @@ def crowded(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("MINE = 1\n")
     (tmp_path / "config/mybase.py").write_text("n_layer = 1\nn_embd = 8\n")
-    (tmp_path / "mine.py").write_text(
-        "from config.mybase import *\nfrom config.quickstart import batch_size\nn_head = 1\n"
-    )
+    imports = ["from config.mybase import *", "from config.quickstart import beta2", "from neighbour import seed"]
+    (tmp_path / "mine.py").write_text("\n".join(imports))
+    (tmp_path / "neighbour.py").write_text("seed = 1337\n")
+    (tmp_path / "watch.py").write_text(WATCH)
     (tmp_path / "notes.txt").write_text("to be or not to be\n" * 50)
     return tmp_path
 
 
-def run(installed: Path, code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a folder that is first on its path, with the installed package and without the checkout."""
+def run(
+    installed: Path, code: str, folder: Path, *arguments: str, flags: tuple[str, ...] = ("-S",)
+) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a folder that is first on its path, with the installed package and without the checkout.
+
+    flags: with -P the folder is not on the path, as in a program that pip has installed
+    """
     first = f"import sys; sys.path[1:1] = [{str(installed)!r}]; sys.path.append({sysconfig.get_path('purelib')!r})\n"
     return subprocess.run(
-        [sys.executable, "-S", "-c", first + code, *arguments], cwd=folder, capture_output=True, text=True
+        [sys.executable, *flags, "-c", first + code, *arguments], cwd=folder, capture_output=True, text=True
     )
 
 
+WATCH = """
+import neighbour
+from coregpt import Callback
+
+class Watch(Callback):
+    def on_train_end(self, trainer):
+        print("watched with seed", neighbour.seed)
+"""
 COMMAND = "from coregpt.command_line import main; main()"
 
 
@@ -88,6 +102,7 @@ from wiring import start
 from corelib import x
 if True:
     from data.meta import read_meta
+    sys.path.insert(0, here)
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from . import y
 """
@@ -100,7 +115,12 @@ from . import y
         "from coregpt._tree.core.errors import (",
     ]
     assert lines[6:9] == ["from coregpt._tree.wiring import start", "from corelib import x", "if True:"]
-    assert lines[9:] == ["    from coregpt._tree.data.meta import read_meta", "", "from . import y"]
+    assert lines[9:] == [
+        "    from coregpt._tree.data.meta import read_meta",
+        "    sys.path.insert(0, here)",
+        "",
+        "from . import y",
+    ]
 
 
 @pytest.mark.parametrize("line", ["import core.errors", "import os, core"])
@@ -161,8 +181,9 @@ print([name for name in names if importlib.util.find_spec(name) or name in sys.m
 
 def test_it_trains_and_samples_next_to_files_with_the_names_of_ours(installed: Path, crowded: Path) -> None:
     argv = ["train", "quickstart", "mine.py", "--dataset", "notes.txt", *TINY, "--out_dir", "out"]
-    trained = run(installed, COMMAND, crowded, *argv)
+    trained = run(installed, COMMAND, crowded, *argv, "--callbacks_file=watch.py", flags=("-S", "-P"))
     assert trained.returncode == 0, trained.stderr
+    assert "watched with seed 1337\n" in trained.stdout
     assert "data: data/notes, made of notes.txt: 950 characters, 8 different ones\n" in trained.stderr
     sampled = run(installed, COMMAND, crowded, "sample", "--out_dir=out", "--num_samples=1", "--max_new_tokens=9")
     assert sampled.returncode == 0, sampled.stderr

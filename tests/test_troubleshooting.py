@@ -85,6 +85,7 @@ PASSED_ON: dict[str, dict[str, str]] = {
         "f'{path} is {kind}'": "",  # of core/checkpoint/other_formats.py
     },
     "tools/legacy_checkpoints.py": {"f'{path} is {kind}'": ""},
+    "wiring/given_parts.py": {"'\\n'.join(conflicts)": "wiring/given_parts.py: conflicts"},
     "wiring/saved_options.py": {"note": "wiring/saved_options.py: as_saved"},
     "wiring/model.py": {
         "'\\n'.join(conflicts)": "wiring/architecture.py: conflicts",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,10 +60,14 @@ class GivenParts(NamedTuple):
     loggers: Sequence[Any] = ()
     callbacks: Sequence[Any] = ()
 
-    def check(self) -> None:
+    def check(self, options: Options) -> None:
         """Raise ConfigError for a part that lacks what a run needs of it, before anything is made or moved."""
         if self.data is not None and not callable(getattr(self.data, "get_batch", None)):
             raise ConfigError(f"data: got a {_kind(self.data)}, wanted an object with get_batch(split) -> batch")
+        if hasattr(self.data, "state_dict") and not hasattr(self.data, "load_state_dict"):
+            raise ConfigError(
+                f"data: the {_kind(self.data)} has state_dict but no load_state_dict, wanted both or none"
+            )
         if self.model is not None:
             _check_model(self.model)
         for name in ("encode", "decode", "vocab_size") if self.tokenizer is not None else ():
@@ -81,11 +85,29 @@ class GivenParts(NamedTuple):
             if part is not None and not (callable(part) or isinstance(part, LRScheduler)):
                 raise ConfigError(f"{name}: got a {_kind(part)}, wanted {wanted}")
         optimizer = self.optimizer
-        if not (optimizer is None or isinstance(optimizer, torch.optim.Optimizer) or callable(optimizer)):
+        makes_one = callable(optimizer) and not isinstance(optimizer, type)
+        if not (optimizer is None or isinstance(optimizer, torch.optim.Optimizer) or makes_one):
             raise ConfigError(f"optimizer: got a {_kind(optimizer)}, wanted a torch optimizer or optimizer(model)")
         for logger in self.loggers:
             if not callable(getattr(logger, "log_step", None)):
                 raise ConfigError(f"loggers: the {_kind(logger)} has no log_step(metrics), wanted a Logger")
+
+        if isinstance(optimizer, torch.optim.Optimizer) and self.model is not None:
+            _require_own(optimizer, self.model)
+        if conflicts := list(self.conflicts(options)):
+            raise ConfigError("\n".join(conflicts))
+
+    def conflicts(self, options: Options) -> Iterator[str]:
+        """Yield a message for every option that a part which is handed in leaves without its effect."""
+        if self.tokenizer is not None and self.data is None:
+            yield f"tokenizer: data are not handed in, and those of {options.dataset} have their own: remove it"
+        if self.data is not None and self.objective is None and options.training_type != "language_model":
+            yield f"training_type={options.training_type}: with data that are handed in, hand in an objective, too"
+        if self.data is not None and self.objective is None and options.uncertainty_factor:
+            yield "uncertainty_factor needs a data set: remove it, or do not hand in data"
+        if self.model is not None:
+            for name in options.changed("freeze_transformer", "trainable", "init_from_checkpoint"):
+                yield f"{name} changes models that the options make: remove it, and change the model beforehand"
 
     def make_objective(self) -> Objective:
         """Return the objective; a plain function gets the methods of one."""
@@ -101,13 +123,7 @@ class GivenParts(NamedTuple):
         optimizer = self.optimizer if isinstance(self.optimizer, torch.optim.Optimizer) else self.optimizer(model)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ConfigError(f"optimizer(model) returns a {_kind(optimizer)}, wanted a torch optimizer")
-        ours = {id(parameter) for parameter in model.parameters()}
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if foreign := sum(id(parameter) not in ours for parameter in held):
-            raise ConfigError(
-                f"optimizer: {foreign} of its {len(held)} tensors are no parameters of the model: make it of "
-                "model.parameters(), or hand in a function optimizer(model)"
-            )
+        _require_own(optimizer, model)
         return optimizer
 
 
@@ -171,7 +187,7 @@ class FirstSave(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         if trainer.iter_num == 0:
-            trainer.save()
+            trainer.checkpointer.schedule.is_agreed = True  # on every rank at once; `save` would take an iteration
 
 
 class _Plain(Objective):
@@ -193,6 +209,16 @@ class _Rate(LRScheduler):
 
     def get_lr(self, iter_num: int) -> float:
         return float(self.rate(iter_num))
+
+
+def _require_own(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    ours = {id(parameter) for parameter in model.parameters()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if foreign := sum(id(parameter) not in ours for parameter in held):
+        raise ConfigError(
+            f"optimizer: {foreign} of its {len(held)} tensors are no parameters of the model: make it of "
+            "model.parameters(), or hand in a function optimizer(model)"
+        )
 
 
 def _check_model(model: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from core.errors import is_rank_0
+from core.losses import SPLITS
 from data import text_file
 from data.prepare_scripts import is_ours, script_for
 from wiring.architecture import with_model_fields
@@ -22,15 +23,18 @@ NEED_NO_NETWORK = {"python_stdlib": "data.python_stdlib.prepare"}  # data sets t
 PACKAGE = __name__.removesuffix("wiring.run_options")
 
 
-def read_options(argv: Sequence[str]) -> Options:
+def read_options(argv: Sequence[str], values: Mapping[str, Any] | None = None) -> Options:
     """Return the options that a command line gives; with a text file as `dataset`, the data set that is made of it.
 
-    Rank 0 makes it; the others wait for rank 0 when they join it.
+    values: further options by name, after those of the command line
+
+    Rank 0 makes the data set; the others wait for rank 0 when they join it.
     """
     from config.options import Options
     from configurator import configure
 
-    return with_data_set(as_saved(configure(with_model_fields(Options), argv), argv))
+    options = configure(with_model_fields(Options), argv)
+    return with_data_set(as_saved(options.replace(**values) if values else options, argv))
 
 
 def with_data_set(options: Options) -> Options:
@@ -44,7 +48,8 @@ def with_data_set(options: Options) -> Options:
     folder = Path("data", options.dataset)
     module, script = NEED_NO_NETWORK.get(options.dataset), script_for(folder)
     can_be_made = module and script and is_ours(script)
-    if can_be_made and is_rank_0() and not (folder / "train.bin").exists() and not (folder / "queue").exists():
+    is_there = all((folder / f"{split}.bin").exists() for split in SPLITS) or (folder / "queue").exists()
+    if can_be_made and is_rank_0() and not is_there:
         with redirect_stdout(sys.stderr):
             importlib.import_module(f"{PACKAGE}{module}").main(["--out", str(folder)])
     return options

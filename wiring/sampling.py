@@ -80,8 +80,10 @@ def read_text(value: str, option: str) -> str:
         raise core.ConfigError(f"--{option}={value}: the prompt cannot be read ({cause})") from None
 
 
-def load_trained_model(options: SampleOptions, initializer: core.ModelInitializer) -> TrainedModel:
-    """Return the model of `init_from`, compiled if the options ask for it.
+def load_trained_model(
+    options: SampleOptions, initializer: core.ModelInitializer, tokenizer: Tokenizer | None = None
+) -> TrainedModel:
+    """Return the model of `init_from`, compiled if the options ask for it. tokenizer: in place of the checkpoint's
 
     Raises ConfigError if an option is given that is for another kind of model.
     """
@@ -90,7 +92,7 @@ def load_trained_model(options: SampleOptions, initializer: core.ModelInitialize
     mode = model.config.mode if load_architecture().is_ours else "language_model"  # a fork's model.py has no modes
     kind = "unmasking" if config.get("training_type") == "unmasking" else mode
     _refuse_options_of_other_kinds(options, kind)
-    tokenizer = find_tokenizer(checkpoint, model.config.vocab_size)
+    tokenizer = tokenizer or find_tokenizer(checkpoint, model.config.vocab_size)
     model.eval()
     if options.compile and initializer.can_compile():
         model.compile()

@@ -23,6 +23,7 @@ from extras.queue_release import QueueRelease
 from extras.run_record import RunRecord
 from extras.run_summary import RunSummary
 from extras.unfreezing import Unfreezing
+from wiring.given_parts import GivenData
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -126,7 +127,8 @@ def callbacks(
     found: list[Callback] = [logger for logger in console if isinstance(logger, Callback)]
     if not options.eval_only:
         found.append(RunRecord(options.model_dump(), Path(options.out_dir, CONFIG), options.save))
-    listeners: list[Any] = [part for part in (modifiers, data.batches) if hasattr(part, "iter_num")]
+    ours = () if isinstance(data.source, GivenData) else (data.batches,)
+    listeners: list[Any] = [part for part in (modifiers, *ours) if hasattr(part, "iter_num")]
     if listeners:
         found.append(IterationClock(listeners))
     if data.is_queue:

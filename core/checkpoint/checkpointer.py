@@ -107,6 +107,7 @@ class Checkpointer:
         self.failure: str | None = None  # why the last save failed; None if it succeeded
         self.is_rolling_back = False  # weights, moments and states of callbacks may be of two iterations
         self.given_positions: list[State] = []  # of all ranks, where they cannot be gathered any more
+        self.go_on: str | None = None  # how to go on, where no command can
         self._beginning: State = {}
         self._warn = WarnOnce()
 
@@ -222,8 +223,8 @@ class Checkpointer:
             raise SaveError(f"the last checkpoint could not be saved in {self.checkpoints.out_dir}: {self.failure}")
 
     def resume_command(self) -> str:
-        """Return the command that goes on from the newest checkpoint."""
-        return resume_command(self.checkpoints.out_dir, self.runtime.world_size)
+        """Return the command that goes on from the newest checkpoint; with parts from Python, what to do there."""
+        return self.go_on or resume_command(self.checkpoints.out_dir, self.runtime.world_size)
 
     def close(self) -> None:
         """Wait for a save in the background; called when the program ends, whatever ends it."""

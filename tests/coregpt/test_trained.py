@@ -1,8 +1,10 @@
 """A trained model, loaded and asked to write."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import coregpt
 
@@ -17,6 +19,32 @@ def test_a_run_is_loaded_ready_to_write(run_dir: Path, tiny_argv: list[str]) -> 
     assert len(text) == 12 and trained.generate("ab", 12) == text != trained.generate("ab", 12, seed=2)
     with pytest.raises(coregpt.ConfigError, match="^generate: the prompt is empty"):
         trained.generate("")
+
+
+def test_loading_draws_no_random_number_of_the_users(run_dir: Path, tiny_argv: list[str]) -> None:
+    coregpt.train([*tiny_argv, "--eval_interval=1", "--n_layer=1"])
+    before = torch.get_rng_state()
+    coregpt.load(Path("out"), checkpoint=Path("out/ckpt.pt"), device="cpu")
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_tokenizer_can_be_given_where_the_checkpoint_names_none(run_dir: Path) -> None:
+    class Plain:
+        vocab_size = 4
+        encode, decode = staticmethod(lambda text: [ord(c) - 97 for c in text]), staticmethod(lambda ids: str(ids))
+
+    class Ids:
+        vocab_size = 4
+
+        def get_batch(self, split: str) -> Any:
+            return torch.randint(4, (2, 5)), torch.randint(4, (2, 5))
+
+    model = coregpt.GPT(coregpt.GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=5, vocab_size=4))
+    options = {"device": "cpu", "compile": False, "max_iters": 1, "eval_interval": 1, "eval_iters": 1, "block_size": 5}
+    coregpt.train(options, data=Ids(), model=model, tokenizer=Plain())
+
+    assert coregpt.load("out", device="cpu", tokenizer=Plain()).generate("ab", 3).startswith("[")
 
 
 def test_a_folder_without_a_checkpoint_is_one_message(run_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """Training from Python: parts that are handed in, what comes back, and what is refused before anything is moved."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 import coregpt
 import train as program
+from benchmark.soak.campaign import ranks
 from core.checkpoint.format import load_checkpoint
 from data.tokenizers import CharTokenizer
 from tests.comparing import assert_same
@@ -150,16 +152,55 @@ class Deaf(nn.Module):
         ({"scheduler": 0.1}, "^scheduler: got a float, wanted an LRScheduler or "),
         ({"metrics": ["bleu"]}, "^metrics: got a list, wanted "),
         ({"optimizer": "adamw"}, "^optimizer: got a str, wanted a torch optimizer or "),
-        ({"optimizer": torch.optim.SGD(Net().parameters())}, "^optimizer: 3 of its 3 tensors are no parameters of "),
-        ({"optimizer": lambda model: None}, r"^optimizer\(model\) returns a NoneType"),
+        ({"optimizer": torch.optim.AdamW}, "^optimizer: got a type, wanted a torch optimizer or "),
+        ({"model": Net(), "optimizer": torch.optim.SGD(Net().parameters())}, "^optimizer: 3 of its 3 tensors "),
+        ({"tokenizer": CharTokenizer.from_text("ab")}, "^tokenizer: data are not handed in, and those of tiny have"),
         ({"loggers": [print]}, r"^loggers: the builtin_function_or_method has no log_step\(metrics\)"),
         ({"callbacks": [3]}, r"callbacks\[0\]"),
     ],
 )  # fmt: skip
 def test_a_part_that_cannot_work_is_one_message(run_dir: Path, parts: dict[str, Any], message: str) -> None:
+    Path("out").mkdir()
+    Path("out/ckpt.pt").write_text("of an earlier run")
+
     with pytest.raises(coregpt.ConfigError, match=message):
         coregpt.train({**TINY, "dataset": "tiny"}, **parts)
-    assert not Path("out/ckpt.pt").exists()
+    assert os.listdir("out") == ["ckpt.pt"]
+
+
+def test_an_option_that_a_part_leaves_without_effect_is_refused(run_dir: Path) -> None:
+    for changes, parts, message in (
+        ({"training_type": "unmasking"}, {"data": Steps()}, "^training_type=unmasking: with data that are handed in"),
+        ({"freeze_transformer": True}, {"model": Net()}, "^freeze_transformer changes models that the options make"),
+    ):
+        with pytest.raises(coregpt.ConfigError, match=message):
+            coregpt.train({**TINY, "dataset": "tiny", **changes}, **parts)  # type: ignore[arg-type]
+
+
+def test_a_stop_before_the_model_is_made_returns(run_dir: Path) -> None:
+    result = coregpt.train({**TINY, "dataset": "tiny", "time_limit": 1e-12})
+
+    assert result.stopped is not None and "before the first update" in result.stopped
+
+
+def test_a_callback_that_ends_the_run_is_named(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Enough(coregpt.Callback):
+        def on_step_end(self, trainer: Any, result: Any) -> None:
+            trainer.stop("enough")
+
+    result = coregpt.train(TINY, data=Steps(), model=Net(), callbacks=[Enough()])
+    assert result.stopped == "enough"
+    assert "to go on: coregpt.train with the same parts, init_from='resume'" in capsys.readouterr().err
+
+
+def test_two_ranks_save_a_ready_model_before_its_first_update(run_dir: Path) -> None:
+    def work() -> None:
+        torch.manual_seed(3)
+        coregpt.train({**TINY, "gradient_accumulation_steps": 2, "keep_last": 9}, data=Steps(), model=Net())
+
+    assert ranks(work, 2, run_dir) == [0, 0]
+    manifests = sorted((run_dir / "out").glob("ckpt-*.json"))
+    assert json.loads(manifests[0].read_text())["iter_num"] == 0
 
 
 # options
@@ -174,6 +215,13 @@ def test_options_are_made_changed_saved_and_loaded(run_dir: Path) -> None:
     changed.save("four.yaml")
     loaded = coregpt.options("four.yaml")
     assert loaded == changed and changed.n_layer == 4 and loaded.model_fields_set == changed.model_fields_set
+
+
+def test_a_resume_by_name_reads_the_options_of_that_run(run_dir: Path) -> None:
+    coregpt.train({**TINY, "dataset": "tiny", "out_dir": "mine"})
+
+    found = coregpt.options(init_from="resume", out_dir="mine")
+    assert (found.dataset, found.n_embd, found.out_dir) == ("tiny", 8, "mine")
 
 
 def test_wrong_values_are_listed(run_dir: Path) -> None:

@@ -27,6 +27,26 @@ def test_a_text_is_prepared_once_and_again_when_it_changes(tmp_path: Path, capsy
     assert shown.out == "" and f"data: {text} has changed since {folder} was made of it\n" in shown.err
 
 
+def test_a_half_written_data_set_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("abc\n" * 20)
+    prepare(tmp_path / "notes.txt", tmp_path / "notes")
+    (tmp_path / "notes" / "val.bin").unlink()
+
+    prepare(tmp_path / "notes.txt", tmp_path / "notes")
+    assert (tmp_path / "notes" / "val.bin").is_file()
+
+
+def test_another_text_of_that_name_does_not_replace_the_first(tmp_path: Path) -> None:
+    for folder, content in (("a", "abc\n" * 9), ("b", "xyz\n" * 9), ("c", "abc\n" * 9)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "input.txt").write_text(content)
+    prepare(tmp_path / "a" / "input.txt", tmp_path / "input")
+    prepare(tmp_path / "c" / "input.txt", tmp_path / "input")  # the same text
+
+    with pytest.raises(ConfigError, match="holds a data set that was not made of .*b/input.txt"):
+        prepare(tmp_path / "b" / "input.txt", tmp_path / "input")
+
+
 def test_another_data_set_of_that_name_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("abc")
     (tmp_path / "notes").mkdir()
