@@ -19,9 +19,10 @@ def script_for(folder: Path, name: str = PREPARE) -> Path | None:
 def prepare_command(folder: Path, name: str = PREPARE) -> str | None:
     """Return the command that makes a data set; None if it has no script."""
     script = script_for(folder, name)
-    if script and not is_ours(script):
-        return script_command(script)
-    return command(str(folder / name)) if script else None
+    if script is None:
+        return None
+    is_elsewhere = is_checkout() and not (folder / name).exists()  # a program of a checkout, run from another folder
+    return script_command(script) if is_elsewhere or not is_ours(script) else command(str(folder / name))
 
 
 def is_ours(script: Path) -> bool:

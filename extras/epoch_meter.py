@@ -113,7 +113,7 @@ class EpochMeter(Callback):
         self.state = self._state(trainer, trainer.iter_num)
 
     def on_step_end(self, trainer: Trainer, result: StepResult) -> None:
-        loss = result.loss.detach().float() * result.micro_steps
+        loss = result.mean_loss.detach().float()
         if self.place(trainer, trainer.iter_num).batch_idx == 0:
             self.batches = 0
         self.batches += 1
