@@ -1,8 +1,9 @@
 """The arguments of `coregpt train` and `coregpt sample`: presets by name, and `--key value` as `--key=value`."""
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
-from coregpt.presets import find
+from coregpt.presets import FILES, find, presets
 
 HELP = ("--help", "-h")
 
@@ -40,10 +41,17 @@ def with_values(argv: Sequence[str], names: Collection[str], switches: Collectio
     while waiting:
         word = waiting.pop(0)
         name = word.removeprefix("--").rpartition(".")[2]
-        if not word.startswith("--") or "=" in word or name not in names:
+        if not word.startswith("--") or "=" in word:
             found.append(word)
+        elif name not in names:  # an error, which names the option meant; a value after it is not another mistake
+            takes_next = waiting and not waiting[0].startswith("-") and not _is_config(waiting[0])
+            found.append(f"{word}={waiting.pop(0)}" if takes_next else word)
         elif name in switches:
             found.append(f"{word}={waiting.pop(0) if waiting[:1] in (['True'], ['False']) else True}")
         else:
             found.append(f"{word}={waiting.pop(0)}" if waiting else word)
     return found
+
+
+def _is_config(word: str) -> bool:
+    return word.endswith(FILES) or Path(word).exists() or word in presets()

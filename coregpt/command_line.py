@@ -33,6 +33,7 @@ PROGRAMS = {
     "completion": Program("coregpt.completion", "print the completion of options for a shell"),
 }
 CONFIGURED = ("train", "sample")  # their arguments are presets, files and options
+TAKE_CONFIGS = ("prepare_streaming", "masking_report")  # these have other arguments as well
 EXAMPLES = """\
   {0} train quickstart                     learns Python's own source, on any laptop
   {0} sample --out_dir=out-quickstart
@@ -68,6 +69,10 @@ def _run(name: str, argv: list[str]) -> None:
         from coregpt.arguments import read_arguments
 
         argv = read_arguments(name, argv)
+    if name in TAKE_CONFIGS:
+        from coregpt.presets import with_presets
+
+        argv = with_presets(argv)
     module = module if module.startswith("coregpt.") else f"{TREE}{module}"
     importlib.import_module(module).main(argv)
 
@@ -82,12 +87,6 @@ def _prepare_script(name: str, argv: list[str]) -> tuple[str, list[str]]:
         print_and_exit(f"{usage}\n\nNAME is one of: {', '.join(known)}; NAME --help tells more")
     if argv[0] not in known:
         raise ConfigError(f"{name} {argv[0]}: got an unknown data set, wanted one of {', '.join(known)}")
-    if name == "prepare_streaming":  # it takes config files, and so presets
-        from coregpt.presets import find
-
-        return f"data.{argv[0]}.{name}", [
-            word if word.startswith("-") or "=" in word else find(word) for word in argv[1:]
-        ]
     return f"data.{argv[0]}.{name}", argv[1:]
 
 

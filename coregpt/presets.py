@@ -33,9 +33,19 @@ def find(word: str) -> str:
         return str(known[name])
     if word.endswith(FILES) and not word.startswith("config/"):
         return word  # a file that is not there: the options name a similar one
-    near = difflib.get_close_matches(name, known, n=1) or [other for other in known if other.endswith(f"/{name}")][:1]
+    if word in ("true", "false"):
+        raise ConfigError(f"{word}: wanted True or False after an option, or --option={word}")
+    near = [f"{word}{ending}" for ending in FILES if Path(f"{word}{ending}").is_file()]
+    near += difflib.get_close_matches(name, known, n=1) or [other for other in known if other.endswith(f"/{name}")]
     hint = f", did you mean {near[0]}?" if near else ""
     raise ConfigError(f"{word}: no such preset or file{hint} (coregpt presets lists the presets)")
+
+
+def with_presets(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with the path of a preset in place of its name, where no such file exists."""
+    known = presets()
+    names = {word: word.removeprefix("config/").removesuffix(".py") for word in words if not Path(word).exists()}
+    return [str(known[names[word]]) if names.get(word) in known else word for word in words]
 
 
 def main(argv: Sequence[str]) -> None:

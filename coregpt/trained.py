@@ -23,6 +23,9 @@ class Trained(NamedTuple):
     options: Options | None
     kind: str
 
+    def __repr__(self) -> str:
+        return f"Trained({self.kind}, {sum(p.numel() for p in self.model.parameters()):,} parameters)"
+
     def generate(
         self,
         prompt: str = "\n",

@@ -26,6 +26,9 @@ class Result(NamedTuple):
     model: Any
     stopped: str | None
 
+    def __repr__(self) -> str:
+        return f"Result(best_val_loss={self.best_val_loss:.4f}, out_dir={self.out_dir!r}, stopped={self.stopped!r})"
+
 
 def options(*arguments: str, **values: Any) -> Options:
     """Return options: those of presets, config files and flags as on the command line, then `values`.
@@ -49,19 +52,21 @@ def train(
     metrics: Any = None,
     loggers: Sequence[Any] = (),
     callbacks: Sequence[Any] = (),
+    **values: Any,
 ) -> Result:
     """Train, and return the best loss, the folder and the model. `GivenParts` says what each part must be able to do.
 
     options: Options; or a preset, or the words of a command line, or values by name
+    values:  further options by name
 
-        coregpt.train("quickstart")
+        coregpt.train("quickstart", max_iters=100)
         coregpt.train(["quickstart", "--max_iters=100"], callbacks=[coregpt.EarlyStopping(patience=3)])
         coregpt.train({"out_dir": "out", "max_iters": 100}, data=mine, model=net, objective=my_loss)
 
     An interrupt or another request to stop ends the run with its state saved, and this function returns. Raises
     ConfigError, DataError, CheckpointError or DivergedError, whose text says what to do.
     """
-    given_options = _options(options)
+    given_options = _options(options, values)
     given = GivenParts(data, objective, model, tokenizer, optimizer, scheduler, metrics, loggers)
     given.check(given_options)
     first = [FirstSave()] if model is not None else []
@@ -85,9 +90,9 @@ def train(
     return Result(best, given_options.out_dir, model, stopped)
 
 
-def _options(given: Options | Mapping[str, Any] | Sequence[str] | str) -> Options:
+def _options(given: Options | Mapping[str, Any] | Sequence[str] | str, values: Mapping[str, Any]) -> Options:
     if isinstance(given, Options):
-        return with_data_set(given)
+        return with_data_set(given.replace(**values) if values else given)
     if isinstance(given, Mapping):
-        return read_options([], given)
-    return options(*([given] if isinstance(given, str) else given))
+        return read_options([], {**given, **values})
+    return options(*([given] if isinstance(given, str) else given), **values)

@@ -6,9 +6,8 @@ Train from Python with early stopping and a callback of one's own.
 
 import sys
 
-import train
-from core import Callback, exit_on_error
-from extras.early_stopping import EarlyStopping
+import coregpt
+from coregpt import Callback, EarlyStopping, exit_on_error
 
 
 class LargestGradient(Callback):
@@ -34,7 +33,7 @@ class LargestGradient(Callback):
 
 def main(argv):
     """Train, and return the lowest validation loss."""
-    return train.main(argv, callbacks=[EarlyStopping(patience=3), LargestGradient()])
+    return coregpt.train(argv, callbacks=[EarlyStopping(patience=3), LargestGradient()]).best_val_loss
 
 
 if __name__ == "__main__":

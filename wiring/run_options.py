@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import is_rank_0
+from core.errors import DataError, is_rank_0
 from core.losses import SPLITS
 from data import text_file
 from data.prepare_scripts import is_ours, script_for
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from config.options import Options
 
 NEED_NO_NETWORK = {"python_stdlib": "data.python_stdlib.prepare"}  # data sets that any machine can make
+TEXTS = (".txt", ".md")
 PACKAGE = __name__.removesuffix("wiring.run_options")
 
 
@@ -46,6 +48,10 @@ def with_data_set(options: Options) -> Options:
             text_file.prepare(text, Path("data", name))
         return options.model_copy(update={"dataset": name})
     folder = Path("data", options.dataset)
+    if text.suffix in TEXTS and not text.exists() and not folder.exists():
+        near = difflib.get_close_matches(text.name, [path.name for path in text.parent.glob("*")], n=1)
+        hint = f"; did you mean {text.parent / near[0]}?" if near else ""
+        raise DataError(f"dataset={options.dataset}: there is no such file, wanted a text or a data set{hint}")
     module, script = NEED_NO_NETWORK.get(options.dataset), script_for(folder)
     can_be_made = module and script and is_ours(script)
     is_there = all((folder / f"{split}.bin").exists() for split in SPLITS) or (folder / "queue").exists()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import Callback, ConsoleLogger, JsonlLogger, Logger, LRScheduler, Runtime, WandBLogger
-from core.checkpoint.run_folder import CONFIG
+from core.checkpoint.run_folder import CONFIG, is_own_config
 from core.commands import install_command
 from data.token_bins import TokenBins
 from extras.epoch_meter import EpochMeter
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from wiring.start import RunStart
 
 log = logging.getLogger("coregpt")
+GOES_ON = ("resume", "auto")
 WANDB_NAMES = {  # those of the train_run and the core line
     "loss": "train/loss",
     "loss_modifiers/EntropyPenaltyModifier.entropy_penalty": "entropy_penalty",
@@ -126,7 +128,8 @@ def callbacks(
     """
     found: list[Callback] = [logger for logger in console if isinstance(logger, Callback)]
     if not options.eval_only:
-        found.append(RunRecord(options.model_dump(), Path(options.out_dir, CONFIG), options.save))
+        config = Path(options.out_dir, CONFIG)
+        found.append(RunRecord(options.model_dump(), config, _as_begun(options, config).save))
     ours = () if isinstance(data.source, GivenData) else (data.batches,)
     listeners: list[Any] = [part for part in (modifiers, *ours) if hasattr(part, "iter_num")]
     if listeners:
@@ -142,6 +145,18 @@ def callbacks(
     if options.eval_only:
         found.append(FiniteLosses())
     return [*found, *_adapted(options, runtime, data, of_user)]
+
+
+def _as_begun(options: Options, config: Path) -> Options:
+    """Return the options with which the same run begins anew: those of a resume, with the start of its first process.
+
+    config: the options file that an earlier process of the run has written
+    """
+    if options.init_from not in GOES_ON:
+        return options
+    before = re.search(r"^ *init_from: (\S+)$", config.read_text(), re.MULTILINE) if is_own_config(config) else None
+    start = before[1] if before and before[1] not in GOES_ON else "scratch"
+    return options.replace(init_from=start, ckpt_filename=None)
 
 
 def _adapted(options: Options, runtime: Runtime, data: RunData, of_user: Sequence[Any]) -> list[Callback]:

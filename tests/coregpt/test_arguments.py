@@ -20,7 +20,8 @@ NAMES, SWITCHES = {"n_layer", "start", "compile", "out_dir"}, {"compile"}
         (["--compile"], ["--compile=True"]),
         (["--model.n_layer", "3"], ["--model.n_layer=3"]),
         (["--n_layer"], ["--n_layer"]),
-        (["--unknown", "3", "-x", "4"], ["--unknown", "3", "-x", "4"]),
+        (["--unknown", "3", "-x", "4"], ["--unknown=3", "-x", "4"]),
+        (["--lr", "quickstart", "--lr", "x.py", "--lr"], ["--lr", "quickstart", "--lr", "x.py", "--lr"]),
     ],
 )
 def test_a_value_may_stand_after_its_option(argv: list[str], expected: list[str]) -> None:

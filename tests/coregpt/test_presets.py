@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
-from coregpt.presets import find, main, presets
+from coregpt.presets import find, main, presets, with_presets
 
 
 def test_presets_are_the_configs_but_not_the_modules_beside_them() -> None:
@@ -37,6 +37,20 @@ def test_a_file_of_the_current_folder_comes_before_a_preset(run_dir: Path) -> No
 def test_an_unknown_preset_is_an_error_with_a_near_name(run_dir: Path, word: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(hint)):
         find(word)
+
+
+def test_a_file_without_its_ending_and_a_small_false_are_explained(run_dir: Path) -> None:
+    Path("mine.py").touch()
+    with pytest.raises(ConfigError, match="did you mean mine.py"):
+        find("mine")
+    with pytest.raises(ConfigError, match="^false: wanted True or False after an option"):
+        find("false")
+
+
+def test_other_programs_take_presets_among_their_words(run_dir: Path) -> None:
+    path = str(presets()["quickstart"])
+
+    assert with_presets(["--out", "x", "quickstart", "config/quickstart.py"]) == ["--out", "x", path, path]
 
 
 def test_a_path_that_does_not_exist_is_left_to_the_options(run_dir: Path) -> None:

@@ -47,7 +47,8 @@ def test_metrics_begin_with_the_run_and_have_a_line_of_each_resume(run_dir: Path
     assert logged[0] is first
     assert first["run"] == second["run"] == torch.load("out/ckpt.pt", weights_only=True)["run"]
     assert (first["options"]["max_iters"], second["options"]["max_iters"]) == (3, 6)
-    assert second["options"] == configure(Options, ["out/config.yaml"]).model_dump()
+    assert second["options"] == {**configure(Options, ["out/config.yaml"]).model_dump(), "init_from": "resume"}
+    assert configure(Options, ["out/config.yaml"]).init_from == "scratch"  # the file begins the run anew
     assert {"coregpt", "git", "python", "torch", "device", "world_size"} <= set(first["provenance"])
     assert first["started"].endswith("+00:00")
     numbers = [record["iter"] for record in logged if record["event"] == "step"]

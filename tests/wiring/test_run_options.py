@@ -7,6 +7,7 @@ import pytest
 import train
 from config.options import Options
 from core.checkpoint.format import load_checkpoint
+from core.errors import DataError
 from wiring.run_options import read_options, with_data_set
 
 
@@ -51,3 +52,10 @@ def test_a_script_of_the_user_with_the_same_name_is_left_to_the_user(run_dir: Pa
     with_data_set(Options(dataset="python_stdlib"))
 
     assert not Path("data/python_stdlib/train.bin").exists()
+
+
+def test_a_text_that_is_not_there_is_one_message(run_dir: Path) -> None:
+    Path("notes.txt").touch()
+
+    with pytest.raises(DataError, match="^dataset=nots.txt: there is no such file, .*; did you mean notes.txt"):
+        with_data_set(Options(dataset="nots.txt"))
