@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("coregpt")
 T = TypeVar("T")
-STOP_PATIENCE_S = 5.0  # a process that is told to stop waits for the others, which would wait for it much longer
+STOP_PATIENCE_S = 5.0  # a process that is asked to stop waits for the others, which would wait for it much longer
 GROUP_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a process group needs
 
 

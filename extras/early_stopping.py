@@ -38,10 +38,8 @@ class EarlyStopping(Callback):
             raise ConfigError(f"EarlyStopping(min_delta={min_delta!r}): wanted a number of 0 or more")
         if mode not in ("min", "max"):
             raise ConfigError(f"EarlyStopping(mode={mode!r}): wanted min or max, which says what a better value is")
-        self.patience = patience
-        self.min_delta = min_delta
-        self.monitor = monitor
-        self.mode = mode
+        self.monitor, self.mode = monitor, mode
+        self.patience, self.min_delta = patience, min_delta
         self.best: float | None = None
         self.stale_count = 0  # evaluations since the best one
         self.judged_at = -1  # a resume with reseeded random numbers repeats an evaluation: count it once

@@ -28,7 +28,7 @@ class _ReadOnDemand:
 
 @dataclass
 class TrainingState:
-    """What a callback of the C line is told after each update.
+    """What a callback of the C line gets after each update.
 
     epoch:            number of the epoch, from 0
     global_step:      updates made, this one included

@@ -24,8 +24,14 @@ def loop_numbers(options: Options, runtime: Runtime) -> LoopNumbers:
     micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps)
     names = [name for name in LoopNumbers._fields if name not in ("sequences_per_iter", "tokens_per_iter")]
     sequences = options.batch_size * micro_steps
-    tokens = sequences * runtime.world_size * options.block_size
+    tokens = tokens_per_iter(options, runtime)
     return LoopNumbers(sequences_per_iter=sequences, tokens_per_iter=tokens, **options.pick(*names))
+
+
+def tokens_per_iter(options: Options, runtime: Runtime) -> int:
+    """Return the tokens of an update, of all processes."""
+    micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps) * runtime.world_size
+    return options.batch_size * micro_steps * options.block_size
 
 
 def make_parallel(options: Options, runtime: Runtime) -> Replicated:

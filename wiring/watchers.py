@@ -25,6 +25,7 @@ from extras.run_record import RunRecord
 from extras.run_summary import RunSummary
 from extras.unfreezing import Unfreezing
 from wiring.given_parts import GivenData
+from wiring.loop import tokens_per_iter
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -56,16 +57,11 @@ def console(options: Options, runtime: Runtime) -> list[Logger]:
 
 def print_header(options: Options, runtime: Runtime, data: RunData, start: RunStart, logger: Logger) -> None:
     """Print nanoGPT's first lines."""
-    logger.log_info(f"tokens per iteration will be: {_tokens_per_iter(options, runtime):,}")
+    logger.log_info(f"tokens per iteration will be: {tokens_per_iter(options, runtime):,}")
     if data.source.vocab_size and data.source.meta_path.exists():
         logger.log_info(f"found vocab_size = {data.source.vocab_size} (inside {data.source.meta_path})")
     if start.found:
         logger.log_info(f"Resuming training from {options.out_dir}")
-
-
-def _tokens_per_iter(options: Options, runtime: Runtime) -> int:
-    micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps) * runtime.world_size
-    return options.batch_size * micro_steps * options.block_size
 
 
 def loggers(
@@ -162,6 +158,6 @@ def _as_begun(options: Options, config: Path) -> Options:
 def _adapted(options: Options, runtime: Runtime, data: RunData, of_user: Sequence[Any]) -> list[Callback]:
     """Return the user's callbacks; before them, if one needs an adapter, the meter that the adapters read."""
     train_tokens = len(data.source.files["train"]) if isinstance(data.source, TokenBins) else None
-    meter = EpochMeter(_tokens_per_iter(options, runtime), train_tokens)
+    meter = EpochMeter(tokens_per_iter(options, runtime), train_tokens)
     adapted = [EventCallback(callback, meter) if needs_adapter(callback) else callback for callback in of_user]
     return [meter, *adapted] if any(map(needs_adapter, of_user)) else adapted
