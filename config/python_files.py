@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import NamedTuple, TypeGuard
 
 TREE = Path(__file__).resolve().parents[1]
@@ -65,16 +65,34 @@ def compiled(text: str, path: str) -> tuple[ast.Module, CodeType]:
 
 @contextmanager
 def importing_from_here() -> Iterator[None]:
-    """Let imports look into the current folder first."""
+    """Let imports look into the current folder first, also for a `config.x` that is not the one of this program."""
     here, before = os.getcwd(), set(sys.modules)
+    hidden = _hide_our_package() if not PACKAGE and Path("config").is_dir() and Path(here) != TREE else {}
     sys.path.insert(0, here)
     try:
         yield
     finally:
         with suppress(ValueError):  # the file may have removed it
             sys.path.remove(here)
+        if hidden:
+            _remove_package()
+            sys.modules.update(hidden)
         for name in [name for name in sys.modules if name not in before and _is_users(name, here)]:
             del sys.modules[name]  # the next time it may be another file, or have changed
+
+
+def _hide_our_package() -> dict[str, ModuleType]:
+    """Put a package that has the user's modules, and then ours, in the place of `config`. Return what it hides."""
+    hidden = _remove_package()
+    package = ModuleType("config")
+    package.__path__ = [str(Path("config").absolute()), str(TREE / "config")]
+    sys.modules["config"] = package
+    return hidden
+
+
+def _remove_package() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.split(".")[0] == "config"]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def _is_users(name: str, here: str) -> bool:

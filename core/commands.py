@@ -16,8 +16,8 @@ def enter_by(entrance: str) -> None:
     _entrance = entrance
 
 
-def is_checkout() -> bool:
-    """Return whether the user has started a program of a checkout by its path, and works in its folder."""
+def is_run_by_path() -> bool:
+    """Return whether the user has started a program of a checkout by its path, and not by the command `coregpt`."""
     return _entrance is None
 
 

@@ -36,6 +36,10 @@ class RunState:
         self.metrics = {name: float(value) for name, value in metrics.items()}
         return {**{f"{split}/loss": loss for split, loss in self.losses.items()}, **metrics}
 
+    def measured(self) -> dict[str, float]:
+        """Return what the last evaluation measured: `train_loss`, `val_loss`, and the metrics."""
+        return {**{f"{split}_loss": loss.item() for split, loss in self.losses.items()}, **self.metrics}
+
     def manifest_notes(self, is_healthy: bool, max_iters: float) -> dict[str, Any]:
         """Return what a manifest says about the run; a loss is None if it was measured on other weights."""
         measured = self.losses if self.evaluated_at == self.iter_num else {}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -121,8 +121,10 @@ class Runtime:
             torch.cuda.set_device(self.device)
         if self.distributed:
             self._join_group()
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+        for backend in backends:
+            self._at_exit.callback(setattr, backend, "allow_tf32", backend.allow_tf32)
+            backend.allow_tf32 = True
         self.seed_all()
         if self.device.type == "cpu":
             _keep_freed_memory()
@@ -294,11 +296,15 @@ def _log_idle_tasks(environment: Mapping[str, str]) -> None:
         )
 
 
+class _Notes(logging.StreamHandler[TextIO]):
+    """Our handler of the log, which is not one that the user has added."""
+
+
 def _notes_to_stderr(level: int) -> None:
     """Show our own notes on stderr, one line each; stdout has only the lines that nanoGPT prints."""
-    for old in log.handlers[:]:
+    for old in [handler for handler in log.handlers if isinstance(handler, _Notes)]:
         log.removeHandler(old)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Notes(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(level)

@@ -1,6 +1,7 @@
 """The presets that come along, by name, and the file that a name means."""
 
 import difflib
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,8 +55,17 @@ def main(argv: Sequence[str]) -> None:
         raise ConfigError(f"presets {argv[0]}: wanted no argument; coregpt train {argv[0]} trains with a preset")
     known = presets()
     width = max(map(len, known))
-    lines = [f"{name:{width}}  {_meaning(path)}" for name, path in known.items()]
-    print_and_exit("\n".join(line if len(line) <= 100 else f"{line[:97]}..." for line in lines))
+    bases = {name for name in known if name.rpartition("/")[2].startswith("base")}  # not meant to be trained
+    lines = [_line(name, path, width) for name, path in known.items() if name not in bases]
+    lines += [
+        "\nto build on, in a config file of your own:",
+        *(_line(name, known[name], width) for name in sorted(bases)),
+    ]
+    print_and_exit("\n".join(lines))
+
+
+def _line(name: str, path: Path, width: int) -> str:
+    return textwrap.fill(f"{name:{width}}  {_meaning(path)}", 100, subsequent_indent=" " * (width + 2))
 
 
 def _is_module(path: Path) -> bool:

@@ -53,13 +53,18 @@ class Trained(NamedTuple):
 
 
 def load(
-    out_dir: str | Path, checkpoint: str | Path = "linked", device: str = "cuda", tokenizer: Any = None
+    out_dir: str | Path,
+    checkpoint: str | Path = "linked",
+    device: str = "cuda",
+    tokenizer: Any = None,
+    model: torch.nn.Module | None = None,
 ) -> Trained:
     """Return the model of a run folder or of a checkpoint file, of ours or of nanoGPT's.
 
     checkpoint: linked (nanoGPT's ckpt.pt), newest, best, or a file
     device:     without a CUDA device `cuda` takes mps or cpu
     tokenizer:  in place of the one that the checkpoint names
+    model:      gets the weights, if the run was given one of its own; it goes to the device
 
     Raises CheckpointError or DataError if there is no usable checkpoint, or no tokenizer is known.
     """
@@ -68,7 +73,7 @@ def load(
     before = runtime.rng_state()  # a model is made with random numbers before its weights are loaded
     architecture = load_architecture()
     initializer = core.ModelInitializer(architecture.model_class, architecture.config_class, runtime.device)
-    found = load_trained_model(settings, initializer, tokenizer)
+    found = load_trained_model(settings, initializer, tokenizer, model)
     runtime.set_rng_state(before)
     has_options = bool(found.config.get("dataset"))
     saved = read_saved(with_model_fields(Options), found.config, Path(out_dir)) if has_options else None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.commands import command, is_checkout, script_command
+from core.commands import command, is_run_by_path, script_command
 
 PREPARE, STREAM = "prepare.py", "prepare_streaming.py"
 SCRIPTS = Path(__file__).resolve().parent  # a folder for each data set that comes with the program
@@ -21,7 +21,7 @@ def prepare_command(folder: Path, name: str = PREPARE) -> str | None:
     script = script_for(folder, name)
     if script is None:
         return None
-    is_elsewhere = is_checkout() and not (folder / name).exists()  # a program of a checkout, run from another folder
+    is_elsewhere = is_run_by_path() and not (folder / name).exists()  # a program of a checkout, run from another folder
     return script_command(script) if is_elsewhere or not is_ours(script) else command(str(folder / name))
 
 
@@ -36,4 +36,4 @@ def output_folder(script: str) -> Path:
     script: its `__file__`
     """
     folder = Path(script).resolve().parent
-    return folder if is_checkout() else Path("data", folder.name)
+    return folder if is_run_by_path() else Path("data", folder.name)

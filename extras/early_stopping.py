@@ -59,7 +59,7 @@ class EarlyStopping(Callback):
         """Compare the evaluation with the best one."""
         if trainer.iter_num == self.judged_at:
             return
-        self.judged_at, value = trainer.iter_num, self._measured(trainer, losses)
+        self.judged_at, value = trainer.iter_num, self._monitored(trainer.counters.measured())
         sign = 1 if self.mode == "min" else -1
         best = math.inf if self.best is None else sign * self.best
         if sign * value < best - self.min_delta:  # not a number never is
@@ -68,8 +68,7 @@ class EarlyStopping(Callback):
         self.stale_count += 1
         log.info(f"early stopping: no better {self.monitor} in {self.stale_count} of {self.patience} evaluations")
 
-    def _measured(self, trainer: Trainer, losses: dict[str, torch.Tensor]) -> float:
-        measured = {**{f"{split}_loss": loss.item() for split, loss in losses.items()}, **trainer.counters.metrics}
+    def _monitored(self, measured: dict[str, float]) -> float:
         if self.monitor not in measured:
             raise ConfigError(
                 f"EarlyStopping(monitor={self.monitor!r}): this run's evaluations measure {', '.join(measured)}; "

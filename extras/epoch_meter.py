@@ -122,8 +122,7 @@ class EpochMeter(Callback):
         self.state = self._state(trainer, trainer.iter_num + 1)
 
     def on_eval_end(self, trainer: Trainer, losses: dict[str, torch.Tensor]) -> None:
-        measured = {f"{split}_loss": loss.item() for split, loss in losses.items()}
-        self.metrics = {**measured, **trainer.counters.metrics}
+        self.metrics = trainer.counters.measured()
 
     def _state(self, trainer: Trainer, updates: int) -> TrainingState:
         """Return the state after so many updates of the run."""

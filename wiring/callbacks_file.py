@@ -30,6 +30,8 @@ def user_callbacks(options: Options, callbacks: Sequence[Any] = ()) -> list[Any]
 
     Raises ConfigError for an object that is no callback, and for a file that gives none.
     """
+    if not isinstance(callbacks, Sequence):
+        raise ConfigError(f"callbacks: got {type(callbacks).__name__} alone, wanted a list of them: callbacks=[...]")
     found = load_callbacks(Path(options.callbacks_file)) if options.callbacks_file else []
     for number, callback in enumerate(callbacks):
         _require_callback(callback, f"callbacks[{number}]")
@@ -42,8 +44,8 @@ def load_callbacks(path: Path) -> list[Any]:
     These are the instances in its list `callbacks`, if there is one; else an instance of each class that is defined in
     the file and has event methods. Abstract classes, and those whose name begins with `_`, are left out.
 
-    Imports in the file find its own folder first. Raises ConfigError if the file cannot be read or run, defines no
-    callback, or if a class needs arguments.
+    Imports in the file find its own folder first, and those in its methods find it as well. Raises ConfigError if the
+    file cannot be read or run, defines no callback, or if a class needs arguments.
     """
     source = _read(path)
     folder = path.resolve().parent
@@ -65,6 +67,8 @@ def load_callbacks(path: Path) -> list[Any]:
         ) from None
     if not found:
         raise ConfigError(f"{path}: it defines no callback: {WANTED}, or a list `callbacks = [...]` of instances")
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # for imports in methods
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core import ConfigError, Preemption, Runtime
 from core.batch import Batch, to_device
-from core.commands import is_checkout
+from core.commands import is_run_by_path
 from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
 from data.meta_contents import find_tables, tiktoken_encoding
@@ -162,7 +162,7 @@ def open_bins(options: Options, start: RunStart | None = None) -> TokenBins:
     bins = TokenBins(folder, options.block_size, options.batch_size, meta=meta)
     if meta is not None:
         log.info(f"data: {bins.meta_path} is not there, its ids are taken for those of the checkpoint")
-    if options.data_source != "auto" or options.training_type != "language_model" or not is_checkout():
+    if options.data_source != "auto" or options.training_type != "language_model" or not is_run_by_path():
         log.info(f"data: from {folder / 'train.bin'}")
     return bins
 

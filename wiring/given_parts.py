@@ -82,12 +82,15 @@ class GivenParts(NamedTuple):
             ("metrics", "metrics(model, split) -> {name: value}"),
         ):
             part = getattr(self, name)
-            if part is not None and not (callable(part) or isinstance(part, LRScheduler)):
+            is_scheduler = name == "scheduler" and isinstance(part, LRScheduler)
+            if part is not None and not (callable(part) or is_scheduler):
                 raise ConfigError(f"{name}: got a {_kind(part)}, wanted {wanted}")
         optimizer = self.optimizer
         makes_one = callable(optimizer) and not isinstance(optimizer, type)
         if not (optimizer is None or isinstance(optimizer, torch.optim.Optimizer) or makes_one):
             raise ConfigError(f"optimizer: got a {_kind(optimizer)}, wanted a torch optimizer or optimizer(model)")
+        if not isinstance(self.loggers, Sequence):
+            raise ConfigError(f"loggers: got {_kind(self.loggers)} alone, wanted a list of them: loggers=[...]")
         for logger in self.loggers:
             if not callable(getattr(logger, "log_step", None)):
                 raise ConfigError(f"loggers: the {_kind(logger)} has no log_step(metrics), wanted a Logger")

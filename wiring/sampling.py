@@ -18,6 +18,7 @@ from configurator import configure
 from core.checkpoint.resume import NEW_RUN_LOSS, is_number
 from core.checkpoint.search import CheckpointFile
 from core.files import require_file
+from core.model_initializer import load_exactly
 from data.meta import read_meta
 from data.token_meaning import difference, sizes_differ
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
@@ -81,30 +82,49 @@ def read_text(value: str, option: str) -> str:
 
 
 def load_trained_model(
-    options: SampleOptions, initializer: core.ModelInitializer, tokenizer: Tokenizer | None = None
+    options: SampleOptions,
+    initializer: core.ModelInitializer,
+    tokenizer: Tokenizer | None = None,
+    given: torch.nn.Module | None = None,
 ) -> TrainedModel:
-    """Return the model of `init_from`, compiled if the options ask for it. tokenizer: in place of the checkpoint's
+    """Return the model of `init_from`, compiled if the options ask for it.
+
+    tokenizer: in place of the checkpoint's
+    given:     gets the weights of the checkpoint, in place of a model of the architecture
 
     Raises ConfigError if an option is given that is for another kind of model.
     """
-    model, checkpoint = _load(options, initializer)
+    model, checkpoint = _load(options, initializer, given)
     config = checkpoint.get("config") or {}
-    mode = model.config.mode if load_architecture().is_ours else "language_model"  # a fork's model.py has no modes
+    shape = getattr(model, "config", None)
+    architecture = load_architecture()  # a fork's model.py has no modes
+    has_modes = architecture.is_ours and isinstance(shape, architecture.config_class)
+    mode = str(getattr(shape, "mode", "")) if has_modes else "language_model"
     kind = "unmasking" if config.get("training_type") == "unmasking" else mode
     _refuse_options_of_other_kinds(options, kind)
-    tokenizer = tokenizer or find_tokenizer(checkpoint, model.config.vocab_size)
+    tokenizer = tokenizer or find_tokenizer(checkpoint, getattr(shape, "vocab_size", None))
     model.eval()
     if options.compile and initializer.can_compile():
         model.compile()
     return TrainedModel(model, tokenizer, config, kind, "the line" if options.interactive else "--start")
 
 
-def _load(options: SampleOptions, initializer: core.ModelInitializer) -> tuple[Any, Mapping[str, Any]]:
+def _load(
+    options: SampleOptions, initializer: core.ModelInitializer, given: torch.nn.Module | None
+) -> tuple[Any, Mapping[str, Any]]:
     """Return the model, and its checkpoint; an empty one for a pretrained GPT-2."""
     if options.init_from == "resume":
         found = _find_checkpoint(options)
         checkpoint = core.load_checkpoint(found.path)
         log.info(f"model: {found.path}{_progress(checkpoint, found.manifest)}")
+        if given is not None:
+            load_exactly(given, checkpoint["model"])
+            return given.to(initializer.device), checkpoint
+        if not checkpoint["model_args"]:
+            raise core.CheckpointError(
+                f"{found.path} is of a model that was handed in from Python: make it there again, and give it to "
+                "coregpt.load(..., model=...)"
+            )
         loaded = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
         return loaded.model, checkpoint
     return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
@@ -147,27 +167,28 @@ def _refuse_options_of_other_kinds(options: SampleOptions, kind: str) -> None:
             )
 
 
-def find_tokenizer(checkpoint: Mapping[str, Any], vocab_size: int) -> Tokenizer:
+def find_tokenizer(checkpoint: Mapping[str, Any], vocab_size: int | None) -> Tokenizer:
     """Return the tokenizer of a checkpoint's model; of nanoGPT's checkpoints, that of its data set, or GPT-2's.
 
-    vocab_size: the model's; DataError if nothing says what its tokens are
+    vocab_size: the model's, None if it does not say; DataError if nothing says what its tokens are
     """
     dataset = (checkpoint.get("config") or {}).get("dataset")
     path = data_folder(dataset or "") / "meta.pkl"
     has_meta = dataset is not None and os.path.lexists(path)  # a link to nowhere is an error, not GPT-2
     learnt = checkpoint.get("tokenizer")
     if learnt is None and not has_meta:
-        if vocab_size < GPT2_TOKENS:
+        if vocab_size is None or vocab_size < GPT2_TOKENS:
             where = f"{path} is not there (the current folder is {Path.cwd()})" if dataset else "it names no data set"
             raise core.DataError(
-                f"the model has {vocab_size} tokens, not GPT-2's, and its checkpoint does not say which: {where}"
+                f"the model has {vocab_size or 'its own'} tokens, not GPT-2's, and its checkpoint does not say which: "
+                f"{where}"
             )
         print("No meta.pkl found, assuming GPT-2 encodings...")
         return Gpt2Tokenizer()
     if learnt is None:
         print(f"Loading meta from {path}...")
         meta = read_meta(path)
-        if sizes_differ(vocab_size, meta["vocab_size"]):
+        if vocab_size and sizes_differ(vocab_size, meta["vocab_size"]):
             log.warning(f"{path}: {meta['vocab_size']} tokens, but the model has {vocab_size}: the text may be wrong")
         return tokenizer_from_meta(meta)
     if not has_meta:

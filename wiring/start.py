@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,7 +96,8 @@ def enter_folder(
     callbacks: of the user; ConfigError if a checkpoint could not hold the state of one
     needed: files of other runs that this run may read again; ConfigError if they are among those moved
     """
-    require_loadable({"callbacks": CallbackList(callbacks).state_dict()})  # before a previous run's files are moved
+    with suppress(AttributeError):  # a state that begins with training is looked at there
+        require_loadable({"callbacks": CallbackList(callbacks).state_dict()})  # before a previous run's files are moved
     if start.found is None and runtime.world_size == 1:
         preemption.run_before_training(data.wait)
 

@@ -97,7 +97,7 @@ class Checkpointer:
         self.schedule = schedule
         self.detector = detector
         self.data = data
-        self.make_model = make_model or _copy_maker(raw_model)
+        self.make_model = make_model
         self.notes = notes or RunNotes()
         self.writer = writer or TorchFile()
         self.snapshot = Snapshot() if in_background else None
@@ -265,11 +265,16 @@ class Checkpointer:
             sizes = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.raw_model.parameters()}
             self.snapshot.warm(size for size in sizes.values() for _ in range(3))
         require_loadable(state)
+        optimizer = self.step.optimizer.state_dict()
+        if self.make_model is None:  # nor can the moments of a resumed run be read again
+            self.make_model, kept = _copy_maker(self.raw_model), copy.deepcopy(optimizer)
+        else:
+            kept = _without_moments(optimizer)
         self._beginning = {
             **copy.deepcopy(state),
             "scaler": self.step.scaler.state_dict(),
             "position": self.saved_position(),
-            "optimizer": _without_moments(self.step.optimizer.state_dict()),
+            "optimizer": kept,
         }
 
     def roll_back(self) -> tuple[State, str]:
@@ -283,6 +288,7 @@ class Checkpointer:
         found = self.runtime.on_master(self._newest_healthy)
         if found is None:
             state, name = copy.deepcopy(self._beginning), "where this process started"
+            assert self.make_model is not None  # since `begin`
             (model, _), checkpoint = self.make_model()
             optimizer = (checkpoint or {}).get("optimizer") or self._beginning["optimizer"]
             weights, position = model.state_dict(), state["position"]

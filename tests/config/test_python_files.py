@@ -1,11 +1,12 @@
 """The names in config files written in Python."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
 
-from config.python_files import Names, is_program, names_of, runs_other_files
+from config.python_files import Names, importing_from_here, is_program, names_of, runs_other_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,3 +49,23 @@ def test_the_programs_are_known_by_their_paths(monkeypatch: pytest.MonkeyPatch, 
     assert not is_program("config/train.py") and not is_program("model.py")
     monkeypatch.chdir(tmp_path)
     assert not is_program("train.py")
+
+
+@pytest.mark.parametrize("has_init", [False, True])
+def test_imports_find_the_config_folder_of_the_current_folder_first(
+    has_init: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/mybase.py").write_text("n_layer = 7\n")
+    (tmp_path / "config/quickstart.py").write_text("n_layer = 8\n")
+    if has_init:
+        (tmp_path / "config/__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    ours, before, found = sys.modules["config"], set(sys.modules), {}
+
+    with importing_from_here():
+        for name in ("mybase", "quickstart", "train_shakespeare_char"):  # the last one is ours
+            exec(f"from config.{name} import n_layer", found)
+            found[name] = found["n_layer"]
+    assert (found["mybase"], found["quickstart"], found["train_shakespeare_char"]) == (7, 8, 6)
+    assert sys.modules["config"] is ours and set(sys.modules) == before

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core import commands
-from core.commands import argument_parser, as_typed, command, enter_by, install_command, is_checkout, script_command
+from core.commands import argument_parser, as_typed, command, enter_by, install_command, is_run_by_path, script_command
 
 PROGRAMS = ["train.py", "tools/curve.py", "data/text/prepare.py", "data/dual_mode/prepare_streaming.py"]
 
@@ -20,7 +20,7 @@ def installed() -> Iterator[None]:
 
 
 def test_in_a_checkout_programs_are_started_by_their_paths() -> None:
-    assert is_checkout()
+    assert is_run_by_path()
     assert [command(program) for program in PROGRAMS] == [
         "python train.py",
         "python -m tools.curve",
@@ -31,7 +31,7 @@ def test_in_a_checkout_programs_are_started_by_their_paths() -> None:
 
 
 def test_the_command_coregpt_starts_all_programs(installed: None) -> None:
-    assert not is_checkout()
+    assert not is_run_by_path()
     assert [command(program) for program in PROGRAMS] == [
         "coregpt train",
         "coregpt curve",

@@ -214,11 +214,13 @@ def test_unreachable_objects_are_freed_before_the_group_is_destroyed(monkeypatch
     assert freed == [True]
 
 
-def test_entering_allows_tf32() -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+@pytest.mark.parametrize("before", [False, True])
+def test_tf32_is_allowed_inside_and_as_before_outside(before: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = before
 
     with Runtime(device="cpu"):
         assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -323,6 +325,16 @@ def test_a_second_runtime_does_not_print_notes_twice(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "once\n"
     (handler,) = logging.getLogger("coregpt").handlers
     assert handler.stream is sys.stderr  # type: ignore[attr-defined]
+
+
+def test_a_handler_that_the_user_has_added_stays() -> None:
+    log, users = logging.getLogger("coregpt"), logging.NullHandler()
+    log.addHandler(users)
+    try:
+        Runtime(device="cpu")
+        assert users in log.handlers and len(log.handlers) == 2
+    finally:
+        log.removeHandler(users)
 
 
 @pytest.mark.parametrize(("world_size", "steps", "expected"), [(1, 5, 5), (4, 40, 10), (5, 5, 1)])

@@ -47,6 +47,30 @@ def test_a_tokenizer_can_be_given_where_the_checkpoint_names_none(run_dir: Path)
     assert coregpt.load("out", device="cpu", tokenizer=Plain()).generate("ab", 3).startswith("[")
 
 
+def test_a_model_of_the_users_gets_the_weights_of_its_run(run_dir: Path, tiny_argv: list[str]) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(9, 9)
+
+        def forward(self, inputs: Any, targets: Any = None) -> Any:
+            logits = self.table(inputs % 9)
+            loss = (
+                None
+                if targets is None
+                else torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten() % 9)
+            )
+            return logits, loss
+
+    coregpt.train([*tiny_argv, "--eval_interval=1"], model=Net())
+    saved = torch.load("out/ckpt.pt", weights_only=True)["model"]
+    found = coregpt.load("out", device="cpu", model=Net())
+    assert torch.equal(found.model.table.weight, saved["table.weight"]) and not found.model.training
+    assert found.kind == "language_model" and found.tokenizer.decode([0])
+    with pytest.raises(coregpt.CheckpointError, match="handed in from Python: make it there again, and give it to"):
+        coregpt.load("out", device="cpu")
+
+
 def test_a_folder_without_a_checkpoint_is_one_message(run_dir: Path) -> None:
     with pytest.raises(coregpt.CheckpointError, match="^no checkpoint at gone/ckpt.pt"):
         coregpt.load("gone", device="cpu")

@@ -156,7 +156,10 @@ class Deaf(nn.Module):
         ({"model": Net(), "optimizer": torch.optim.SGD(Net().parameters())}, "^optimizer: 3 of its 3 tensors "),
         ({"tokenizer": CharTokenizer.from_text("ab")}, "^tokenizer: data are not handed in, and those of tiny have"),
         ({"loggers": [print]}, r"^loggers: the builtin_function_or_method has no log_step\(metrics\)"),
+        ({"loggers": print}, r"^loggers: got builtin_function_or_method alone, wanted a list of them: loggers=\["),
         ({"callbacks": [3]}, r"callbacks\[0\]"),
+        ({"callbacks": coregpt.EarlyStopping()}, r"^callbacks: got EarlyStopping alone, wanted a list of them: callb"),
+        ({"objective": coregpt.CosineLRScheduler(1.0, 0, 10, 0.1)}, "^objective: got a CosineLRScheduler, wanted an "),
     ],
 )  # fmt: skip
 def test_a_part_that_cannot_work_is_one_message(run_dir: Path, parts: dict[str, Any], message: str) -> None:

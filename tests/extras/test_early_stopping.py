@@ -24,9 +24,10 @@ def judge(stopping: EarlyStopping, values: list[float], name: str = "val") -> li
     counts = []
     for iter_num, value in enumerate(values):
         counters = RunState()
+        counters.losses = {"train": torch.tensor(9.0), name: torch.tensor(value)}
         counters.metrics = {"val/accuracy": value}
         trainer: Any = SimpleNamespace(iter_num=iter_num, counters=counters)
-        stopping.on_eval_end(trainer, {"train": torch.tensor(9.0), name: torch.tensor(value)})
+        stopping.on_eval_end(trainer, counters.losses)
         counts.append(stopping.stale_count)
     return counts
 

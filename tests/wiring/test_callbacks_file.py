@@ -121,9 +121,10 @@ def test_the_file_comes_before_callbacks_from_python(run_dir: Path) -> None:
     assert type(first).__name__ == "Records" and second is recorder
 
 
-def test_imports_of_the_file_find_its_own_folder_first(run_dir: Path) -> None:
-    """Also a module with the name of one of ours; the standard library's stay, and nothing remains changed."""
+def test_imports_of_the_file_find_its_own_folder_first(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a module with the name of one of ours; the standard library's stay, and the folder is last afterwards."""
     written("NUMBER = 7", "own/model.py")
+    written("LATE = 8", "own/imported_late.py")
     written("from core import Callback", "own/helper_of_mine.py")
     written("", "own/random.py")
     path = written(
@@ -133,15 +134,23 @@ from helper_of_mine import Callback
 from model import NUMBER
 class Mine(Callback):
     number, draw = NUMBER, random.random()
+    def late(self):
+        from imported_late import LATE
+        return LATE
 """,
         "own/mine.py",
     )
     before, ours = list(sys.path), sys.modules["model"]
 
+    monkeypatch.setattr(sys, "path", before.copy())
     (mine,) = load_callbacks(path)
 
-    assert mine.number == 7 and isinstance(mine, core.Callback)
-    assert sys.path == before and sys.modules["model"] is ours and sys.modules["random"] is random
+    assert mine.late() == 8 and mine.number == 7 and isinstance(mine, core.Callback)
+    assert (
+        sys.path == [*before, str(path.parent.resolve())]
+        and sys.modules["model"] is ours
+        and sys.modules["random"] is random
+    )
     other = written("from helper_of_mine import X\nclass Mine:\n    on_epoch_end = X", "other/mine.py")
     written("X = print", "other/helper_of_mine.py")
     assert load_callbacks(other)[0].on_epoch_end is print

@@ -247,6 +247,16 @@ class Unsaveable(core.Callback):
         return {"folder": Path()}
 
 
+class BeginsLate(core.Callback):
+    """A callback that has no state before training begins."""
+
+    def on_train_begin(self, trainer: core.Trainer) -> None:
+        self.count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+
 def test_a_callback_is_refused_before_a_previous_run_is_moved(
     options: Options, run: core.Runtime, folder: Path, checkpoints: core.CheckpointManager
 ) -> None:
@@ -257,3 +267,12 @@ def test_a_callback_is_refused_before_a_previous_run_is_moved(
     with pytest.raises(core.ConfigError, match=r"^Unsaveable\.state_dict\(\) holds more than tensors"):
         enter_folder(options, run, core.Preemption(), data, checkpoints, start, callbacks=[Unsaveable()])  # type: ignore[arg-type]
     assert names(folder) == before
+
+
+def test_a_callback_may_make_its_state_when_training_begins(
+    options: Options, run: core.Runtime, folder: Path, checkpoints: core.CheckpointManager
+) -> None:
+    start, data = RunStart("scratch", None, core.RunFolder(folder)), NoWait()
+    enter_folder(options, run, core.Preemption(), data, checkpoints, start, callbacks=[BeginsLate()])  # type: ignore[arg-type]
+
+    assert folder.is_dir()

@@ -318,6 +318,20 @@ def test_a_resumed_process_rolls_back_to_the_moments_of_its_checkpoint(tmp_path:
     assert same(resumed.weights(), start)
 
 
+def test_a_copy_that_is_kept_has_the_moments_of_a_resumed_run(tmp_path: Path) -> None:
+    """One that is wired by hand, whose weights come after its checkpointer."""
+    _, checkpoint, _ = saved(tmp_path)
+    resumed = Run(tmp_path, make_model=None)
+    resumed.step.parallel.load_state_dict(resumed.model, resumed.step.optimizer, checkpoint)
+    resumed.checkpointer.begin({"iter_num": 5})
+    start = resumed.weights()
+    resumed.train(3)
+
+    resumed.checkpointer.roll_back()
+
+    assert len(start) > 2 and same(resumed.weights(), start)
+
+
 def test_a_rollback_to_the_start_broadcasts_the_parameters_of_rank_0(tmp_path: Path) -> None:
     """Each rank makes its model from its own seed, and no DDP wrapper broadcasts it."""
     run = Run(tmp_path)
