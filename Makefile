@@ -7,13 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out-quickstart
 
-.PHONY: help train test test-world test-wheel check parity mutations soak recipes bench docs install-cpu clean
+.PHONY: help train test test-world test-wheel test-hf check parity mutations soak recipes bench docs install-cpu clean
 
 help:
 	@echo 'make train        train a small model (about 2 minutes on 2 cores) and print a sample'
 	@echo 'make test         run the test suite'
 	@echo 'make test-world   run tests/world: launches of several processes, and what went wrong for users, as they ran it'
 	@echo 'make test-wheel   build the wheel, install it into an environment of its own, and run tests/wheel there'
+	@echo 'make test-hf      run tests/hf: models, tokenizers and folders of Hugging Face'
 	@echo 'make check        lint and types'
 	@echo 'make parity       compare with the flat loop, bit by bit, in every combination (LEGACY=~/nanoGPT: with nanoGPT)'
 	@echo 'make mutations    break the code in many ways and see a test fail for each'
@@ -23,7 +24,7 @@ help:
 	@echo 'make docs         write the options page anew'
 	@echo 'make install-cpu  make .venv without the CUDA packages (several GB) that pip takes by default on Linux'
 
-# two stamps in one environment: what training needs, and what testing needs on top
+# stamps in one environment: what training needs, and what testing needs on top
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
@@ -31,6 +32,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-hf: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,hf]'
 	@touch $@
 
 install-cpu:
@@ -60,6 +65,9 @@ test-world: $(VENV)/.installed-dev
 
 test-wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/wheel
+
+test-hf: $(VENV)/.installed-hf
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/hf
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 CHOICES = {
     "attention_type": ("causal", "bidirectional"),
     "position_encoding": ("absolute", "rotary"),
+    "activation": ("gelu", "gelu_tanh"),
     "mode": ("language_model", "token_classifier", "sequence_scorer"),
 }
 
@@ -54,6 +55,7 @@ class GPTConfig:
     dropout: float = 0.0
     attention_type: str = "causal"  # or bidirectional
     position_encoding: str = "absolute"  # or rotary
+    activation: str = "gelu"  # or gelu_tanh, OpenAI's approximation
     attention: str = "sdpa"  # or manual, flash; results differ only by rounding
     mode: str = "language_model"  # or token_classifier, sequence_scorer: the type of the head
     num_token_classes: int = 2  # for a token classifier
@@ -136,6 +138,14 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """Return the GELU of x in OpenAI's approximation. Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415
+
+    Its operations are those of transformers, for equal bits; PyTorch's fused ones round differently.
+    """
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x.pow(3.0))))
+
+
 class LayerNorm(nn.Module):
     """Layer normalization with an optional bias."""
 
@@ -184,10 +194,11 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(width, inner, bias=config.bias)
         self.c_proj = nn.Linear(inner, width, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
+        self.activate = gelu_tanh if config.activation == "gelu_tanh" else F.gelu
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, T, C) for x (B, T, C), each position independently."""
-        out: Tensor = self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        out: Tensor = self.dropout(self.c_proj(self.activate(self.c_fc(x))))
         return out
 
 
@@ -324,11 +335,11 @@ class GPT(nn.Module):
     def from_pretrained(cls, model_type: str, override_args: dict[str, Any] | None = None) -> "GPT":
         """Return a GPT-2 with OpenAI's weights, by name (gpt2 ... gpt2-xl) or from a local Hugging Face folder.
 
-        override_args: values for `dropout` and `attention`
+        override_args: values for `dropout`, `attention` and `activation`
         Raises ConfigError if the transformers package or weights are missing, or the head is not tied.
         """
         overrides = override_args or {}
-        assert set(overrides) <= {"dropout", "attention"}, f"cannot override {sorted(overrides)}"
+        assert set(overrides) <= {"dropout", "attention", "activation"}, f"cannot override {sorted(overrides)}"
         try:
             from safetensors import SafetensorError
             from transformers import GPT2Config, GPT2LMHeadModel
@@ -355,6 +366,9 @@ class GPT(nn.Module):
         if not torch.equal(theirs["lm_head.weight"], theirs["transformer.wte.weight"]):
             raise ConfigError(f"the weights of {model_type!r} have an untied head, wanted lm_head.weight equal to wte")
         model._copy_gpt2(theirs)
+        original = "gelu" if source.config.activation_function in ("gelu", "gelu_python") else "gelu_tanh"
+        if model.config.activation != original:
+            log.info(f"{model_type}: activation={original} computes the function that these weights were trained with")
         return model
 
     @torch.no_grad()

@@ -40,7 +40,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
 
     opt = section("run")
     out_dir: str = opt("out", "folder for checkpoints and logs", text="path", min_length=1)
-    init_from: str = opt("scratch", "scratch; resume (from out_dir); auto (resume if out_dir has a good checkpoint, else scratch); gpt2, gpt2-medium, gpt2-large, gpt2-xl; or a folder with a Hugging Face GPT-2", text="path", min_length=1)
+    init_from: str = opt("scratch", "scratch; resume (from out_dir); auto (resume if out_dir has a good checkpoint, else scratch); gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2, in our own model; hf:NAME or hf:FOLDER: any causal language model of Hugging Face, in transformers", text="path", min_length=1)
     resume_rng: Literal["exact", "reseed"] = opt("exact", "on resume: exact restores the saved RNG state and batch; reseed seeds again and repeats the evaluation, as nanoGPT does")
     eval_only: bool = opt(False, "stop after the first evaluation; write no checkpoint and no metrics")
     training_type: Literal["language_model", "unmasking", "token_classification", "sequence_scoring"] = opt("language_model", "what the model learns: language_model predicts the next token, unmasking fills masked positions, token_classification finds replaced tokens, sequence_scoring estimates the ratio of machine-filled tokens in a text")
@@ -87,7 +87,9 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     bias: bool = opt(False, "use biases in the Linear and LayerNorm layers")
     attention_type: Literal["auto", "causal", "bidirectional"] = opt("auto", "which positions a token attends to; auto: causal for language models, bidirectional for the other training types")
     position_encoding: Literal["absolute", "rotary"] = opt("absolute", "absolute: learned position embeddings; rotary: rotary position embeddings (RoPE)")
+    activation: Literal["gelu", "gelu_tanh"] = opt("gelu", "activation of the MLPs; gelu_tanh is the approximation that OpenAI's GPT-2 was trained with, and nanoGPT uses gelu for it")
     attention: Literal["sdpa", "manual", "flash"] = opt("sdpa", "implementation of attention; flash needs a CUDA GPU and the flash-attn package")
+    activation_checkpointing: Literal["none", "full"] = opt("none", "full: compute activations again in the backward pass, for less memory and more time; for models of Hugging Face (init_from=hf:...)")
 
     opt = section("objective")
     loss_mean: Literal["tokens", "sequences"] = opt("tokens", "unmasking: tokens takes the mean over all masked positions, sequences first takes the mean of each sequence")
@@ -271,7 +273,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     def model_args(self, vocab_size: int | None) -> dict[str, Any]:
         """Return the model arguments that checkpoints store: nanoGPT's seven, others only if they are not default."""
         known = self.pick("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
-        args = {**known, "vocab_size": vocab_size, **self.changed("position_encoding")}
+        args = {**known, "vocab_size": vocab_size, **self.changed("position_encoding", "activation")}
         if self.is_bidirectional:
             args["attention_type"] = "bidirectional"
         if self.training_type == "token_classification":
@@ -306,11 +308,14 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     def _check_combinations(self) -> "Options":
         if errors := list(self._conflicts()):
             raise ValueError("\n".join(errors))
-        foreign = self.changed("position_encoding")
+        is_hugging_face = self.init_from.startswith("hf:")
+        foreign = self.changed("position_encoding", *(["activation"] if is_hugging_face else []))
         if self.is_bidirectional:
             foreign["attention_type"] = "bidirectional"
         if self.init_from not in ("scratch", "resume", "auto") and foreign:
             given = ", ".join(f"{name}={value}" for name, value in foreign.items())
+            if is_hugging_face:
+                raise ValueError(f"init_from={self.init_from} has an architecture of its own: remove {given}")
             raise ValueError(f"init_from={self.init_from} has causal attention and absolute positions: remove {given}")
         if self.init_from not in ("scratch", "auto"):
             return self  # the shape comes with the weights
@@ -381,7 +386,7 @@ usage: python sample.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
   python sample.py --init_from=gpt2-xl --start=FILE:prompt.txt"""
 
     opt = section("model")
-    init_from: str = opt("resume", "resume (the checkpoint in out_dir), gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2", text="path", min_length=1)
+    init_from: str = opt("resume", "resume (the checkpoint in out_dir); gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2, in our own model; hf:NAME or hf:FOLDER: any causal language model of Hugging Face", text="path", min_length=1)
     out_dir: str = opt("out", "folder of the checkpoint, or the checkpoint file", text="path", min_length=1)
     checkpoint: str = opt("linked", "which checkpoint of out_dir: linked (nanoGPT's ckpt.pt), newest, best (with the lowest validation loss), or the name or path of a file", text="path", min_length=1)
 

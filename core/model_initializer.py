@@ -122,7 +122,8 @@ class ModelInitializer:
         """Return a GPT-2 with OpenAI's weights, by its Hugging Face name or from a local folder."""
         self.require_pretrained(name)
         require_method(self.model_class, "from_pretrained", f"init_from={name}")
-        model = self.model_class.from_pretrained(name, {"dropout": model_args["dropout"], **self.unsaved_args})
+        chosen: dict[str, Any] = {key: model_args[key] for key in ("dropout", "activation") if key in model_args}
+        model = self.model_class.from_pretrained(name, {**chosen, **self.unsaved_args})
         args = {**model_args, **{key: getattr(model.config, key) for key in SHAPE_ARGS}}
         return LoadedModel(model.to(self.device), args)
 
@@ -134,7 +135,7 @@ class ModelInitializer:
         elif name not in PRETRAINED:
             near = difflib.get_close_matches(name.lower(), ("scratch", "resume", "auto", *PRETRAINED), n=1)
             raise ConfigError(
-                f"init_from={name!r} is not known: wanted scratch, resume, {', '.join(PRETRAINED)}, "
+                f"init_from={name!r} is not known: wanted scratch, resume, {', '.join(PRETRAINED)}, hf:NAME, "
                 f"or a folder that holds a Hugging Face GPT-2{_lacking(name)}"
                 f"{f'; did you mean {near[0]}?' if near else ''}"
             )
@@ -247,8 +248,11 @@ def _require_as_large(state: dict[str, Any], model_args: dict[str, Any]) -> None
             )
 
 
-def load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
-    """Load a state dict; CheckpointError names the tensors that do not fit."""
+def load_exactly(model: nn.Module, state: dict[str, Any], *, is_ours: bool = True) -> None:
+    """Load a state dict; CheckpointError names the tensors that do not fit, or the kind of model that it is of.
+
+    is_ours: the model is that of model.py, for which weights of other kinds have to be converted
+    """
     own = model.state_dict()
     state = fit_to_model(handle_state_dict_prefixes(state, like=own), own)
     wrong = [
@@ -266,7 +270,8 @@ def load_exactly(model: nn.Module, state: dict[str, Any]) -> None:
         ),
     ]
     if wrong:
-        _refuse_other_kinds(state)
+        if is_ours:
+            _refuse_other_kinds(state)
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(f"the checkpoint does not fit the model: {'; '.join(wrong[:5])}{more}")
     model.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Restoring an optimizer. The model makes it: `configure_optimizers`, as in nanoGPT."""
+"""Restoring an optimizer, and making one for a model without `configure_optimizers`, which makes nanoGPT's."""
 
 import logging
 import math
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from core.checkpoint.format import handle_state_dict_prefixes
 from core.errors import CheckpointError
@@ -18,6 +19,20 @@ ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what Adam and AdamW keep of every pa
 KERNELS = ("fused", "foreach", "capturable")  # how this device computes an update; the result is the same
 NOT_RESTORED = (*KERNELS, "is_head")  # is_head: which of a schedule's rates a group has
 UNFROZEN = "unfrozen"  # marks a group whose parameters were frozen when the optimizer was made
+
+
+def make_adamw(
+    model: nn.Module, weight_decay: float, learning_rate: float, betas: tuple[float, float], fused: bool = False
+) -> torch.optim.AdamW:
+    """Return nanoGPT's optimizer for any model: trainable tensors of two or more dimensions decay.
+
+    fused: use the fused kernel, which rounds differently
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": weight_decay}
+    others = {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0}
+    groups = [group for group in (decayed, others) if group["params"]]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
 
 
 def load_optimizer_state(

@@ -1,4 +1,4 @@
-"""Tokenizers of other packages: tiktoken's encodings and SentencePiece's models."""
+"""Tokenizers of other packages: tiktoken's encodings, SentencePiece's models and Hugging Face's tokenizers."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 from core.errors import DataError
 
 UNKNOWN = "\ufffd"
+HUGGING_FACE = "hugging_face"  # in meta.pkl: the tokenizer is in `tokenizer_json`
 TABLES_ADVICE = (
     "write stoi (token to id) and itos (id to token) into it; of a tokenizer of Hugging Face, stoi is get_vocab()"
 )
@@ -23,22 +24,22 @@ class TiktokenTokenizer:
 
     def __init__(self, encoding: str | Mapping[str, Any]) -> None:
         self.name = encoding if isinstance(encoding, str) else str(encoding.get("name"))
-        self._encoding = _load_encoding(self.name) if isinstance(encoding, str) else _make_encoding(encoding)
-        self.vocab_size: int = self._encoding.n_vocab
+        self.encoding = _load_encoding(self.name) if isinstance(encoding, str) else _make_encoding(encoding)
+        self.vocab_size: int = self.encoding.n_vocab
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a prompt, in which special tokens such as <|endoftext|> are one id."""
-        ids: list[int] = self._encoding.encode(text, allowed_special="all")
+        ids: list[int] = self.encoding.encode(text, allowed_special="all")
         return ids
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Return the ids of a corpus, in which <|endoftext|> is ordinary text."""
-        ids: list[int] = self._encoding.encode_ordinary(text)
+        ids: list[int] = self.encoding.encode_ordinary(text)
         return ids
 
     def encode_ordinary_batch(self, texts: Sequence[str], num_threads: int) -> list[list[int]]:
         """Return the ids of each document of a corpus, encoded by several threads."""
-        ids: list[list[int]] = self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
+        ids: list[list[int]] = self.encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -51,7 +52,7 @@ class TiktokenTokenizer:
 
     def _token_bytes(self, token: int) -> bytes:
         try:
-            piece: bytes = self._encoding.decode_single_token_bytes(token)
+            piece: bytes = self.encoding.decode_single_token_bytes(token)
         except (KeyError, OverflowError):  # some encodings have gaps
             return UNKNOWN.encode()
         return piece
@@ -98,6 +99,55 @@ class SentencePieceTokenizer:
     def meta(self) -> dict[str, Any]:
         """Return the entries of meta.pkl that name the model."""
         return {"vocab_size": self.vocab_size, "tokenizer": "sentencepiece", "model_file": self._model}
+
+
+class HuggingFaceTokenizer:
+    """A tokenizer of the tokenizers package.
+
+    text:           the content of its file tokenizer.json
+    special_tokens: its tokens by their meaning, such as eos_token
+
+    No start or end token is added to a text. Raises DataError if the package is missing or cannot read the text.
+    """
+
+    def __init__(self, text: str, special_tokens: Mapping[str, str] | None = None) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise DataError("the tokens are those of a Hugging Face tokenizer: pip install tokenizers") from None
+        try:
+            self.tokenizer, self._ordinary = Tokenizer.from_str(text), Tokenizer.from_str(text)
+        except Exception as error:  # the package raises plain exceptions
+            raise DataError(
+                f"its tokenizer cannot be read ({_first_line(error)}): pip install --upgrade tokenizers"
+            ) from error
+        self._ordinary.encode_special_tokens = True
+        self.special_tokens = dict(special_tokens or {})
+        self._text = text
+        self.vocab_size = int(self.tokenizer.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a prompt, in which special tokens such as </s> are one id."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Return the ids of a corpus, in which </s> is ordinary text."""
+        ids: list[int] = self._ordinary.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the tokens as text, special ones too; U+FFFD replaces ids outside the vocabulary."""
+        runs = itertools.groupby(ids, lambda number: 0 <= number < self.vocab_size)
+        return "".join(
+            self.tokenizer.decode(list(run), skip_special_tokens=False) if known else UNKNOWN * len(list(run))
+            for known, run in runs
+        )
+
+    def meta(self) -> dict[str, Any]:
+        """Return the entries of meta.pkl that hold the tokenizer."""
+        known = {"tokenizer_json": self._text, "special_tokens": self.special_tokens}
+        return {"vocab_size": self.vocab_size, "tokenizer": HUGGING_FACE, **known}
 
 
 def _load_encoding(name: str) -> Any:

@@ -4,6 +4,7 @@ The content of a data set's meta.pkl says it: a table of tokens (`itos`, `stoi`)
 set without meta.pkl, means GPT-2's tokens.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -54,6 +55,8 @@ def _meaning(meta: Meta) -> str | dict[int, Any] | None:
     encoding, name = tiktoken_encoding(meta), tokenizer_name(meta)
     if encoding:
         return encoding if isinstance(encoding, str) else str(encoding.get("name"))
+    if isinstance(meta.get("tokenizer_json"), str):
+        return f"{name} {hashlib.sha256(meta['tokenizer_json'].encode()).hexdigest()[:8]}"
     tables = None if name == "byte" else find_tables(meta)
     return (name or None) if tables is None else tables.itos
 

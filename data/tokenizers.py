@@ -11,7 +11,13 @@ from typing import Any, Self, TypeAlias
 
 from core.errors import DataError
 from data.meta_contents import Tables, find_tables, sentencepiece_model, tiktoken_encoding, tokenizer_name
-from data.package_tokenizers import TABLES_ADVICE, SentencePieceTokenizer, TiktokenTokenizer
+from data.package_tokenizers import (
+    HUGGING_FACE,
+    TABLES_ADVICE,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    TiktokenTokenizer,
+)
 from data.table_tokenizer import TableTokenizer
 
 log = logging.getLogger("coregpt")
@@ -82,26 +88,30 @@ class Gpt2Tokenizer(TiktokenTokenizer):
 
     def __init__(self) -> None:
         super().__init__("gpt2")
-        self.eot_token: int = self._encoding.eot_token
+        self.eot_token: int = self.encoding.eot_token
 
     def meta(self) -> None:
         """Return None: a data set of GPT-2 tokens has no meta.pkl."""
 
 
-Tokenizer: TypeAlias = CharTokenizer | ByteTokenizer | TableTokenizer | TiktokenTokenizer | SentencePieceTokenizer
+Tokenizer: TypeAlias = (
+    CharTokenizer | ByteTokenizer | TableTokenizer | TiktokenTokenizer | SentencePieceTokenizer | HuggingFaceTokenizer
+)
 
 
 def tokenizer_from_meta(meta: Mapping[str, Any] | None) -> Tokenizer:
     """Return the tokenizer that a data set's meta.pkl describes; for None (no meta.pkl), GPT-2's.
 
-    That is an encoding of tiktoken, else a SentencePiece model, else one for tables of tokens. Raises DataError if a
-    package or a file is missing, or meta.pkl describes no tokenizer.
+    That is an encoding of tiktoken, a tokenizer of Hugging Face, else a SentencePiece model, else tables of tokens.
+    Raises DataError if a package or a file is missing, or meta.pkl describes no tokenizer.
     """
     if meta is None:
         return Gpt2Tokenizer()
     name, encoding, tables = tokenizer_name(meta), tiktoken_encoding(meta), find_tables(meta)
     if encoding is not None:
         return Gpt2Tokenizer() if encoding == "gpt2" else TiktokenTokenizer(encoding)
+    if name == HUGGING_FACE and isinstance(meta.get("tokenizer_json"), str):
+        return HuggingFaceTokenizer(meta["tokenizer_json"], meta.get("special_tokens"))
     if name == "byte" and (tables is None or _are_bytes(tables)):
         return ByteTokenizer()
     if (model := sentencepiece_model(meta)) is not None:

@@ -9,14 +9,14 @@ SMALLEST_TEMPERATURE = 1e-35  # of logits up to 1,000
 
 def draw_tokens(
     logits: torch.Tensor,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float = 1.0,
 ) -> torch.Tensor:
     """Return a token (...) drawn for each row of logits (..., V), without waiting for the device.
 
-    generator:   on the device of the logits
+    generator:   on the device of the logits; None: torch's own
     temperature: the logits are divided by it; 0: the likeliest token
     top_k:       draw among the k likeliest tokens; None or 0: among all
     top_p:       of these, draw among the fewest tokens that together have at least the probability p

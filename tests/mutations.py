@@ -77,7 +77,7 @@ MUTATIONS = [
     Mutation("untie the head", MODEL, 'self.transformer["wte"].weight = self.lm_head.weight', "pass", "tests/test_model.py"),
     Mutation("ignore top_k", MODEL, "if top_k:", "if False:", "tests/test_model.py tests/test_oracle.py"),
     Mutation("count ignored targets", MODEL, "targets.flatten(), ignore_index=-1", "targets.flatten().clamp(min=0)", "tests/test_model.py"),
-    Mutation("approximate the GELU", MODEL, "F.gelu(self.c_fc(x))", 'F.gelu(self.c_fc(x), approximate="tanh")', "tests/test_model.py"),
+    Mutation("approximate the GELU", MODEL, "else F.gelu", "else gelu_tanh", "tests/test_model.py"),
     Mutation("keep dropout in evaluation", MODEL, "self.dropout if self.training else 0.0", "self.dropout", "tests/test_model.py tests/core/test_evaluator.py"),
     Mutation("do not rotate the queries", MODEL, "q, k = rotate(q, rotary), rotate(k, rotary)", "k = rotate(k, rotary)", "tests/test_model.py"),
     # schedule, evaluation, loop
@@ -263,6 +263,14 @@ MUTATIONS = [
     Mutation("attach imported classes", "wiring/callbacks_file.py", "kind.__module__ == MODULE and ", "", "tests/wiring/test_callbacks_file.py"),
     Mutation("leave the file's folder on the path", "wiring/callbacks_file.py", "        sys.path.remove(str(folder))\n", "", "tests/wiring/test_callbacks_file.py"),
     Mutation("import our modules in place of the file's own", "wiring/callbacks_file.py", "    if top not in own or ", "    if True or ", "tests/wiring/test_callbacks_file.py"),
+    # Hugging Face
+    Mutation("keep the dropout of a model of Hugging Face", "wiring/hugging_face.py", 'if "dropout" in options.model_fields_set else None', "if False else None", "tests/hf/wiring/test_hugging_face.py"),
+    Mutation("count targets of -1", "extras/hugging_face/language_model.py", "ignore_index=-1", "ignore_index=-2", "tests/hf/extras/hugging_face/test_language_model.py"),
+    Mutation("keep the biases that an export makes up", "extras/hugging_face/gpt2_export.py", "target.zero_()", "pass", "tests/hf/extras/hugging_face/test_gpt2_export.py"),
+    Mutation("export the other activation", "extras/hugging_face/gpt2_export.py", '"gelu_tanh": "gelu_new"', '"gelu_tanh": "gelu"', "tests/hf/extras/hugging_face/test_gpt2_export.py"),
+    Mutation("end the text at each line", "extras/hugging_face/tokenizer_export.py", 'return re.sub(r"(?<!\\\\)\\$", r"\\\\z", possessive)', "return possessive", "tests/hf/extras/hugging_face/test_tokenizer_export.py"),
+    Mutation("load a model that lacks weights", "extras/hugging_face/loading.py", 'if lacking or report["mismatched_keys"]:', "if False:", "tests/hf/test_training.py"),
+    Mutation("train in the dtype of the file", "extras/hugging_face/loading.py", '"dtype": torch.float32, "attn', '"dtype": "auto", "attn', "tests/hf/test_training.py"),
     # the installed program, and Python
     Mutation("take any word after a switch as its value", "coregpt/arguments.py", "if waiting[:1] in (['True'], ['False']) else True", "", "tests/coregpt/test_arguments.py"),
     Mutation("prefer a preset to the user's file", "coregpt/presets.py", "        return str(own)\n", "        pass\n", "tests/coregpt/test_presets.py"),

@@ -482,6 +482,26 @@ def test_pretrained_weights_give_hugging_faces_logits(pretrained: tuple[Path, to
     assert shape.bias and shape.dropout == 0
 
 
+def test_the_function_of_openais_weights_is_named_and_can_be_chosen(
+    offline: Any, pretrained: tuple[Path, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, idx = str(pretrained[0]), tokens(vocab_size=23)
+    caplog.set_level("INFO", "coregpt")
+    GPT.from_pretrained(path)
+    assert caplog.messages == []  # it was trained with gelu
+    config = pretrained[0] / "config.json"
+    config.write_text(config.read_text().replace('"gelu"', '"gelu_new"'))
+    expected = offline.GPT2LMHeadModel.from_pretrained(path).eval()(idx).logits
+
+    approximate = GPT.from_pretrained(path, {"activation": "gelu_tanh"}).eval()
+    assert caplog.messages == []
+    exact = GPT.from_pretrained(path).eval()
+    assert caplog.messages == [
+        f"{path}: activation=gelu_tanh computes the function that these weights were trained with"
+    ]
+    assert (approximate(idx, idx)[0] - expected).abs().max() < 1e-5 < (exact(idx, idx)[0] - expected).abs().max() / 3
+
+
 def test_dropout_and_attention_can_be_overridden(
     pretrained: tuple[Path, torch.Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:

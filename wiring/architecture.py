@@ -25,8 +25,9 @@ SchemaT = TypeVar("SchemaT", bound=Schema)
 MODEL = f"{__name__.removesuffix('wiring.architecture')}model"  # next to train.py
 NANOGPT = (*SHAPE_ARGS, "dropout")  # the arguments that nanoGPT's train.py gives to a GPTConfig
 NEEDED = ("block_size", "vocab_size")  # those that every run needs
-REPLACED = ("attention_type", "position_encoding", "attention")  # options that only our model.py gives a meaning
-OURS = {*REPLACED, "mode", "num_token_classes", "cls_token_id"}  # a model.py with all of these is made from ours
+REPLACED = ("attention_type", "position_encoding", "attention", "activation")  # only our model.py gives these a meaning
+# a model.py with all of these is made from ours; `activation` is newer
+OURS = {"attention_type", "position_encoding", "attention", "mode", "num_token_classes", "cls_token_id"}
 
 
 class Architecture(NamedTuple):
@@ -44,7 +45,7 @@ class Architecture(NamedTuple):
     @property
     def own_fields(self) -> dict[str, ConfigField]:
         """The fields that nanoGPT's model.py lacks, and ours if this one is made from ours."""
-        known = {*NANOGPT, *(OURS if self.is_ours else ())}
+        known = {*NANOGPT, *((*OURS, *REPLACED) if self.is_ours else ())}
         return {name: field for name, field in self.fields.items() if name not in known}
 
     def arguments(self, options: Options) -> dict[str, Any]:

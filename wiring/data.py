@@ -22,6 +22,7 @@ from data.windows import Windows
 from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
 from wiring.given_parts import NOTHING_GIVEN, GivenData, GivenParts
+from wiring.hugging_face import tokens_of_start
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -158,10 +159,11 @@ def takes_queue(options: Options) -> bool:
 def open_bins(options: Options, start: RunStart | None = None) -> TokenBins:
     """Return the data set's train.bin and val.bin."""
     folder = data_folder(options.dataset)
-    meta = start.tokenizer() if start and not (folder / "meta.pkl").exists() else None
+    meta = tokens_of_start(start) if start and not (folder / "meta.pkl").exists() else None
     bins = TokenBins(folder, options.block_size, options.batch_size, meta=meta)
-    if meta is not None:
-        log.info(f"data: {bins.meta_path} is not there, its ids are taken for those of the checkpoint")
+    if meta is not None and start is not None:
+        whose = "the checkpoint" if start.found else start.init_from
+        log.info(f"data: {bins.meta_path} is not there, its ids are taken for those of {whose}")
     if options.data_source != "auto" or options.training_type != "language_model" or not is_run_by_path():
         log.info(f"data: from {folder / 'train.bin'}")
     return bins

@@ -17,8 +17,11 @@ from core.machine.memory import require_memory
 from core.model_initializer import ModelSource
 from data.token_meaning import difference, sizes_differ
 from extras.freezing import freeze_transformer, train_only
+from extras.hugging_face.loading import PREFIX as HUGGING_FACE
+from extras.hugging_face.loading import enable_checkpointing
 from wiring.architecture import load_architecture
 from wiring.given_parts import NOTHING_GIVEN, GivenParts, ready_model
+from wiring.hugging_face import hugging_face_source, is_hugging_face, log_other_tokenizer
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -72,12 +75,18 @@ def model_maker(
         return ready_model(given.model, runtime, start)
     if transfer:
         _log_other_tokens(f"transfer: {transfer}", load_values(transfer).get("tokenizer"), data)
+    elif start.found is None and start.init_from.startswith(HUGGING_FACE):
+        log_other_tokenizer(start.init_from, data)
     elif start.found is None and start.init_from != "scratch":
         _log_other_tokens(start.init_from, None, data)
 
     def make() -> tuple[LoadedModel, dict[str, Any] | None]:
         runtime.seed_all()
         args, architecture, checkpoint = model_args(options, data), load_architecture(), start.read_checkpoint()
+        if is_hugging_face(start.init_from, checkpoint):
+            source = hugging_face_source(options, start.init_from, runtime.device, checkpoint)
+            loaded = initializer.initialize(source, args)
+            return loaded._replace(model=adapt(loaded.model, options)), checkpoint
         if checkpoint is not None:  # what only a fork's model.py knows stays as saved, unless the user gives it
             saved, given = checkpoint["model_args"], architecture.given_arguments(options)
             checkpoint["model_args"] = {**architecture.arguments(options), **saved, **given}
@@ -123,6 +132,8 @@ def model_args(options: Options, data: RunData) -> dict[str, Any]:
 
 def adapt(model: Any, options: Options) -> Any:
     """Return the model, transformed as the options ask; before it is spread over processes and the optimizer made."""
+    if options.activation_checkpointing == "full":
+        enable_checkpointing(model)
     if options.trainable:
         train_only(model, options.trainable)
     elif options.freezes:
@@ -130,6 +141,8 @@ def adapt(model: Any, options: Options) -> Any:
     else:
         return model
     trains = [parameter.requires_grad for parameter in model.parameters()]
+    if not any(trains):
+        raise ConfigError("freeze_transformer=True leaves nothing to train: this model has no head apart; remove it")
     late = options.unfreeze_at_iteration
     rest = "the others stay frozen" if late is None else f"the others from iteration {late} on"
     log.info(f"transfer: {sum(trains)} of {len(trains)} tensors train, {rest}")

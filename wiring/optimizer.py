@@ -21,6 +21,7 @@ from core import (
     WSDLRScheduler,
 )
 from core.model_initializer import require_method
+from core.optimizer import make_adamw
 from extras.freezing import mark_heads
 from extras.schedulers import AdaptiveScheduler, TransferLearningScheduler, WarmupOnlyScheduler
 from extras.unfreezing import replay
@@ -54,15 +55,6 @@ def _configured(model: Any, *settings: Any) -> torch.optim.Optimizer:
     return made  # type: ignore[no-any-return]
 
 
-def _adamw(model: Any, weight_decay: float, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
-    """Return nanoGPT's optimizer for a model without one: tensors of two or more dimensions decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": weight_decay}
-    others = {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0}
-    groups = [group for group in (decayed, others) if group["params"]]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas)
-
-
 def _binds(signature: inspect.Signature, arguments: tuple[Any, ...]) -> bool:
     try:
         signature.bind(*arguments)
@@ -84,7 +76,7 @@ def make_optimizer(
     if given.optimizer is not None:
         optimizer = given.make_optimizer(model)
     elif given.model is not None and not hasattr(model, "configure_optimizers"):
-        optimizer = _adamw(model, *settings)
+        optimizer = make_adamw(model, *settings)
     else:
         optimizer = _configured(model, *settings, runtime.device.type)
     if not options.eval_only:

@@ -23,6 +23,9 @@ from data.meta import read_meta
 from data.token_meaning import difference, sizes_differ
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
+from extras.hugging_face.loading import PREFIX as HUGGING_FACE
+from extras.hugging_face.loading import is_of_hugging_face, load_language_model, name_of, resume_language_model
+from extras.hugging_face.tokenizer_import import tokenizer_meta
 from extras.other_runs import load_judge
 from extras.sampling.prompt_encoder import PromptEncoder
 from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
@@ -125,8 +128,14 @@ def _load(
                 f"{found.path} is of a model that was handed in from Python: make it there again, and give it to "
                 "coregpt.load(..., model=...)"
             )
+        if is_of_hugging_face(checkpoint):
+            return resume_language_model(checkpoint, initializer.device, "sdpa", None).model, checkpoint
         loaded = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
         return loaded.model, checkpoint
+    if options.init_from.startswith(HUGGING_FACE):
+        name = name_of(options.init_from)
+        model = load_language_model(name, initializer.device, "sdpa", None).model
+        return model, {"tokenizer": tokenizer_meta(name)}
     return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
 
 
@@ -192,7 +201,8 @@ def find_tokenizer(checkpoint: Mapping[str, Any], vocab_size: int | None) -> Tok
             log.warning(f"{path}: {meta['vocab_size']} tokens, but the model has {vocab_size}: the text may be wrong")
         return tokenizer_from_meta(meta)
     if not has_meta:
-        log.info(f"{path} is not there: the tokens are those in the checkpoint")
+        if dataset:
+            log.info(f"{path} is not there: the tokens are those in the checkpoint")
     elif found := difference(learnt, _meta_or_empty(path)):
         log.warning(f"{path} has other tokens than the model ({found}): those in the checkpoint are used")
     else:

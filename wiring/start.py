@@ -23,6 +23,7 @@ from core.checkpoint.format import load_values
 from core.checkpoint.resume import complete, require_finite_moments, restarted
 from core.checkpoint.search import CheckpointFile
 from core.files import kind_of
+from extras.hugging_face.loading import PREFIX as HUGGING_FACE
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -74,7 +75,7 @@ def find_start(options: Options, runtime: Runtime, checkpoints: CheckpointManage
         if options.init_from == "resume" and options.ckpt_filename:
             return "resume", _named_checkpoint(Path(options.out_dir, options.ckpt_filename))
         init_from, found = where_to_start(options.init_from, checkpoints, is_restarted)
-        if init_from not in ("scratch", "resume"):
+        if init_from not in ("scratch", "resume") and not init_from.startswith(HUGGING_FACE):
             ModelInitializer.require_pretrained(init_from)
         return init_from, found
 

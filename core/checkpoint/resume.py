@@ -23,7 +23,7 @@ LONGEST = 300  # characters of an option in a message; of a run's stages, a begi
 NEW_RUN_LOSS = 1e9  # nanoGPT's best_val_loss before the first evaluation
 
 # on resume these follow the checkpoint: the shape is the weights', the rest is part of the optimizer's state
-STAY_AS_SAVED = {"n_layer", "n_head", "n_embd", "bias", "attention_type", "position_encoding"}
+STAY_AS_SAVED = {"n_layer", "n_head", "n_embd", "bias", "attention_type", "position_encoding", "activation"}
 STAY_AS_SAVED |= {"weight_decay", "beta1", "beta2"}
 SHAPE_OF_BATCHES = ("batch_size", "block_size")  # a batch drawn with others does not fit
 # losses on other data say nothing about these: the next evaluation is the first

@@ -32,7 +32,8 @@ OPTION_NAMES = {
         "logging": "log_interval wandb_log wandb_project wandb_run_name wandb_log_interval",
         "data": "dataset data_source data_wait_sleep_seconds data_wait_timeout_seconds "
         "use_paragraph_boundaries enable_line_aligned_sequences",
-        "model": "n_layer n_head n_embd block_size dropout bias attention_type position_encoding attention",
+        "model": "n_layer n_head n_embd block_size dropout bias attention_type position_encoding activation attention "
+        "activation_checkpointing",
         "objective": "loss_mean num_token_classes class_weights guaranteed_unmasked_max guaranteed_unmasked_min "
         "random_mask_warmup p1_p2_ratio mask_token_id cls_token_id unmasking_model_checkpoint fill "
         "fill_temperature fill_top_k score_transform",
@@ -239,5 +240,6 @@ def test_model_args_are_nanogpts_seven_and_others_only_when_changed() -> None:
 
     assert list(Options().model_args(65)) == seven
     assert Options().model_args(65)["vocab_size"] == 65 and Options().model_args(None)["vocab_size"] is None
-    changed = Options(position_encoding="rotary", attention_type="bidirectional", attention="manual").model_args(65)
-    assert set(changed) - set(seven) == {"position_encoding", "attention_type"}
+    foreign = {"position_encoding": "rotary", "attention_type": "bidirectional", "activation": "gelu_tanh"}
+    changed = Options(**foreign, attention="manual").model_args(65)
+    assert {name: changed[name] for name in set(changed) - set(seven)} == foreign

@@ -393,7 +393,7 @@ def test_an_unknown_init_from_is_refused(initializer: ModelInitializer, name: st
 
     assert str(error.value) == (
         f"init_from={name!r} is not known: wanted scratch, resume, gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
-        f"or a folder that holds a Hugging Face GPT-2{near}"
+        f"hf:NAME, or a folder that holds a Hugging Face GPT-2{near}"
     )
 
 
@@ -433,12 +433,13 @@ def test_a_pretrained_model_has_its_own_shape_and_is_cropped(lines: list[str]) -
             return GPT(GPTConfig(**TINY | {"bias": True} | override_args))  # type: ignore[arg-type, operator]
 
     given = dict(n_layer=12, n_head=12, n_embd=768, block_size=6, bias=False, dropout=0.1, vocab_size=None)
+    given["activation"] = "gelu_tanh"
     initializer = ModelInitializer(Pretrained, GPTConfig, CPU, lines.append, {"attention": "manual"})
 
     model, model_args = initializer.initialize(partial(initializer.load_pretrained, "gpt2"), given)
 
-    assert calls == [("gpt2", {"dropout": 0.1, "attention": "manual"})]
-    assert model_args == TINY | {"bias": True, "dropout": 0.1, "block_size": 6}
+    assert calls == [("gpt2", {"dropout": 0.1, "activation": "gelu_tanh", "attention": "manual"})]
+    assert model_args == TINY | {"bias": True, "dropout": 0.1, "activation": "gelu_tanh", "block_size": 6}
     assert model.config.block_size == 6
     assert lines == []  # sample.py prints none
 

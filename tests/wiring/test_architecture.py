@@ -21,7 +21,7 @@ from configurator import configure
 from core import ConfigError
 from model import GPT
 from tests.comparing import assert_same
-from wiring.architecture import knowing_model_fields, load_architecture, with_model_fields
+from wiring.architecture import REPLACED, knowing_model_fields, load_architecture, with_model_fields
 
 # nanoGPT's fields, whose names and defaults are part of the interface
 NANO_DEFAULTS = {"block_size": 1024, "vocab_size": 50304, "n_layer": 12, "n_head": 12, "n_embd": 768}
@@ -100,8 +100,8 @@ def test_help_leaves_out_what_a_model_lacks(monkeypatch: pytest.MonkeyPatch, for
         listed[config_class] = set(re.findall(r"--(\w+)=", with_model_fields(Options).help()))
 
     assert listed[our_model.GPTConfig] == Options.model_fields.keys()
-    assert Options.model_fields.keys() - listed[NanoConfig] == {"attention_type", "position_encoding", "attention"}
-    assert Options.model_fields.keys() - listed[ForkConfig] == {"attention_type", "attention"}
+    assert Options.model_fields.keys() - listed[NanoConfig] == set(REPLACED)
+    assert Options.model_fields.keys() - listed[ForkConfig] == {"attention_type", "attention", "activation"}
 
 
 def test_a_forks_fields_are_typed_options_and_listed_by_help(fork: None) -> None:
@@ -387,7 +387,7 @@ def test_the_architecture_is_that_of_our_model() -> None:
     found = load_architecture()
 
     assert found[:2] == (our_model.GPT, our_model.GPTConfig) and found.is_ours and not found.own_fields
-    assert wiring.architecture.OURS | set(wiring.architecture.NANOGPT) == set(found.fields)
+    assert {*wiring.architecture.OURS, *REPLACED, *wiring.architecture.NANOGPT} == set(found.fields)
 
 
 # methods of a fork's GPT

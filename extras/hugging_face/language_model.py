@@ -1,0 +1,101 @@
+"""A causal language model of the transformers package, called, trained and sampled like our own GPT."""
+
+import inspect
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.optimizer import make_adamw
+from extras.token_draw import draw_tokens
+
+A100_FLOPS = 312e12  # bfloat16 peak, the reference of nanoGPT's MFU
+LENGTHS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_sequence_length",
+    "seq_length",
+)  # names of the longest context
+UNLIMITED = 2**30  # the block_size of a model with relative positions
+
+
+@dataclass
+class Shape:
+    """The sizes of a model under nanoGPT's names. block_size: the longest context, or the one it is trained with"""
+
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """Return the sizes that a config of transformers names."""
+        text = config.get_text_config()
+        longest = next((getattr(text, name) for name in LENGTHS if getattr(text, name, None)), UNLIMITED)
+        return cls(longest, text.vocab_size, text.num_hidden_layers, text.num_attention_heads, text.hidden_size)
+
+
+class CausalLanguageModel(nn.Module):
+    """A model of transformers behind the contract of `model.GPT`.
+
+    transformer: the model of transformers; parameter names begin with `transformer.`, as those of a GPT's body do
+    config:      its sizes; a model of transformers itself has another one, which stays as it was loaded
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.config = Shape.of(transformer.config)
+        takes = inspect.signature(transformer.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return (logits, loss) for token ids and targets, each (B, T). The loss ignores positions whose target is -1.
+
+        Without targets the loss is None, and the logits are those of the last position, (B, 1, V).
+        """
+        if targets is None:
+            logits = self.transformer(input_ids=idx, use_cache=False, **self._last_only).logits
+            return logits[:, [-1]], None
+        logits = self.transformer(input_ids=idx, use_cache=False).logits  # (B, T, V)
+        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+
+    def get_num_params(self) -> int:
+        """Return the number of parameters; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def crop_block_size(self, block_size: int) -> None:
+        """Train and sample with a shorter context; the weights stay as they are."""
+        assert block_size <= self.config.block_size
+        self.config.block_size = block_size
+
+    def configure_optimizers(
+        self, weight_decay: float, learning_rate: float, betas: tuple[float, float], device_type: str
+    ) -> torch.optim.AdamW:
+        """Return AdamW over the trainable parameters; tensors of two or more dimensions decay."""
+        fused = device_type in ("cuda", "cpu")
+        return make_adamw(self, weight_decay, learning_rate, betas, fused=fused)
+
+    def estimate_mfu(self, fwdbwd_per_iter: float, dt: float) -> float:
+        """Return the FLOPs of `fwdbwd_per_iter` sequences in `dt` seconds as a fraction of an A100's bfloat16 peak."""
+        shape = self.config
+        per_token = 6 * self.get_num_params() + 12 * shape.n_layer * shape.n_embd * shape.block_size
+        return per_token * shape.block_size * fwdbwd_per_iter / dt / A100_FLOPS
+
+    @torch.no_grad()
+    def generate(self, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+        """Return token ids (B, T + max_new_tokens): `idx` (B, T) continued by sampling one token at a time."""
+        for _ in range(max_new_tokens):
+            logits, _ = self(idx[:, -self.config.block_size :])
+            drawn = draw_tokens(logits[:, -1], None, temperature, top_k)  # (B,)
+            idx = torch.cat([idx, drawn[:, None]], dim=1)
+        return idx
+
+    def model_args(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the architecture: the sizes, and transformers' own config."""
+        return {**vars(self.config), "hugging_face": json.loads(self.transformer.config.to_json_string())}

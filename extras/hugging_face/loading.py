@@ -1,0 +1,181 @@
+"""Models of the transformers package: loaded by name or from a folder, or made of a checkpoint."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.commands import install_command
+from core.errors import CheckpointError, ConfigError
+from core.model_initializer import LoadedModel, load_exactly
+from extras.hugging_face.language_model import CausalLanguageModel
+
+log = logging.getLogger("coregpt")
+
+PREFIX = "hf:"  # of init_from
+ATTENTION = {"sdpa": "sdpa", "manual": "eager", "flash": "flash_attention_2"}  # ours, and transformers' names
+OF_SAVE_PRETRAINED = "that save_pretrained has written, with config.json and model.safetensors"
+DROPOUTS = ("dropout", "pdrop", "dropout_rate")  # how the names of such settings in a config end
+
+
+def name_of(init_from: str) -> str:
+    """Return the name or the folder of the model that `hf:...` means."""
+    name = init_from.removeprefix(PREFIX)
+    return os.path.expanduser(name) if name.startswith("~") else name
+
+
+def load_language_model(name: str, device: torch.device, attention: str, dropout: float | None) -> LoadedModel:
+    """Return a causal language model of Hugging Face with its weights, in float32.
+
+    name:      of the hub, or a folder
+    attention: sdpa, manual or flash; one that cannot be had falls back to another, which is logged
+    dropout:   of all layers; None: as in the model's own config
+
+    Raises ConfigError without the transformers package, and for a model that cannot be loaded completely.
+    """
+    transformers = _transformers()
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise ConfigError(
+            f"init_from={PREFIX}{name}: the folder has no config.json: give a folder {OF_SAVE_PRETRAINED}"
+        )
+    config = _read(name, lambda: transformers.AutoConfig.from_pretrained(name))
+    if config.is_encoder_decoder:
+        raise ConfigError(
+            f"init_from={PREFIX}{name} is a {config.model_type}, with an encoder: token bins have no inputs for it; "
+            "give a causal language model, such as a GPT-2 or a Llama"
+        )
+    _set_dropout(config, dropout)
+
+    def load(kernel: str) -> tuple[Any, dict[str, Any]]:
+        settings = {"dtype": torch.float32, "attn_implementation": kernel, "output_loading_info": True}
+        made: tuple[Any, dict[str, Any]] = transformers.AutoModelForCausalLM.from_pretrained(
+            name, config=config, **settings
+        )
+        return made
+
+    model, report = _read(name, lambda: with_attention(attention, device, load))
+    lacking = sorted(report["missing_keys"])
+    if lacking or report["mismatched_keys"]:
+        raise ConfigError(
+            f"init_from={PREFIX}{name}: its weights lack {', '.join(lacking[:3]) or 'tensors of the right shape'}, "
+            "which would be random numbers: give a complete model"
+        )
+    made = CausalLanguageModel(model)
+    log.info(
+        f"model: {name}, a {type(model).__name__} with {made.get_num_params():,} parameters in float32, attention: "
+        f"{model.config._attn_implementation}"
+    )
+    return LoadedModel(made.to(device), made.model_args())
+
+
+def resume_language_model(
+    checkpoint: dict[str, Any], device: torch.device, attention: str, dropout: float | None
+) -> LoadedModel:
+    """Return the model of a checkpoint, made of the config in it; the hub and the model's first folder are not needed.
+
+    Raises CheckpointError if the weights do not fit the config.
+    """
+    transformers, saved = _transformers(), dict(checkpoint["model_args"]["hugging_face"])
+    kind = saved.pop("model_type", None)
+    try:
+        config = transformers.AutoConfig.for_model(kind, **saved)
+        _set_dropout(config, dropout)
+        model = with_attention(
+            attention,
+            device,
+            lambda kernel: transformers.AutoModelForCausalLM.from_config(
+                config, attn_implementation=kernel, dtype=torch.float32
+            ),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"the checkpoint's {kind} cannot be made ({error}): install the version of transformers that it was "
+            "trained with"
+        ) from None
+    made = CausalLanguageModel(model)
+    load_exactly(made, checkpoint["model"], is_ours=False)
+    return LoadedModel(made.to(device), made.model_args())
+
+
+def with_attention(attention: str, device: torch.device, make: Callable[[str], Any]) -> Any:
+    """Return `make(kernel)` with transformers' name of a kernel; with another kernel if this one cannot be had."""
+    kernel = ATTENTION[attention]
+    if kernel == "flash_attention_2" and device.type != "cuda":
+        log.warning("attention=flash needs a CUDA device and `pip install flash-attn`; using sdpa instead")
+        kernel = "sdpa"
+    try:
+        return make(kernel)
+    except (ImportError, ValueError) as error:
+        other = {"flash_attention_2": "sdpa", "sdpa": "eager"}.get(kernel)
+        if other is None or not _is_about_attention(error):
+            raise
+        log.warning(f"attention: {kernel} cannot be used here ({_first_line(error)}); using {other} instead")
+        return make(other)
+
+
+def is_of_hugging_face(checkpoint: dict[str, Any] | None) -> bool:
+    """Return whether a checkpoint is of a model of transformers."""
+    return checkpoint is not None and "hugging_face" in checkpoint["model_args"]
+
+
+def enable_checkpointing(model: nn.Module) -> None:
+    """Let a model of transformers compute its activations again in the backward pass, in place of keeping them."""
+    inner: Any = getattr(model, "transformer", None)
+    if not getattr(inner, "supports_gradient_checkpointing", False):
+        raise ConfigError(
+            "activation_checkpointing=full is for models of Hugging Face that have it (init_from=hf:...): remove it"
+        )
+    if hasattr(inner, "activation_checkpointing_enable"):
+        inner.activation_checkpointing_enable()
+    else:  # its name until transformers 5
+        inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise ConfigError(f"models of Hugging Face need the transformers package: {install_command('hf')}") from None
+    return transformers
+
+
+def _read(name: str, read: Callable[[], Any]) -> Any:
+    """Return what a function reads of a model. Raises ConfigError for a model that cannot be had."""
+    import safetensors
+
+    try:
+        return read()
+    except OSError as error:
+        cause = _first_line(error)
+        if Path(name).is_dir():
+            raise ConfigError(
+                f"init_from={PREFIX}{name} has no model that can be read ({cause}): give a folder {OF_SAVE_PRETRAINED}"
+            ) from None
+        raise ConfigError(
+            f"init_from={PREFIX}{name} cannot be had from the hub ({cause}): go online once, or give a folder "
+            f"{OF_SAVE_PRETRAINED}"
+        ) from None
+    except (ValueError, KeyError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"init_from={PREFIX}{name} cannot be loaded: {_first_line(error)}") from None
+
+
+def _set_dropout(config: Any, dropout: float | None) -> None:
+    """Set every dropout in a config that is a number."""
+    if dropout is None:
+        return
+    text = config.get_text_config()
+    for name, value in vars(text).items():
+        if name.endswith(DROPOUTS) and isinstance(value, int | float):
+            setattr(text, name, dropout)
+
+
+def _is_about_attention(error: Exception) -> bool:
+    return "attention" in str(error).lower() or "flash" in str(error).lower()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

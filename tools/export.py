@@ -1,0 +1,78 @@
+"""
+Write a trained model as a folder that the transformers package loads, with the same logits: ours as a GPT-2.
+
+    python -m tools.export out-quickstart                 # writes out-quickstart/hf
+    python -m tools.export out --out gpt2-mine --checkpoint best
+
+The folder has the weights (safetensors), config.json, generation_config.json, and the tokenizer of the data set, be it
+of characters, of bytes, or a byte-pair encoding of tiktoken. In Python:
+
+    AutoModelForCausalLM.from_pretrained("out-quickstart/hf")
+    pipeline("text-generation", "out-quickstart/hf")("def ")
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from config.options import SampleOptions
+from core import ModelInitializer
+from core.commands import argument_parser
+from core.errors import ConfigError, exit_on_error
+from extras.hugging_face.gpt2_export import to_gpt2, write_folder
+from extras.hugging_face.language_model import CausalLanguageModel
+from extras.hugging_face.tokenizer_export import to_hugging_face
+from tools.output import refuse_unwritable
+from wiring.architecture import load_architecture
+from wiring.sampling import load_trained_model
+
+NAME = "hf"  # of the folder inside out_dir
+
+
+def export(out_dir: Path, folder: Path | None = None, checkpoint: str = "linked") -> Path:
+    """Write the model of a run folder or a checkpoint file, and return the folder. A note says if it has no tokenizer.
+
+    folder:     where to, by default `hf` in the run folder; files of an earlier export are replaced
+    checkpoint: linked (nanoGPT's ckpt.pt), newest, best, or a file
+
+    Raises CheckpointError without a usable checkpoint; ConfigError for one of our models that is no GPT-2, or a folder
+    that holds something else.
+    """
+    target = folder or (out_dir.parent if out_dir.is_file() else out_dir) / NAME
+    _require_room(target)
+    architecture = load_architecture()
+    initializer = ModelInitializer(architecture.model_class, architecture.config_class, torch.device("cpu"))
+    settings = SampleOptions().replace(out_dir=str(out_dir), checkpoint=checkpoint)
+    trained = load_trained_model(settings, initializer)
+    model = trained.model
+    model = model.transformer if isinstance(model, CausalLanguageModel) else to_gpt2(model)
+    tokenizer = to_hugging_face(trained.tokenizer, trained.model.config.block_size)
+    with refuse_unwritable("--out", target):
+        write_folder(model, tokenizer, target)
+    if tokenizer is None:
+        kind = type(trained.tokenizer).__name__
+        print(f"{target} has no tokenizer: transformers has none that is like a {kind}", file=sys.stderr)
+    return target
+
+
+def _require_room(folder: Path) -> None:
+    """Raise ConfigError if a folder holds files, and they are not those of a GPT-2."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise ConfigError(f"--out={folder} holds other files: choose a new folder")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Export the model that the command line names."""
+    parser = argument_parser("tools/export.py", __doc__)
+    parser.add_argument("out_dir", type=Path, help="run folder, or checkpoint file")
+    parser.add_argument("--out", type=Path, help="folder to write; default: hf in the run folder")
+    parser.add_argument("--checkpoint", default="linked", help="linked (ckpt.pt), newest, best, or a file")
+    given = parser.parse_args(argv)
+    print(f"wrote {export(given.out_dir, given.out, given.checkpoint)}")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main(sys.argv[1:])

@@ -1,0 +1,58 @@
+"""Models of Hugging Face in a run, made from the options object: which model, and what its token ids stand for."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core.model_initializer import ModelSource
+from extras.hugging_face.loading import (
+    PREFIX,
+    is_of_hugging_face,
+    load_language_model,
+    name_of,
+    resume_language_model,
+)
+from extras.hugging_face.tokenizer_import import give_other_ids, tokenizer_meta
+
+if TYPE_CHECKING:
+    from config.options import Options
+    from wiring.data import RunData
+    from wiring.start import RunStart
+
+log = logging.getLogger("coregpt")
+
+
+def is_hugging_face(init_from: str, checkpoint: dict[str, Any] | None) -> bool:
+    """Return whether a run's model is one of transformers."""
+    return init_from.startswith(PREFIX) or is_of_hugging_face(checkpoint)
+
+
+def hugging_face_source(
+    options: Options, init_from: str, device: torch.device, checkpoint: dict[str, Any] | None
+) -> ModelSource:
+    """Return where the model comes from: the checkpoint, or the hub or folder that `init_from` names."""
+    dropout = options.dropout if "dropout" in options.model_fields_set else None
+    if checkpoint is not None:
+        return lambda _: resume_language_model(checkpoint, device, options.attention, dropout)
+    name = name_of(init_from)
+    return lambda _: load_language_model(name, device, options.attention, dropout)
+
+
+def tokens_of_start(start: RunStart) -> dict[str, Any] | None:
+    """Return what the ids of a data set without meta.pkl stand for, as the start of the run tells; None: GPT-2's.
+
+    That is what the checkpoint to resume says, or the tokenizer of a model of Hugging Face, if it has one.
+    """
+    if start.found is None and start.init_from.startswith(PREFIX):
+        return tokenizer_meta(name_of(start.init_from))
+    return start.tokenizer()
+
+
+def log_other_tokenizer(init_from: str, data: RunData) -> None:
+    """Warn if a data set's meta.pkl names another tokenizer than the model's folder."""
+    meta = tokenizer_meta(name_of(init_from))
+    if meta is not None and give_other_ids(meta, data.source.meta):
+        log.warning(f"{init_from}: its tokenizer gives other ids than that of {data.source.meta_path}")
