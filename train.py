@@ -47,7 +47,7 @@ def build(
     # what the loop calls
     settings = wiring.step_settings(options, runtime)
     step = core.TrainingStep(wrapped, objective, optimizer, data.draw, parallel, **settings)
-    settings = wiring.evaluation_settings(options, runtime, parallel, preemption, given.metrics)
+    settings = wiring.evaluation_settings(options, runtime, parallel, preemption, data, given.metrics)
     evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, data.eval_draw, **settings)
     schedule = options.pick("learning_rate", "warmup_iters", "lr_decay_iters", "min_lr", "decay_lr")
     scheduler = given.make_scheduler() or wiring.non_cosine_schedule(options) or core.CosineLRScheduler(**schedule)

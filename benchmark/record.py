@@ -11,6 +11,7 @@ import json
 import os
 import runpy
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ def recording_wandb(records: list[dict[str, Any]]) -> ModuleType:
         records.append(plain)
 
     module = ModuleType("wandb")
+    module.__spec__ = ModuleSpec("wandb", None)  # other packages look for one to know that wandb is there
     run = SimpleNamespace(log=log, finish=lambda: None, id="stand-in", starting_step=0)
     names = {"log": log, "init": lambda **_: run, "login": lambda prompt=True, verify=True: True}
     vars(module).update(names, Settings=lambda **_: None, errors=SimpleNamespace(UsageError=RuntimeError))

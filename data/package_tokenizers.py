@@ -106,11 +106,14 @@ class HuggingFaceTokenizer:
 
     text:           the content of its file tokenizer.json
     special_tokens: its tokens by their meaning, such as eos_token
+    chat_template:  how a chat becomes a text, in Jinja; None without one
 
     No start or end token is added to a text. Raises DataError if the package is missing or cannot read the text.
     """
 
-    def __init__(self, text: str, special_tokens: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, text: str, special_tokens: Mapping[str, str] | None = None, chat_template: str | None = None
+    ) -> None:
         try:
             from tokenizers import Tokenizer
         except ImportError:
@@ -122,7 +125,7 @@ class HuggingFaceTokenizer:
                 f"its tokenizer cannot be read ({_first_line(error)}): pip install --upgrade tokenizers"
             ) from error
         self._ordinary.encode_special_tokens = True
-        self.special_tokens = dict(special_tokens or {})
+        self.special_tokens, self.chat_template = dict(special_tokens or {}), chat_template
         self._text = text
         self.vocab_size = int(self.tokenizer.get_vocab_size())
 
@@ -136,6 +139,26 @@ class HuggingFaceTokenizer:
         ids: list[int] = self._ordinary.encode(text, add_special_tokens=False).ids
         return ids
 
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Return (id, first, last + 1) of the tokens of a corpus, with the characters that each stands for."""
+        return _spans(self._ordinary, text)
+
+    def marked_spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Return what `spans` does, of a text in which special tokens are one id."""
+        return _spans(self.tokenizer, text)
+
+    def around(self) -> tuple[list[int], list[int]]:
+        """Return the ids that the tokenizer itself puts in front of a text, and after it."""
+        plain = self.tokenizer.encode("a", add_special_tokens=False).ids
+        marked = self.tokenizer.encode("a", add_special_tokens=True).ids
+        place = next((i for i in range(len(marked)) if marked[i : i + len(plain)] == plain), 0)
+        return marked[:place], marked[place + len(plain) :]
+
+    def special_id(self, meaning: str) -> int | None:
+        """Return the id of a special token by its meaning, such as eos_token; None if there is none."""
+        token = self.special_tokens.get(meaning)
+        return None if token is None else self.tokenizer.token_to_id(token)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the tokens as text, special ones too; U+FFFD replaces ids outside the vocabulary."""
         runs = itertools.groupby(ids, lambda number: 0 <= number < self.vocab_size)
@@ -146,8 +169,14 @@ class HuggingFaceTokenizer:
 
     def meta(self) -> dict[str, Any]:
         """Return the entries of meta.pkl that hold the tokenizer."""
-        known = {"tokenizer_json": self._text, "special_tokens": self.special_tokens}
-        return {"vocab_size": self.vocab_size, "tokenizer": HUGGING_FACE, **known}
+        known: dict[str, Any] = {"tokenizer_json": self._text, "special_tokens": self.special_tokens}
+        template = {"chat_template": self.chat_template} if self.chat_template else {}
+        return {"vocab_size": self.vocab_size, "tokenizer": HUGGING_FACE, **known, **template}
+
+
+def _spans(tokenizer: Any, text: str) -> list[tuple[int, int, int]]:
+    found = tokenizer.encode(text, add_special_tokens=False)
+    return [(number, *span) for number, span in zip(found.ids, found.offsets, strict=True)]
 
 
 def _load_encoding(name: str) -> Any:

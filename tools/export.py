@@ -22,7 +22,7 @@ from core import ModelInitializer
 from core.commands import argument_parser
 from core.errors import ConfigError, exit_on_error
 from extras.hugging_face.gpt2_export import to_gpt2, write_folder
-from extras.hugging_face.language_model import CausalLanguageModel
+from extras.hugging_face.model import HuggingFaceModel
 from extras.hugging_face.tokenizer_export import to_hugging_face
 from tools.output import refuse_unwritable
 from wiring.architecture import load_architecture
@@ -47,7 +47,7 @@ def export(out_dir: Path, folder: Path | None = None, checkpoint: str = "linked"
     settings = SampleOptions().replace(out_dir=str(out_dir), checkpoint=checkpoint)
     trained = load_trained_model(settings, initializer)
     model = trained.model
-    model = model.transformer if isinstance(model, CausalLanguageModel) else to_gpt2(model)
+    model = model.transformer if isinstance(model, HuggingFaceModel) else to_gpt2(model)
     tokenizer = to_hugging_face(trained.tokenizer, trained.model.config.block_size)
     with refuse_unwritable("--out", target):
         write_folder(model, tokenizer, target)

@@ -14,6 +14,7 @@ from data.corrupted_text import CorruptedText
 from data.masked_text import MaskedText
 from data.meta_contents import find_tables, tiktoken_encoding
 from data.prepare_scripts import SCRIPTS, STREAM, prepare_command, script_for
+from data.rows.opening import are_rows
 from data.stages import Stage, UniformStage, check_stages, create_stage_objects
 from data.streaming.consumer import DatasetConsumer
 from data.token_bins import TokenBins
@@ -23,6 +24,7 @@ from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
 from wiring.given_parts import NOTHING_GIVEN, GivenData, GivenParts
 from wiring.hugging_face import tokens_of_start
+from wiring.rows import RowSource, open_row_data
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -60,6 +62,11 @@ class RunData(NamedTuple):
         """Whether batches come ready-made from a queue."""
         return isinstance(self.source, DatasetConsumer)
 
+    @property
+    def rows(self) -> RowSource | None:
+        """The data set if it is one of labelled rows."""
+        return self.source if isinstance(self.source, RowSource) else None
+
     def wait(self) -> None:
         """Return when there are batches; the first files of a queue may not be written yet."""
         if self.is_queue:
@@ -83,6 +90,13 @@ def open_data(
         own = _on_device(given.data.get_batch, runtime)
         draw = preemption.guard(own) if preemption and runtime.world_size == 1 else own
         return RunData(GivenData(given.data, given.tokenizer), given.data, draw, draw, None, None, None)
+    if are_rows(options.dataset):
+        return _open_rows(options, runtime, preemption, start)
+    if no_effect := options.changed(*options.sections()["rows"]):
+        raise ConfigError(
+            f"{', '.join(no_effect)}: for data sets of rows, and dataset={options.dataset} is none (FILE.jsonl, "
+            "FILE.parquet, hf:FILE or hf:NAME): remove it"
+        )
     training, validation = read_stages(options)  # wrong stages are refused even if they have no effect
     is_queue, is_plain = takes_queue(options), options.training_type == "language_model"
     source = open_queue(options, runtime) if is_queue else open_bins(options, start)
@@ -108,6 +122,16 @@ def open_data(
     if timer:
         eval_draw = timer.timed(eval_draw)
     return RunData(source, batches, draw, eval_draw, vocabulary, stages, timer)
+
+
+def _open_rows(options: Options, runtime: Runtime, preemption: Preemption | None, start: RunStart | None) -> RunData:
+    if start is None:
+        raise ConfigError(f"dataset={options.dataset}: only training reads rows of text")
+    source, batches = open_row_data(options, runtime, start)
+    draw, eval_draw = _on_device(batches.get_batch, runtime), _on_device(batches.get_eval_batch, runtime)
+    if preemption and runtime.world_size == 1:
+        draw = preemption.guard(draw)
+    return RunData(source, batches, draw, eval_draw, None, None, None)
 
 
 def _on_device(get_batch: Draw, runtime: Runtime) -> Draw:

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from core import ConfigError
 from core.model_initializer import ModelSource
+from extras.hugging_face.collation import require_separate_rows
 from extras.hugging_face.loading import (
     PREFIX,
     is_of_hugging_face,
-    load_language_model,
+    load_model,
     name_of,
-    resume_language_model,
+    resume_model,
 )
+from extras.hugging_face.model import HuggingFaceModel
 from extras.hugging_face.tokenizer_import import give_other_ids, tokenizer_meta
 
 if TYPE_CHECKING:
@@ -36,9 +39,9 @@ def hugging_face_source(
     """Return where the model comes from: the checkpoint, or the hub or folder that `init_from` names."""
     dropout = options.dropout if "dropout" in options.model_fields_set else None
     if checkpoint is not None:
-        return lambda _: resume_language_model(checkpoint, device, options.attention, dropout)
+        return lambda _: resume_model(checkpoint, device, options.attention, dropout)
     name = name_of(init_from)
-    return lambda _: load_language_model(name, device, options.attention, dropout)
+    return lambda _: load_model(name, device, options.attention, dropout)
 
 
 def tokens_of_start(start: RunStart) -> dict[str, Any] | None:
@@ -52,7 +55,18 @@ def tokens_of_start(start: RunStart) -> dict[str, Any] | None:
 
 
 def log_other_tokenizer(init_from: str, data: RunData) -> None:
-    """Warn if a data set's meta.pkl names another tokenizer than the model's folder."""
+    """Warn if a data set has another tokenizer than the model's folder."""
     meta = tokenizer_meta(name_of(init_from))
     if meta is not None and give_other_ids(meta, data.source.meta):
         log.warning(f"{init_from}: its tokenizer gives other ids than that of {data.source.meta_path}")
+
+
+def require_fitting(model: HuggingFaceModel, data: RunData) -> None:
+    """Raise ConfigError unless a model can learn from the data: bins with an encoder, or packs that see each other."""
+    if data.rows is None and model.has_encoder:
+        raise ConfigError(
+            f"a {type(model.transformer).__name__} has an encoder, which token bins have no inputs for: give rows with "
+            "prompts and responses (dataset=FILE.jsonl), or a causal language model, such as a GPT-2 or a Llama"
+        )
+    if data.rows is not None and data.rows.packs:
+        require_separate_rows(model, model.config.vocab_size)

@@ -11,6 +11,7 @@ from core.evaluator import Measured, MeasureSplit, RunEvaluation
 
 if TYPE_CHECKING:
     from config.options import Options
+    from wiring.data import RunData
 
 
 def runtime_settings(options: Options, preemption: Preemption) -> dict[str, Any]:
@@ -54,11 +55,12 @@ def evaluation_settings(
     runtime: Runtime,
     parallel: Replicated,
     preemption: Preemption,
+    data: RunData,
     measure: MeasureSplit | None = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments of `Evaluator`. measure: further metrics of the user's"""
     return {
-        "eval_iters": options.eval_iters,
+        "eval_iters": data.batches.eval_iters if data.rows is not None else options.eval_iters,
         "autocast": runtime.autocast,
         "rng": runtime.isolated_rng if options.eval_rng == "isolated" else nullcontext,
         "measure": measure,

@@ -21,7 +21,7 @@ from extras.hugging_face.loading import PREFIX as HUGGING_FACE
 from extras.hugging_face.loading import enable_checkpointing
 from wiring.architecture import load_architecture
 from wiring.given_parts import NOTHING_GIVEN, GivenParts, ready_model
-from wiring.hugging_face import hugging_face_source, is_hugging_face, log_other_tokenizer
+from wiring.hugging_face import hugging_face_source, is_hugging_face, log_other_tokenizer, require_fitting
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -86,6 +86,7 @@ def model_maker(
         if is_hugging_face(start.init_from, checkpoint):
             source = hugging_face_source(options, start.init_from, runtime.device, checkpoint)
             loaded = initializer.initialize(source, args)
+            require_fitting(loaded.model, data)
             return loaded._replace(model=adapt(loaded.model, options)), checkpoint
         if checkpoint is not None:  # what only a fork's model.py knows stays as saved, unless the user gives it
             saved, given = checkpoint["model_args"], architecture.given_arguments(options)

@@ -16,7 +16,7 @@ from core import (
     Runtime,
     find_checkpoint,
 )
-from extras.objectives import SequenceScoring, TokenClassification, Unmasking
+from extras.objectives import LabelledTokens, SequenceScoring, TokenClassification, Unmasking
 from extras.other_runs import load_filler, load_judge
 from wiring.data import find_vocabulary
 from wiring.given_parts import NOTHING_GIVEN, GivenParts
@@ -50,6 +50,10 @@ def make_objective(
     """Return what a training step computes, with the frozen models it needs loaded."""
     if given.objective is not None:
         return Learning(given.make_objective(), None, [])
+    if data.rows is not None:
+        if options.loss_modifiers_enabled:
+            raise ConfigError("loss_modifiers_enabled=True has no effect on rows of text: remove it")
+        return Learning(LabelledTokens(data.rows.shifts), None, [])
     files: list[Path] = []
     vocabulary = data.vocabulary
 

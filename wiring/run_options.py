@@ -14,6 +14,7 @@ from core.errors import DataError, is_rank_0
 from core.losses import SPLITS
 from data import text_file
 from data.prepare_scripts import is_ours, script_for
+from data.rows.opening import are_rows
 from wiring.architecture import with_model_fields
 from wiring.saved_options import as_saved
 
@@ -41,6 +42,8 @@ def read_options(argv: Sequence[str], values: Mapping[str, Any] | None = None) -
 
 def with_data_set(options: Options) -> Options:
     """Return the options with the name of a data set, which exists or cannot be made without the user."""
+    if are_rows(options.dataset):
+        return options
     text = Path(options.dataset)
     if text.is_file() and text.suffix != ".bin":
         name = text_file.data_set_name(text)

@@ -24,7 +24,7 @@ from data.token_meaning import difference, sizes_differ
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
 from extras.hugging_face.loading import PREFIX as HUGGING_FACE
-from extras.hugging_face.loading import is_of_hugging_face, load_language_model, name_of, resume_language_model
+from extras.hugging_face.loading import is_of_hugging_face, load_model, name_of, resume_model
 from extras.hugging_face.tokenizer_import import tokenizer_meta
 from extras.other_runs import load_judge
 from extras.sampling.prompt_encoder import PromptEncoder
@@ -129,12 +129,12 @@ def _load(
                 "coregpt.load(..., model=...)"
             )
         if is_of_hugging_face(checkpoint):
-            return resume_language_model(checkpoint, initializer.device, "sdpa", None).model, checkpoint
+            return resume_model(checkpoint, initializer.device, "sdpa", None).model, checkpoint
         loaded = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
         return loaded.model, checkpoint
     if options.init_from.startswith(HUGGING_FACE):
         name = name_of(options.init_from)
-        model = load_language_model(name, initializer.device, "sdpa", None).model
+        model = load_model(name, initializer.device, "sdpa", None).model
         return model, {"tokenizer": tokenizer_meta(name)}
     return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from core.commands import install_command
 from core.errors import CheckpointError, ConfigError
 from core.model_initializer import LoadedModel, load_exactly
-from extras.hugging_face.language_model import CausalLanguageModel
+from extras.hugging_face.model import HuggingFaceModel
 
 log = logging.getLogger("coregpt")
 
@@ -28,8 +29,8 @@ def name_of(init_from: str) -> str:
     return os.path.expanduser(name) if name.startswith("~") else name
 
 
-def load_language_model(name: str, device: torch.device, attention: str, dropout: float | None) -> LoadedModel:
-    """Return a causal language model of Hugging Face with its weights, in float32.
+def load_model(name: str, device: torch.device, attention: str, dropout: float | None) -> LoadedModel:
+    """Return a text model of Hugging Face with its weights, in float32.
 
     name:      of the hub, or a folder
     attention: sdpa, manual or flash; one that cannot be had falls back to another, which is logged
@@ -37,24 +38,12 @@ def load_language_model(name: str, device: torch.device, attention: str, dropout
 
     Raises ConfigError without the transformers package, and for a model that cannot be loaded completely.
     """
-    transformers = _transformers()
-    if Path(name).is_dir() and not Path(name, "config.json").is_file():
-        raise ConfigError(
-            f"init_from={PREFIX}{name}: the folder has no config.json: give a folder {OF_SAVE_PRETRAINED}"
-        )
-    config = _read(name, lambda: transformers.AutoConfig.from_pretrained(name))
-    if config.is_encoder_decoder:
-        raise ConfigError(
-            f"init_from={PREFIX}{name} is a {config.model_type}, with an encoder: token bins have no inputs for it; "
-            "give a causal language model, such as a GPT-2 or a Llama"
-        )
+    config = read_config(name)
     _set_dropout(config, dropout)
 
     def load(kernel: str) -> tuple[Any, dict[str, Any]]:
         settings = {"dtype": torch.float32, "attn_implementation": kernel, "output_loading_info": True}
-        made: tuple[Any, dict[str, Any]] = transformers.AutoModelForCausalLM.from_pretrained(
-            name, config=config, **settings
-        )
+        made: tuple[Any, dict[str, Any]] = _class_for(config).from_pretrained(name, config=config, **settings)
         return made
 
     model, report = _read(name, lambda: with_attention(attention, device, load))
@@ -64,7 +53,7 @@ def load_language_model(name: str, device: torch.device, attention: str, dropout
             f"init_from={PREFIX}{name}: its weights lack {', '.join(lacking[:3]) or 'tensors of the right shape'}, "
             "which would be random numbers: give a complete model"
         )
-    made = CausalLanguageModel(model)
+    made = HuggingFaceModel(model)
     log.info(
         f"model: {name}, a {type(model).__name__} with {made.get_num_params():,} parameters in float32, attention: "
         f"{model.config._attn_implementation}"
@@ -72,7 +61,7 @@ def load_language_model(name: str, device: torch.device, attention: str, dropout
     return LoadedModel(made.to(device), made.model_args())
 
 
-def resume_language_model(
+def resume_model(
     checkpoint: dict[str, Any], device: torch.device, attention: str, dropout: float | None
 ) -> LoadedModel:
     """Return the model of a checkpoint, made of the config in it; the hub and the model's first folder are not needed.
@@ -87,18 +76,34 @@ def resume_language_model(
         model = with_attention(
             attention,
             device,
-            lambda kernel: transformers.AutoModelForCausalLM.from_config(
-                config, attn_implementation=kernel, dtype=torch.float32
-            ),
+            lambda kernel: _class_for(config).from_config(config, attn_implementation=kernel, dtype=torch.float32),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"the checkpoint's {kind} cannot be made ({error}): install the version of transformers that it was "
             "trained with"
         ) from None
-    made = CausalLanguageModel(model)
+    made = HuggingFaceModel(model)
     load_exactly(made, checkpoint["model"], is_ours=False)
     return LoadedModel(made.to(device), made.model_args())
+
+
+def _class_for(config: Any) -> Any:
+    import transformers
+
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
+
+
+def read_config(name: str) -> Any:
+    """Return the config of a model of Hugging Face; its weights are not read. Raises ConfigError if there is none."""
+    transformers = _transformers()
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise ConfigError(
+            f"init_from={PREFIX}{name}: the folder has no config.json: give a folder {OF_SAVE_PRETRAINED}"
+        )
+    return _read(name, lambda: transformers.AutoConfig.from_pretrained(name))
 
 
 def with_attention(attention: str, device: torch.device, make: Callable[[str], Any]) -> Any:
@@ -140,6 +145,8 @@ def _transformers() -> Any:
         import transformers
     except ImportError:
         raise ConfigError(f"models of Hugging Face need the transformers package: {install_command('hf')}") from None
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
     return transformers
 
 

@@ -34,7 +34,8 @@ def tokenizer_meta(name: str) -> dict[str, Any] | None:
     if backend is None:
         return None
     special = {meaning: token for meaning, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    return HuggingFaceTokenizer(backend.to_str(), special).meta()
+    template = getattr(tokenizer, "chat_template", None)
+    return HuggingFaceTokenizer(backend.to_str(), special, template if isinstance(template, str) else None).meta()
 
 
 def give_other_ids(then: dict[str, Any], now: dict[str, Any] | None) -> bool:

@@ -73,6 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     sizes = {"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": VOCAB}
+    sizes |= {"decoder_start_token_id": 0, "pad_token_id": 0}
     transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).save_pretrained(folder / "t5")
     (folder / "data" / "words").mkdir(parents=True)
     for split, seed in (("train", 1), ("val", 2)):
@@ -87,3 +88,10 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     shutil.copytree(made, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     yield tmp_path / "place"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the libraries leave files to the garbage collector."""
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+        item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))

@@ -177,7 +177,7 @@ def test_mistakes_are_one_message_each(place: Path) -> None:
         content = file.read_bytes()
         (place / "cut" / file.name).write_bytes(content[:2000] if file.suffix == ".safetensors" else content)
     for given, message in (
-        (["--init_from=hf:t5"], "init_from=hf:t5 is a t5, with an encoder: token bins have no inputs for it"),
+        (["--init_from=hf:t5"], "a T5ForConditionalGeneration has an encoder, which token bins have no inputs for"),
         (["--init_from=hf:empty"], "init_from=hf:empty: the folder has no config.json: give a folder that save_pret"),
         (["--init_from=hf:no/such"], "init_from=hf:no/such cannot be had from the hub"),
         (["--init_from=hf:cut"], "init_from=hf:cut cannot be loaded: "),

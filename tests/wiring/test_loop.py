@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,7 +45,14 @@ def test_micro_steps_are_divided_among_all_ranks(run: core.Runtime) -> None:
 
 
 def settings(run: core.Runtime, **options: Any) -> dict[str, Any]:
-    return wiring.evaluation_settings(Options(**options), run, core.Replicated(), core.Preemption())
+    data: Any = SimpleNamespace(rows=None)
+    return wiring.evaluation_settings(Options(**options), run, core.Replicated(), core.Preemption(), data)
+
+
+def test_rows_may_have_fewer_batches_than_an_evaluation_asks_for(run: core.Runtime) -> None:
+    data: Any = SimpleNamespace(rows=object(), batches=SimpleNamespace(eval_iters=3))
+    given = wiring.evaluation_settings(Options(eval_iters=200), run, core.Replicated(), core.Preemption(), data)
+    assert given["eval_iters"] == 3 and settings(run, eval_iters=7)["eval_iters"] == 7
 
 
 def test_eval_rng_sets_the_rng_context_of_evaluations(run: core.Runtime) -> None:

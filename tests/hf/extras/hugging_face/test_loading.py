@@ -10,9 +10,9 @@ from core.errors import CheckpointError, ConfigError
 from extras.hugging_face.loading import (
     enable_checkpointing,
     is_of_hugging_face,
-    load_language_model,
+    load_model,
     name_of,
-    resume_language_model,
+    resume_model,
     with_attention,
 )
 from model import GPT, GPTConfig
@@ -26,9 +26,9 @@ def checkpoint(loaded: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_checkpoint_is_the_same_model(made: Path, name: str) -> None:
-    loaded = load_language_model(str(made / name), CPU, "sdpa", None)
+    loaded = load_model(str(made / name), CPU, "sdpa", None)
     assert is_of_hugging_face(checkpoint(loaded)) and not is_of_hugging_face(None)
-    again = resume_language_model(checkpoint(loaded), CPU, "sdpa", None)
+    again = resume_model(checkpoint(loaded), CPU, "sdpa", None)
 
     idx = torch.arange(16)[None]
     assert torch.equal(again.model.eval()(idx, idx)[0], loaded.model.eval()(idx, idx)[0])
@@ -37,20 +37,20 @@ def test_a_checkpoint_is_the_same_model(made: Path, name: str) -> None:
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(made: Path) -> None:
-    saved = checkpoint(load_language_model(str(made / "gpt2"), CPU, "sdpa", None))
+    saved = checkpoint(load_model(str(made / "gpt2"), CPU, "sdpa", None))
     del saved["model"]["transformer.transformer.wpe.weight"]
     with pytest.raises(CheckpointError, match=r"does not fit the model: transformer.transformer.wpe.weight is missing"):
-        resume_language_model(saved, CPU, "sdpa", None)
+        resume_model(saved, CPU, "sdpa", None)
     saved["model_args"]["hugging_face"]["model_type"] = "of-tomorrow"
     with pytest.raises(CheckpointError, match="^the checkpoint's of-tomorrow cannot be made .* install the version of"):
-        resume_language_model(saved, CPU, "sdpa", None)
+        resume_model(saved, CPU, "sdpa", None)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("sdpa", "sdpa"), ("manual", "eager"), ("flash", "sdpa")])
 def test_the_attention_option_chooses_the_kernel(
     made: Path, ours: str, theirs: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loaded = load_language_model(str(made / "llama"), CPU, ours, None)
+    loaded = load_model(str(made / "llama"), CPU, ours, None)
 
     assert loaded.model.transformer.config._attn_implementation == theirs
     is_said = any("attention=flash needs a CUDA device" in line for line in caplog.messages)

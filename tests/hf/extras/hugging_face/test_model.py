@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from extras.hugging_face.language_model import UNLIMITED, CausalLanguageModel
+from extras.hugging_face.model import UNLIMITED, HuggingFaceModel
 from tests.hf.conftest import VOCAB, make_gpt2, make_llama
 
 MAKERS = pytest.mark.parametrize("make", [make_gpt2, make_llama])
@@ -19,7 +19,7 @@ def ids(*shape: int) -> torch.Tensor:
 @MAKERS
 def test_logits_and_loss_are_those_of_transformers(make: Any) -> None:
     theirs = make()
-    ours, tokens = CausalLanguageModel(theirs), ids(3, 12)
+    ours, tokens = HuggingFaceModel(theirs), ids(3, 12)
     inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
 
     logits, loss = ours(inputs, targets)
@@ -32,7 +32,7 @@ def test_logits_and_loss_are_those_of_transformers(make: Any) -> None:
 
 
 def test_targets_of_minus_1_do_not_count() -> None:
-    model, inputs, targets = CausalLanguageModel(make_gpt2()), ids(2, 8), ids(2, 8)
+    model, inputs, targets = HuggingFaceModel(make_gpt2()), ids(2, 8), ids(2, 8)
     targets[0, 2:] = -1
 
     logits, loss = model(inputs, targets)
@@ -42,7 +42,7 @@ def test_targets_of_minus_1_do_not_count() -> None:
 
 @MAKERS
 def test_sizes_are_those_of_the_config_under_nanogpts_names(make: Any) -> None:
-    model = CausalLanguageModel(make())
+    model = HuggingFaceModel(make())
     heads = 2 if make is make_gpt2 else 4
     assert vars(model.config) == {"block_size": 32, "vocab_size": VOCAB, "n_layer": 2, "n_head": heads, "n_embd": 32}
 
@@ -56,12 +56,12 @@ def test_sizes_are_those_of_the_config_under_nanogpts_names(make: Any) -> None:
 def test_a_model_with_relative_positions_has_no_longest_context() -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
-    model = CausalLanguageModel(BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=1, n_head=2)))
+    model = HuggingFaceModel(BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=1, n_head=2)))
     assert model.config.block_size == UNLIMITED
 
 
 def test_matrices_decay_and_tied_weights_count_once() -> None:
-    model = CausalLanguageModel(make_gpt2())
+    model = HuggingFaceModel(make_gpt2())
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
 
     decayed, others = optimizer.param_groups
@@ -72,7 +72,7 @@ def test_matrices_decay_and_tied_weights_count_once() -> None:
 
 
 def test_generation_is_greedy_at_temperature_0_and_crops_its_context() -> None:
-    model = CausalLanguageModel(make_gpt2()).eval()
+    model = HuggingFaceModel(make_gpt2()).eval()
     prompt = ids(1, 4)
 
     written = model.generate(prompt, 40, temperature=0.0)

@@ -1,4 +1,4 @@
-"""A causal language model of the transformers package, called, trained and sampled like our own GPT."""
+"""A text model of the transformers package, called, trained and sampled like our own GPT."""
 
 import inspect
 import json
@@ -40,8 +40,8 @@ class Shape:
         return cls(longest, text.vocab_size, text.num_hidden_layers, text.num_attention_heads, text.hidden_size)
 
 
-class CausalLanguageModel(nn.Module):
-    """A model of transformers behind the contract of `model.GPT`.
+class HuggingFaceModel(nn.Module):
+    """A model of transformers behind the contract of `model.GPT`: a causal one, or one with encoder and decoder.
 
     transformer: the model of transformers; parameter names begin with `transformer.`, as those of a GPT's body do
     config:      its sizes; a model of transformers itself has another one, which stays as it was loaded
@@ -54,16 +54,34 @@ class CausalLanguageModel(nn.Module):
         takes = inspect.signature(transformer.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model reads a text with an encoder, and writes another one."""
+        return bool(self.transformer.config.is_encoder_decoder)
+
+    def forward(self, idx: Tensor | None = None, targets: Tensor | None = None, **inputs: Tensor) -> Any:
         """Return (logits, loss) for token ids and targets, each (B, T). The loss ignores positions whose target is -1.
 
-        Without targets the loss is None, and the logits are those of the last position, (B, 1, V).
+        Without targets the loss is None, and the logits are those of the last position, (B, 1, V). With `inputs` of
+        transformers by name in place of ids, return the logits (B, T, V) alone: see `logits`.
         """
+        if idx is None:
+            return self.logits(**inputs)
         if targets is None:
             logits = self.transformer(input_ids=idx, use_cache=False, **self._last_only).logits
             return logits[:, [-1]], None
         logits = self.transformer(input_ids=idx, use_cache=False).logits  # (B, T, V)
         return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+
+    def logits(self, labels: Tensor, **inputs: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of a batch of labelled rows; of a decoder, those that predict the labels (B, T).
+
+        inputs: what the model of transformers takes, such as input_ids and attention_mask
+        """
+        if self.has_encoder:  # the start token, then all labels but the last; padding in place of -100
+            inputs["decoder_input_ids"] = self.transformer.prepare_decoder_input_ids_from_labels(labels=labels)
+        found: Tensor = self.transformer(**inputs, use_cache=False).logits
+        return found
 
     def get_num_params(self) -> int:
         """Return the number of parameters; tied ones count once."""
@@ -89,7 +107,14 @@ class CausalLanguageModel(nn.Module):
 
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
-        """Return token ids (B, T + max_new_tokens): `idx` (B, T) continued by sampling one token at a time."""
+        """Return token ids (B, T + max_new_tokens): `idx` (B, T) continued by sampling one token at a time.
+
+        A model with an encoder answers: its answer follows the prompt, and may be shorter.
+        """
+        if self.has_encoder:
+            draw = {"do_sample": True, "temperature": temperature, "top_k": top_k or 0} if temperature > 0 else {}
+            answer = self.transformer.generate(idx, max_new_tokens=max_new_tokens, **{"do_sample": False, **draw})
+            return torch.cat([idx, answer[:, 1:]], dim=1)  # without the start token
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])
             drawn = draw_tokens(logits[:, -1], None, temperature, top_k)  # (B,)

@@ -1,0 +1,1 @@
+"""Rows of text as training data: opened, encoded, ordered, packed and collated."""

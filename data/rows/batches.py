@@ -1,0 +1,97 @@
+"""RowBatches, the data source of labelled rows: micro-batches that know the labels of their whole update."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from data.rows.encoding import learnt
+from data.rows.items import Item, Items, TableItems
+
+Batch = dict[str, Any]
+Collate = Callable[[Sequence[Item]], Batch]
+
+
+class RowBatches:
+    """A data source whose batches are dicts of tensors: what `collate` makes of the examples, and
+
+    loss_share () float32: what the sum of a micro-batch's losses is multiplied by, so that the mean over the
+                           micro-batches of an update, on all ranks, is the mean over all labelled tokens of the update
+
+    Training batches are those of this rank: an update takes the next items, rank after rank, micro-step after
+    micro-step. An evaluation takes the first `eval_iters` batches of each split, always the same ones; they count as
+    one update.
+
+    training, validation: the items of each split; the evaluation of `train` has a source of its own
+    micro_steps:          of an update, on each rank
+    shifts:               see `data.rows.encoding.learnt`
+    """
+
+    def __init__(
+        self,
+        training: Items,
+        evaluation: dict[str, Items],
+        collate: Collate,
+        *,
+        batch_size: int,
+        micro_steps: int,
+        eval_iters: int,
+        shifts: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.training, self.evaluation, self.collate = training, evaluation, collate
+        self.batch_size, self.micro_steps, self.eval_iters = batch_size, micro_steps, eval_iters
+        self.shifts, self.rank, self.world_size = shifts, rank, world_size
+        self._update: list[Batch] = []  # the micro-batches of this rank in the update at hand
+        self._given = 0  # how many of them have been drawn
+        self._before = training.state_dict()  # position of the update
+        self._starts = {split: items.state_dict() for split, items in evaluation.items()}
+        self._evaluated: dict[str, list[Batch]] = {}
+
+    def get_batch(self, split: str) -> Batch:
+        """Return the next micro-batch of training. split: train"""
+        if self._given == len(self._update):
+            self._before, self._given = self.training.state_dict(), 0
+            self._update = self._draw_update()
+        self._given += 1
+        return self._update[self._given - 1]
+
+    def get_eval_batch(self, split: str) -> Batch:
+        """Return the next batch of an evaluation."""
+        waiting = self._evaluated.setdefault(split, [])
+        if not waiting:
+            items = self.evaluation[split]
+            items.load_state_dict(self._starts[split])
+            taken = items.take(self._eval_size(items))
+            waiting += self._batches(taken, self.eval_iters, range(self.eval_iters))
+        return waiting.pop(0)
+
+    def _eval_size(self, items: Items) -> int:
+        """Return how many items an evaluation takes: all of a table, the last batch smaller, if it has hardly fewer."""
+        wanted, least = self.eval_iters * self.batch_size, (self.eval_iters - 1) * self.batch_size
+        return len(items) if isinstance(items, TableItems) and least < len(items) < wanted else wanted
+
+    def _draw_update(self) -> list[Batch]:
+        count = self.micro_steps * self.world_size
+        own = range(self.rank, count, self.world_size)
+        return self._batches(self.training.take(count * self.batch_size), count, own)
+
+    def _batches(self, items: Sequence[Item], count: int, own: Sequence[int]) -> list[Batch]:
+        """Return some of the `count` micro-batches that the items make. own: the numbers of those"""
+        labelled = sum(learnt(example, self.shifts) for item in items for example in item)
+        share = torch.tensor(count / max(labelled, 1), dtype=torch.float32)
+        size = self.batch_size
+        parts = [items[number * size : (number + 1) * size] for number in own]
+        return [{**self.collate(part), "loss_share": share} for part in parts]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position of the update at hand, and how many of its micro-batches have been drawn."""
+        return {"update": self._before, "given": self._given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position that `state_dict` returned; the update at hand is drawn again."""
+        self.training.load_state_dict(state["update"])
+        self._before, self._given, self._update = state["update"], state["given"], []
+        if self._given:
+            self._update = self._draw_update()

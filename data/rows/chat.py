@@ -1,0 +1,134 @@
+"""Chats as token ids with labels: what the assistant says is learnt, with the end of its turn."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from data.rows.encoding import BROKEN, CUT_OFF, EMPTY, IGNORED, SEAM, Example
+
+Message = dict[str, str]
+Render = Callable[[Sequence[Message], bool], str]  # (messages, ends with the beginning of an answer) -> text
+
+UNDIVIDED = "whose turns the chat template does not keep in order"
+CONTROL = "with a control token in a text that the chat template changes"
+UNANSWERED = "without an answer of the assistant"
+ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}  # other data sets' names
+MARK = "\ue000{}\ue001"  # stands for a content; characters of private use
+SPLIT = re.compile("\ue000(\\d+)\ue001")
+
+Span = tuple[int, int, int]  # (id, first character, last character + 1)
+
+
+class ChatTokens(Protocol):
+    """What the encoder of chats needs of a tokenizer."""
+
+    def spans(self, text: str) -> list[Span]:
+        """Return the tokens of a text in which special tokens are ordinary text."""
+
+    def marked_spans(self, text: str) -> list[Span]:
+        """Return the tokens of a text in which special tokens are one id."""
+
+
+class Turn(NamedTuple):
+    """The characters of an answer in a chat, with the mark that ends its turn."""
+
+    first: int
+    last: int
+
+
+class ChatEncoder:
+    """Encodes a chat for a causal model, by the tokenizer's template.
+
+    A text in which somebody spells a control token, such as <|im_end|>, gives ordinary ids for it.
+
+    render:   the chat template
+    controls: the control tokens
+    start:    ids in front of a text, unless the template begins with their token
+    column:   of the messages: dicts with `role` and `content`, or with `from` and `value`
+    limit:    the most tokens of a chat; what lies beyond is cut
+    """
+
+    def __init__(
+        self,
+        tokens: ChatTokens,
+        render: Render,
+        column: str,
+        limit: int,
+        *,
+        controls: Sequence[str] = (),
+        start: Sequence[int] = (),
+    ) -> None:
+        self.tokens, self.render, self.column, self.limit = tokens, render, column, limit
+        self.controls, self.start = [token for token in controls if token], list(start)
+
+    def __call__(self, row: Mapping[str, Any]) -> Example | str:
+        """Return the row's example, or why it has none."""
+        messages = read_messages(row.get(self.column))
+        if isinstance(messages, str):
+            return messages
+        turns = self._turns(messages)
+        if isinstance(turns, str):
+            return turns
+        spans = self._spans(messages)
+        if spans is None:
+            return CONTROL
+        if any(first < edge < last for _, first, last in spans for turn in turns for edge in turn):
+            return SEAM
+        ids = [token for token, _, _ in spans]
+        labels = [
+            token if any(turn.first <= first and last <= turn.last for turn in turns) else IGNORED
+            for token, first, last in spans
+        ]
+        if self.start and ids[: len(self.start)] != self.start:
+            ids, labels = [*self.start, *ids], [*[IGNORED] * len(self.start), *labels]
+        if all(label == IGNORED for label in labels[: self.limit]):
+            return CUT_OFF
+        return Example(ids[: self.limit], labels[: self.limit], len(ids) > self.limit)
+
+    def _turns(self, messages: Sequence[Message]) -> list[Turn] | str:
+        """Return where the answers are in the whole text, or why that cannot be told."""
+        whole, turns = self.render(messages, False), []
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, upto = self.render(messages[:number], True), self.render(messages[: number + 1], False)
+            if not (upto.startswith(before) and whole.startswith(upto)):
+                return UNDIVIDED
+            turns.append(Turn(len(before), len(upto.rstrip())))  # not the line end after the mark
+        return turns or UNANSWERED
+
+    def _spans(self, messages: Sequence[Message]) -> list[Span] | None:
+        """Return the tokens of the whole text; None if a control token in it cannot be told from the template's."""
+        whole = self.render(messages, False)
+        if not any(control in message["content"] for message in messages for control in self.controls):
+            return self.tokens.marked_spans(whole)
+        marked = self.render(
+            [{**message, "content": MARK.format(number)} for number, message in enumerate(messages)], False
+        )
+        spans: list[Span] = []
+        place = 0
+        for number, part in enumerate(SPLIT.split(marked)):  # the template's parts, and between them the numbers
+            text = messages[int(part)]["content"] if number % 2 else part
+            found = self.tokens.spans(text) if number % 2 else self.tokens.marked_spans(text)
+            spans += [(token, first + place, last + place) for token, first, last in found]
+            if not whole.startswith(text, place):
+                return None
+            place += len(text)
+        return spans if place == len(whole) else None
+
+
+def read_messages(value: Any) -> list[Message] | str:
+    """Return the messages of a chat with `role` and `content`, or why there are none."""
+    if not value:
+        return EMPTY
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return BROKEN
+    messages = []
+    for message in value:
+        if not isinstance(message, Mapping):
+            return BROKEN
+        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        if not isinstance(role, str) or not isinstance(content, str):
+            return BROKEN
+        messages.append({"role": ROLES.get(role, role), "content": content})
+    return messages

@@ -1,0 +1,196 @@
+"""The items that batches are made of: an example, or the examples of a pack. Both sources of them can be resumed."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from data.rows.encoding import Example
+from data.rows.order import shuffled, validates
+from data.rows.packing import plan_packs
+
+Item = list[Example]  # one, or those of a pack
+Encode = Callable[[Mapping[str, Any]], Example | str]
+State = dict[str, Any]
+
+
+class Items(ABC):
+    """An endless sequence of items, epoch after epoch."""
+
+    epoch: int  # of the next item
+
+    @abstractmethod
+    def take(self, count: int) -> list[Item]:
+        """Return the next items."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Return the position of the next item."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Go to a position that `state_dict` returned."""
+
+
+class TableItems(Items):
+    """Items of a table: each example once per epoch, in an order of the seed and the epoch.
+
+    get:     `get(number) -> Example`
+    lengths: tokens of each example
+    seed:    of the order; None keeps the order of the table
+    block:   pack examples into items of at most so many tokens; None: an item is one example
+    """
+
+    def __init__(
+        self, get: Callable[[int], Example], lengths: Sequence[int], seed: int | None, block: int | None
+    ) -> None:
+        self.get, self.lengths, self.seed, self.block = get, lengths, seed, block
+        self._begin(0, 0)
+
+    def __len__(self) -> int:
+        """Return the number of items in the present epoch."""
+        return len(self._order)
+
+    def take(self, count: int) -> list[Item]:
+        taken: list[Item] = []
+        while len(taken) < count:
+            if self.place == len(self._order):
+                self._begin(self.epoch + 1, 0)
+            taken.append([self.get(number) for number in self._order[self.place]])
+            self.place += 1
+        return taken
+
+    def _begin(self, epoch: int, place: int) -> None:
+        self.epoch, self.place = epoch, place
+        order = _order(len(self.lengths), self.seed, epoch)
+        self._order = _packed([self.lengths[number] for number in order], order, self.block)
+
+    def state_dict(self) -> State:
+        return {"epoch": self.epoch, "place": self.place}
+
+    def load_state_dict(self, state: State) -> None:
+        self._begin(state["epoch"], state["place"])
+
+
+class StreamItems(Items):
+    """Items of a stream that is read from its beginning in each epoch. Pieces of it are shuffled, one after the other.
+
+    A checkpoint has the library's position at the start of the piece at hand, which a resume reads again, and none of
+    its rows.
+
+    open_stream: returns a stream that is not shuffled: it yields rows, and has `state_dict` and `load_state_dict`
+    encode:      `encode(row) -> Example`, or why it has none
+    piece:       rows that are read and shuffled at a time
+    seed:        of the order; None keeps the order of the stream
+    block:       see `TableItems`
+    takes:       `takes(number of the row) -> bool`; None: all rows
+    """
+
+    _first_row: int  # of the piece at hand
+    _place: int  # of the next item in the piece
+    _rows_read: int  # of the piece; fewer than wanted at the end of the stream
+    _items: list[Item] | None  # of the piece; None if it is not read yet
+
+    def __init__(
+        self,
+        open_stream: Callable[[], Any],
+        encode: Encode,
+        *,
+        piece: int,
+        seed: int | None,
+        block: int | None,
+        takes: Callable[[int], bool] | None = None,
+    ) -> None:
+        self.open_stream, self.encode, self.takes = open_stream, encode, takes
+        self.piece, self.seed, self.block = piece, seed, block
+        self.counts: Counter[str] = Counter()  # rows that this process has read, by what became of them
+        self._begin({"epoch": 0, "first_row": 0, "stream": None, "place": 0})
+
+    def take(self, count: int) -> list[Item]:
+        taken: list[Item] = []
+        empty_epochs = 0
+        while len(taken) < count:
+            if self._items is None:
+                self._items = self._read_piece()
+            if self._place < len(self._items):
+                taken.append(self._items[self._place])
+                self._place += 1
+                empty_epochs = 0
+                continue
+            if self._rows_read < self.piece:  # the stream has ended
+                empty_epochs += 1
+                if empty_epochs > 1:
+                    raise EmptyStreamError(dict(self.counts))
+                self._begin({"epoch": self.epoch + 1, "first_row": 0, "stream": None, "place": 0})
+            else:
+                self._first_row, self._place, self._items = self._first_row + self._rows_read, 0, None
+        return taken
+
+    def _begin(self, state: State) -> None:
+        self.epoch, self._first_row, self._place = state["epoch"], state["first_row"], state["place"]
+        self._at_start: Any = state["stream"]  # the library's position where the piece begins
+        self._stream: Any = None
+        self._reader: Iterator[Mapping[str, Any]] | None = None
+        self._items, self._rows_read = None, 0
+
+    def _read_piece(self) -> list[Item]:
+        """Return the items of the piece at hand, and leave the stream at its end."""
+        if self._reader is None:
+            self._stream = self.open_stream()
+            if self._at_start is not None:
+                self._stream.load_state_dict(self._at_start)
+            self._reader = iter(self._stream)
+        else:
+            self._at_start = self._stream.state_dict()
+        rows = list(islice(self._reader, self.piece))
+        self._rows_read = len(rows)
+        examples: list[Example] = []
+        for number, row in enumerate(rows, self._first_row):
+            if self.takes is None or self.takes(number):
+                found = self.encode(row)
+                self.counts[found if isinstance(found, str) else KEPT] += 1
+                examples += [] if isinstance(found, str) else [found]
+        order = _order(len(examples), self.seed, self.epoch, self._first_row)
+        packs = _packed([len(examples[number].input_ids) for number in order], order, self.block)
+        return [[examples[number] for number in pack] for pack in packs]
+
+    def state_dict(self) -> State:
+        return {
+            "epoch": self.epoch,
+            "first_row": self._first_row,
+            "stream": self._at_start,
+            "place": self._place,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        self._begin(state)
+
+
+KEPT = "kept"
+
+
+class EmptyStreamError(Exception):
+    """A whole epoch of a stream has no example. counts: of its rows, by why they have none"""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        super().__init__(counts)
+        self.counts = counts
+
+
+def split_of(share: float, seed: int, validation: bool) -> Callable[[int], bool]:
+    """Return `takes(number) -> bool` of the validation rows, which are a share of all, or of the others."""
+    return lambda number: bool(validates(np.array([number]), share, seed)[0]) == validation
+
+
+def _order(count: int, seed: int | None, *place: int) -> list[int]:
+    return list(range(count)) if seed is None else [int(number) for number in shuffled(count, seed, *place)]
+
+
+def _packed(lengths: Sequence[int], order: Sequence[int], block: int | None) -> list[list[int]]:
+    """Return the items as numbers of examples. lengths: of the examples in this order"""
+    if block is None:
+        return [[number] for number in order]
+    return [[order[place] for place in pack] for pack in plan_packs(lengths, block)]

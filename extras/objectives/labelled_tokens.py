@@ -1,0 +1,36 @@
+"""Learning the labelled tokens of rows: the objective of fine-tuning models of Hugging Face."""
+
+from torch import nn
+from torch.nn import functional as F
+
+from core.batch import Batch, has_tensors
+from core.objective import Objective, Output
+
+IGNORED = -100  # the label of a token that is not learnt
+
+
+class LabelledTokens(Objective):
+    """Cross-entropy of the tokens that have a label, over all micro-batches of an update alike.
+
+    A batch is a dict of what the model takes by name, with
+
+    labels     (B, T) int64:  token ids, IGNORED elsewhere
+    loss_share () float32:    the factor of the summed loss, see `data.rows.batches.RowBatches`
+
+    shifts: each label is at the place of its own token, which the position before predicts, as in causal models
+    """
+
+    def __init__(self, shifts: bool) -> None:
+        self.shifts = shifts
+
+    def __call__(self, model: nn.Module, batch: Batch, train: bool) -> Output:
+        inputs = {name: value for name, value in batch.items() if name != "loss_share"}
+        logits = model(**inputs)  # (B, T, V)
+        labels = batch["labels"]
+        if self.shifts:  # the labels are moved, as a copy of the logits would take much more memory
+            labels = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+        total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return Output(total * batch["loss_share"], {})
+
+    def takes(self, batch: Batch) -> bool:
+        return has_tensors(batch, "input_ids", "labels", "loss_share")

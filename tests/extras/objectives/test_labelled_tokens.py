@@ -1,0 +1,51 @@
+"""LabelledTokens: the summed loss of the labelled tokens, times the share of the batch."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from extras.objectives.labelled_tokens import IGNORED, LabelledTokens
+
+LABELS = torch.tensor([[1, IGNORED, 2, 3], [IGNORED, 0, IGNORED, IGNORED]])
+
+
+class Known(nn.Module):
+    """Returns known logits, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.randn(2, 4, 5))
+        self.given: dict[str, Any] = {}
+
+    def forward(self, **inputs: Any) -> torch.Tensor:
+        self.given = inputs
+        return self.logits
+
+
+@pytest.mark.parametrize("shifts", [True, False])
+def test_the_loss_is_a_sum_over_labels_times_the_share(shifts: bool) -> None:
+    model = Known()
+    batch = {"input_ids": torch.zeros(2, 4, dtype=torch.long), "labels": LABELS, "loss_share": torch.tensor(0.25)}
+    loss, metrics, _ = LabelledTokens(shifts)(model, batch, train=True)
+
+    logits, labels = (model.logits[:, :-1], LABELS[:, 1:]) if shifts else (model.logits, LABELS)
+    known = labels != IGNORED
+    expected = F.cross_entropy(logits[known], labels[known], reduction="sum") * 0.25
+    torch.testing.assert_close(loss, expected)
+    assert metrics == {} and model.given.keys() == {"input_ids", "labels"}
+
+
+def test_logits_of_half_precision_are_summed_in_float32() -> None:
+    model = Known().to(torch.bfloat16)
+    batch = {"input_ids": LABELS, "labels": LABELS, "loss_share": torch.tensor(1.0)}
+
+    assert LabelledTokens(True)(model, batch, train=False).loss.dtype == torch.float32
+
+
+def test_it_takes_batches_of_labelled_rows_alone() -> None:
+    batch = {"input_ids": LABELS, "labels": LABELS, "loss_share": torch.tensor(1.0)}
+    assert LabelledTokens(True).takes(batch)
+    assert not LabelledTokens(True).takes((LABELS, LABELS)) and not LabelledTokens(True).takes({"input_ids": LABELS})

@@ -1,0 +1,242 @@
+"""Rows of text as the data of a run, made from the options object: opened, encoded, ordered and collated."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import ConfigError, DataError, Runtime
+from core.checkpoint.format import load_values
+from data.package_tokenizers import HuggingFaceTokenizer
+from data.rows.batches import RowBatches
+from data.rows.chat import ChatEncoder
+from data.rows.columns import Columns, find_columns
+from data.rows.encoding import POOR, Example, Marks, PairEncoder, SourceTargetEncoder, TextEncoder
+from data.rows.items import Items, StreamItems, TableItems, split_of
+from data.rows.opening import RowSplits, open_rows
+from data.rows.order import shuffled
+from data.rows.report import report_rows, show_examples
+from data.rows.table import Examples
+from data.tokenizers import tokenizer_from_meta
+from extras.hugging_face.collation import packing_collate, padding_collate
+from extras.hugging_face.loading import PREFIX, name_of, read_config
+from extras.hugging_face.tokenizer_export import to_hugging_face
+from extras.hugging_face.tokenizer_import import tokenizer_meta
+from wiring.hugging_face import tokens_of_start
+
+if TYPE_CHECKING:
+    from config.options import Options
+    from wiring.start import RunStart
+
+log = logging.getLogger("coregpt")
+Encode = Callable[[Mapping[str, Any]], Example | str]
+
+
+class RowSource:
+    """A data set of rows, with what a run asks of its data besides batches."""
+
+    meta_path = Path("the tokenizer of the rows")
+    paths: Mapping[str, Path] = {}
+
+    def __init__(self, name: str, tokenizer: HuggingFaceTokenizer, rows: RowSplits, shifts: bool, packs: bool) -> None:
+        self.name, self.tokenizer, self.rows, self.shifts, self.packs = name, tokenizer, rows, shifts, packs
+        self.meta, self.vocab_size = tokenizer.meta(), tokenizer.vocab_size
+
+    def fingerprint(self) -> str:
+        """Return what identifies the rows."""
+        return self.rows.fingerprint
+
+    def check_vocab(self, vocab_size: int) -> None:
+        """Raise DataError if the tokenizer has ids that the model lacks."""
+        if self.vocab_size > vocab_size:
+            raise DataError(
+                f"the tokenizer has {self.vocab_size:,} ids, the model {vocab_size:,}: give the model's own tokenizer "
+                "(tokenizer=...)"
+            )
+
+
+def open_row_data(options: Options, runtime: Runtime, start: RunStart) -> tuple[RowSource, RowBatches]:
+    """Return the rows of a run, and what makes batches of them. Raises ConfigError or DataError if there are none."""
+    config = _model_config(start)
+    tokenizer = _find_tokenizer(options, start)
+    rows = open_rows(
+        options.dataset,
+        config=options.dataset_config,
+        **options.pick("streaming", "train_split", "val_split"),
+    )
+    has_encoder = bool(config.get("is_encoder_decoder"))
+    if has_encoder and options.packing:
+        raise ConfigError("packing=True is for causal models, and this one has an encoder: remove it")
+    source = RowSource(options.dataset, tokenizer, rows, not has_encoder, options.packing)
+    encode = _encoder(options, source, has_encoder)
+    training, evaluation, eval_iters = (_stream_items if options.streaming else _table_items)(options, source, encode)
+    micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps)
+    if options.packing:
+        collate = packing_collate(options.block_size, _end_id(tokenizer) or 0)
+    else:
+        collate = padding_collate(to_hugging_face(tokenizer, options.block_size), options.pad_to_multiple_of)
+    batches = RowBatches(
+        training,
+        evaluation,
+        collate,
+        batch_size=options.batch_size,
+        micro_steps=micro_steps,
+        eval_iters=eval_iters,
+        shifts=not has_encoder,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+    )
+    return source, batches
+
+
+def _model_config(start: RunStart) -> dict[str, Any]:
+    """Return the config of the run's model. Raises ConfigError unless it is one of Hugging Face."""
+    if start.found is not None:
+        saved = load_values(start.found.path)["model_args"].get("hugging_face")
+        found: dict[str, Any] = saved or {}
+    else:
+        is_theirs = start.init_from.startswith(PREFIX)
+        found = read_config(name_of(start.init_from)).to_dict() if is_theirs else {}
+    if not found:
+        raise ConfigError(
+            "rows of text are for models of Hugging Face: set init_from=hf:NAME, or prepare token bins of the text"
+        )
+    return found
+
+
+def _find_tokenizer(options: Options, start: RunStart) -> HuggingFaceTokenizer:
+    meta = tokenizer_meta(options.tokenizer) if options.tokenizer else tokens_of_start(start)
+    tokenizer = None if meta is None else tokenizer_from_meta(meta)
+    if not isinstance(tokenizer, HuggingFaceTokenizer):
+        given = options.tokenizer or start.init_from
+        raise ConfigError(f"rows of text need a tokenizer, and {given} has none: set tokenizer=NAME or FOLDER")
+    return tokenizer
+
+
+def _end_id(tokenizer: HuggingFaceTokenizer) -> int | None:
+    return tokenizer.special_id("eos_token")
+
+
+def _encoder(options: Options, source: RowSource, has_encoder: bool) -> Encode:
+    """Return `encode(row) -> Example`, or why it has none."""
+    given = Columns(options.text_column, options.prompt_column, options.response_column, options.messages_column)
+    columns = find_columns(source.rows.columns, given)
+    end = _end_id(source.tokenizer)
+    marks = Marks(source.tokenizer.around()[0], [] if end is None else [end])
+    if end is None:
+        log.warning("data: the tokenizer has no end token: the model cannot learn where a text ends")
+    limit, tokens = options.block_size, source.tokenizer
+    if has_encoder:
+        if columns.prompt is None or columns.response is None:
+            raise ConfigError("a model with an encoder needs prompts and responses: set prompt_column, response_column")
+        limits = options.max_input_length or limit, options.max_target_length or limit
+        encode: Encode = SourceTargetEncoder(tokens, marks, columns.prompt, columns.response, *limits)
+    elif columns.messages is not None:
+        encode = _chat_encoder(options, tokens, columns.messages, marks)
+    elif columns.prompt is not None and columns.response is not None:
+        prompts = columns.prompt, columns.response
+        encode = PairEncoder(tokens, marks, *prompts, limit, options.max_input_length)
+    else:
+        assert columns.text is not None
+        encode = TextEncoder(tokens, marks, columns.text, limit)
+    least = options.min_quality_score
+    return encode if least is None else _with_quality(encode, options.quality_column, least, source.rows.columns)
+
+
+def _chat_encoder(options: Options, tokens: HuggingFaceTokenizer, column: str, marks: Marks) -> Encode:
+    """Return what encodes chats. Raises ConfigError without a chat template, or if it cannot be run."""
+    template = tokens.chat_template
+    if options.chat_template:
+        path = Path(options.chat_template)
+        try:
+            template = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"chat_template={path} cannot be read ({error}): give a file with a template") from None
+    if template is None:
+        raise ConfigError(
+            f"the column {column} holds chats, and the tokenizer has no chat template: set chat_template=FILE, or "
+            "prompt_column and response_column"
+        )
+    writer = to_hugging_face(tokens, options.block_size)
+
+    def render(messages: Sequence[Mapping[str, str]], begins_answer: bool) -> str:
+        try:
+            text: str = writer.apply_chat_template(
+                list(messages), chat_template=template, tokenize=False, add_generation_prompt=begins_answer
+            )
+        except Exception as error:  # Jinja's, or raised by the template itself
+            raise ConfigError(
+                f"the chat template fails ({type(error).__name__}: {error}): give another chat_template"
+            ) from None
+        return text
+
+    controls = [token.content for token in tokens.tokenizer.get_added_tokens_decoder().values() if token.special]
+    return ChatEncoder(tokens, render, column, options.block_size, controls=controls, start=marks.start)
+
+
+def _with_quality(encode: Encode, column: str, least: float, known: list[str]) -> Encode:
+    if column not in known:
+        raise ConfigError(
+            f"min_quality_score={least:g}: there is no column {column}, only {', '.join(known)}: set quality_column, "
+            "or remove min_quality_score"
+        )
+
+    def is_good(row: Mapping[str, Any]) -> bool:
+        value = row.get(column)
+        return isinstance(value, int | float) and value >= least
+
+    return lambda row: encode(row) if is_good(row) else POOR
+
+
+def _table_items(options: Options, source: RowSource, encode: Encode) -> tuple[Items, dict[str, Items], int]:
+    """Return the items that train, those of an evaluation by split, and the batches of an evaluation."""
+    training, validation = source.rows.training, source.rows.validation
+    numbers: list[int] = list(range(len(training)))
+    if options.use_subset:
+        numbers = numbers[: options.subset_size]
+    if validation is None:
+        chosen = [numbers[place] for place in shuffled(len(numbers), options.split_seed)]
+        size = max(1, round(len(chosen) * (1 - options.split_ratio)))
+        numbers, held_out, validation = sorted(chosen[size:]), sorted(chosen[:size]), training
+    else:
+        held_out = list(range(len(validation)))[: options.subset_size if options.use_subset else None]
+    block = options.block_size if options.packing else None
+    examples: dict[str, Examples] = {}
+    for split, rows, own in (("train", training, numbers), ("val", validation, held_out)):
+        found = examples[split] = Examples(rows, own, encode, options.drop_duplicates and split == "train")
+        items = TableItems(found.__getitem__, found.lengths, None, block)
+        log.info(
+            report_rows(split, found.counts, found.cut, found.duplicates, found.tokens, len(items) if block else None)
+        )
+        if not len(found):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in found.counts.items()) or "there are no rows"
+            raise DataError(f"dataset={options.dataset}: no {split} row can be used ({reasons}): look at the data")
+    for line in show_examples(
+        [examples["train"][number] for number in range(min(2, len(examples["train"])))], source.tokenizer
+    ):
+        log.info(line)
+    items_of = {split: TableItems(found.__getitem__, found.lengths, None, block) for split, found in examples.items()}
+    batches = math.ceil(len(items_of["val"]) / options.batch_size)
+    train = TableItems(examples["train"].__getitem__, examples["train"].lengths, options.seed, block)
+    return train, dict(items_of), min(options.eval_iters, batches)
+
+
+def _stream_items(options: Options, source: RowSource, encode: Encode) -> tuple[Items, dict[str, Items], int]:
+    """Return what `_table_items` does, of a stream."""
+    rows, share = source.rows, 1 - options.split_ratio
+    block = options.block_size if options.packing else None
+    own_split = rows.validation is not None
+
+    def items(open_stream: Callable[[], Any], validation: bool, seed: int | None) -> StreamItems:
+        takes = None if own_split else split_of(share, options.split_seed, validation)
+        return StreamItems(open_stream, encode, piece=options.shuffle_buffer, seed=seed, block=block, takes=takes)
+
+    training = items(rows.training, False, options.seed)
+    evaluation: dict[str, Items] = {
+        "train": items(rows.training, False, None),
+        "val": items(rows.validation or rows.training, True, None),
+    }
+    return training, evaluation, options.eval_iters
