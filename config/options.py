@@ -333,7 +333,8 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
         if errors := list(self._conflicts()):
             raise ValueError("\n".join(errors))
         is_hugging_face = self.init_from.startswith("hf:")
-        foreign = self.changed("position_encoding", *(["activation"] if is_hugging_face else []))
+        theirs = ["activation", "n_layer", "n_head", "n_embd", "bias"] if is_hugging_face else []
+        foreign = self.changed("position_encoding", *theirs)
         if self.is_bidirectional:
             foreign["attention_type"] = "bidirectional"
         if self.init_from not in ("scratch", "resume", "auto") and foreign:

@@ -40,6 +40,8 @@ class Trained(NamedTuple):
         """
         if self.kind != "language_model":
             raise core.ConfigError(f"generate: the model is of the kind {self.kind}, wanted a language_model")
+        if self.tokenizer is None:
+            raise core.ConfigError("generate: the model's tokens are not known: give load(..., tokenizer=...) one")
         ids = self.tokenizer.encode(prompt)
         if not ids:
             raise core.ConfigError("generate: the prompt is empty, wanted at least one token")
@@ -73,7 +75,7 @@ def load(
     before = runtime.rng_state()  # a model is made with random numbers before its weights are loaded
     architecture = load_architecture()
     initializer = core.ModelInitializer(architecture.model_class, architecture.config_class, runtime.device)
-    found = load_trained_model(settings, initializer, tokenizer, model)
+    found = load_trained_model(settings, initializer, tokenizer, model, needs_tokenizer=False)
     runtime.set_rng_state(before)
     has_options = bool(found.config.get("dataset"))
     saved = read_saved(with_model_fields(Options), found.config, Path(out_dir)) if has_options else None

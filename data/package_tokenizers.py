@@ -107,12 +107,17 @@ class HuggingFaceTokenizer:
     text:           the content of its file tokenizer.json
     special_tokens: its tokens by their meaning, such as eos_token
     chat_template:  how a chat becomes a text, in Jinja; None without one
+    longest:        the most tokens of a text, as its folder says; None if it does not
 
     No start or end token is added to a text. Raises DataError if the package is missing or cannot read the text.
     """
 
     def __init__(
-        self, text: str, special_tokens: Mapping[str, str] | None = None, chat_template: str | None = None
+        self,
+        text: str,
+        special_tokens: Mapping[str, str] | None = None,
+        chat_template: str | None = None,
+        longest: int | None = None,
     ) -> None:
         try:
             from tokenizers import Tokenizer
@@ -125,7 +130,7 @@ class HuggingFaceTokenizer:
                 f"its tokenizer cannot be read ({_first_line(error)}): pip install --upgrade tokenizers"
             ) from error
         self._ordinary.encode_special_tokens = True
-        self.special_tokens, self.chat_template = dict(special_tokens or {}), chat_template
+        self.special_tokens, self.chat_template, self.longest = dict(special_tokens or {}), chat_template, longest
         self._text = text
         self.vocab_size = int(self.tokenizer.get_vocab_size())
 
@@ -170,8 +175,9 @@ class HuggingFaceTokenizer:
     def meta(self) -> dict[str, Any]:
         """Return the entries of meta.pkl that hold the tokenizer."""
         known: dict[str, Any] = {"tokenizer_json": self._text, "special_tokens": self.special_tokens}
-        template = {"chat_template": self.chat_template} if self.chat_template else {}
-        return {"vocab_size": self.vocab_size, "tokenizer": HUGGING_FACE, **known, **template}
+        more = {"chat_template": self.chat_template, "longest": self.longest}
+        given = {name: value for name, value in more.items() if value is not None}
+        return {"vocab_size": self.vocab_size, "tokenizer": HUGGING_FACE, **known, **given}
 
 
 def _spans(tokenizer: Any, text: str) -> list[tuple[int, int, int]]:

@@ -8,10 +8,12 @@ The folder has the weights (safetensors), config.json, generation_config.json, a
 of characters, of bytes, or a byte-pair encoding of tiktoken. In Python:
 
     AutoModelForCausalLM.from_pretrained("out-quickstart/hf")
-    pipeline("text-generation", "out-quickstart/hf")("def ")
+    pipeline("text-generation", "out-quickstart/hf")("def ", max_new_tokens=50)
 """
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from wiring.architecture import load_architecture
 from wiring.sampling import load_trained_model
 
 NAME = "hf"  # of the folder inside out_dir
+MARK = "exported-by-coregpt.txt"  # a folder with this file is replaced
 
 
 def export(out_dir: Path, folder: Path | None = None, checkpoint: str = "linked") -> Path:
@@ -45,21 +48,29 @@ def export(out_dir: Path, folder: Path | None = None, checkpoint: str = "linked"
     architecture = load_architecture()
     initializer = ModelInitializer(architecture.model_class, architecture.config_class, torch.device("cpu"))
     settings = SampleOptions().replace(out_dir=str(out_dir), checkpoint=checkpoint)
-    trained = load_trained_model(settings, initializer)
-    model = trained.model
+    trained = load_trained_model(settings, initializer, needs_tokenizer=False)
+    model, ours = trained.model, trained.tokenizer
     model = model.transformer if isinstance(model, HuggingFaceModel) else to_gpt2(model)
-    tokenizer = to_hugging_face(trained.tokenizer, trained.model.config.block_size)
+    tokenizer = None if ours is None else to_hugging_face(ours, trained.model.config.block_size)
     with refuse_unwritable("--out", target):
-        write_folder(model, tokenizer, target)
-    if tokenizer is None:
-        kind = type(trained.tokenizer).__name__
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as new:
+            write_folder(model, tokenizer, Path(new))
+            Path(new, MARK).write_text(f"written by coregpt from {out_dir}\n", encoding="utf-8")
+            if target.is_dir():
+                shutil.rmtree(target)
+            shutil.copytree(new, target)
+    if ours is not None and tokenizer is None:
+        kind = type(ours).__name__
         print(f"{target} has no tokenizer: transformers has none that is like a {kind}", file=sys.stderr)
     return target
 
 
 def _require_room(folder: Path) -> None:
-    """Raise ConfigError if a folder holds files, and they are not those of a GPT-2."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+    """Raise ConfigError if a folder holds files, and they are not those of an earlier export."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out={folder} is a file: choose a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
         raise ConfigError(f"--out={folder} holds other files: choose a new folder")
 
 

@@ -15,6 +15,7 @@ from extras.hugging_face.loading import (
     is_of_hugging_face,
     load_model,
     name_of,
+    read_config,
     resume_model,
 )
 from extras.hugging_face.model import HuggingFaceModel
@@ -50,12 +51,15 @@ def tokens_of_start(start: RunStart) -> dict[str, Any] | None:
     That is what the checkpoint to resume says, or the tokenizer of a model of Hugging Face, if it has one.
     """
     if start.found is None and start.init_from.startswith(PREFIX):
+        read_config(name_of(start.init_from))  # what is wrong with the model is said first
         return tokenizer_meta(name_of(start.init_from))
     return start.tokenizer()
 
 
 def log_other_tokenizer(init_from: str, data: RunData) -> None:
     """Warn if a data set has another tokenizer than the model's folder."""
+    if data.rows is None and not data.source.meta_path.exists():
+        return  # then its ids are taken for those of the model's tokenizer
     meta = tokenizer_meta(name_of(init_from))
     if meta is not None and give_other_ids(meta, data.source.meta):
         log.warning(f"{init_from}: its tokenizer gives other ids than that of {data.source.meta_path}")
@@ -68,5 +72,7 @@ def require_fitting(model: HuggingFaceModel, data: RunData) -> None:
             f"a {type(model.transformer).__name__} has an encoder, which token bins have no inputs for: give rows with "
             "prompts and responses (dataset=FILE.jsonl), or a causal language model, such as a GPT-2 or a Llama"
         )
+    if data.rows is None and data.source.meta is not None and data.source.vocab_size:
+        data.source.check_vocab(data.source.vocab_size)  # ids beyond it are of another tokenizer
     if data.rows is not None and data.rows.packs:
         require_separate_rows(model, model.config.vocab_size)

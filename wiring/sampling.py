@@ -25,6 +25,7 @@ from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
 from extras.hugging_face.loading import PREFIX as HUGGING_FACE
 from extras.hugging_face.loading import is_of_hugging_face, load_model, name_of, resume_model
+from extras.hugging_face.model import HuggingFaceModel
 from extras.hugging_face.tokenizer_import import tokenizer_meta
 from extras.other_runs import load_judge
 from extras.sampling.prompt_encoder import PromptEncoder
@@ -42,7 +43,7 @@ class TrainedModel(NamedTuple):
     """A model in evaluation mode, its tokenizer, and facts about its training."""
 
     model: Any
-    tokenizer: Tokenizer
+    tokenizer: Any  # of `data.tokenizers`; None if none is known
     config: Mapping[str, Any]  # the options of its run; empty for a pretrained GPT-2
     kind: str  # "unmasking", or the model's mode, such as "language_model"
     prompt_name: str = "--start"  # in error messages
@@ -89,10 +90,12 @@ def load_trained_model(
     initializer: core.ModelInitializer,
     tokenizer: Tokenizer | None = None,
     given: torch.nn.Module | None = None,
+    needs_tokenizer: bool = True,
 ) -> TrainedModel:
     """Return the model of `init_from`, compiled if the options ask for it.
 
     tokenizer: in place of the checkpoint's
+    needs_tokenizer: a model of Hugging Face without one is an error; else its tokenizer is None
     given:     gets the weights of the checkpoint, in place of a model of the architecture
 
     Raises ConfigError if an option is given that is for another kind of model.
@@ -105,7 +108,8 @@ def load_trained_model(
     mode = str(getattr(shape, "mode", "")) if has_modes else "language_model"
     kind = "unmasking" if config.get("training_type") == "unmasking" else mode
     _refuse_options_of_other_kinds(options, kind)
-    tokenizer = tokenizer or find_tokenizer(checkpoint, getattr(shape, "vocab_size", None))
+    if tokenizer is None and (needs_tokenizer or checkpoint.get("tokenizer") or not is_hugging_face(model)):
+        tokenizer = find_tokenizer(checkpoint, getattr(shape, "vocab_size", None), is_hugging_face(model))
     model.eval()
     if options.compile and initializer.can_compile():
         model.compile()
@@ -129,7 +133,9 @@ def _load(
                 "coregpt.load(..., model=...)"
             )
         if is_of_hugging_face(checkpoint):
-            return resume_model(checkpoint, initializer.device, "sdpa", None).model, checkpoint
+            found_model = resume_model(checkpoint, initializer.device, "sdpa", None).model
+            found_model.crop_block_size(checkpoint["model_args"]["block_size"])
+            return found_model, checkpoint
         loaded = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
         return loaded.model, checkpoint
     if options.init_from.startswith(HUGGING_FACE):
@@ -137,6 +143,11 @@ def _load(
         model = load_model(name, initializer.device, "sdpa", None).model
         return model, {"tokenizer": tokenizer_meta(name)}
     return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
+
+
+def is_hugging_face(model: Any) -> bool:
+    """Return whether a model is one of transformers."""
+    return isinstance(model, HuggingFaceModel)
 
 
 def _find_checkpoint(options: SampleOptions) -> CheckpointFile:
@@ -176,15 +187,21 @@ def _refuse_options_of_other_kinds(options: SampleOptions, kind: str) -> None:
             )
 
 
-def find_tokenizer(checkpoint: Mapping[str, Any], vocab_size: int | None) -> Tokenizer:
+def find_tokenizer(checkpoint: Mapping[str, Any], vocab_size: int | None, is_foreign: bool = False) -> Tokenizer:
     """Return the tokenizer of a checkpoint's model; of nanoGPT's checkpoints, that of its data set, or GPT-2's.
 
+    is_foreign: the model is one of Hugging Face, whose tokens are not GPT-2's by default
     vocab_size: the model's, None if it does not say; DataError if nothing says what its tokens are
     """
     dataset = (checkpoint.get("config") or {}).get("dataset")
     path = data_folder(dataset or "") / "meta.pkl"
     has_meta = dataset is not None and os.path.lexists(path)  # a link to nowhere is an error, not GPT-2
     learnt = checkpoint.get("tokenizer")
+    if learnt is None and not has_meta and is_foreign:
+        raise core.DataError(
+            "the model's folder had no tokenizer, and its checkpoint does not say what its tokens are: give "
+            "coregpt.load(..., tokenizer=...) one, in Python"
+        )
     if learnt is None and not has_meta:
         if vocab_size is None or vocab_size < GPT2_TOKENS:
             where = f"{path} is not there (the current folder is {Path.cwd()})" if dataset else "it names no data set"

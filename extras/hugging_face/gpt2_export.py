@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from core.commands import install_command
 from core.errors import ConfigError
+from extras.hugging_face.packages import import_transformers
 from model import GPT, GPTConfig
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new"}  # ours, and transformers' names
@@ -21,23 +21,21 @@ def to_gpt2(model: GPT) -> Any:
     """
     shape = model.config
     _require_gpt2(shape)
-    try:
-        from transformers import GPT2Config, GPT2LMHeadModel
-    except ImportError:
-        raise ConfigError(f"the export needs the transformers package: {install_command('hf')}") from None
-    config = GPT2Config(
+    transformers = import_transformers()
+    config = transformers.GPT2Config(
         vocab_size=shape.vocab_size,
         n_positions=shape.block_size,
         n_embd=shape.n_embd,
         n_layer=shape.n_layer,
         n_head=shape.n_head,
-        activation_function=ACTIVATIONS[shape.activation],
+        activation_function=ACTIVATIONS[getattr(shape, "activation", "gelu")],
         bos_token_id=None,
         eos_token_id=None,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), shape.dropout),
     )
     with torch.random.fork_rng():
-        made = GPT2LMHeadModel(config)
+        made = transformers.GPT2LMHeadModel(config)
+    made.generation_config.max_length = shape.block_size  # there are no positions beyond
     ours = model.state_dict()
     with torch.no_grad():
         for name, target in made.state_dict().items():
@@ -68,7 +66,7 @@ def _require_gpt2(config: Any) -> None:
     if not isinstance(config, GPTConfig):
         raise ConfigError(f"the export is for models of coreGPT's model.py, got one with a {type(config).__name__}")
     for name, wanted in NEEDED.items():
-        if (value := getattr(config, name)) != wanted:
+        if (value := getattr(config, name, wanted)) != wanted:  # an older model.py of ours may lack one
             raise ConfigError(
                 f"the model has {name}={value}, which a GPT-2 of transformers cannot have: wanted {wanted}"
             )

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.commands import install_command
 from core.errors import CheckpointError, ConfigError
 from core.model_initializer import LoadedModel, load_exactly
 from extras.hugging_face.model import HuggingFaceModel
+from extras.hugging_face.packages import import_transformers
 
 log = logging.getLogger("coregpt")
 
 PREFIX = "hf:"  # of init_from
 ATTENTION = {"sdpa": "sdpa", "manual": "eager", "flash": "flash_attention_2"}  # ours, and transformers' names
 OF_SAVE_PRETRAINED = "that save_pretrained has written, with config.json and model.safetensors"
+FALLBACK = {"flash_attention_2": "sdpa", "sdpa": "eager"}  # for a kernel that cannot be had
+LOCAL = ("/", ".", "~", "\\")  # how the names of folders begin
 DROPOUTS = ("dropout", "pdrop", "dropout_rate")  # how the names of such settings in a config end
 
 
@@ -43,6 +44,7 @@ def load_model(name: str, device: torch.device, attention: str, dropout: float |
 
     def load(kernel: str) -> tuple[Any, dict[str, Any]]:
         settings = {"dtype": torch.float32, "attn_implementation": kernel, "output_loading_info": True}
+        settings["trust_remote_code"] = False
         made: tuple[Any, dict[str, Any]] = _class_for(config).from_pretrained(name, config=config, **settings)
         return made
 
@@ -54,6 +56,7 @@ def load_model(name: str, device: torch.device, attention: str, dropout: float |
             "which would be random numbers: give a complete model"
         )
     made = HuggingFaceModel(model)
+    _require_causal(made, name)
     log.info(
         f"model: {name}, a {type(model).__name__} with {made.get_num_params():,} parameters in float32, attention: "
         f"{model.config._attn_implementation}"
@@ -68,7 +71,7 @@ def resume_model(
 
     Raises CheckpointError if the weights do not fit the config.
     """
-    transformers, saved = _transformers(), dict(checkpoint["model_args"]["hugging_face"])
+    transformers, saved = import_transformers(), dict(checkpoint["model_args"]["hugging_face"])
     kind = saved.pop("model_type", None)
     try:
         config = transformers.AutoConfig.for_model(kind, **saved)
@@ -83,6 +86,8 @@ def resume_model(
             f"the checkpoint's {kind} cannot be made ({error}): install the version of transformers that it was "
             "trained with"
         ) from None
+    if generation := checkpoint["model_args"].get("generation_config"):
+        model.generation_config = transformers.GenerationConfig.from_dict(generation)
     made = HuggingFaceModel(model)
     load_exactly(made, checkpoint["model"], is_ours=False)
     return LoadedModel(made.to(device), made.model_args())
@@ -98,12 +103,25 @@ def _class_for(config: Any) -> Any:
 
 def read_config(name: str) -> Any:
     """Return the config of a model of Hugging Face; its weights are not read. Raises ConfigError if there is none."""
-    transformers = _transformers()
+    transformers = import_transformers()
+    if not name or (name.startswith(LOCAL) and not Path(name).is_dir()):
+        raise ConfigError(f"init_from={PREFIX}{name}: there is no such folder: give a folder {OF_SAVE_PRETRAINED}")
+    if Path(name, "adapter_config.json").is_file():
+        raise ConfigError(
+            f"init_from={PREFIX}{name}: the folder holds an adapter: merge it into its model first (peft's "
+            "merge_and_unload), and give the folder of the result"
+        )
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise ConfigError(
             f"init_from={PREFIX}{name}: the folder has no config.json: give a folder {OF_SAVE_PRETRAINED}"
         )
-    return _read(name, lambda: transformers.AutoConfig.from_pretrained(name))
+    config = _read(name, lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(
+            f"init_from={PREFIX}{name}: the weights are quantised, and all weights train: give the folder of the model "
+            "in full precision"
+        )
+    return config
 
 
 def with_attention(attention: str, device: torch.device, make: Callable[[str], Any]) -> Any:
@@ -112,14 +130,15 @@ def with_attention(attention: str, device: torch.device, make: Callable[[str], A
     if kernel == "flash_attention_2" and device.type != "cuda":
         log.warning("attention=flash needs a CUDA device and `pip install flash-attn`; using sdpa instead")
         kernel = "sdpa"
-    try:
-        return make(kernel)
-    except (ImportError, ValueError) as error:
-        other = {"flash_attention_2": "sdpa", "sdpa": "eager"}.get(kernel)
-        if other is None or not _is_about_attention(error):
-            raise
-        log.warning(f"attention: {kernel} cannot be used here ({_first_line(error)}); using {other} instead")
-        return make(other)
+    while True:
+        try:
+            return make(kernel)
+        except (ImportError, ValueError) as error:
+            if kernel not in FALLBACK or not _is_about_kernel(error):
+                raise
+            if kernel != "sdpa":  # which nobody has asked for
+                log.warning(f"attention=flash cannot be used here ({_first_line(error)}); using sdpa instead")
+            kernel = FALLBACK[kernel]
 
 
 def is_of_hugging_face(checkpoint: dict[str, Any] | None) -> bool:
@@ -138,16 +157,6 @@ def enable_checkpointing(model: nn.Module) -> None:
         inner.activation_checkpointing_enable()
     else:  # its name until transformers 5
         inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise ConfigError(f"models of Hugging Face need the transformers package: {install_command('hf')}") from None
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
-    return transformers
 
 
 def _read(name: str, read: Callable[[], Any]) -> Any:
@@ -171,17 +180,33 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
 
 
 def _set_dropout(config: Any, dropout: float | None) -> None:
-    """Set every dropout in a config that is a number."""
+    """Set the dropouts in a config, as far as they are numbers at its top."""
     if dropout is None:
         return
     text = config.get_text_config()
     for name, value in vars(text).items():
-        if name.endswith(DROPOUTS) and isinstance(value, int | float):
+        if name.endswith(DROPOUTS) and isinstance(value, int | float) and not isinstance(value, bool):
             setattr(text, name, dropout)
 
 
-def _is_about_attention(error: Exception) -> bool:
-    return "attention" in str(error).lower() or "flash" in str(error).lower()
+def _is_about_kernel(error: Exception) -> bool:
+    return any(word in str(error).lower() for word in ("flash", "scaled_dot_product_attention", "sdpa"))
+
+
+@torch.no_grad()
+def _require_causal(model: HuggingFaceModel, name: str) -> None:
+    """Raise ConfigError if the logits of a position depend on a later token, so that the next one would be seen."""
+    if model.has_encoder:
+        return
+    ids = torch.arange(8).repeat(2, 1) % model.config.vocab_size
+    ids[1, -1] += 1
+    model.eval()
+    first, second = (model(row[None], row[None])[0][0, :-1] for row in ids)
+    if (first - second).abs().max() > 1e-5 * (1 + first.abs().max()):  # causal ones differ by 0
+        raise ConfigError(
+            f"init_from={PREFIX}{name}: a {type(model.transformer).__name__} sees later tokens here, and would learn "
+            "to copy them: give a causal language model, such as a GPT-2 or a Llama"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -36,8 +36,11 @@ class Shape:
     def of(cls, config: Any) -> "Shape":
         """Return the sizes that a config of transformers names."""
         text = config.get_text_config()
-        longest = next((getattr(text, name) for name in LENGTHS if getattr(text, name, None)), UNLIMITED)
-        return cls(longest, text.vocab_size, text.num_hidden_layers, text.num_attention_heads, text.hidden_size)
+        lengths = (getattr(text, name, None) for name in LENGTHS)
+        longest = next((length for length in lengths if isinstance(length, int) and length > 0), UNLIMITED)
+        return cls(
+            longest, text.vocab_size, text.num_hidden_layers, getattr(text, "num_attention_heads", 0), text.hidden_size
+        )
 
 
 class HuggingFaceModel(nn.Module):
@@ -113,7 +116,12 @@ class HuggingFaceModel(nn.Module):
         """
         if self.has_encoder:
             draw = {"do_sample": True, "temperature": temperature, "top_k": top_k or 0} if temperature > 0 else {}
-            answer = self.transformer.generate(idx, max_new_tokens=max_new_tokens, **{"do_sample": False, **draw})
+            end = self.transformer.config.eos_token_id
+            if isinstance(end, int) and idx[0, -1] != end:  # as the encoder has learnt to read
+                prompt = torch.cat([idx, idx.new_full((len(idx), 1), end)], dim=1)
+            else:
+                prompt = idx
+            answer = self.transformer.generate(prompt, max_new_tokens=max_new_tokens, **{"do_sample": False, **draw})
             return torch.cat([idx, answer[:, 1:]], dim=1)  # without the start token
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])
@@ -122,5 +130,8 @@ class HuggingFaceModel(nn.Module):
         return idx
 
     def model_args(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the architecture: the sizes, and transformers' own config."""
-        return {**vars(self.config), "hugging_face": json.loads(self.transformer.config.to_json_string())}
+        """Return what a checkpoint keeps of the architecture: the sizes, and transformers' own configs."""
+        found = {**vars(self.config), "hugging_face": json.loads(self.transformer.config.to_json_string())}
+        if generation := getattr(self.transformer, "generation_config", None):
+            found["generation_config"] = json.loads(generation.to_json_string())
+        return found

@@ -28,6 +28,7 @@ def to_hugging_face(tokenizer: Tokenizer, block_size: int) -> Any:
     elif isinstance(tokenizer, HuggingFaceTokenizer):
         made, special = tokenizer.tokenizer, tokenizer.special_tokens
         special = {**special, **({"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {})}
+        block_size = tokenizer.longest or block_size
     elif isinstance(tokenizer, ByteTokenizer):
         made = _byte_pairs({bytes([byte]): byte for byte in range(256)}, pattern=None)
     elif isinstance(tokenizer, TiktokenTokenizer):

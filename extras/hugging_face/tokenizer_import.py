@@ -7,10 +7,12 @@ from typing import Any
 from core.errors import CoreGPTError
 from data.package_tokenizers import HuggingFaceTokenizer
 from data.tokenizers import tokenizer_from_meta
+from extras.hugging_face.packages import import_transformers
 
 log = logging.getLogger("coregpt")
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json")
+UNKNOWN_LENGTH = 10**9  # transformers has a larger number for a length that is not known
 PROBE = "To be, or not to be:\n    def f(x): return x[1:] + 'äß' * 10  # <|endoftext|>\t\n"
 
 
@@ -23,19 +25,21 @@ def tokenizer_meta(name: str) -> dict[str, Any] | None:
     """
     if Path(name).is_dir() and not any(Path(name, file).is_file() for file in FILES):
         return None
-    from transformers import AutoTokenizer
-
+    transformers = import_transformers()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # of many kinds; the model may be fine without
         log.warning(f"{name}: its tokenizer cannot be read ({(str(error).splitlines() or [''])[0]})")
         return None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
+        log.warning(f"{name}: its tokenizer has no tokenizer.json, and cannot be kept in checkpoints")
         return None
     special = {meaning: token for meaning, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     template = getattr(tokenizer, "chat_template", None)
-    return HuggingFaceTokenizer(backend.to_str(), special, template if isinstance(template, str) else None).meta()
+    template = template if isinstance(template, str) else None
+    longest = tokenizer.model_max_length if tokenizer.model_max_length < UNKNOWN_LENGTH else None
+    return HuggingFaceTokenizer(backend.to_str(), special, template, longest).meta()
 
 
 def give_other_ids(then: dict[str, Any], now: dict[str, Any] | None) -> bool:

@@ -197,7 +197,7 @@ def test_a_chat_learns_the_assistants_turns(place: Path, caplog: pytest.LogCaptu
     train.main([*argv, "--chat_template=chat.jinja", "--block_size=32"], [seen])
     tokenizer = coregpt.load("out", device="cpu").tokenizer
     learnt = {tokenizer.decode(row[row != -100].tolist()) for batch in seen.seen for row in batch["labels"]}
-    assert learnt == {"love<|endoftext|>night<|endoftext|>"}
+    assert learnt == {"love and war<|endoftext|>night<|endoftext|>"}
     Path("chat.jinja").write_text("{{ raise_exception('no system turn') }}")
     with pytest.raises(coregpt.ConfigError, match="^the chat template fails .*no system turn"):
         train.main([*argv, "--chat_template=chat.jinja"])

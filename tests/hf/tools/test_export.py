@@ -1,10 +1,11 @@
 """tools.export: a run folder becomes a folder of transformers."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import coregpt
 import train
@@ -47,7 +48,52 @@ def test_what_cannot_be_exported_is_one_message(run_dir: Path, tiny_argv: list[s
     with pytest.raises(ConfigError, match="^the model has position_encoding=rotary"):
         export(Path("out"))
     Path("full").mkdir()
-    Path("full/thesis.tex").touch()
+    Path("full/config.json").write_text("of another model")
     with pytest.raises(ConfigError, match="^--out=full holds other files: choose a new folder"):
         export(Path("out"), Path("full"))
-    assert [path.name for path in Path("full").iterdir()] == ["thesis.tex"] and not Path("out/hf").exists()
+    with pytest.raises(ConfigError, match="^--out=full/config.json is a file: choose a new folder"):
+        export(Path("out"), Path("full/config.json"))
+    assert [path.name for path in Path("full").iterdir()] == ["config.json"] and not Path("out/hf").exists()
+
+
+def test_an_earlier_export_is_replaced_as_a_whole(run_dir: Path, tiny_argv: list[str]) -> None:
+    train.main(tiny_argv)
+    folder = export(Path("out"))
+    (folder / "model.safetensors.index.json").touch()
+    export(Path("out"))
+
+    assert not (folder / "model.safetensors.index.json").exists() and (folder / "model.safetensors").exists()
+    assert [path.name for path in Path("out").glob(".*")] == [".lock"]
+
+
+def test_the_pages_pipeline_runs(run_dir: Path, tiny_argv: list[str]) -> None:
+    """Also with the pipeline's own length, which is beyond the positions of a small model."""
+    train.main(tiny_argv)
+    writer = pipeline("text-generation", str(export(Path("out"))))
+
+    assert writer("abc", max_new_tokens=5)[0]["generated_text"].startswith("abc")
+    assert 3 < len(writer("abc")[0]["generated_text"]) <= 16
+
+
+def test_a_model_of_hugging_face_is_written_as_it_is(place: Path) -> None:
+    """With its generation config, its chat template and the length that its tokenizer names; also without one."""
+    tokenizer = AutoTokenizer.from_pretrained("llama")
+    tokenizer.chat_template, tokenizer.model_max_length = "{{ messages[0].content }}", 77
+    tokenizer.save_pretrained("llama")
+    model = AutoModelForCausalLM.from_pretrained("llama")
+    model.generation_config.update(temperature=0.6, do_sample=True, eos_token_id=[0, 5])
+    model.save_pretrained("llama")
+    for file in Path("gpt2").glob("token*"):
+        file.unlink()
+    argv = ["--dataset=words", "--device=cpu", "--compile=False", "--block_size=16", "--batch_size=2", "--eval_iters=1"]
+    for name in ("llama", "gpt2"):
+        train.main([f"--init_from=hf:{name}", *argv, "--max_iters=1", "--eval_interval=1", f"--out_dir=out-{name}"])
+        export(Path(f"out-{name}"))
+
+    for name in ("config.json", "generation_config.json"):
+        theirs, ours = (json.loads(Path(folder, name).read_text()) for folder in ("llama", "out-llama/hf"))
+        assert ours == theirs
+    again = AutoTokenizer.from_pretrained("out-llama/hf")
+    assert again.chat_template == tokenizer.chat_template and again.model_max_length == 77
+    assert not list(Path("out-gpt2/hf").glob("token*"))
+    assert coregpt.load("out-gpt2", device="cpu").tokenizer is None

@@ -35,13 +35,17 @@ def test_ids_without_meta_are_those_of_the_models_tokenizer(made: Path) -> None:
     assert tokens_of_start(start._replace(init_from="scratch")) is None
 
 
-def test_a_data_set_of_other_tokens_is_noticed(made: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_data_set_of_other_tokens_is_noticed(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def data(meta: Any) -> Any:
-        return SimpleNamespace(source=SimpleNamespace(meta=meta, meta_path="data/x/meta.pkl"))
+        return SimpleNamespace(source=SimpleNamespace(meta=meta, meta_path=path), rows=None)
+
+    path = tmp_path / "meta.pkl"
 
     caplog.set_level(logging.INFO, "coregpt")
     name = f"hf:{made / 'gpt2'}"
+    log_other_tokenizer(name, data(CharTokenizer.from_text("abc").meta()))  # taken from the model, as there is no file
+    path.touch()
     log_other_tokenizer(name, data(tokenizer_meta(str(made / "gpt2"))))
     assert caplog.messages == []
     log_other_tokenizer(name, data(CharTokenizer.from_text("abc").meta()))
-    assert caplog.messages == [f"{name}: its tokenizer gives other ids than that of data/x/meta.pkl"]
+    assert caplog.messages == [f"{name}: its tokenizer gives other ids than that of {path}"]
