@@ -5,8 +5,8 @@ Time and memory of fine-tuning a GPT-2 of Hugging Face, here and with transforme
     python -m benchmark.trainer --memory           # peak memory of a model of 50 million parameters
 
 Both train the same weights on the same rows with the same fused AdamW, and the runs alternate in one process. A step is
-from its beginning to the beginning of the next one, with everything in between; its time is the median of a run. Printed
-are the medians over all runs, and the ratio of neighbouring runs with a 95 % interval.
+from its beginning to the beginning of the next one, with everything in between, and its time is the median of a run.
+Printed are the medians over all runs, and the ratio of neighbouring runs with a 95 % interval.
 """
 
 import argparse
@@ -53,8 +53,8 @@ def make_inputs(folder: Path, shape: Sequence[int], rows: int) -> None:
     PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>").save_pretrained(folder / "model")
     torch.manual_seed(1)
     config = GPT2Config(
-        vocab_size=vocabulary, n_positions=block, n_embd=width, n_layer=layers, n_head=heads, bos_token_id=0, eos_token_id=0,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        vocab_size=vocabulary, n_positions=block, n_embd=width, n_layer=layers, n_head=heads,
+        bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(folder / "model")
     with open(folder / "rows.jsonl", "w", encoding="utf-8") as file:
