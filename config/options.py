@@ -79,6 +79,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     enable_line_aligned_sequences: bool = opt(False, "masked texts start at a line and hold complete lines only; padding fills the rest")
 
     opt = section("rows")
+    dataset_file: str | None = opt(None, "Python file with get_custom_dataset(dataset_config, processor, split, split_ratio=0.8), and optionally get_data_collator(processor), in place of dataset; looked for next to the config file, in datasets/ and in the current folder", text="path")
     tokenizer: str | None = opt(None, "rows: name or folder of a Hugging Face tokenizer; None: that of the model", text="path")
     dataset_config: str | None = opt(None, "rows: name of one of the data set's configurations on the hub")
     train_split: str = opt("train", "rows: split of the data set that trains")
@@ -247,6 +248,8 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
         "vocab_size": "read from meta.pkl",
         "entropy_modifier_verbose": "it has no effect in the core line either",
     }  # fmt: skip
+
+    NEAR_CONFIG: ClassVar[Any] = frozenset(("dataset_file",))
 
     BASES: ClassVar[Any] = {
         "config/base_train_run.py": Base(

@@ -6,7 +6,7 @@ import os
 import re
 import reprlib
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
@@ -90,6 +90,7 @@ class Schema(BaseModel):
     UNLISTED: ClassVar[frozenset[str]] = frozenset()  # options that help leaves out: a fork's model.py lacks them
     FROM_MODEL: ClassVar[frozenset[str]] = frozenset()  # options that the config class of a fork's model.py declares
     NO_OPTION: ClassVar[frozenset[str]] = frozenset()  # fields of that class whose type no command line can give
+    NEAR_CONFIG: ClassVar[Collection[str]] = ()  # paths that a config file may give by the place next to itself
     SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # option -> other trainers' values -> our values
 
     @classmethod

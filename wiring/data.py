@@ -23,8 +23,8 @@ from data.windows import Windows
 from extras.stage_progress import StageProgress
 from extras.validation_timer import ValidationTimer
 from wiring.given_parts import NOTHING_GIVEN, GivenData, GivenParts
-from wiring.hugging_face import tokens_of_start
-from wiring.rows import RowSource, open_row_data
+from wiring.hugging_face.models import tokens_of_start
+from wiring.hugging_face.rows import RowSource, open_row_data
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -90,7 +90,7 @@ def open_data(
         own = _on_device(given.data.get_batch, runtime)
         draw = preemption.guard(own) if preemption and runtime.world_size == 1 else own
         return RunData(GivenData(given.data, given.tokenizer), given.data, draw, draw, None, None, None)
-    if are_rows(options.dataset):
+    if are_rows(options.dataset) or options.dataset_file:
         return _open_rows(options, runtime, preemption, start)
     if no_effect := options.changed(*options.sections()["rows"]):
         raise ConfigError(

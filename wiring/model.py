@@ -21,7 +21,7 @@ from extras.hugging_face.loading import PREFIX as HUGGING_FACE
 from extras.hugging_face.loading import enable_checkpointing
 from wiring.architecture import load_architecture
 from wiring.given_parts import NOTHING_GIVEN, GivenParts, ready_model
-from wiring.hugging_face import hugging_face_source, is_hugging_face, log_other_tokenizer, require_fitting
+from wiring.hugging_face.models import hugging_face_source, is_hugging_face, log_other_tokenizer, require_fitting
 
 if TYPE_CHECKING:
     from config.options import Options

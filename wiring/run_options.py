@@ -42,7 +42,7 @@ def read_options(argv: Sequence[str], values: Mapping[str, Any] | None = None) -
 
 def with_data_set(options: Options) -> Options:
     """Return the options with the name of a data set, which exists or cannot be made without the user."""
-    if are_rows(options.dataset):
+    if are_rows(options.dataset) or options.dataset_file:
         return options
     text = Path(options.dataset)
     if text.is_file() and text.suffix != ".bin":

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from data.rows.custom import count_labels
 from data.rows.encoding import learnt
 from data.rows.items import Item, Items, TableItems
 
@@ -25,6 +26,7 @@ class RowBatches:
     training, validation: the items of each split; the evaluation of `train` has a source of its own
     micro_steps:          of an update, on each rank
     shifts:               see `data.rows.encoding.learnt`
+    collates_all:         only a batch tells the labels of its rows, so that each rank makes those of all ranks
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class RowBatches:
         shifts: bool,
         rank: int = 0,
         world_size: int = 1,
+        collates_all: bool = False,
     ) -> None:
         self.training, self.evaluation, self.collate = training, evaluation, collate
         self.batch_size, self.micro_steps, self.eval_iters = batch_size, micro_steps, eval_iters
-        self.shifts, self.rank, self.world_size = shifts, rank, world_size
+        self.shifts, self.rank, self.world_size, self.collates_all = shifts, rank, world_size, collates_all
         self._update: list[Batch] = []  # the micro-batches of this rank in the update at hand
         self._given = 0  # how many of them have been drawn
         self._before = training.state_dict()  # position of the update
@@ -79,11 +82,19 @@ class RowBatches:
 
     def _batches(self, items: Sequence[Item], count: int, own: Sequence[int]) -> list[Batch]:
         """Return some of the `count` micro-batches that the items make. own: the numbers of those"""
-        labelled = sum(learnt(example, self.shifts) for item in items for example in item)
-        share = torch.tensor(count / max(labelled, 1), dtype=torch.float32)
         size = self.batch_size
-        parts = [items[number * size : (number + 1) * size] for number in own]
-        return [{**self.collate(part), "loss_share": share} for part in parts]
+        parts = [items[number * size : (number + 1) * size] for number in range(count)]
+        if self.collates_all:
+            made = [self.collate(part) for part in parts]
+            labelled, batches = (
+                sum(count_labels(batch, self.shifts) for batch in made),
+                [made[number] for number in own],
+            )
+        else:
+            labelled = sum(learnt(example, self.shifts) for item in items for example in item)
+            batches = [self.collate(parts[number]) for number in own]
+        share = torch.tensor(count / max(labelled, 1), dtype=torch.float32)
+        return [{**batch, "loss_share": share} for batch in batches]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the update at hand, and how many of its micro-batches have been drawn."""

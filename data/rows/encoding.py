@@ -137,6 +137,27 @@ class SourceTargetEncoder:
         return Example([*source[: self.limit - len(end)], *end], target[: self.target_limit], is_cut)
 
 
+class IdsEncoder:
+    """Takes a row that has ids already, and labels, which are the ids themselves if it has none."""
+
+    def __init__(self, limit: int, shifts: bool) -> None:
+        self.limit, self.shifts = limit, shifts
+
+    def __call__(self, row: Mapping[str, Any]) -> Example | str:
+        """Return the row's example, or why it has none."""
+        ids, labels = row.get("input_ids"), row.get("labels")
+        labels = ids if labels is None else labels
+        try:
+            ids, labels = [int(number) for number in ids], [int(number) for number in labels]  # type: ignore[union-attr]
+        except (TypeError, ValueError):
+            return BROKEN
+        if not ids or (self.shifts and len(ids) != len(labels)):
+            return BROKEN if ids else EMPTY
+        if all(label == IGNORED for label in labels[: self.limit]):
+            return CUT_OFF
+        return Example(ids[: self.limit], labels[: self.limit], max(len(ids), len(labels)) > self.limit)
+
+
 def learnt(example: Example, shifts: bool) -> int:
     """Return how many tokens of an example are learnt. shifts: nothing predicts the first one, as in a causal model"""
     labels = example.labels[1:] if shifts else example.labels

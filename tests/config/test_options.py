@@ -32,8 +32,8 @@ OPTION_NAMES = {
         "logging": "log_interval wandb_log wandb_project wandb_run_name wandb_log_interval",
         "data": "dataset data_source data_wait_sleep_seconds data_wait_timeout_seconds "
         "use_paragraph_boundaries enable_line_aligned_sequences",
-        "rows": "tokenizer dataset_config train_split val_split split_ratio split_seed text_column prompt_column "
-        "response_column messages_column chat_template min_quality_score quality_column max_input_length "
+        "rows": "dataset_file tokenizer dataset_config train_split val_split split_ratio split_seed text_column "
+        "prompt_column response_column messages_column chat_template min_quality_score quality_column max_input_length "
         "max_target_length packing streaming shuffle_buffer drop_duplicates use_subset subset_size pad_to_multiple_of",
         "model": "n_layer n_head n_embd block_size dropout bias attention_type position_encoding activation attention "
         "activation_checkpointing",

@@ -12,7 +12,7 @@ from core import ConfigError, DataError, RunFolder, Runtime
 from data.rows.items import TableItems
 from tests.hf.conftest import make_tokenizer
 from tests.hf.test_rows import write_rows
-from wiring.rows import RowSource, open_row_data
+from wiring.hugging_face.rows import RowSource, open_row_data
 from wiring.start import RunStart
 
 

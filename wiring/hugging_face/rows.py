@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,8 @@ from data.package_tokenizers import HuggingFaceTokenizer
 from data.rows.batches import RowBatches
 from data.rows.chat import ChatEncoder
 from data.rows.columns import Columns, find_columns
-from data.rows.encoding import POOR, Example, Marks, PairEncoder, SourceTargetEncoder, TextEncoder
+from data.rows.custom import CheckedCollator
+from data.rows.encoding import POOR, Example, IdsEncoder, Marks, PairEncoder, SourceTargetEncoder, TextEncoder
 from data.rows.items import Items, StreamItems, TableItems, split_of
 from data.rows.opening import RowSplits, open_rows
 from data.rows.order import shuffled
@@ -25,13 +27,15 @@ from extras.hugging_face.collation import packing_collate, padding_collate
 from extras.hugging_face.loading import PREFIX, name_of, read_config
 from extras.hugging_face.tokenizer_export import to_hugging_face
 from extras.hugging_face.tokenizer_import import tokenizer_meta
-from wiring.hugging_face import tokens_of_start
+from wiring.hugging_face.dataset_file import CustomData, open_custom_data
+from wiring.hugging_face.models import tokens_of_start
 
 if TYPE_CHECKING:
     from config.options import Options
     from wiring.start import RunStart
 
 log = logging.getLogger("coregpt")
+WITHOUT_FILE = ("dataset_config", "train_split", "streaming", "split_seed")  # of data sets that are no dataset_file
 Encode = Callable[[Mapping[str, Any]], Example | str]
 
 
@@ -62,22 +66,27 @@ def open_row_data(options: Options, runtime: Runtime, start: RunStart) -> tuple[
     """Return the rows of a run, and what makes batches of them. Raises ConfigError or DataError if there are none."""
     config = _model_config(start)
     tokenizer = _find_tokenizer(options, start)
-    rows = open_rows(
-        options.dataset,
-        config=options.dataset_config,
-        **options.pick("streaming", "train_split", "val_split"),
-    )
+    writer = to_hugging_face(tokenizer, options.block_size)
+    custom = open_custom_data(options, writer) if options.dataset_file else None
+    rows = _open(options) if custom is None else _rows_of(custom)
     has_encoder = bool(config.get("is_encoder_decoder"))
+    if custom is not None and (no_effect := options.changed(*WITHOUT_FILE)):
+        raise ConfigError(f"{', '.join(no_effect)}: without effect next to dataset_file: remove it")
     if has_encoder and options.packing:
         raise ConfigError("packing=True is for causal models, and this one has an encoder: remove it")
     source = RowSource(options.dataset, tokenizer, rows, not has_encoder, options.packing)
-    encode = _encoder(options, source, has_encoder)
-    training, evaluation, eval_iters = (_stream_items if options.streaming else _table_items)(options, source, encode)
+    if custom is not None and custom.collate is not None:
+        training, evaluation, eval_iters = _custom_items(options, custom)
+    else:
+        make = _stream_items if options.streaming else _table_items
+        training, evaluation, eval_iters = make(options, source, _encoder(options, source, has_encoder))
     micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps)
-    if options.packing:
+    if custom is not None and custom.collate is not None:
+        collate: Any = CheckedCollator(custom.collate, not has_encoder)
+    elif options.packing:
         collate = packing_collate(options.block_size, _end_id(tokenizer) or 0)
     else:
-        collate = padding_collate(to_hugging_face(tokenizer, options.block_size), options.pad_to_multiple_of)
+        collate = padding_collate(writer, options.pad_to_multiple_of)
     batches = RowBatches(
         training,
         evaluation,
@@ -88,8 +97,36 @@ def open_row_data(options: Options, runtime: Runtime, start: RunStart) -> tuple[
         shifts=not has_encoder,
         rank=runtime.rank,
         world_size=runtime.world_size,
+        collates_all=custom is not None and custom.collate is not None,
     )
     return source, batches
+
+
+def _open(options: Options) -> RowSplits:
+    names = options.pick("streaming", "train_split", "val_split")
+    return open_rows(options.dataset, config=options.dataset_config, **names)
+
+
+def _rows_of(custom: CustomData) -> RowSplits:
+    """Return the rows of the user's file like those of a data set."""
+    first = custom.training[0]
+    columns = [str(name) for name in first] if isinstance(first, Mapping) else []
+    sizes = f"{len(custom.training)}+{len(custom.validation)}"
+    content = hashlib.sha256(custom.path.read_bytes()).hexdigest()[:16]
+    return RowSplits(custom.training, custom.validation, columns, f"{content} {sizes}")
+
+
+def _custom_items(options: Options, custom: CustomData) -> tuple[Items, dict[str, Items], int]:
+    """Return the items of rows that the user's collator takes: see `_table_items`."""
+
+    def items(rows: Sequence[Any], seed: int | None) -> TableItems:
+        count = min(len(rows), options.subset_size) if options.use_subset else len(rows)
+        return TableItems(rows.__getitem__, [1] * count, seed, None)
+
+    training, validation = items(custom.training, options.seed), items(custom.validation, None)
+    log.info(f"data: {custom.path}: {len(training):,} rows for training, {len(validation):,} for validation")
+    eval_iters = min(options.eval_iters, math.ceil(len(validation) / options.batch_size))
+    return training, {"train": items(custom.training, None), "val": validation}, eval_iters
 
 
 def _model_config(start: RunStart) -> dict[str, Any]:
@@ -122,6 +159,8 @@ def _end_id(tokenizer: HuggingFaceTokenizer) -> int | None:
 
 def _encoder(options: Options, source: RowSource, has_encoder: bool) -> Encode:
     """Return `encode(row) -> Example`, or why it has none."""
+    if "input_ids" in source.rows.columns:
+        return IdsEncoder(options.block_size, source.shifts)
     given = Columns(options.text_column, options.prompt_column, options.response_column, options.messages_column)
     columns = find_columns(source.rows.columns, given)
     end = _end_id(source.tokenizer)

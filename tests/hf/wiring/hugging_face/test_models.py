@@ -12,7 +12,7 @@ from config.options import Options
 from core import RunFolder
 from data.tokenizers import CharTokenizer
 from extras.hugging_face.tokenizer_import import tokenizer_meta
-from wiring.hugging_face import hugging_face_source, is_hugging_face, log_other_tokenizer, tokens_of_start
+from wiring.hugging_face.models import hugging_face_source, is_hugging_face, log_other_tokenizer, tokens_of_start
 from wiring.start import RunStart
 
 
