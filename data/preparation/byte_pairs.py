@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from data.package_tokenizers import TiktokenTokenizer
 
 END = "<|endoftext|>"
 BYTES = 256
+WORDS = re.compile(rb"[A-Za-z\x80-\xff]+|[0-9]+")  # about those of the pattern
+WORD_BYTES = 3 * 10**6  # of different words; the trainer takes 10 to 100 times as much memory
 SMALLEST = BYTES + 1  # ids: all bytes, and the end of a text
 # GPT-2's words as tiktoken finds them fastest: a run of letters never gives one back
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -32,15 +35,36 @@ class Sample:
             self.texts.append(kept)
             self._size += len(kept)
             while self._size > self.limit:
-                self.texts, self._step = self.texts[::2], 2 * self._step
-                self._size = sum(map(len, self.texts))
+                self._halve()
         self._count += 1
+
+    def _halve(self) -> None:
+        self.texts, self._step = self.texts[::2], 2 * self._step
+        self._size = sum(map(len, self.texts))
+
+    def limit_words(self, limit: int) -> None:
+        """Drop every second text until the different words have at most `limit` bytes: a trainer keeps each of them."""
+        while len(self.texts) > 1 and _bytes_of_words(self.texts, limit) > limit:
+            self._halve()
 
     def drain(self) -> Iterator[str]:
         """Yield the texts in order, and forget them."""
         self.texts.reverse()
         while self.texts:
             yield self.texts.pop().decode("utf-8", errors="ignore")
+
+
+def _bytes_of_words(texts: list[bytes], limit: int) -> int:
+    """Return the size of all different words, or a number above `limit`."""
+    known: set[bytes] = set()
+    size = 0
+    for text in texts:
+        new = set(WORDS.findall(text)) - known
+        size += sum(map(len, new))
+        if size > limit:
+            break
+        known |= new
+    return size
 
 
 def require_packages() -> None:
@@ -63,6 +87,7 @@ def train(sample: Sample, vocab_size: int) -> TiktokenTokenizer:
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+    sample.limit_words(WORD_BYTES)
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import DataError
 from data.package_tokenizers import TiktokenTokenizer
 from data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 
@@ -86,7 +85,7 @@ def encode_in_order(
 
     def work(piece: Piece) -> Array:
         parts = [part for text in piece.texts for part in (encode(text).astype(dtype), *ending)]
-        return np.concatenate(parts) if len(parts) != 1 else parts[0]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
 
     waiting: deque[tuple[int, Future[Array]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -106,9 +105,4 @@ def encode_in_order(
 
 def end_id(tokenizer: Tokenizer) -> int | None:
     """Return the id of <|endoftext|>; None if the tokenizer has none."""
-    if not isinstance(tokenizer, TiktokenTokenizer):
-        return None
-    try:
-        return int(tokenizer.encoding.eot_token)
-    except KeyError:
-        raise DataError(f"the tokenizer {tokenizer.name} has no <|endoftext|>: choose another --tokenizer") from None
+    return int(tokenizer.encoding.eot_token) if isinstance(tokenizer, TiktokenTokenizer) else None

@@ -12,16 +12,15 @@ from core.files import kind_of
 from data.corpus import BYTE_ORDER_MARK, file_encoding
 
 log = logging.getLogger("coregpt")
-BLOCK_BYTES = 2**20
-PIECE = 2**18  # characters of a piece
+BLOCK_BYTES = 2**16  # with larger ones the allocator keeps several times as much memory
+PIECE = 2**17  # characters of a piece
 LONGEST_PIECE = 2**24  # characters; a longer text without a place to cut is refused
 # Where GPT-2's pattern always begins a word, whatever stands around. No word goes on across white space after another
 # character, nor from punctuation into letters and digits, except from an apostrophe (`'s`). White space is never the
 # end of a piece, because how it is divided depends on what follows. \S and \w of Python leave out more than the
 # pattern's \s, \p{L} and \p{N} do, which is the safe side.
-CUT = re.compile(
-    r"(?<=\S)(?=[ \n\t])|(?<=[!-&(-/:-@\[-^`{-~\u2026\u3001\u3002\u300b\u300d\u300f\uff01\uff09\uff0c\uff1a\uff1b\uff1f])(?=[^\W_])"
-)
+PUNCTUATION = r"!-&(-/:-@\[-^`{-~\u2026\u3001\u3002\u300b\u300d\u300f\uff01\uff09\uff0c\uff1a\uff1b\uff1f"
+CUT = re.compile(rf"(?<=\S)(?=[ \n\t])|(?<=[{PUNCTUATION}])(?=[^\W_])")
 
 
 class FileTexts:

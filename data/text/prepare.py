@@ -132,11 +132,16 @@ def prepare_in_pieces(folder: Path, args: argparse.Namespace) -> None:
         split, column = args.hf_split or "train", args.text_column or "text"
         source = HuggingFaceRows(args.hf_dataset, args.hf_config, split, column)
     settings = Settings(args.tokenizer, vocab_size, train_bytes, args.val_fraction)
-    counts = prepare_texts(source, settings, folder, args.workers or os.cpu_count() or 1)
+    counts = prepare_texts(source, settings, folder, args.workers or core_count())
     print(f"length of dataset in {'rows' if is_rows else 'characters'}: {counts.length:,}")
     print(f"vocab size: {counts.vocab_size:,}")
     print(f"train has {counts.train_tokens:,} tokens")
     print(f"val has {counts.val_tokens:,} tokens")
+
+
+def core_count() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def data_folder(data: Path, name: str) -> Path:
