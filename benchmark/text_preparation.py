@@ -14,11 +14,11 @@ the complete text.
 
 import argparse
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,14 @@ from data.preparation.text_pieces import FileTexts
 from data.tokenizers import Gpt2Tokenizer
 
 DOCUMENT = 10**6  # characters
+# VmHWM: the peak in kB of this program alone; the ru_maxrss of getrusage has that of the process that started it, too
+WITH_PEAK = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from data.text.prepare import main
+main()
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
 GPT2 = Settings("gpt2", vocab_size=0, train_bytes=0, val_fraction=0.1)
 
 
@@ -47,7 +55,7 @@ def time_ratios(path: Path, text: str, folder: Path, workers: int, rounds: int) 
     """Print the speed of both ways in each round; return the ratios of the speeds, ours divided by tiktoken's."""
     tokenizer, ratios = Gpt2Tokenizer(), []
     documents = [text[begin : begin + DOCUMENT] for begin in range(0, len(text), DOCUMENT)]
-    ways = [
+    ways: list[tuple[str, Callable[[], object]]] = [
         ("batch", partial(tokenizer.encode_ordinary_batch, documents, num_threads=workers)),
         ("prepare", partial(prepare_texts, FileTexts([path]), GPT2, folder, workers)),
     ]
@@ -61,9 +69,10 @@ def time_ratios(path: Path, text: str, folder: Path, workers: int, rounds: int) 
 
 def peak_memory(path: Path, folder: Path, workers: int) -> float:
     """Return the peak memory of the script in MB."""
-    script = [sys.executable, str(ROOT / "data" / "text" / "prepare.py"), str(path), "--tokenizer", "gpt2"]
-    subprocess.run([*script, "--out", str(folder), "--workers", str(workers)], check=True, stdout=subprocess.DEVNULL)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+    arguments = [str(path), "--tokenizer", "gpt2", "--out", str(folder), "--workers", str(workers)]
+    script = [sys.executable, "-c", WITH_PEAK, str(ROOT), *arguments]
+    done = subprocess.run(script, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1]) / 1000
 
 
 def are_equal(text: str, folder: Path) -> bool:

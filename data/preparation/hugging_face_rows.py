@@ -11,9 +11,9 @@ from core.files import kind_of
 from data.preparation.encoding import Piece
 from data.preparation.text_pieces import PIECE
 
-FORMATS = {"jsonl": "json", "json": "json", "parquet": "parquet", "txt": "text", "csv": "csv"}
+FORMATS = {"jsonl": "json", "json": "json", "parquet": "parquet", "txt": "text"}
 ENDING = re.compile(rf"\.({'|'.join(FORMATS)})(\.(gz|bz2|xz|zst))?$")
-LOCAL_FILES = "a .jsonl, .json, .parquet, .csv or .txt file"
+LOCAL_FILES = "a .jsonl, .json, .parquet or .txt file"
 ROWS = 1000  # in a piece, at most
 
 
@@ -70,7 +70,7 @@ class HuggingFaceRows:
         for number, row in enumerate(self._read(begin), begin):
             text = row.get(self.column)
             if text is not None and not isinstance(text, str):
-                raise ConfigError(self._no_text(row))
+                raise self._no_text(row)
             yield number, text
 
     def _read(self, begin: int) -> Iterator[dict[str, Any]]:
@@ -117,11 +117,11 @@ class HuggingFaceRows:
                 f"--text-column is {self.column!r}, wanted a column of {self.name}: {', '.join(map(str, row))}"
             )
         if not isinstance(row[self.column], str | None):
-            raise ConfigError(self._no_text(row))
+            raise self._no_text(row)
 
-    def _no_text(self, row: dict[str, Any]) -> str:
+    def _no_text(self, row: dict[str, Any]) -> ConfigError:
         kind, names = type(row[self.column]).__name__, [name for name, value in row.items() if isinstance(value, str)]
-        return (
+        return ConfigError(
             f"--text-column is {self.column!r}, a column of {kind} in {self.name}, wanted one of text: "
             f"{', '.join(names) or 'there is none'}"
         )

@@ -17,7 +17,6 @@ from data.tokenizers import ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokeniz
 
 log = logging.getLogger("coregpt")
 Source: TypeAlias = FileTexts | HuggingFaceRows
-NO_TEXT = "the files or rows hold no text: give a file or a data set that is not empty"
 SAMPLE_PIECE = 2**16  # characters; the sample of a large text has hundreds of such pieces
 
 
@@ -57,13 +56,13 @@ def prepare_texts(source: Source, settings: Settings, folder: Path, workers: int
     """
     with as_data_error(folder):
         arguments = {"source": source.fingerprint(), "rows": isinstance(source, HuggingFaceRows), **settings._asdict()}
-        work = UnfinishedDataSet(folder, arguments)
-        try:
-            return _continue(work, source, settings, workers)
-        except CoreGPTError:
-            if not work.record["tokens"]["train"] or work.record.get("done_reading"):
-                work.discard()  # a second run would not get any further
-            raise
+        with UnfinishedDataSet(folder, arguments) as work:
+            try:
+                return _continue(work, source, settings, workers)
+            except CoreGPTError:
+                if not work.record["tokens"]["train"] or work.record.get("done_reading"):
+                    work.discard()  # a second run would not get any further
+                raise
 
 
 def _continue(work: UnfinishedDataSet, source: Source, settings: Settings, workers: int) -> Counts:
@@ -102,12 +101,16 @@ def survey(source: Source, settings: Settings) -> tuple[int, Tokenizer]:
         elif name == "bpe":
             sample.add(text)
     if not length:
-        raise DataError(NO_TEXT)
+        raise _no_text()
     if name == "char":
         tokenizer = CharTokenizer.from_text("".join(alphabet | set(source.row_end)))
     elif name == "bpe":
         tokenizer = byte_pairs.train(sample, settings.vocab_size)
     return length, tokenizer
+
+
+def _no_text() -> DataError:
+    return DataError("the files or rows hold no text: give a file or a data set that is not empty")
 
 
 def _survey_texts(source: Source, settings: Settings) -> Iterable[str]:
@@ -128,7 +131,7 @@ def _encode(work: UnfinishedDataSet, source: Source, settings: Settings, tokeniz
             work.append("train", encode_in_order(rows, tokenizer, dtype, workers, end), dtype)
         work.record["done_reading"] = True
         if not work.record["tokens"]["train"]:
-            raise DataError(NO_TEXT)
+            raise _no_text()
         ends_row = int(tokenizer.encode(source.row_end)[0]) if end is None else end
         work.divide(ends_row, settings.val_fraction, dtype)
         return

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,19 @@ class UnfinishedDataSet:
             if name != LOCK:
                 remove(self.path / name)
         self.record = {"arguments": wanted, "tokens": {"train": 0, "val": 0}}
+
+    def __enter__(self) -> Self:
+        """Return self; the block ends with `close`."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let another process go on with the files."""
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.close()
 
     def _read(self) -> dict[str, Any] | None:
         try:
@@ -138,8 +151,7 @@ class UnfinishedDataSet:
     def discard(self) -> None:
         """Remove the sub-folder, and the folder if it is empty then."""
         remove(self.path / RECORD)  # first: without it nothing of the rest counts
-        if self._lock is not None:
-            self._lock.close()
+        self.close()
         remove(self.path)
         with suppress(OSError):
             self.folder.rmdir()

@@ -26,7 +26,7 @@ from data.prepare_scripts import output_folder
 from data.tokenizers import ByteTokenizer, CharTokenizer, Gpt2Tokenizer, Tokenizer
 
 OWN_FILES = {"train.bin", "val.bin", "meta.pkl", "input.txt", STAGING, STAGING + PARTIAL, UNFINISHED}
-UNITS = {"": 1, "B": 1} | {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BPE_ONLY, ROWS_ONLY = ("vocab_size", "train_bytes"), ("hf_config", "hf_split", "text_column")
 VOCAB_SIZE, TRAIN_BYTES = 16384, 100 * 1000**2
 
@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--train-bytes", type=byte_count, metavar="SIZE", help="text to train it on, spread over the input (100MB)"
     )
     rows = parser.add_argument_group("texts from a data set of Hugging Face; an end of text follows each row")
-    rows.add_argument("--hf-dataset", metavar="NAME", help="its name, or a .jsonl, .json, .parquet, .csv or .txt file")
+    rows.add_argument("--hf-dataset", metavar="NAME", help="its name, or a .jsonl, .json, .parquet or .txt file")
     rows.add_argument("--hf-config", metavar="C", help="configuration of the data set")
     rows.add_argument("--hf-split", metavar="S", help="split whose rows are used (train)")
     rows.add_argument("--text-column", metavar="COLUMN", help="column that holds the text (text)")
@@ -94,8 +94,8 @@ def positive(text: str) -> int:
 
 def byte_count(text: str) -> int:
     """Return the number of bytes that a text such as 100MB means, for argparse's `type`."""
-    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([KMGT]?B?)", text.upper())
-    count = int(float(found[1]) * UNITS.get(found[2], 0)) if found else 0
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?) ?([KMGT]?)B?", text.upper())
+    count = int(float(found[1]) * UNITS[found[2]]) if found else 0
     if count < 1:
         raise argparse.ArgumentTypeError(f"got {text[:200]}, wanted a size such as 100MB")
     return count

@@ -1,6 +1,7 @@
 """A BPE of one's own: what it is trained on, its vocabulary, and that its data set's meta.pkl gives it back."""
 
 import io
+import itertools
 import random
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_a_sample_is_spread_over_all_texts() -> None:
     numbers = [int(text) for text in made.drain()]
 
     assert 50 <= len(numbers) <= 100 and made.texts == []
-    assert {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)} == {16}
+    assert {later - earlier for earlier, later in itertools.pairwise(numbers)} == {16}
     assert numbers[0] == 0 and numbers[-1] > 980
 
 

@@ -18,9 +18,10 @@ from data.preparation.byte_pairs import PATTERN
 from data.preparation.text_pieces import CUT, PUNCTUATION, FileTexts, pieces
 from tests.data.preparation.small_encoding import arguments
 
-SPACES = [" ", "  ", "   ", "\n", "\n\n", "\t", " \n", "\n ", "\r", "\x0b", "\x1c", "\x85", "\u00a0", "\u2003", "\u2028"]
-WORDS = ["the", "The", "'s", "'ll", "'", "''", "'S", "’s", "é", "e\u0301", "漢字", "。", "，", "🙂", "12", "½", "٣", "_"]
-WORDS += [",", "...", "!", "!'", "s'", "<|endoftext|>", "\x00", "\u200b", "\u0378", "a", "(", "-", "\ufffd"]
+SPACES = [" ", "  ", "   ", "\n", "\n\n", "\t", " \n", "\n ", "\r", "\x0b", "\x1c", "\x85", "\u00a0", "\u2003"]
+WORDS = ["the", "The", "'s", "'ll", "'", "''", "'S", "\u2019s", "é", "e\u0301", "漢字", "。", "\uff0c", "🙂", "12"]
+WORDS += [",", "...", "!", "!'", "s'", "<|endoftext|>", "\x00", "\u200b", "\u0378", "a", "(", "-", "\ufffd", "½"]
+WORDS += ["\u0663", "_"]
 PATTERNS = {"tiktoken's": arguments()["pat_str"], "ours": PATTERN}
 
 

@@ -29,8 +29,19 @@ def chunks(*numbers: int, killed: bool = False) -> Iterator[tuple[int, Any]]:
         raise Killed
 
 
+OPENED: list[UnfinishedDataSet] = []
+
+
 def opened(folder: Path, **arguments: Any) -> UnfinishedDataSet:
-    return UnfinishedDataSet(folder, arguments)
+    OPENED.append(UnfinishedDataSet(folder, arguments))
+    return OPENED[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    while OPENED:
+        OPENED.pop().close()
 
 
 def test_ids_that_are_not_in_the_record_are_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +49,7 @@ def test_ids_that_are_not_in_the_record_are_written_again(tmp_path: Path, monkey
     first = opened(tmp_path, a=1)
     with pytest.raises(Killed):
         first.append("train", chunks(1, 2, 3, killed=True), U2)
-    first._lock.close()  # type: ignore[union-attr]
+    first.close()
 
     again = opened(tmp_path, a=1)
     assert again.is_continued and again.record["done"] == 2 and again.record["tokens"]["train"] == 8
@@ -51,7 +62,7 @@ def test_files_of_other_arguments_are_removed(tmp_path: Path, record: bytes | No
     first = opened(tmp_path, a=1)
     first.append("train", chunks(1), U2)
     first.keep_tokenizer(ByteTokenizer())
-    first._lock.close()  # type: ignore[union-attr]
+    first.close()
     if record is not None:
         (tmp_path / UNFINISHED / "record.json").write_bytes(record)
 
@@ -92,7 +103,7 @@ def test_a_kill_within_the_move_is_mended_by_the_next_call(
         patch.setattr(unfinished.os, "replace", killed)
         first.finish()
         raise Killed
-    first._lock.close()  # type: ignore[union-attr]
+    first.close()
     contents = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path) if name != UNFINISHED}
     assert b"old" not in contents.values() or "val.bin" not in contents or len(calls) == 1
 
