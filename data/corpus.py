@@ -103,9 +103,7 @@ def read_text(path: str | Path) -> str:
     encoding = "utf-8"
     try:
         require_file(Path(path))
-        with open(path, "rb") as file:
-            head = file.read(4)
-        encoding = next((name for mark, name in MARKS if head.startswith(mark)), encoding)
+        encoding = file_encoding(path)
         text = Path(path).read_text(encoding=encoding)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
@@ -120,11 +118,18 @@ def read_text(path: str | Path) -> str:
     return text.replace(BYTE_ORDER_MARK, "")
 
 
+def file_encoding(path: str | Path) -> str:
+    """Return the encoding of a text file by the mark at its beginning: utf-16, utf-32, else utf-8. Raises OSError."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+    return next((name for mark, name in MARKS if head.startswith(mark)), "utf-8")
+
+
 def tiny_shakespeare(folder: Path, source: Path | None = None) -> str:
     """Return the text of `source`; without a source, of folder/input.txt, which is downloaded if it is missing."""
     path = source or folder / "input.txt"
     if source is None and not path.exists():
-        with _as_data_error(folder):
+        with as_data_error(folder):
             folder.mkdir(parents=True, exist_ok=True)
         download(TINY_SHAKESPEARE_URL, path, TINY_SHAKESPEARE_SHA256)
     text = read_text(path)
@@ -171,7 +176,7 @@ def write_chunks(folder: str | Path, train: Iterable[Ids], val: Iterable[Ids], t
             write_meta(part / "meta.pkl", meta if dtype == np.uint16 else {**meta, "dtype": dtype.name})
 
     new = not folder.exists()
-    with _as_data_error(folder):
+    with as_data_error(folder):
         try:
             remove(folder / STAGING)  # left by a process that was killed while it moved the files
             write_atomically(folder / STAGING, write)
@@ -215,8 +220,8 @@ def _move_files(source: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _as_data_error(folder: Path) -> Iterator[None]:
-    """Raise DataError in place of an OSError in the block."""
+def as_data_error(folder: Path) -> Iterator[None]:
+    """Raise DataError in place of an OSError in the block. folder: of the data set that the block writes"""
     try:
         yield
     except OSError as error:

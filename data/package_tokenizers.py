@@ -24,6 +24,7 @@ class TiktokenTokenizer:
 
     def __init__(self, encoding: str | Mapping[str, Any]) -> None:
         self.name = encoding if isinstance(encoding, str) else str(encoding.get("name"))
+        self._arguments = None if isinstance(encoding, str) else dict(encoding)
         self.encoding = _load_encoding(self.name) if isinstance(encoding, str) else _make_encoding(encoding)
         self.vocab_size: int = self.encoding.n_vocab
 
@@ -47,7 +48,10 @@ class TiktokenTokenizer:
         return b"".join(map(self._token_bytes, ids)).decode("utf-8", errors="replace")
 
     def meta(self) -> dict[str, Any] | None:
-        """Return the entries of meta.pkl that name the encoding."""
+        """Return the entries of meta.pkl that name the encoding, or hold the arguments of one of a user's own."""
+        if self._arguments is not None:  # in the form in which `read_meta` returns a pickled tiktoken.Encoding
+            own = {"class": "tiktoken.core.Encoding", "state": self._arguments}
+            return {"vocab_size": self.vocab_size, "tokenizer": "tiktoken", "tiktoken_encoding": own}
         return {"vocab_size": self.vocab_size, "tokenizer": "tiktoken", "tiktoken_encoding": self.name}
 
     def _token_bytes(self, token: int) -> bytes:

@@ -10,8 +10,9 @@ import pytest
 
 from core.errors import ConfigError, CoreGPTError, DataError
 from data.meta import read_meta
-from data.text.prepare import main
+from data.text.prepare import byte_count, main
 from data.tokenizers import Gpt2Tokenizer, tokenizer_from_meta
+from tests.data.preparation.small_encoding import use_for_gpt2
 
 SCRIPT = Path(__file__).resolve().parents[2] / "data" / "text" / "prepare.py"
 TEXT = "Où est-il ?\n" * 20
@@ -141,3 +142,69 @@ def test_bad_input_is_one_message_and_status_2(
 
     assert stopped.value.code == 2
     assert "prepare.py): choose another --name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "gpt2"])
+def test_workers_change_neither_files_nor_words(
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tokenizer: str,
+) -> None:
+    use_for_gpt2(monkeypatch)
+    main([text, text, "--name", "one", "--tokenizer", tokenizer], data=tmp_path)
+    words = capsys.readouterr()
+    main([text, text, "--out", str(tmp_path / "new" / "two"), "--tokenizer", tokenizer, "--workers", "2"])
+
+    assert capsys.readouterr() == words
+    names = sorted(os.listdir(tmp_path / "one"))
+    assert names == sorted(os.listdir(tmp_path / "new" / "two"))
+    assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "new" / "two" / n).read_bytes() for n in names)
+
+
+def test_a_bpe_of_ones_own_reads_the_text_back(text: str, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    main([text, "--name", "mine", "--tokenizer", "bpe", "--vocab-size", "260", "--train-bytes", "0.2KB"], data=tmp_path)
+
+    assert read_back(tmp_path / "mine") == (TEXT[:216], TEXT[216:])
+    assert read_meta(tmp_path / "mine" / "meta.pkl")["vocab_size"] == 260
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tokenizer", "bpe", "--vocab-size", "256"], "--vocab-size is 256, wanted 257 or more: the 256 bytes and"),
+        (["--tokenizer", "char", "--vocab-size", "300"], "--vocab-size has a meaning only with --tokenizer bpe"),
+        (["--tokenizer", "gpt2", "--train-bytes", "1MB"], "--train-bytes has a meaning only with --tokenizer bpe"),
+        (["--tokenizer", "char", "--text-column", "x"], "--text-column has a meaning only with --hf-dataset"),
+        (["--tokenizer", "char", "--hf-dataset", "x"], "both FILE and --hf-dataset are given"),
+    ],
+)
+def test_options_that_do_not_go_together(text: str, tmp_path: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        main([text, "--name", "mine", *arguments], data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "--name", "x", "--tokenizer", "words"], "argument --tokenizer: invalid choice: 'words'"),
+        (["--name", "x", "--tokenizer", "char"], "the following arguments are required: FILE"),
+        (["a", "--tokenizer", "char"], "give --name NAME, for the folder data/NAME, or --out FOLDER, and not both"),
+        (["a", "--tokenizer", "char", "--name", "x", "--out", "y"], "or --out FOLDER, and not both"),
+        (["a", "--name", "x", "--tokenizer", "char", "--workers", "0"], "got 0, wanted a whole number from 1 to 9999"),
+        (["a", "--name", "x", "--tokenizer", "bpe", "--train-bytes", "1XB"], "got 1XB, wanted a size such as 100MB"),
+    ],
+)
+def test_a_wrong_command_is_one_message(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_sizes_have_units() -> None:
+    given = {"1": 1, "100MB": 10**8, "1.5kb": 1500, "2 G": 2 * 10**9}
+
+    assert {size: byte_count(size) for size in given} == given

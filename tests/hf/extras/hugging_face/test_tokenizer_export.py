@@ -11,8 +11,9 @@ from transformers import AutoTokenizer
 
 from data.meta_contents import find_tables
 from data.package_tokenizers import TiktokenTokenizer
+from data.preparation.byte_pairs import Sample, train
 from data.table_tokenizer import TableTokenizer
-from data.tokenizers import ByteTokenizer, CharTokenizer, Gpt2Tokenizer
+from data.tokenizers import ByteTokenizer, CharTokenizer, Gpt2Tokenizer, tokenizer_from_meta
 from extras.hugging_face.tokenizer_export import to_hugging_face
 
 PIECES = [" ", "  ", "\n", "\n\n", "\t", "\r\n", "the", " then", "The", "'s", "'ll", "é", "ß", "漢字", "🙂"]
@@ -85,6 +86,16 @@ def test_other_encodings_keep_their_own_pattern(tmp_path: Path) -> None:
 
     assert (loaded.bos_token, loaded.eos_token) == ("<|endoftext|>", "<|endoftext|>")
     assert check(TiktokenTokenizer(encoding(OTHER_PATTERN, {"<|a|>": 269})), tmp_path, ["x"]).eos_token is None
+
+
+def test_a_bpe_of_a_data_set_keeps_its_ids(tmp_path: Path) -> None:
+    sample = Sample(10**6)
+    for text in texts():
+        sample.add(text)
+    ours = tokenizer_from_meta(train(sample, 400).meta())
+    loaded = check(ours, tmp_path, [*texts(), "a<|endoftext|>b"])
+
+    assert loaded.eos_token_id == ours.vocab_size - 1 and ours.vocab_size > 300
 
 
 def test_a_tokenizer_without_a_like_is_not_made_up() -> None:
