@@ -271,7 +271,7 @@ MUTATIONS = [
     # Hugging Face
     Mutation("keep the dropout of a model of Hugging Face", "wiring/hugging_face/models.py", 'if "dropout" in options.model_fields_set else None', "if False else None", "tests/hf/wiring/hugging_face/test_models.py"),
     Mutation("count targets of -1", "extras/hugging_face/model.py", "ignore_index=-1", "ignore_index=-2", "tests/hf/extras/hugging_face/test_model.py"),
-    Mutation("keep the biases that an export makes up", "extras/hugging_face/gpt2_export.py", "target.zero_()", "pass", "tests/hf/extras/hugging_face/test_gpt2_export.py"),
+    Mutation("export other biases than zero", "extras/hugging_face/gpt2_export.py", "target.zero_()", "target.fill_(0.1)", "tests/hf/extras/hugging_face/test_gpt2_export.py"),
     Mutation("export the other activation", "extras/hugging_face/gpt2_export.py", '"gelu_tanh": "gelu_new"', '"gelu_tanh": "gelu"', "tests/hf/extras/hugging_face/test_gpt2_export.py"),
     Mutation("end the text at each line", "extras/hugging_face/tokenizer_export.py", 'return re.sub(r"(?<!\\\\)\\$", r"\\\\z", possessive)', "return possessive", "tests/hf/extras/hugging_face/test_tokenizer_export.py"),
     Mutation("load a model that lacks weights", "extras/hugging_face/loading.py", 'if lacking or report["mismatched_keys"]:', "if False:", "tests/hf/test_training.py"),
