@@ -38,12 +38,14 @@ class Modifiers(Protocol):
 class Output(NamedTuple):
     """A scalar loss to minimise, and detached tensors to log, left on the device.
 
-    details: of an evaluation, what the objective's meter looks at
+    details:  of an evaluation, what the objective's meter looks at
+    reported: the loss that training reports, where `loss` is a share of the update's; None: `loss` itself
     """
 
     loss: torch.Tensor
     metrics: dict[str, torch.Tensor]
     details: Any = None
+    reported: torch.Tensor | None = None
 
 
 class Meter(ABC):

@@ -101,7 +101,8 @@ class TrainingStep:
                     loss = output.loss / self.gradient_accumulation_steps
                 # the next one, while a GPU is still busy with this one
                 self.used_batch, self.batch = self.batch, self.get_batch("train")
-                losses.append(loss.detach())
+                reported = loss if output.reported is None else output.reported / self.gradient_accumulation_steps
+                losses.append(reported.detach())
                 reports.append(output.metrics)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         grad_norm = None

@@ -1,5 +1,6 @@
 """Tokenizers of other packages: tiktoken's encodings, SentencePiece's models and Hugging Face's tokenizers."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ class HuggingFaceTokenizer:
     chat_template:  how a chat becomes a text, in Jinja; None without one
     longest:        the most tokens of a text, as its folder says; None if it does not
 
-    No start or end token is added to a text. Raises DataError if the package is missing or cannot read the text.
+    A corpus gets no start or end token. Raises DataError if the package is missing or cannot read the text.
     """
 
     def __init__(
@@ -139,9 +140,10 @@ class HuggingFaceTokenizer:
         self.vocab_size = int(self.tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a prompt, in which special tokens such as </s> are one id."""
+        """Return the ids of a prompt, in which special tokens such as </s> are one id, after the start token if any."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        start = self.around()[0]
+        return ids if ids[: len(start)] == start else [*start, *ids]
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Return the ids of a corpus, in which </s> is ordinary text."""
@@ -156,6 +158,7 @@ class HuggingFaceTokenizer:
         """Return what `spans` does, of a text in which special tokens are one id."""
         return _spans(self.tokenizer, text)
 
+    @functools.cache  # noqa: B019
     def around(self) -> tuple[list[int], list[int]]:
         """Return the ids that the tokenizer itself puts in front of a text, and after it."""
         plain = self.tokenizer.encode("a", add_special_tokens=False).ids
@@ -169,8 +172,10 @@ class HuggingFaceTokenizer:
         return None if token is None else self.tokenizer.token_to_id(token)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the tokens as text, special ones too; U+FFFD replaces ids outside the vocabulary."""
-        runs = itertools.groupby(ids, lambda number: 0 <= number < self.vocab_size)
+        """Return the tokens as text, special ones too, but for the start token; U+FFFD replaces unknown ids."""
+        numbers, start = list(ids), self.around()[0]
+        numbers = numbers[len(start) :] if numbers[: len(start)] == start else numbers
+        runs = itertools.groupby(numbers, lambda number: 0 <= number < self.vocab_size)
         return "".join(
             self.tokenizer.decode(list(run), skip_special_tokens=False) if known else UNKNOWN * len(list(run))
             for known, run in runs
@@ -185,8 +190,13 @@ class HuggingFaceTokenizer:
 
 
 def _spans(tokenizer: Any, text: str) -> list[tuple[int, int, int]]:
+    """Return the tokens with their characters; each begins where the last one ends, also if spaces are trimmed."""
     found = tokenizer.encode(text, add_special_tokens=False)
-    return [(number, *span) for number, span in zip(found.ids, found.offsets, strict=True)]
+    spans, place = [], 0
+    for number, (first, last) in zip(found.ids, found.offsets, strict=True):
+        spans.append((number, min(first, place), max(last, place)))
+        place = max(last, place)
+    return spans
 
 
 def _load_encoding(name: str) -> Any:

@@ -61,7 +61,7 @@ MUTATIONS = [
     Mutation("sum micro-batches", STEP, "output.loss / self.gradient_accumulation_steps", "output.loss / 1", UNIT_STEP),
     Mutation("keep the gradients", STEP, "self.optimizer.zero_grad(set_to_none=True)", "pass", UNIT_STEP),
     Mutation("clip scaled gradients", STEP, "self.scaler.unscale_(self.optimizer)", "pass", UNIT_STEP),
-    Mutation("return an attached loss", STEP, "losses.append(loss.detach())", "losses.append(loss)", UNIT_STEP),
+    Mutation("return an attached loss", STEP, "losses.append(reported.detach())", "losses.append(reported)", UNIT_STEP),
     Mutation(
         "drop no_sync", "core/machine/parallel.py", "nullcontext() if last else model.no_sync()", "nullcontext()",
         "tests/core/machine/test_parallel.py",
@@ -282,7 +282,7 @@ MUTATIONS = [
     Mutation("keep one order for all epochs", "data/rows/items.py", "order = _order(len(self.lengths), self.seed, epoch)", "order = _order(len(self.lengths), self.seed, 0)", "tests/data/rows/test_items.py"),
     Mutation("learn the prompt", "data/rows/encoding.py", "labels = [*[IGNORED] * len(known), *answer", "labels = [*known, *answer", "tests/data/rows/test_encoding.py"),
     Mutation("do not learn the end", "data/rows/encoding.py", "labels = [*[IGNORED] * len(known), *answer, *self.marks.end]", "labels = [*[IGNORED] * len(known), *answer, *[IGNORED] * len(self.marks.end)]", "tests/data/rows/test_encoding.py"),
-    Mutation("learn what the user says", "data/rows/chat.py", 'if message["role"] != "assistant":', 'if message["role"] == "system":', "tests/data/rows/test_chat.py"),
+    Mutation("learn what the user says", "data/rows/chat.py", 'if message["role"] != "assistant" or', 'if message["role"] == "system" or', "tests/data/rows/test_chat.py"),
     Mutation("shift labels twice", "extras/objectives/labelled_tokens.py", "        if self.shifts:", "        if True:", "tests/extras/objectives/test_labelled_tokens.py"),
     Mutation("learn a row's first token from another row", "extras/hugging_face/collation.py", "torch.tensor([IGNORED, *row.labels[1:]])", "torch.tensor(row.labels)", "tests/hf/extras/hugging_face/test_collation.py"),
     # the installed program, and Python

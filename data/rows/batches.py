@@ -1,5 +1,6 @@
 """RowBatches, the data source of labelled rows: micro-batches that know the labels of their whole update."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from data.rows.custom import count_labels
 from data.rows.encoding import learnt
 from data.rows.items import Item, Items, TableItems
+
+log = logging.getLogger("coregpt")
 
 Batch = dict[str, Any]
 Collate = Callable[[Sequence[Item]], Batch]
@@ -26,6 +29,7 @@ class RowBatches:
     training, validation: the items of each split; the evaluation of `train` has a source of its own
     micro_steps:          of an update, on each rank
     shifts:               see `data.rows.encoding.learnt`
+    order_of:             what the order of the rows depends on; a position in another order means nothing
     collates_all:         only a batch tells the labels of its rows, so that each rank makes those of all ranks
     """
 
@@ -42,27 +46,34 @@ class RowBatches:
         rank: int = 0,
         world_size: int = 1,
         collates_all: bool = False,
+        order_of: str = "",
     ) -> None:
         self.training, self.evaluation, self.collate = training, evaluation, collate
         self.batch_size, self.micro_steps, self.eval_iters = batch_size, micro_steps, eval_iters
         self.shifts, self.rank, self.world_size, self.collates_all = shifts, rank, world_size, collates_all
+        self.order_of = order_of
         self._update: list[Batch] = []  # the micro-batches of this rank in the update at hand
         self._given = 0  # how many of them have been drawn
         self._before = training.state_dict()  # position of the update
         self._starts = {split: items.state_dict() for split, items in evaluation.items()}
         self._evaluated: dict[str, list[Batch]] = {}
+        self._evaluating = ""  # the split whose batches are drawn
 
     def get_batch(self, split: str) -> Batch:
         """Return the next micro-batch of training. split: train"""
         if self._given == len(self._update):
-            self._before, self._given = self.training.state_dict(), 0
+            before = self.training.state_dict()
             self._update = self._draw_update()
+            self._before, self._given = before, 0
         self._given += 1
         return self._update[self._given - 1]
 
     def get_eval_batch(self, split: str) -> Batch:
         """Return the next batch of an evaluation."""
         waiting = self._evaluated.setdefault(split, [])
+        if split != self._evaluating:  # an evaluation that was interrupted has left some
+            self._evaluating = split
+            waiting.clear()
         if not waiting:
             items = self.evaluation[split]
             items.load_state_dict(self._starts[split])
@@ -98,10 +109,18 @@ class RowBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the update at hand, and how many of its micro-batches have been drawn."""
-        return {"update": self._before, "given": self._given}
+        return {"update": self._before, "given": self._given, "order_of": self.order_of}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position that `state_dict` returned; the update at hand is drawn again."""
+        """Go to a position that `state_dict` returned; the update at hand is drawn again.
+
+        Of rows in another order, training begins with the first one.
+        """
+        if state.get("order_of") != self.order_of:
+            log.warning(
+                f"data: the rows are in another order than before the interruption, and begin anew ({self.order_of})"
+            )
+            return
         self.training.load_state_dict(state["update"])
         self._before, self._given, self._update = state["update"], state["given"], []
         if self._given:

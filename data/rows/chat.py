@@ -11,12 +11,17 @@ Render = Callable[[Sequence[Message], bool], str]  # (messages, ends with the be
 
 UNDIVIDED = "whose turns the chat template does not keep in order"
 CONTROL = "with a control token in a text that the chat template changes"
+REFUSED = "which the chat template refuses"
 UNANSWERED = "without an answer of the assistant"
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}  # other data sets' names
 MARK = "\ue000{}\ue001"  # stands for a content; characters of private use
 SPLIT = re.compile("\ue000(\\d+)\ue001")
 
 Span = tuple[int, int, int]  # (id, first character, last character + 1)
+
+
+class TemplateError(Exception):
+    """The chat template does not take these messages."""
 
 
 class ChatTokens(Protocol):
@@ -41,7 +46,7 @@ class ChatEncoder:
 
     A text in which somebody spells a control token, such as <|im_end|>, gives ordinary ids for it.
 
-    render:   the chat template
+    render:   the chat template; raises TemplateError for messages that it does not take
     controls: the control tokens
     start:    ids in front of a text, unless the template begins with their token
     column:   of the messages: dicts with `role` and `content`, or with `from` and `value`
@@ -66,7 +71,10 @@ class ChatEncoder:
         messages = read_messages(row.get(self.column))
         if isinstance(messages, str):
             return messages
-        turns = self._turns(messages)
+        try:
+            turns = self._turns(messages)
+        except TemplateError:
+            return REFUSED
         if isinstance(turns, str):
             return turns
         spans = self._spans(messages)
@@ -89,8 +97,8 @@ class ChatEncoder:
         """Return where the answers are in the whole text, or why that cannot be told."""
         whole, turns = self.render(messages, False), []
         for number, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
+            if message["role"] != "assistant" or not number or not message["content"].strip():
+                continue  # nobody has asked, or nothing is answered
             before, upto = self.render(messages[:number], True), self.render(messages[: number + 1], False)
             if not (upto.startswith(before) and whole.startswith(upto)):
                 return UNDIVIDED
@@ -127,7 +135,7 @@ def read_messages(value: Any) -> list[Message] | str:
     for message in value:
         if not isinstance(message, Mapping):
             return BROKEN
-        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        role, content = message.get("role") or message.get("from"), message.get("content", message.get("value"))
         if not isinstance(role, str) or not isinstance(content, str):
             return BROKEN
         messages.append({"role": ROLES.get(role, role), "content": content})

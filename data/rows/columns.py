@@ -17,6 +17,7 @@ PAIRS = (
     ("source", "target"),
 )
 TEXTS = ("text", "content")
+ALPACA = ("instruction", "input", "output")
 
 
 class Columns(NamedTuple):
@@ -26,6 +27,7 @@ class Columns(NamedTuple):
     prompt: str | None = None
     response: str | None = None
     messages: str | None = None
+    context: str | None = None  # follows the prompt on lines of its own, as in Alpaca's data sets
 
     @property
     def names(self) -> list[str]:
@@ -50,6 +52,8 @@ def find_columns(known: Sequence[str], given: Columns) -> Columns:
     for name in MESSAGES:
         if name in known:
             return Columns(messages=name)
+    if set(ALPACA) <= set(known):
+        return Columns(prompt=ALPACA[0], response=ALPACA[2], context=ALPACA[1])
     for prompt, response in PAIRS:
         if prompt in known and response in known:
             return Columns(prompt=prompt, response=response)

@@ -59,7 +59,7 @@ class TextEncoder:
 
     def __call__(self, row: Mapping[str, Any]) -> Example | str:
         """Return the row's example, or why it has none."""
-        text = row.get(self.column)
+        text = as_text(row.get(self.column))
         if problem := _problem(text):
             return problem
         assert isinstance(text, str)
@@ -85,7 +85,8 @@ class PairEncoder:
 
     def __call__(self, row: Mapping[str, Any]) -> Example | str:
         """Return the row's example, or why it has none."""
-        prompt, response = row.get(self.prompt), row.get(self.response)
+        prompt, response = as_text(row.get(self.prompt)), as_text(row.get(self.response))
+        prompt = "" if prompt is None else prompt
         if problem := _problem(response) or (_problem(prompt) if prompt != "" else ""):
             return problem
         assert isinstance(prompt, str) and isinstance(response, str)
@@ -126,7 +127,7 @@ class SourceTargetEncoder:
 
     def __call__(self, row: Mapping[str, Any]) -> Example | str:
         """Return the row's example, or why it has none."""
-        prompt, response = row.get(self.prompt), row.get(self.response)
+        prompt, response = as_text(row.get(self.prompt)), as_text(row.get(self.response))
         if problem := _problem(prompt) or _problem(response):
             return problem
         assert isinstance(prompt, str) and isinstance(response, str)
@@ -162,6 +163,11 @@ def learnt(example: Example, shifts: bool) -> int:
     """Return how many tokens of an example are learnt. shifts: nothing predicts the first one, as in a causal model"""
     labels = example.labels[1:] if shifts else example.labels
     return sum(label != IGNORED for label in labels)
+
+
+def as_text(value: Any) -> Any:
+    """Return a number as the text that it is in a column of texts, such as an answer; anything else as it is."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) and value == value else value
 
 
 def _problem(text: Any) -> str:

@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from core.errors import DataError
 from data.rows.encoding import Example
 from data.rows.order import shuffled, validates
 from data.rows.packing import plan_packs
@@ -15,6 +16,23 @@ from data.rows.packing import plan_packs
 Item = list[Example]  # one, or those of a pack
 Encode = Callable[[Mapping[str, Any]], Example | str]
 State = dict[str, Any]
+
+
+class Look(NamedTuple):
+    """The first rows of a stream: what became of them, their examples, and how many are cut; tokens of all of these."""
+
+    counts: Mapping[str, int]
+    examples: list[Example]
+
+    @property
+    def cut(self) -> int:
+        """Examples of which the length limit has cut something off."""
+        return sum(example.is_cut for example in self.examples)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all these examples."""
+        return sum(len(example.input_ids) for example in self.examples)
 
 
 class Items(ABC):
@@ -123,11 +141,20 @@ class StreamItems(Items):
             if self._rows_read < self.piece:  # the stream has ended
                 empty_epochs += 1
                 if empty_epochs > 1:
-                    raise EmptyStreamError(dict(self.counts))
+                    reasons = (
+                        ", ".join(f"{count} {reason}" for reason, count in self.counts.items()) or "there are none"
+                    )
+                    raise DataError(f"no row of the stream can be used ({reasons}): look at the data")
                 self._begin({"epoch": self.epoch + 1, "first_row": 0, "stream": None, "place": 0})
             else:
                 self._first_row, self._place, self._items = self._first_row + self._rows_read, 0, None
         return taken
+
+    def look(self, rows: int = 1000) -> Look:
+        """Return what the first rows hold. Only of items from which nothing is taken."""
+        self.piece = min(self.piece, rows)
+        items = self._read_piece()
+        return Look(dict(self.counts), [example for item in items for example in item])
 
     def _begin(self, state: State) -> None:
         self.epoch, self._first_row, self._place = state["epoch"], state["first_row"], state["place"]
@@ -145,7 +172,13 @@ class StreamItems(Items):
             self._reader = iter(self._stream)
         else:
             self._at_start = self._stream.state_dict()
-        rows = list(islice(self._reader, self.piece))
+        try:
+            rows = list(islice(self._reader, self.piece))
+        except Exception as error:  # of many kinds, such as a line that is no JSON
+            cause = error.__cause__ or error
+            raise DataError(
+                f"the stream cannot be read beyond row {self._first_row:,}: {type(cause).__name__}: {cause}"
+            ) from error
         self._rows_read = len(rows)
         examples: list[Example] = []
         for number, row in enumerate(rows, self._first_row):
@@ -170,14 +203,6 @@ class StreamItems(Items):
 
 
 KEPT = "kept"
-
-
-class EmptyStreamError(Exception):
-    """A whole epoch of a stream has no example. counts: of its rows, by why they have none"""
-
-    def __init__(self, counts: Mapping[str, int]) -> None:
-        super().__init__(counts)
-        self.counts = counts
 
 
 def split_of(share: float, seed: int, validation: bool) -> Callable[[int], bool]:

@@ -1,5 +1,8 @@
 """Data sets of rows: local files, or a name of the Hugging Face hub; as tables or as streams."""
 
+import glob
+import hashlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +14,7 @@ from core.errors import ConfigError, DataError
 PREFIX = "hf:"  # of dataset
 KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text", ".text": "text"}
 WITHOUT_PREFIX = (".json", ".jsonl", ".parquet")  # endings that mean rows by themselves
+SAMPLES, SAMPLE = 64, 65536  # parts of a file that identify it, and their bytes
 VALIDATION = ("validation", "val", "valid", "dev", "eval", "test")  # names of a split for validation, in this order
 
 
@@ -71,13 +75,11 @@ def open_rows(
         raise DataError(f"dataset={dataset} has no split {val_split}, only {', '.join(known)}: correct val_split")
     other = val_split or next((name for name in VALIDATION if name in known and name != train_split), None)
     first = _read(dataset, lambda: load(train_split))
-    columns = list(first.column_names or next(iter(first), {}))
-    fingerprint = str(getattr(first, "_fingerprint", "")) or _fingerprint(arguments)
+    columns = list(_read(dataset, lambda: first.column_names or next(iter(first), {})))
+    fingerprint = _fingerprint(arguments)
     if not streaming:
         return RowSplits(first, None if other is None else _read(dataset, lambda: load(other)), columns, fingerprint)
-    return RowSplits(
-        lambda: load(train_split), None if other is None else lambda: load(other), columns, _fingerprint(arguments)
-    )
+    return RowSplits(lambda: load(train_split), None if other is None else lambda: load(other), columns, fingerprint)
 
 
 def _arguments(name: str, config: str | None) -> dict[str, Any]:
@@ -100,15 +102,27 @@ def _files(path: Path) -> dict[str, list[str]] | None:
         return {"train": [str(path)]}
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in KINDS)
-        named = {file.stem.lower(): [str(file)] for file in found if file.stem.lower() in ("train", *VALIDATION)}
-        return named if "train" in named else {"train": [str(file) for file in found]} if found else {}
-    if set(path.name) & set("*?["):
-        if found := sorted(path.parent.glob(path.name)):
+        if not found and (path / "data").is_dir():  # as in a copy of the hub's
+            return _files(path / "data")
+        named: dict[str, list[str]] = {}
+        for file in found:
+            named.setdefault(_split_of(file.stem), []).append(str(file))
+        if "train" in named:
+            return {split: files for split, files in named.items() if split}
+        return {"train": [str(file) for file in found]} if found else {}
+    if set(str(path)) & set("*?["):
+        if found := sorted(Path(name) for name in glob.glob(str(path), recursive=True)):
             return {"train": [str(file) for file in found]}
         raise DataError(f"dataset={path}: no file has such a name")
     if path.suffix.lower() in KINDS:
         raise DataError(f"dataset={path}: there is no such file")
     return None
+
+
+def _split_of(stem: str) -> str:
+    """Return the split that a file's name begins with, as in train-00000-of-00002; empty if it names none."""
+    match = re.match(rf"({'|'.join(('train', *VALIDATION))})([-_.\d]|$)", stem.lower())
+    return match[1] if match else ""
 
 
 def _splits(dataset: str, arguments: dict[str, Any]) -> list[str]:
@@ -134,11 +148,19 @@ def _read(dataset: str, read: Callable[[], Any]) -> Any:
 
 
 def _fingerprint(arguments: dict[str, Any]) -> str:
-    """Return what identifies files: their names, sizes and times; of the hub, the name."""
+    """Return what identifies files, by samples of their content; of the hub, the name."""
     files: Sequence[str] = [file for parts in arguments.get("data_files", {}).values() for file in parts]
     if not files:
         return "/".join(str(value) for value in arguments.values())
-    return " ".join(f"{Path(file).name}:{Path(file).stat().st_size}" for file in files)
+    digest = hashlib.sha256()
+    for file in files:
+        size = Path(file).stat().st_size
+        digest.update(f"{Path(file).name}:{size}".encode())
+        with open(file, "rb") as content:
+            for place in range(0, size, max(SAMPLE, size // SAMPLES)):
+                content.seek(place)
+                digest.update(content.read(SAMPLE))
+    return digest.hexdigest()[:16]
 
 
 def _first_line(error: BaseException) -> str:

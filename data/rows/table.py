@@ -1,7 +1,7 @@
 """A table's rows as examples: looked through once before training, then encoded again when they are drawn."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from data.rows.encoding import Example
@@ -19,6 +19,7 @@ class Examples:
     numbers: the rows to look at, of which those without an example are left out
     encode:  `encode(row) -> Example`, or why it has none
     drops_duplicates: leave out rows that give the ids and labels of an earlier row
+    known: hashes of earlier rows, such as those that train where these validate
 
     lengths:    tokens of each example
     counts:     rows by what became of them
@@ -27,7 +28,12 @@ class Examples:
     """
 
     def __init__(
-        self, rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], encode: Encode, drops_duplicates: bool = False
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        numbers: Sequence[int],
+        encode: Encode,
+        drops_duplicates: bool = False,
+        known: Collection[int] = (),
     ) -> None:
         self.rows, self.encode = rows, encode
         self.counts: Counter[str] = Counter()
@@ -35,19 +41,19 @@ class Examples:
         self.lengths: list[int] = []
         self.duplicates, self.cut, tokens = 0, 0, 0
         self._kept: list[Example] | None = []
-        known: set[int] = set()
+        self.known = set(known)
         for number in numbers:
             found = encode(rows[number])
             if isinstance(found, str):
                 self.counts[found] += 1
                 continue
             content = hash((tuple(found.input_ids), tuple(found.labels)))
-            is_known = content in known
-            known.add(content)
-            self.duplicates += is_known
+            is_known = content in self.known
+            self.known.add(content)
             if is_known and drops_duplicates:
                 self.counts[DUPLICATE] += 1
                 continue
+            self.duplicates += is_known
             self.counts[KEPT] += 1
             self.cut += found.is_cut
             self.numbers.append(number)

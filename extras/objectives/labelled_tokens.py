@@ -17,6 +17,8 @@ class LabelledTokens(Objective):
     labels     (B, T) int64:  token ids, IGNORED elsewhere
     loss_share () float32:    the factor of the summed loss, see `data.rows.batches.RowBatches`
 
+    Training reports the mean over the labels of each micro-batch.
+
     shifts: each label is at the place of its own token, which the position before predicts, as in causal models
     """
 
@@ -30,7 +32,8 @@ class LabelledTokens(Objective):
         if self.shifts:  # the labels are moved, as a copy of the logits would take much more memory
             labels = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
         total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-        return Output(total * batch["loss_share"], {})
+        mean = total.detach() / (labels != IGNORED).sum().clamp(min=1)
+        return Output(total * batch["loss_share"], {}, reported=mean)
 
     def takes(self, batch: Batch) -> bool:
         return has_tensors(batch, "input_ids", "labels", "loss_share")

@@ -46,14 +46,18 @@ class Batches(coregpt.Callback):
 
     def __init__(self) -> None:
         self.seen: list[dict[str, torch.Tensor]] = []
-        self.losses: list[float] = []
+        self.shares: list[float] = []  # the loss of each micro-batch, whose mean is that of the update
+        self.losses: list[float] = []  # as reported
 
     def on_train_begin(self, trainer: Any) -> None:
         objective = trainer.step.objective
 
         def recorded(model: Any, batch: Any, train: bool) -> Any:
-            self.seen.extend([batch] if train else [])
-            return objective(model, batch, train)
+            found = objective(model, batch, train)
+            if train:
+                self.seen.append(batch)
+                self.shares.append(found.loss.item())
+            return found
 
         trainer.step.objective = recorded
 
@@ -103,7 +107,8 @@ def test_the_loss_is_the_mean_over_all_labels_of_an_update(rows: Path) -> None:
         targets = batch["labels"][:, 1:]
         total = total + F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
         labels += int((targets != -100).sum())
-    assert abs(seen.losses[0] - (total / labels).item()) < 1e-5
+    assert abs(sum(seen.shares[:4]) / 4 - (total / labels).item()) < 1e-5
+    assert abs(seen.losses[0] - (total / labels).item()) < 0.5  # the mean of the micro-batches' means
     counts = [int((batch["labels"] != -100).sum()) for batch in seen.seen[:4]]
     assert len(set(counts)) > 1  # a mean of means would be another number
 
@@ -144,7 +149,7 @@ def test_a_packed_epoch_has_the_labels_and_the_loss_of_an_unpacked_one(
     sums = []
     for run in (plain, packed):
         share = [batch["loss_share"].item() for batch in run.seen]
-        sums.append(sum(loss / part for loss, part in zip(run.losses, share, strict=True)) / len(pairs(run)))
+        sums.append(sum(loss / part for loss, part in zip(run.shares, share, strict=True)) / len(pairs(run)))
     assert abs(sums[0] - sums[1]) < 1e-5
 
 
@@ -163,7 +168,7 @@ def test_a_t5_learns_responses_and_answers(place: Path, rows: Path) -> None:
         ).logits
         total += F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
         count += int((labels != -100).sum())
-    assert abs(seen.losses[0] - total / count) < 1e-5
+    assert abs(sum(seen.shares[:2]) / 2 - total / count) < 1e-5
     assert run.stopped is None
 
     train.main(["--init_from=resume", *argv[1:], "--max_iters=3"])
@@ -199,7 +204,7 @@ def test_a_chat_learns_the_assistants_turns(place: Path, caplog: pytest.LogCaptu
     learnt = {tokenizer.decode(row[row != -100].tolist()) for batch in seen.seen for row in batch["labels"]}
     assert learnt == {"love and war<|endoftext|>night<|endoftext|>"}
     Path("chat.jinja").write_text("{{ raise_exception('no system turn') }}")
-    with pytest.raises(coregpt.ConfigError, match="^the chat template fails .*no system turn"):
+    with pytest.raises(coregpt.DataError, match="no val row can be used|7 which the chat template refuses"):
         train.main([*argv, "--chat_template=chat.jinja"])
 
 

@@ -13,7 +13,7 @@ from core import ConfigError, DataError, Runtime
 from core.checkpoint.format import load_values
 from data.package_tokenizers import HuggingFaceTokenizer
 from data.rows.batches import RowBatches
-from data.rows.chat import ChatEncoder
+from data.rows.chat import ChatEncoder, TemplateError
 from data.rows.columns import Columns, find_columns
 from data.rows.custom import CheckedCollator
 from data.rows.encoding import POOR, Example, IdsEncoder, Marks, PairEncoder, SourceTargetEncoder, TextEncoder
@@ -21,7 +21,7 @@ from data.rows.items import Items, StreamItems, TableItems, split_of
 from data.rows.opening import RowSplits, open_rows
 from data.rows.order import shuffled
 from data.rows.report import report_rows, show_examples
-from data.rows.table import Examples
+from data.rows.table import DUPLICATE, Examples
 from data.tokenizers import tokenizer_from_meta
 from extras.hugging_face.collation import packing_collate, padding_collate
 from extras.hugging_face.loading import PREFIX, name_of, read_config
@@ -70,6 +70,7 @@ def open_row_data(options: Options, runtime: Runtime, start: RunStart) -> tuple[
     custom = open_custom_data(options, writer) if options.dataset_file else None
     rows = _open(options) if custom is None else _rows_of(custom)
     has_encoder = bool(config.get("is_encoder_decoder"))
+    _refuse_without_effect(options)
     if custom is not None and (no_effect := options.changed(*WITHOUT_FILE)):
         raise ConfigError(f"{', '.join(no_effect)}: without effect next to dataset_file: remove it")
     if has_encoder and options.packing:
@@ -98,8 +99,22 @@ def open_row_data(options: Options, runtime: Runtime, start: RunStart) -> tuple[
         rank=runtime.rank,
         world_size=runtime.world_size,
         collates_all=custom is not None and custom.collate is not None,
+        order_of=_order_of(options, training),
     )
     return source, batches
+
+
+def _order_of(options: Options, training: Items) -> str:
+    """Return what decides which row comes at which place, besides the content of the rows."""
+    names = ["seed", "split_ratio", "split_seed", "use_subset", "subset_size", "drop_duplicates", "min_quality_score"]
+    names += ["streaming", "packing", "text_column", "prompt_column", "response_column", "messages_column"]
+    names += ["max_input_length", "max_target_length"]
+    names += ["shuffle_buffer"] if options.streaming else []
+    names += ["block_size"] if options.packing else []
+    count = f"{len(training.lengths)} rows, " if isinstance(training, TableItems) else ""
+    return count + ", ".join(
+        f"{name}={value}" for name, value in options.pick(*names).items() if value not in (None, False)
+    )
 
 
 def _open(options: Options) -> RowSplits:
@@ -127,6 +142,22 @@ def _custom_items(options: Options, custom: CustomData) -> tuple[Items, dict[str
     log.info(f"data: {custom.path}: {len(training):,} rows for training, {len(validation):,} for validation")
     eval_iters = min(options.eval_iters, math.ceil(len(validation) / options.batch_size))
     return training, {"train": items(custom.training, None), "val": validation}, eval_iters
+
+
+def _refuse_without_effect(options: Options) -> None:
+    """Raise ConfigError for options of rows that have no effect next to the others, or contradict them."""
+    given = options.changed(*options.sections()["rows"])
+    for name, is_used, reason in (
+        ("pad_to_multiple_of", not options.packing, "packing=True pads to block_size"),
+        ("shuffle_buffer", options.streaming, "it is for streaming=True"),
+        ("subset_size", options.use_subset, "it is for use_subset=True"),
+        ("use_subset", not options.streaming, "streaming=True reads the rows one by one"),
+        ("drop_duplicates", not options.streaming, "streaming=True does not look through the rows first"),
+    ):
+        if name in given and not is_used:
+            raise ConfigError(f"{name} has no effect here: {reason}; remove it")
+    if options.val_split is not None and options.val_split == options.train_split:
+        raise ConfigError(f"val_split={options.val_split} is the split that trains: give another one, or remove it")
 
 
 def _model_config(start: RunStart) -> dict[str, Any]:
@@ -163,6 +194,8 @@ def _encoder(options: Options, source: RowSource, has_encoder: bool) -> Encode:
         return IdsEncoder(options.block_size, source.shifts)
     given = Columns(options.text_column, options.prompt_column, options.response_column, options.messages_column)
     columns = find_columns(source.rows.columns, given)
+    unread = [name for name in source.rows.columns if name not in columns.names and name != options.quality_column]
+    log.info(f"data: reads {', '.join(columns.names)}" + (f", and not {', '.join(unread)}" if unread else ""))
     end = _end_id(source.tokenizer)
     marks = Marks(source.tokenizer.around()[0], [] if end is None else [end])
     if end is None:
@@ -181,6 +214,8 @@ def _encoder(options: Options, source: RowSource, has_encoder: bool) -> Encode:
     else:
         assert columns.text is not None
         encode = TextEncoder(tokens, marks, columns.text, limit)
+    if columns.context is not None:
+        encode = _with_context(encode, str(columns.prompt), columns.context)
     least = options.min_quality_score
     return encode if least is None else _with_quality(encode, options.quality_column, least, source.rows.columns)
 
@@ -207,13 +242,21 @@ def _chat_encoder(options: Options, tokens: HuggingFaceTokenizer, column: str, m
                 list(messages), chat_template=template, tokenize=False, add_generation_prompt=begins_answer
             )
         except Exception as error:  # Jinja's, or raised by the template itself
-            raise ConfigError(
-                f"the chat template fails ({type(error).__name__}: {error}): give another chat_template"
-            ) from None
+            raise TemplateError(str(error)) from None
         return text
 
     controls = [token.content for token in tokens.tokenizer.get_added_tokens_decoder().values() if token.special]
     return ChatEncoder(tokens, render, column, options.block_size, controls=controls, start=marks.start)
+
+
+def _with_context(encode: Encode, prompt: str, context: str) -> Encode:
+    """Return an encoder of rows whose prompt is followed by a context, if they have one."""
+
+    def joined(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        parts = [str(row[name]) for name in (prompt, context) if row.get(name)]
+        return {**row, prompt: "\n\n".join(parts) + "\n\n"}
+
+    return lambda row: encode(joined(row))
 
 
 def _with_quality(encode: Encode, column: str, least: float, known: list[str]) -> Encode:
@@ -236,6 +279,10 @@ def _table_items(options: Options, source: RowSource, encode: Encode) -> tuple[I
     numbers: list[int] = list(range(len(training)))
     if options.use_subset:
         numbers = numbers[: options.subset_size]
+    if options.drop_duplicates and validation is None:  # before the rows are divided, so that none is in both parts
+        unique = Examples(training, numbers, encode, drops_duplicates=True)
+        log.info(f"data: {unique.counts[DUPLICATE]:,} rows dropped {DUPLICATE}")
+        numbers = unique.numbers
     if validation is None:
         chosen = [numbers[place] for place in shuffled(len(numbers), options.split_seed)]
         size = max(1, round(len(chosen) * (1 - options.split_ratio)))
@@ -245,7 +292,8 @@ def _table_items(options: Options, source: RowSource, encode: Encode) -> tuple[I
     block = options.block_size if options.packing else None
     examples: dict[str, Examples] = {}
     for split, rows, own in (("train", training, numbers), ("val", validation, held_out)):
-        found = examples[split] = Examples(rows, own, encode, options.drop_duplicates and split == "train")
+        known = examples["train"].known if split == "val" else set()
+        found = examples[split] = Examples(rows, own, encode, options.drop_duplicates, known)
         items = TableItems(found.__getitem__, found.lengths, None, block)
         log.info(
             report_rows(split, found.counts, found.cut, found.duplicates, found.tokens, len(items) if block else None)
@@ -274,6 +322,10 @@ def _stream_items(options: Options, source: RowSource, encode: Encode) -> tuple[
         return StreamItems(open_stream, encode, piece=options.shuffle_buffer, seed=seed, block=block, takes=takes)
 
     training = items(rows.training, False, options.seed)
+    first = items(rows.training, False, options.seed).look()
+    log.info(report_rows("train, its first rows", first.counts, first.cut, 0, first.tokens))
+    for line in show_examples(first.examples, source.tokenizer):
+        log.info(line)
     evaluation: dict[str, Items] = {
         "train": items(rows.training, False, None),
         "val": items(rows.validation or rows.training, True, None),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data.rows.chat import CONTROL, UNANSWERED, UNDIVIDED, ChatEncoder, read_messages
+from data.rows.chat import CONTROL, REFUSED, UNANSWERED, UNDIVIDED, ChatEncoder, TemplateError, read_messages
 from data.rows.encoding import BROKEN, CUT_OFF, EMPTY, IGNORED, SEAM, Example
 
 MARKS = ["<s>", "<end>", "<user>", "<assistant>"]
@@ -96,6 +96,18 @@ def test_templates_that_cannot_be_divided_say_so() -> None:
 
     seam = ChatEncoder(Pairs(), merging, "messages", 99)
     assert SEAM in [seam(chat("hi", "yes")), seam(chat("hiy", "yes"))]
+
+
+def test_a_chat_that_the_template_refuses_is_one_row_less() -> None:
+    def strict(messages: Sequence[Any], begins_answer: bool) -> str:
+        if not messages or messages[0]["role"] != "user":
+            raise TemplateError("a chat begins with the user")
+        return render(messages, begins_answer)
+
+    begun_by_assistant = {"messages": [{"role": "assistant", "content": "hi"}, *chat("and", "yes")["messages"]]}
+    assert encoder(strict)(begun_by_assistant) == REFUSED
+    assert learnt(encoder()(begun_by_assistant)) == "yes<end>"
+    assert learnt(encoder()(chat("hi", "", "and", "no"))) == "no<end>"  # an empty answer teaches nothing
 
 
 @pytest.mark.parametrize(

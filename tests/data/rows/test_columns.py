@@ -14,6 +14,8 @@ from data.rows.columns import Columns, find_columns
         (["input", "output", "quality_score"], Columns(), Columns(prompt="input", response="output")),
         (["text", "prompt", "completion"], Columns(), Columns(prompt="prompt", response="completion")),
         (["messages", "text"], Columns(), Columns(messages="messages")),
+        (["output", "input", "instruction"], Columns(), Columns(None, "instruction", "output", None, "input")),
+        (["instruction", "output"], Columns(), Columns(prompt="instruction", response="output")),
         (["body"], Columns(), Columns(text="body")),
         (["text", "body"], Columns(text="body"), Columns(text="body")),
         (["a", "b"], Columns(prompt="a", response="b"), Columns(prompt="a", response="b")),

@@ -59,7 +59,14 @@ def test_every_token_of_a_text_is_learnt() -> None:
 
 @pytest.mark.parametrize(
     ("row", "reason"),
-    [({}, EMPTY), ({"text": None}, EMPTY), ({"text": " \n"}, EMPTY), ({"text": 3}, BROKEN), ({"text": ["a"]}, BROKEN)],
+    [
+        ({}, EMPTY),
+        ({"text": None}, EMPTY),
+        ({"text": " \n"}, EMPTY),
+        ({"text": True}, BROKEN),
+        ({"text": float("nan")}, BROKEN),
+        ({"text": ["a"]}, BROKEN),
+    ],
 )
 def test_a_row_without_text_says_why(row: dict[str, Any], reason: str) -> None:
     assert TextEncoder(Pieces(), MARKS, "text", 9)(row) == reason
@@ -76,6 +83,12 @@ def test_the_response_and_its_end_token_are_learnt() -> None:
     assert found.input_ids == [1, 10, 11, 19, 12, 13, 2] and found.labels == [IGNORED] * 4 + [12, 13, 2]
     assert learnt(found, shifts=True) == 3
     assert labelled(pair(Pieces(), "", "cd")) == [12, 13, 2]
+
+
+def test_numbers_are_texts_and_a_missing_prompt_is_an_empty_one() -> None:
+    encode = PairEncoder(Pieces(), MARKS, "q", "a", 20)
+    assert encode({"q": "1:", "a": 42}) == encode({"q": "1:", "a": "42"})
+    assert encode({"q": None, "a": "cd"}) == encode({"q": "", "a": "cd"})
 
 
 def test_a_piece_across_the_seam_is_divided() -> None:

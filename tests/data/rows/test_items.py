@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from core.errors import DataError
 from data.rows.encoding import Example
-from data.rows.items import KEPT, EmptyStreamError, Items, StreamItems, TableItems, split_of
+from data.rows.items import KEPT, Items, StreamItems, TableItems, split_of
 
 COUNT = 23
 
@@ -104,6 +105,11 @@ def test_rows_are_divided_between_training_and_validation() -> None:
 
 def test_a_stream_without_examples_ends() -> None:
     items = StreamItems(Stream, lambda row: "empty", piece=5, seed=1, block=None)
-    with pytest.raises(EmptyStreamError) as error:
+    with pytest.raises(DataError, match=rf"^no row of the stream can be used \({2 * COUNT} empty\): look at the data"):
         items.take(1)
-    assert error.value.counts == {"empty": 2 * COUNT}
+
+
+def test_the_first_rows_of_a_stream_can_be_looked_at() -> None:
+    found = stream(piece=100).look(rows=9)
+    assert found.counts == {KEPT: 8, "seven": 1} and len(found.examples) == 8
+    assert (found.cut, found.tokens) == (0, sum(number % 5 + 1 for number in range(9) if number != 7))

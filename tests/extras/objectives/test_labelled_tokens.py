@@ -29,12 +29,14 @@ class Known(nn.Module):
 def test_the_loss_is_a_sum_over_labels_times_the_share(shifts: bool) -> None:
     model = Known()
     batch = {"input_ids": torch.zeros(2, 4, dtype=torch.long), "labels": LABELS, "loss_share": torch.tensor(0.25)}
-    loss, metrics, _ = LabelledTokens(shifts)(model, batch, train=True)
+    loss, metrics, _, reported = LabelledTokens(shifts)(model, batch, train=True)
 
     logits, labels = (model.logits[:, :-1], LABELS[:, 1:]) if shifts else (model.logits, LABELS)
     known = labels != IGNORED
     expected = F.cross_entropy(logits[known], labels[known], reduction="sum") * 0.25
     torch.testing.assert_close(loss, expected)
+    assert reported is not None and not reported.requires_grad
+    torch.testing.assert_close(reported, F.cross_entropy(logits[known], labels[known]).detach())
     assert metrics == {} and model.given.keys() == {"input_ids", "labels"}
 
 

@@ -56,11 +56,23 @@ def test_a_folder_may_have_splits_and_a_pattern_may_mean_several_files() -> None
     assert open_rows("hf:set", val_split="train").validation[0] == {"text": "a"}
 
 
+def test_shards_of_splits_are_told_by_their_names() -> None:
+    for split in ("train", "test"):
+        for number in range(2):
+            write(f"copy/data/{split}-0000{number}-of-00002.jsonl", f"{split} {number}")
+    rows = open_rows("hf:copy")
+    assert [row["text"] for row in rows.training] == ["train 0", "train 1"]
+    assert [row["text"] for row in rows.validation] == ["test 0", "test 1"]
+    assert len(open_rows("hf:copy/*/train-*.jsonl").training) == 2
+
+
 def test_changed_files_have_another_fingerprint() -> None:
     write("a.jsonl", "one")
     before = open_rows("a.jsonl").fingerprint
-    write("a.jsonl", "two!")
+    write("a.jsonl", "two")
     assert open_rows("a.jsonl").fingerprint != before
+    write("a.jsonl", "one")  # another time, the same content
+    assert open_rows("a.jsonl").fingerprint == before
 
 
 def test_what_cannot_be_had_is_one_message() -> None:

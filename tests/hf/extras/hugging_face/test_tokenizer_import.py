@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import processors
 from transformers import AutoTokenizer
 
+from data.package_tokenizers import HuggingFaceTokenizer
 from data.tokenizers import CharTokenizer, tokenizer_from_meta
 from extras.hugging_face.tokenizer_export import to_hugging_face
 from extras.hugging_face.tokenizer_import import PROBE, give_other_ids, tokenizer_meta
@@ -37,3 +39,24 @@ def test_tokenizers_are_compared_by_the_ids_that_they_give(made: Path) -> None:
     assert theirs is not None and not give_other_ids(theirs, dict(theirs))
     assert give_other_ids(theirs, CharTokenizer.from_text(PROBE).meta())
     assert give_other_ids(theirs, CharTokenizer.from_text("abc").meta())  # which lacks characters of the probe
+
+
+def test_trimmed_offsets_hide_no_token_across_a_seam(made: Path) -> None:
+    """GPT-NeoX's post-processor takes the space of ` yes` out of its characters."""
+    tokenizer = AutoTokenizer.from_pretrained(made / "gpt2").backend_tokenizer
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    spans = HuggingFaceTokenizer(tokenizer.to_str()).spans("the king speaks")
+
+    assert [first for _, first, _ in spans[1:]] == [last for _, _, last in spans[:-1]] and spans[-1][2] == 15
+
+
+def test_prompts_begin_with_the_start_token_and_texts_are_shown_without(made: Path) -> None:
+    """As the tokenizers of Llama have it; a corpus gets none."""
+    tokenizer = AutoTokenizer.from_pretrained(made / "gpt2").backend_tokenizer
+    end = "<|endoftext|>"
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{end} $A", special_tokens=[(end, 0)])
+    ours = HuggingFaceTokenizer(tokenizer.to_str())
+
+    ids = ours.encode("the king")
+    assert ids == [0, *ours.encode_ordinary("the king")] == tokenizer.encode("the king").ids
+    assert ours.decode(ids) == "the king" and ours.encode("<|endoftext|>the king") == ids

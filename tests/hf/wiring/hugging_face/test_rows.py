@@ -31,7 +31,8 @@ def texts(source: RowSource, items: Any) -> set[str]:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_share_of_the_rows_validates(place: Path, streaming: bool) -> None:
     write_rows(Path("rows.jsonl"), 40)
-    source, data = open_rows(place, split_ratio=0.75, streaming=streaming, shuffle_buffer=10)
+    more: dict[str, Any] = {"shuffle_buffer": 10} if streaming else {}
+    source, data = open_rows(place, split_ratio=0.75, streaming=streaming, **more)
     training, validation = texts(source, data.training), texts(source, data.evaluation["val"])
 
     assert not training & validation and len(training | validation) == 40
@@ -88,3 +89,79 @@ def test_a_tokenizer_without_an_end_token_is_said(place: Path, caplog: pytest.Lo
     PreTrainedTokenizerFast(tokenizer_object=make_tokenizer().backend_tokenizer).save_pretrained("plain")
     open_rows(place, tokenizer="plain")
     assert "data: the tokenizer has no end token: the model cannot learn where a text ends" in caplog.messages
+
+
+def test_duplicates_are_left_out_of_both_splits(place: Path) -> None:
+    Path("rows.jsonl").write_text("".join(json.dumps({"text": f"the king {n % 12}"}) + "\n" for n in range(120)))
+    source, data = open_rows(place, drop_duplicates=True, split_ratio=0.5, split_seed=3)
+    training = texts(source, data.training)
+    assert len(data.training) == len(training) == 6 and not training & texts(source, data.evaluation["val"])
+
+
+def test_limits_and_padding_follow_the_options(place: Path) -> None:
+    write_rows(Path("rows.jsonl"), 12)
+    source, data = open_rows(place, max_input_length=2, pad_to_multiple_of=8)
+    batch = data.get_batch("train")
+    assert batch["input_ids"].shape[1] % 8 == 0
+    assert all(int((row != -100).nonzero()[0]) <= 2 for row in batch["labels"])
+    assert source.tokenizer.vocab_size == 300
+
+
+def test_alpacas_three_columns_are_read(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "coregpt")
+    rows = [{"instruction": "speak", "input": "" if n % 2 else f"of {n}", "output": "love"} for n in range(20)]
+    Path("rows.jsonl").write_text("".join(json.dumps({**row, "id": 1}) + "\n" for row in rows))
+    source, data = open_rows(place)
+    shown = {source.tokenizer.decode(e.input_ids) for item in data.training.take(18) for e in item}
+    assert "speak\n\nlove<|endoftext|>" in shown
+    assert any(text.startswith("speak\n\nof ") and text.endswith("\n\nlove<|endoftext|>") for text in shown)
+    assert "data: reads instruction, output, input, and not id" in caplog.messages
+
+
+def test_a_stream_says_what_its_first_rows_hold(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "coregpt")
+    write_rows(Path("rows.jsonl"), 20)
+    open_rows(place, streaming=True)
+    assert any(line.startswith("data: train, its first rows: ") for line in caplog.messages)
+    assert any(line.startswith("data: example 1: ") for line in caplog.messages)
+    with open("rows.jsonl", "a") as file:
+        file.write("{no json\n")
+    with pytest.raises(DataError, match="^the stream cannot be read beyond|^dataset=rows.jsonl cannot be read"):
+        open_rows(place, streaming=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"packing": True, "pad_to_multiple_of": 8},
+            "^pad_to_multiple_of has no effect here: packing=True pads",
+        ),
+        ({"shuffle_buffer": 5}, "^shuffle_buffer has no effect here: it is for streaming=True; remove it"),
+        ({"subset_size": 5}, "^subset_size has no effect here: it is for use_subset=True"),
+        ({"streaming": True, "use_subset": True}, "^use_subset has no effect here"),
+        ({"streaming": True, "drop_duplicates": True}, "^drop_duplicates has no effect here"),
+        ({"val_split": "train"}, "^val_split=train is the split that trains: give another one"),
+    ],
+)
+def test_options_without_effect_are_refused(place: Path, changes: dict[str, Any], message: str) -> None:
+    write_rows(Path("rows.jsonl"), 10)
+    with pytest.raises(ConfigError, match=message):
+        open_rows(place, **changes)
+
+
+def test_a_position_in_another_order_is_not_taken(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_rows(Path("rows.jsonl"), 20)
+    _, data = open_rows(place)
+    for _ in range(3):
+        data.get_batch("train")
+    state = data.state_dict()
+    for changes in ({"packing": True, "text_column": "text"}, {"streaming": True}, {"split_seed": 7}, {"seed": 2}):
+        caplog.clear()
+        _, other = open_rows(place, **changes)
+        other.load_state_dict(state)
+        assert any("the order of the rows is another" in line or "another order" in line for line in caplog.messages)
+        assert other.state_dict()["given"] == 0
+    _, same = open_rows(place, batch_size=3)
+    same.load_state_dict(state)
+    assert same.state_dict()["given"] == 1
