@@ -17,7 +17,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 120  # several times the time of any of the tests; a test that takes longer counts as failed
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", "out*", "*.bin", ".*_cache", "wandb")
+NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", "*.egg-info", "__pycache__", "out", "out-*", "*.bin", ".*_cache", "wandb"
+)
 
 
 @dataclass(frozen=True)

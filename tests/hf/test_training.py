@@ -109,6 +109,8 @@ def test_weights_are_float32_also_of_a_base_in_bfloat16(place: Path) -> None:
     small = ["--learning_rate=1e-5", "--eval_interval=1", "--weight_decay=0.0", "--lr_schedule=constant"]
     before = AutoModelForCausalLM.from_pretrained("half", dtype=torch.float32).state_dict()
     train.main(argv("half", "--max_iters=2", *small))
+    first = load_checkpoint(Path("out/ckpt.pt"))["model"]
+    assert {tensor.dtype for tensor in first.values()} == {torch.float32}
     train.main(["--init_from=resume", *ARGV, *small, "--max_iters=4"])
 
     after = load_checkpoint(Path("out/ckpt.pt"))["model"]
@@ -207,4 +209,4 @@ def test_a_model_that_lacks_weights_is_refused(place: Path) -> None:
     save_file(weights, "gpt2/model.safetensors", {"format": "pt"})
 
     with pytest.raises(coregpt.ConfigError, match="its weights lack transformer.h.1.mlp.c_fc.weight, which would be"):
-        train.main(argv("gpt2"))
+        train.main(argv("gpt2", "--max_iters=0"))

@@ -21,7 +21,7 @@ PIECES += ["12", "1234", ",", "...", "_", " the", "\u00a0", "\u2028", "e\u0301",
 MERGED = [b"th", b"the", b" t", b" th", b" the", b"\n\n", b"  ", b"er", "é".encode(), b"12", b"...", b"\r\n", b"hen"]
 OTHER_PATTERN = "|".join(
     [r"'(?i:[sdmt]|ll|ve)", r"[^\r\n\p{L}\p{N}]?+\p{L}++", r"\p{N}{1,3}+", r" ?[^\s\p{L}\p{N}]++[\r\n]*+"]
-    + [r"\s++$", r"\s+(?!\S)", r"\s"]
+    + [r"\s+$", r"\s+(?!\S)", r"\s"]
 )
 
 
