@@ -314,8 +314,8 @@ class Overrides:
             self.errors.append(f"{origin}: {name}: got {spelling.shown(value)}, wanted {error}")
             return None
         if self.schema and name in self.schema.NEAR_CONFIG:
-            beside = os.path.join(os.path.dirname(origin.partition(":")[0]), str(self.values[name]))
-            self.values[name] = beside if os.path.isfile(beside) else self.values[name]
+            near_config = os.path.join(os.path.dirname(origin.partition(":")[0]), str(self.values[name]))
+            self.values[name] = near_config if os.path.isfile(near_config) else self.values[name]
         self.origins[name] = origin
         return name
 

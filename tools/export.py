@@ -4,8 +4,8 @@ Write a trained model as a folder that the transformers package loads, with the 
     python -m tools.export out-quickstart                 # writes out-quickstart/hf
     python -m tools.export out --out gpt2-mine --checkpoint best
 
-The folder has the weights (safetensors), config.json, generation_config.json, and the tokenizer of the data set, be it
-of characters, of bytes, or a byte-pair encoding of tiktoken. In Python:
+The folder has the weights (safetensors), config.json, generation_config.json, and the tokenizer of the data set: of
+characters, of bytes, or a byte-pair encoding of tiktoken. In Python:
 
     AutoModelForCausalLM.from_pretrained("out-quickstart/hf")
     pipeline("text-generation", "out-quickstart/hf")("def ", max_new_tokens=50)

@@ -108,8 +108,9 @@ def load_trained_model(
     mode = str(getattr(shape, "mode", "")) if has_modes else "language_model"
     kind = "unmasking" if config.get("training_type") == "unmasking" else mode
     _refuse_options_of_other_kinds(options, kind)
-    if tokenizer is None and (needs_tokenizer or checkpoint.get("tokenizer") or not is_hugging_face(model)):
-        tokenizer = find_tokenizer(checkpoint, getattr(shape, "vocab_size", None), is_hugging_face(model))
+    is_foreign = isinstance(model, HuggingFaceModel)
+    if tokenizer is None and (needs_tokenizer or checkpoint.get("tokenizer") or not is_foreign):
+        tokenizer = find_tokenizer(checkpoint, getattr(shape, "vocab_size", None), is_foreign)
     model.eval()
     if options.compile and initializer.can_compile():
         model.compile()
@@ -133,9 +134,9 @@ def _load(
                 "coregpt.load(..., model=...)"
             )
         if is_of_hugging_face(checkpoint):
-            found_model = resume_model(checkpoint, initializer.device, "sdpa", None).model
-            found_model.crop_block_size(checkpoint["model_args"]["block_size"])
-            return found_model, checkpoint
+            model = resume_model(checkpoint, initializer.device, "sdpa", None).model
+            model.crop_block_size(checkpoint["model_args"]["block_size"])
+            return model, checkpoint
         loaded = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
         return loaded.model, checkpoint
     if options.init_from.startswith(HUGGING_FACE):
@@ -143,11 +144,6 @@ def _load(
         model = load_model(name, initializer.device, "sdpa", None).model
         return model, {"tokenizer": tokenizer_meta(name)}
     return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
-
-
-def is_hugging_face(model: Any) -> bool:
-    """Return whether a model is one of transformers."""
-    return isinstance(model, HuggingFaceModel)
 
 
 def _find_checkpoint(options: SampleOptions) -> CheckpointFile:

@@ -87,8 +87,7 @@ class UnfinishedDataSet:
     def append(self, split: str, chunks: Iterable[tuple[int, npt.NDArray[Any]]], dtype: np.dtype[Any]) -> None:
         """Add ids to a token file, from where the record says that it ends, and save the record now and then.
 
-        chunks: how far the ids of each chunk go in the text, and the ids; the former are summed up in the record's
-                entry `done`
+        chunks: (progress in the text, ids) of each chunk; the record's entry `done` is the sum of the progress
         """
         tokens, unsaved = self.record["tokens"], 0
         with open(self.path / f"{split}.bin", "ab") as file:

@@ -16,9 +16,9 @@ class Examples:
     """The examples of some rows of a table.
 
     rows:    has `rows[number] -> row`
-    numbers: the rows to look at, of which those without an example are left out
+    numbers: the rows to look at; those without an example are dropped
     encode:  `encode(row) -> Example`, or why it has none
-    drops_duplicates: leave out rows that give the ids and labels of an earlier row
+    drops_duplicates: drop rows that give the ids and labels of an earlier row
     known: hashes of earlier rows, such as those that train where these validate
 
     lengths:    tokens of each example

@@ -5,8 +5,7 @@ from torch.nn import functional as F
 
 from core.batch import Batch, has_tensors
 from core.objective import Objective, Output
-
-IGNORED = -100  # the label of a token that is not learnt
+from data.rows.encoding import IGNORED
 
 
 class LabelledTokens(Objective):

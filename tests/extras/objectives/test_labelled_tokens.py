@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from extras.objectives.labelled_tokens import IGNORED, LabelledTokens
+from data.rows.encoding import IGNORED
+from extras.objectives.labelled_tokens import LabelledTokens
 
 LABELS = torch.tensor([[1, IGNORED, 2, 3], [IGNORED, 0, IGNORED, IGNORED]])
 
