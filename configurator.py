@@ -313,6 +313,9 @@ class Overrides:
         except ValueError as error:
             self.errors.append(f"{origin}: {name}: got {spelling.shown(value)}, wanted {error}")
             return None
+        if self.schema and name in self.schema.NOT_YET and self.values[name] != self.initial[name]:
+            self.errors.append(f"{origin}: {name} has no effect yet: remove it")
+            return None
         if self.schema and name in self.schema.NEAR_CONFIG:
             near_config = os.path.join(os.path.dirname(origin.partition(":")[0]), str(self.values[name]))
             self.values[name] = near_config if os.path.isfile(near_config) else self.values[name]

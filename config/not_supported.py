@@ -23,6 +23,4 @@ DETAILS: dict[str, str] = {
     "start_sampler_iteration": "add_sampler_head",
     "sampler_min_neighbors_ratio": "add_sampler_head",
     "lora_rank": "use_lora_attn",
-    "lora_alpha": "use_lora_attn",
-    "lora_dropout": "use_lora_attn",
 }

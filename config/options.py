@@ -60,6 +60,10 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     save_minutes: float = opt(0.0, "also save when this many minutes have passed since the last save; 0 disables it", ge=0)
     keep_last: int = opt(2, "number of newest checkpoints to keep", ge=1)
     keep_best: int = opt(1, "number of checkpoints with the lowest validation loss to keep in addition", ge=0)
+    best_metric: str = opt("val_loss", "what decides which checkpoint is best: val_loss, train_loss, or a metric that evaluations measure, by the name it is logged under", min_length=1)
+    best_mode: Literal["min", "max"] = opt("min", "min: the best checkpoint has the lowest best_metric, max: the highest")
+    early_stopping_patience: int = opt(0, "stop after so many consecutive evaluations without a better best_metric; 0: do not", ge=0)
+    early_stopping_threshold: float = opt(0.0, "how much better best_metric must be to count for that", ge=0)
     async_save: bool = opt(False, "write checkpoints in a background thread, from a copy in memory, while training continues")
     time_limit: float | None = opt(None, "hours after which the run saves and stops with exit status 75, so that a scheduler can restart it", gt=0)
 
@@ -69,6 +73,11 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     wandb_project: str | None = opt("owt", "Weights & Biases project name")
     wandb_run_name: str | None = opt("gpt2", "Weights & Biases run name; None: Weights & Biases chooses one")
     wandb_log_interval: int = opt(0, "also send the step metrics every n iterations, if that iteration is logged; 0: send evaluations only, as nanoGPT does", ge=0)
+    wandb_entity: str | None = opt(None, "Weights & Biases user or team; None: the default of the account")
+    wandb_group: str | None = opt(None, "Weights & Biases group of runs")
+    wandb_tags: list[str] = opt([], "Weights & Biases tags of the run")
+    sample_interval: int = opt(0, "iterations between samples of what the model writes; 0: none", ge=0)
+    webhook: str | None = opt(None, "address that is told when a run begins, ends or fails", text="prose")
 
     opt = section("data")
     dataset: str = opt("openwebtext", "folder under data/, or path of a folder, with train.bin, val.bin and optionally meta.pkl; or a text file, prepared by character; or rows of text for a model of Hugging Face: FILE.jsonl, FILE.parquet, hf:FILE, or hf:NAME of the hub", text="path", min_length=1)
@@ -115,6 +124,15 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     activation: Literal["gelu", "gelu_tanh"] = opt("gelu", "activation of the MLPs; gelu_tanh is the approximation that OpenAI's GPT-2 was trained with, and nanoGPT uses gelu for it")
     attention: Literal["sdpa", "manual", "flash"] = opt("sdpa", "implementation of attention; flash needs a CUDA GPU and the flash-attn package")
     activation_checkpointing: Literal["none", "full"] = opt("none", "full: compute activations again in the backward pass, for less memory and more time; for models of Hugging Face (init_from=hf:...)")
+    quantization: Literal["none", "8bit", "4bit"] = opt("none", "load the frozen weights of a model of Hugging Face in 8 or 4 bits, for use_lora=True; needs a CUDA device and the bitsandbytes package")
+
+    opt = section("lora")
+    use_lora: bool = opt(False, "freeze the model and train low-rank matrices next to some of its layers (LoRA), by the peft package")
+    lora_r: int = opt(16, "rank of these matrices", ge=1)
+    lora_alpha: int = opt(32, "their output is multiplied by lora_alpha / lora_r", ge=1)
+    lora_dropout: float = opt(0.05, "dropout probability of their input during training", ge=0, lt=1)
+    lora_target_modules: list[str] | str | None = opt(None, "layers that get them: the ends of their names, such as ['q_proj', 'v_proj'], or all-linear; None: the usual ones of the architecture")
+    lora_modules_to_save: list[str] = opt([], "modules that train in full next to them, and are saved with them, such as ['lm_head']")
 
     opt = section("objective")
     loss_mean: Literal["tokens", "sequences"] = opt("tokens", "unmasking: tokens takes the mean over all masked positions, sequences first takes the mean of each sequence")
@@ -192,6 +210,9 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     opt = section("training")
     batch_size: int = opt(12, "sequences per micro-batch and process", ge=1)
     gradient_accumulation_steps: int = opt(40, "micro-batches per update, summed over all processes", ge=1, le=10**9)
+    auto_batch_size: bool = opt(False, "before training, find the largest batch_size up to the given one that fits the memory, and raise gradient_accumulation_steps for the same number of sequences per update")
+    num_epochs: int | float | None = opt(None, "train for exactly so many passes over the training rows or tokens, in place of max_iters; None: max_iters decides", gt=0)
+    epochs_per_job: int | None = opt(None, "end this process after so many passes; a resume trains the next ones; None: no limit", ge=1)
     max_iters: int | float = opt(600_000, "last iteration; iterations start at 0, so a run makes max_iters + 1 updates, as in nanoGPT", ge=0)
     grad_clip: float = opt(1.0, "maximum gradient norm; 0 disables clipping", ge=0, allow_inf_nan=True)
 
@@ -205,19 +226,22 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     spike_window: int = opt(100, "number of recent updates in that median", ge=8, le=10**7)
 
     opt = section("optimizer")
+    optimizer_type: Literal["adamw", "adafactor"] = opt("adamw", "adafactor has a factored second moment, for less memory, and no beta1, beta2")
     learning_rate: float = opt(6e-4, "maximum learning rate, reached after the warm-up", ge=0)
     weight_decay: float = opt(0.1, "weight decay of tensors with at least two dimensions", ge=0)
     beta1: float = opt(0.9, "AdamW's decay rate of the gradient average", ge=0, lt=1)
     beta2: float = opt(0.95, "AdamW's decay rate of the squared gradient average", ge=0, lt=1)
 
     opt = section("schedule")
-    lr_schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd", "warmup_only", "adaptive", "transfer"] = opt("cosine", "shape after the warm-up: cosine and linear end at min_lr; wsd (warm-up, stable, decay) decays only over its last wsd_decay_iters; warmup_only stays constant for warmup_iters, then approaches min_lr; adaptive decreases when the validation loss stops improving; transfer has a separate learning rate for the head until unfreeze_at_iteration")
+    lr_schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd", "warmup_only", "adaptive", "transfer", "step"] = opt("cosine", "shape after the warm-up: cosine and linear end at min_lr; step multiplies by lr_gamma after each epoch; wsd (warm-up, stable, decay) decays only over its last wsd_decay_iters; warmup_only stays constant for warmup_iters, then approaches min_lr; adaptive decreases when the validation loss stops improving; transfer has a separate learning rate for the head until unfreeze_at_iteration")
     wsd_decay_iters: int = opt(0, "wsd: iterations of the decay that ends at lr_decay_iters; 0: a tenth of lr_decay_iters", ge=0)
     head_lr_multiplier: float = opt(10.0, "transfer: factor on the learning rate of the head while the transformer is frozen", gt=0)
     lr_patience: int = opt(3, "adaptive: number of consecutive evaluations without a lower validation loss before the learning rate decreases", ge=1)
     lr_factor: float = opt(0.5, "adaptive: factor on the learning rate at each decrease", gt=0, lt=1)
     decay_lr: bool = opt(True, "warm up and decay the learning rate; False keeps it constant")
     warmup_iters: int | float = opt(2000, "iterations of linear warm-up", ge=0)
+    warmup_ratio: float | None = opt(None, "in place of warmup_iters: share of the run's updates; None: warmup_iters decides", ge=0, le=1)
+    lr_gamma: float = opt(0.85, "step: factor on the learning rate after each epoch", gt=0, le=1)
     lr_decay_iters: int | float = opt(600_000, "iteration at which the cosine reaches min_lr; usually max_iters; equal to warmup_iters: the warm-up ends at learning_rate, then min_lr follows at once", ge=0)
     min_lr: float = opt(6e-5, "final learning rate; usually learning_rate / 10; above learning_rate the rate climbs, and a warning says so", ge=0)
 
@@ -226,6 +250,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     dtype: Dtype = opt(best_dtype, "precision of matrix products; auto: bfloat16 if the GPU supports it, else float16; a CPU computes in float32")
     cpu_autocast: bool = opt(False, "let dtype=bfloat16 also take effect on a CPU")
     compile: bool = opt(True, "compile the model with torch.compile")
+    cpu_threads: int | None = opt(None, "threads of each process on the CPU; the last bits of losses depend on it; None: torch's choice", ge=1)
     backend: Literal["nccl", "gloo", "mpi", "ucc"] = opt("nccl", "torch.distributed backend; a CPU run uses gloo")
     start_timeout: float = opt(10.0, "minutes in which all processes of a run must have joined the process group; after that each ends with exit status 75", gt=0, le=10080)
     del opt
@@ -248,6 +273,13 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
         "vocab_size": "read from meta.pkl",
         "entropy_modifier_verbose": "it has no effect in the core line either",
     }  # fmt: skip
+
+    NOT_YET: ClassVar[Any] = frozenset((
+        "best_metric", "best_mode", "early_stopping_patience", "early_stopping_threshold",
+        "wandb_entity", "wandb_group", "wandb_tags", "sample_interval", "webhook",
+        "quantization", "use_lora", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save",
+        "auto_batch_size", "num_epochs", "epochs_per_job", "optimizer_type", "warmup_ratio", "lr_gamma", "cpu_threads",
+    ))  # fmt: skip
 
     NEAR_CONFIG: ClassVar[Any] = frozenset(("dataset_file",))
 

@@ -60,7 +60,7 @@ ADVICE = {
     "bf16": "--dtype=bfloat16",
     "fp16": "--dtype=float16",
     **dict.fromkeys(
-        ("epochs", "num_epochs", "max_epochs", "num_train_epochs"), "the length of a run is max_iters, in iterations"
+        ("epochs", "max_epochs", "num_train_epochs"), "the length of a run is max_iters, in iterations, or num_epochs"
     ),
     **dict.fromkeys(
         ("config", "config_file", "config_path", "cfg"),

@@ -503,7 +503,7 @@ def test_the_flags_of_other_trainers_are_errors_that_name_the_option(flag: str, 
     [
         ("optimizer.lr", ", did you mean 'optimizer.learning_rate'?"),
         ("optim.betas", ""),
-        ("trainer.max_epochs", ": the length of a run is max_iters, in iterations"),
+        ("trainer.max_epochs", ": the length of a run is max_iters, in iterations, or num_epochs"),
         ("data.batch_size", ", did you mean 'training.batch_size'?"),
         ("model.n_layers", ", did you mean 'model.n_layer'?"),
         ("model_name", ", did you mean 'init_from'?"),
@@ -726,7 +726,7 @@ def test_a_flag_overrides_a_helper_variable_between_files(capsys: pytest.Capture
     assert configure(Options, ["helper.py", "--epochs=7", "uses.py"]).max_iters == 700
     assert "Overriding: epochs = 7\n" in capsys.readouterr().out
     assert error_of("--epochs=7", "helper.py", "uses.py") == (
-        "--epochs=7: unknown option 'epochs': the length of a run is max_iters, in iterations"
+        "--epochs=7: unknown option 'epochs': the length of a run is max_iters, in iterations, or num_epochs"
     )
 
 
@@ -1051,7 +1051,13 @@ def test_help_lists_every_option_with_its_meaning(flag: str, capsys: pytest.Capt
 def test_help_can_list_one_section(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(["--help", "optimizer"], capsys)
 
-    assert re.findall(r"^  --(\w+)=", text, re.MULTILINE) == ["learning_rate", "weight_decay", "beta1", "beta2"]
+    assert re.findall(r"^  --(\w+)=", text, re.MULTILINE) == [
+        "optimizer_type",
+        "learning_rate",
+        "weight_decay",
+        "beta1",
+        "beta2",
+    ]
 
 
 def test_help_of_an_unknown_section_is_refused() -> None:

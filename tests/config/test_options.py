@@ -28,15 +28,18 @@ OPTION_NAMES = {
     Options: {
         "run": "out_dir init_from resume_rng eval_only training_type model_mode ckpt_filename callbacks_file seed",
         "evaluation": "eval_interval eval_iters eval_rng",
-        "checkpoints": "always_save_checkpoint save_interval save_minutes keep_last keep_best async_save time_limit",
-        "logging": "log_interval wandb_log wandb_project wandb_run_name wandb_log_interval",
+        "checkpoints": "always_save_checkpoint save_interval save_minutes keep_last keep_best best_metric best_mode "
+        "early_stopping_patience early_stopping_threshold async_save time_limit",
+        "logging": "log_interval wandb_log wandb_project wandb_run_name wandb_log_interval wandb_entity wandb_group "
+        "wandb_tags sample_interval webhook",
         "data": "dataset data_source data_wait_sleep_seconds data_wait_timeout_seconds "
         "use_paragraph_boundaries enable_line_aligned_sequences",
         "rows": "dataset_file tokenizer dataset_config train_split val_split split_ratio split_seed text_column "
         "prompt_column response_column messages_column chat_template min_quality_score quality_column max_input_length "
         "max_target_length packing streaming shuffle_buffer drop_duplicates use_subset subset_size pad_to_multiple_of",
         "model": "n_layer n_head n_embd block_size dropout bias attention_type position_encoding activation attention "
-        "activation_checkpointing",
+        "activation_checkpointing quantization",
+        "lora": "use_lora lora_r lora_alpha lora_dropout lora_target_modules lora_modules_to_save",
         "objective": "loss_mean num_token_classes class_weights guaranteed_unmasked_max guaranteed_unmasked_min "
         "random_mask_warmup p1_p2_ratio mask_token_id cls_token_id unmasking_model_checkpoint fill "
         "fill_temperature fill_top_k score_transform",
@@ -55,13 +58,14 @@ OPTION_NAMES = {
         "weight_loss_by_mask_ratio uncertainty_factor enable_entropy_penalty max_entropy_penalty "
         "entropy_penalty_start_iter enable_judge_model judge_model_checkpoint",
         "transfer": "init_from_checkpoint freeze_transformer trainable unfreeze_at_iteration unfreeze_lr_multiplier",
-        "training": "batch_size gradient_accumulation_steps max_iters grad_clip",
+        "training": "batch_size gradient_accumulation_steps auto_batch_size num_epochs "
+        "epochs_per_job max_iters grad_clip",
         "stability": "on_instability check_every_step max_recoveries recovery_skip recovery_lr_factor "
         "spike_threshold spike_window",
-        "optimizer": "learning_rate weight_decay beta1 beta2",
+        "optimizer": "optimizer_type learning_rate weight_decay beta1 beta2",
         "schedule": "lr_schedule wsd_decay_iters head_lr_multiplier lr_patience lr_factor decay_lr "
-        "warmup_iters lr_decay_iters min_lr",
-        "system": "device dtype cpu_autocast compile backend start_timeout",
+        "warmup_iters warmup_ratio lr_gamma lr_decay_iters min_lr",
+        "system": "device dtype cpu_autocast compile cpu_threads backend start_timeout",
     },
     SampleOptions: {
         "model": "init_from out_dir checkpoint",
@@ -130,6 +134,8 @@ def test_help_shows_no_default_that_would_be_refused(schema: type[Schema]) -> No
 
 def test_flags_of_choice_options_are_their_choices() -> None:
     for name, field in Options.model_fields.items():
+        if name in Options.NOT_YET:
+            continue
         for choice in get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
             needed = ["--freeze_transformer=True", "--unfreeze_at_iteration=5"] if choice == "transfer" else []
             assert getattr(configure(Options, [f"--{name}={choice}", *needed]), name) == choice
