@@ -56,7 +56,7 @@ def build(
     )
     monitor = wiring.make_monitor(options, runtime, model, step, detector)
     logger.loggers += wiring.loggers(options, runtime, modifiers, checkpoint, given.loggers)
-    watchers = wiring.callbacks(options, runtime, data, modifiers, scheduler, console, given.callbacks)
+    watchers = wiring.callbacks(options, runtime, data, modifiers, scheduler, console, given.callbacks, checkpointer)
     trainer = core.Trainer(
         model, step, scheduler, evaluator, checkpointer, monitor, logger, runtime, preemption, watchers, numbers=numbers
     )

@@ -64,6 +64,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     best_mode: Literal["min", "max"] = opt("min", "min: the best checkpoint has the lowest best_metric, max: the highest")
     early_stopping_patience: int = opt(0, "stop after so many consecutive evaluations without a better best_metric; 0: do not", ge=0)
     early_stopping_threshold: float = opt(0.0, "how much better best_metric must be to count for that", ge=0)
+    final_model: Literal["last", "best", "none"] = opt("last", "models of Hugging Face and LoRA: which checkpoint becomes the folder final_model when the run ends")
     async_save: bool = opt(False, "write checkpoints in a background thread, from a copy in memory, while training continues")
     time_limit: float | None = opt(None, "hours after which the run saves and stops with exit status 75, so that a scheduler can restart it", gt=0)
 
@@ -275,9 +276,8 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     }  # fmt: skip
 
     NOT_YET: ClassVar[Any] = frozenset((
-        "best_metric", "best_mode", "early_stopping_patience", "early_stopping_threshold",
         "wandb_entity", "wandb_group", "wandb_tags", "sample_interval", "webhook",
-        "quantization", "use_lora", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_modules_to_save",
+        "quantization",
         "auto_batch_size", "num_epochs", "epochs_per_job", "optimizer_type", "warmup_ratio", "lr_gamma", "cpu_threads",
     ))  # fmt: skip
 
@@ -406,6 +406,8 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
                 f"composition_config={self.composition_config!r}: there is no data/char_diffusion/config/"
                 f"{self.composition_config}.py; wanted the name of a file there, or None"
             )
+        if self.use_lora and (self.freezes or self.trainable):
+            yield "use_lora=True freezes the model itself: remove freeze_transformer, trainable and unfreeze_at_iteration"
         if self.init_from_checkpoint and self.init_from not in ("scratch", "resume", "auto"):
             yield f"init_from={self.init_from} and init_from_checkpoint={self.init_from_checkpoint}: remove one of them"
         if self.training_type == "sequence_scoring" and self.block_size < 2:

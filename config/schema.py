@@ -124,6 +124,8 @@ class Schema(BaseModel):
         kinds = set(members(field.annotation))
         choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
         takes_text = str in kinds or any(isinstance(choice, str) for choice in choices)
+        if isinstance(value, str) and list[str] in kinds and isinstance(literal(value), list):
+            value = literal(value)
         if isinstance(value, str):
             value = cls.SPELLINGS.get(name, {}).get(value, value)
         if isinstance(value, os.PathLike):

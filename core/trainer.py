@@ -12,7 +12,7 @@ from core.checkpoint.emergency import saves_in_emergency
 from core.checkpoint.resume import damaged_if_it_fails, require_counters
 from core.errors import DivergedError
 from core.preemption import Interrupted
-from core.run_state import RunState
+from core.run_state import VAL_LOSS, RunState
 from core.stability.monitor import Requests
 from core.stability.recovery import ROLL_BACK, STOP
 from core.step_report import StepReport
@@ -51,6 +51,8 @@ class LoopNumbers(NamedTuple):
     always_save_checkpoint: bool = True
     check_every_step: bool = False
     tokens_per_iter: int = 0
+    best_metric: str = VAL_LOSS
+    best_mode: str = "min"
 
 
 class _RolledBack(Exception):
@@ -91,7 +93,7 @@ class Trainer:
         self.max_iters = numbers.max_iters
         self.eval_only = numbers.eval_only
         self.numbers = numbers
-        self.counters = RunState()
+        self.counters = RunState(numbers.best_metric, numbers.best_mode)
         self.stop_request = StopRequest(preemption, is_alone=runtime.world_size == 1)
         self.report = StepReport(raw_model, step, numbers.sequences_per_iter, numbers.tokens_per_iter)
         self.step_start: State = {}  # this rank's position before the evaluation or update at hand; {} between them
@@ -183,15 +185,15 @@ class Trainer:
         return self.counters.losses
 
     def save_evaluated(self, losses: dict[str, torch.Tensor]) -> None:
-        """Save as nanoGPT does: if the validation loss is lower than at the last such save, or always."""
+        """Save as nanoGPT does: if the evaluation is better than the last one that saved, or always."""
         self.react(self.monitor.decide_on_evaluation(losses, self.iter_num - 1))
-        if losses["val"] < self.counters.saved_val_loss or self.numbers.always_save_checkpoint:
+        if self.counters.improves() or self.numbers.always_save_checkpoint:
             self.report_save(self.checkpointer.join())
-            previous, self.counters.saved_val_loss = self.counters.saved_val_loss, losses["val"]
+            previous = self.counters.mark_saved()
             if self.iter_num > 0:
                 self.save_checkpoint(link=True)
                 if self.checkpointer.failure:
-                    self.counters.saved_val_loss = previous  # so that a later one saves even if its loss is higher
+                    self.counters.unmark_saved(previous)
 
     def update(self) -> StepResult:
         """Make one update, and act on the verdict known by now; on a GPU it is that of the update before."""

@@ -29,6 +29,7 @@ PROGRAMS = {
     "masking_report": Program("tools.masking_report", "show which tokens a config masks"),
     "objective_report": Program("tools.objective_report", "show what a trained model has learnt of its objective"),
     "export": Program("tools.export", "write a trained model as a folder of the transformers package"),
+    "merge_lora": Program("tools.merge_lora", "merge an adapter (LoRA) into the model that it was trained on"),
     "convert": Program("tools.convert", "convert a checkpoint of the train_run or the core line"),
     "presets": Program("coregpt.presets", "list the presets"),
     "completion": Program("coregpt.completion", "print the completion of options for a shell"),

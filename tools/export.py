@@ -11,9 +11,7 @@ characters, of bytes, or a byte-pair encoding of tiktoken. In Python:
     pipeline("text-generation", "out-quickstart/hf")("def ", max_new_tokens=50)
 """
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,17 +19,17 @@ import torch
 
 from config.options import SampleOptions
 from core import ModelInitializer
-from core.commands import argument_parser
+from core.commands import argument_parser, command
 from core.errors import ConfigError, exit_on_error
 from extras.hugging_face.gpt2_export import to_gpt2, write_folder
+from extras.hugging_face.lora import has_adapter
 from extras.hugging_face.model import HuggingFaceModel
 from extras.hugging_face.tokenizer_export import to_hugging_face
-from tools.output import refuse_unwritable
+from tools.output import replace_folder, require_room
 from wiring.architecture import load_architecture
 from wiring.sampling import load_trained_model
 
 NAME = "hf"  # of the folder inside out_dir
-MARK = "exported-by-coregpt.txt"  # a folder with this file is replaced
 
 
 def export(out_dir: Path, folder: Path | None = None, checkpoint: str = "linked") -> Path:
@@ -44,34 +42,22 @@ def export(out_dir: Path, folder: Path | None = None, checkpoint: str = "linked"
     that holds something else.
     """
     target = folder or (out_dir.parent if out_dir.is_file() else out_dir) / NAME
-    _require_room(target)
+    require_room(target)
     architecture = load_architecture()
     initializer = ModelInitializer(architecture.model_class, architecture.config_class, torch.device("cpu"))
     settings = SampleOptions().replace(out_dir=str(out_dir), checkpoint=checkpoint)
     trained = load_trained_model(settings, initializer, needs_tokenizer=False)
     model, ours = trained.model, trained.tokenizer
+    if has_adapter(model):
+        merge = command("tools/merge_lora.py")
+        raise ConfigError(f"{out_dir} holds an adapter: `{merge} {out_dir}` writes the complete model")
     model = model.transformer if isinstance(model, HuggingFaceModel) else to_gpt2(model)
     tokenizer = None if ours is None else to_hugging_face(ours, trained.model.config.block_size)
-    with refuse_unwritable("--out", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as new:
-            write_folder(model, tokenizer, Path(new))
-            Path(new, MARK).write_text(f"written by coregpt from {out_dir}\n", encoding="utf-8")
-            if target.is_dir():
-                shutil.rmtree(target)
-            shutil.copytree(new, target)
+    replace_folder(target, out_dir, lambda path: write_folder(model, tokenizer, path))
     if ours is not None and tokenizer is None:
         kind = type(ours).__name__
         print(f"{target} has no tokenizer: transformers has none that is like a {kind}", file=sys.stderr)
     return target
-
-
-def _require_room(folder: Path) -> None:
-    """Raise ConfigError if a folder holds files, and they are not those of an earlier export."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out={folder} is a file: choose a new folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise ConfigError(f"--out={folder} holds other files: choose a new folder")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -18,7 +18,14 @@ from core import (
     TrainingStep,
     provenance,
 )
+from core.checkpoint.run_folder import CONFIG_MARK
+from core.checkpoint.writer import TorchFile
 from data.token_meaning import storable
+from data.tokenizers import tokenizer_from_meta
+from extras.hugging_face.checkpoint_folder import CheckpointFolder
+from extras.hugging_face.model import HuggingFaceModel
+from extras.hugging_face.tokenizer_export import to_hugging_face
+from wiring.lora import adapter_of
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -57,10 +64,21 @@ def make_checkpointer(
         data=data.batches,
         make_model=make_model,
         notes=notes,
+        writer=make_writer(options, data, raw_model, model_args),
         in_background=options.async_save,
     )
     runtime.at_exit(checkpointer.close)
     return checkpointer
+
+
+def make_writer(options: Options, data: RunData, model: Any, model_args: dict[str, Any]) -> TorchFile | None:
+    """Return what writes the checkpoints as folders, for models of transformers and for adapters; else None."""
+    adapter = adapter_of({"model_args": model_args})
+    if not isinstance(model, HuggingFaceModel) and adapter is None:
+        return None
+    tokenizer = None if data.source.meta is None else tokenizer_from_meta(data.source.meta)
+    theirs = None if tokenizer is None else to_hugging_face(tokenizer, model.config.block_size)
+    return CheckpointFolder(model, adapter, theirs, options.as_yaml(f"{CONFIG_MARK}: the options of the run"))
 
 
 def make_monitor(

@@ -19,9 +19,11 @@ from data.token_meaning import difference, sizes_differ
 from extras.freezing import freeze_transformer, train_only
 from extras.hugging_face.loading import PREFIX as HUGGING_FACE
 from extras.hugging_face.loading import enable_checkpointing
+from extras.hugging_face.model import HuggingFaceModel
 from wiring.architecture import load_architecture
 from wiring.given_parts import NOTHING_GIVEN, GivenParts, ready_model
 from wiring.hugging_face.models import hugging_face_source, is_hugging_face, log_other_tokenizer, require_fitting
+from wiring.lora import adapted_source, require_lora, with_lora
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -36,6 +38,7 @@ def make_initializer(options: Options, runtime: Runtime, say: Callable[[str], No
 
     Raises ConfigError if model.py cannot follow the options.
     """
+    require_lora(options)
     architecture = load_architecture()
     if conflicts := list(architecture.conflicts(options)):
         raise ConfigError("\n".join(conflicts))
@@ -48,7 +51,7 @@ def make_initializer(options: Options, runtime: Runtime, say: Callable[[str], No
 
 def _trains_all(options: Options) -> bool:
     """Return whether all weights are trained, from the first update on."""
-    return not (options.eval_only or options.freezes or options.trainable)
+    return not (options.eval_only or options.freezes or options.trainable or options.use_lora)
 
 
 def find_transfer_source(options: Options, runtime: Runtime, start: RunStart) -> Path | None:
@@ -82,30 +85,49 @@ def model_maker(
 
     def make() -> tuple[LoadedModel, dict[str, Any] | None]:
         runtime.seed_all()
-        args, architecture, checkpoint = model_args(options, data), load_architecture(), start.read_checkpoint()
-        if is_hugging_face(start.init_from, checkpoint):
+        args, checkpoint = model_args(options, data), start.read_checkpoint()
+        if source := adapted_source(options, start.init_from, initializer, checkpoint, transfer):
+            loaded = initializer.initialize(source, args)
+        elif is_hugging_face(start.init_from, checkpoint):
             source = hugging_face_source(options, start.init_from, runtime.device, checkpoint)
             loaded = initializer.initialize(source, args)
+        else:
+            loaded = _own_model(options, runtime, start, initializer, args, checkpoint, transfer)
+        if isinstance(loaded.model, HuggingFaceModel):
             require_fitting(loaded.model, data)
-            return loaded._replace(model=adapt(loaded.model, options)), checkpoint
-        if checkpoint is not None:  # what only a fork's model.py knows stays as saved, unless the user gives it
-            saved, given = checkpoint["model_args"], architecture.given_arguments(options)
-            checkpoint["model_args"] = {**architecture.arguments(options), **saved, **given}
-        elif start.init_from == "scratch":
-            architecture.require_values(args)
-        source = model_source(start.init_from, initializer, checkpoint)
-        loaded = initializer.initialize(source, args)
-        if checkpoint is None and start.init_from != "scratch":
-            loaded = architecture.as_built(loaded, options)
-        if _trains_all(options):
-            number_bytes = torch.finfo(runtime.dtype).bits // 8
-            config, sequences = loaded.model.config, options.batch_size
-            require_memory(config, runtime.device, trains=True, sequences=sequences, number_bytes=number_bytes)
-        if transfer:
-            initializer.setup_transfer_learning(loaded.model, transfer)
+        loaded = with_lora(loaded, options, str(transfer or start.init_from), resumes=checkpoint is not None)
         return loaded._replace(model=adapt(loaded.model, options)), checkpoint
 
     return make
+
+
+def _own_model(
+    options: Options,
+    runtime: Runtime,
+    start: RunStart,
+    initializer: ModelInitializer,
+    args: dict[str, Any],
+    checkpoint: dict[str, Any] | None,
+    transfer: Path | None,
+) -> LoadedModel:
+    """Return a model of model.py: new, of a checkpoint, or a GPT-2."""
+    architecture = load_architecture()
+    if checkpoint is not None:  # what only a fork's model.py knows stays as saved, unless the user gives it
+        saved, given = checkpoint["model_args"], architecture.given_arguments(options)
+        checkpoint["model_args"] = {**architecture.arguments(options), **saved, **given}
+    elif start.init_from == "scratch":
+        architecture.require_values(args)
+    source = model_source(start.init_from, initializer, checkpoint)
+    loaded = initializer.initialize(source, args)
+    if checkpoint is None and start.init_from != "scratch":
+        loaded = architecture.as_built(loaded, options)
+    if _trains_all(options):
+        number_bytes = torch.finfo(runtime.dtype).bits // 8
+        config, sequences = loaded.model.config, options.batch_size
+        require_memory(config, runtime.device, trains=True, sequences=sequences, number_bytes=number_bytes)
+    if transfer:
+        initializer.setup_transfer_learning(loaded.model, transfer)
+    return loaded
 
 
 def model_source(init_from: str, initializer: ModelInitializer, checkpoint: dict[str, Any] | None) -> ModelSource:

@@ -15,6 +15,7 @@ import torch
 import core
 from config.options import SampleOptions
 from configurator import configure
+from core.checkpoint.format import is_folder
 from core.checkpoint.resume import NEW_RUN_LOSS, is_number
 from core.checkpoint.search import CheckpointFile
 from core.files import require_file
@@ -24,7 +25,9 @@ from data.token_meaning import difference, sizes_differ
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
 from extras.hugging_face.loading import PREFIX as HUGGING_FACE
-from extras.hugging_face.loading import is_of_hugging_face, load_model, name_of, resume_model
+from extras.hugging_face.loading import is_of_hugging_face, name_of, resume_model
+from extras.hugging_face.loading import load_model as load_hugging_face
+from extras.hugging_face.lora import is_adapter
 from extras.hugging_face.model import HuggingFaceModel
 from extras.hugging_face.tokenizer_import import tokenizer_meta
 from extras.other_runs import load_judge
@@ -33,8 +36,10 @@ from extras.sampling.unmask_sampler import UnmaskSampler, masked_shares
 from loss_modifiers import Judge
 from wiring.architecture import knowing_model_fields, load_architecture
 from wiring.data import GPT2_TOKENS, data_folder
+from wiring.lora import adapter_of, base_loader, folder_adapter, resumed_adapter, tokenizer_of
 
 log = logging.getLogger("coregpt")
+SHAPE = {"dropout": 0.0, "block_size": 1}  # of a model whose weights say the rest
 PRINTED_ALONE = {"--help", "-h", "--print_config"}  # what `configure` prints before it ends the program
 KINDS = {"unmasking": "unmasking", "labels": "token_classifier"}  # section of options -> the kind of model it is for
 
@@ -100,7 +105,8 @@ def load_trained_model(
 
     Raises ConfigError if an option is given that is for another kind of model.
     """
-    model, checkpoint = _load(options, initializer, given)
+    loaded, checkpoint = load_model(options, initializer, given)
+    model = loaded.model
     config = checkpoint.get("config") or {}
     shape = getattr(model, "config", None)
     architecture = load_architecture()  # a fork's model.py has no modes
@@ -117,39 +123,55 @@ def load_trained_model(
     return TrainedModel(model, tokenizer, config, kind, "the line" if options.interactive else "--start")
 
 
-def _load(
-    options: SampleOptions, initializer: core.ModelInitializer, given: torch.nn.Module | None
-) -> tuple[Any, Mapping[str, Any]]:
-    """Return the model, and its checkpoint; an empty one for a pretrained GPT-2."""
+def load_model(
+    options: SampleOptions, initializer: core.ModelInitializer, given: torch.nn.Module | None = None
+) -> tuple[core.LoadedModel, Mapping[str, Any]]:
+    """Return the model, and its checkpoint; an empty one for a pretrained GPT-2. given: see `load_trained_model`"""
+    if options.init_from == "resume" and _is_model_folder(Path(options.out_dir)):
+        return _load_folder(options.out_dir, initializer)
     if options.init_from == "resume":
         found = _find_checkpoint(options)
         checkpoint = core.load_checkpoint(found.path)
         log.info(f"model: {found.path}{_progress(checkpoint, found.manifest)}")
         if given is not None:
             load_exactly(given, checkpoint["model"])
-            return given.to(initializer.device), checkpoint
+            return core.LoadedModel(given.to(initializer.device), {}), checkpoint
         if not checkpoint["model_args"]:
             raise core.CheckpointError(
                 f"{found.path} is of a model that was handed in from Python: make it there again, and give it to "
                 "coregpt.load(..., model=...)"
             )
+        if adapter := adapter_of(checkpoint):
+            source = resumed_adapter(adapter, checkpoint, base_loader(initializer))
+            return initializer.initialize(source, {**SHAPE, **checkpoint["model_args"]}), checkpoint
         if is_of_hugging_face(checkpoint):
-            model = resume_model(checkpoint, initializer.device, "sdpa", None).model
-            model.crop_block_size(checkpoint["model_args"]["block_size"])
-            return model, checkpoint
-        loaded = initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"])
-        return loaded.model, checkpoint
+            loaded = resume_model(checkpoint, initializer.device, "sdpa", None)
+            loaded.model.crop_block_size(checkpoint["model_args"]["block_size"])
+            return loaded, checkpoint
+        return initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"]), checkpoint
     if options.init_from.startswith(HUGGING_FACE):
-        name = name_of(options.init_from)
-        model = load_model(name, initializer.device, "sdpa", None).model
-        return model, {"tokenizer": tokenizer_meta(name)}
-    return initializer.load_pretrained(options.init_from, {"dropout": 0.0}).model, {}
+        return _load_folder(name_of(options.init_from), initializer)
+    return initializer.load_pretrained(options.init_from, {"dropout": 0.0}), {}
+
+
+def _is_model_folder(folder: Path) -> bool:
+    """Return whether a folder holds a model of transformers or an adapter, and no run or checkpoint of ours."""
+    is_theirs = is_adapter(folder) or (folder / "config.json").is_file()
+    return is_theirs and not is_folder(folder) and not any(folder.glob("ckpt*"))
+
+
+def _load_folder(name: str, initializer: core.ModelInitializer) -> tuple[core.LoadedModel, Mapping[str, Any]]:
+    """Return a model of transformers, by name or from a folder, or one with an adapter; and its tokenizer."""
+    if is_adapter(Path(name)):
+        loaded = folder_adapter(Path(name), base_loader(initializer))(dict(SHAPE))
+        return loaded, {"tokenizer": tokenizer_of(HUGGING_FACE + name)}
+    return load_hugging_face(name, initializer.device, "sdpa", None), {"tokenizer": tokenizer_meta(name)}
 
 
 def _find_checkpoint(options: SampleOptions) -> CheckpointFile:
     """Return the checkpoint that the options name: out_dir may be the file itself, and checkpoint a path of its own."""
     path, checkpoints = Path(options.out_dir), core.CheckpointManager(options.out_dir)
-    if path.is_file():
+    if path.is_file() or is_folder(path):
         return CheckpointFile(path, None)
     if options.checkpoint == "best":
         return checkpoints.load_best()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import CheckpointError, ConfigError
 from core.checkpoint.format import load_values
-from core.checkpoint.manifest import sequence_of
+from core.checkpoint.manifest import read, sequence_of
 from core.checkpoint.search import LINKED
 from core.errors import is_rank_0
 
@@ -92,7 +92,11 @@ def read_saved(
 
 def _newest_first(folder: Path) -> Iterator[Path]:
     """Yield the checkpoints of a folder, unverified, the newest first; nanoGPT's name last."""
-    numbered = [path for path in folder.glob("ckpt-*.pt") if path.with_suffix(".json").is_file()]
-    yield from sorted(numbered, key=lambda path: sequence_of(path.name) or 0, reverse=True)
+    numbered = [path for path in folder.glob("ckpt-*.json") if sequence_of(path.name) is not None]
+    for path in sorted(numbered, key=lambda path: sequence_of(path.name) or 0, reverse=True):
+        try:
+            yield folder / read(path)["file"]
+        except CheckpointError:  # a damaged one is reported when it is to be loaded
+            yield path.with_suffix(".pt")
     if (folder / LINKED).is_file():
         yield folder / LINKED

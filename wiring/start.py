@@ -19,7 +19,7 @@ from core import (
 )
 from core.callback import CallbackList
 from core.checkpoint.checkpointer import require_loadable
-from core.checkpoint.format import load_values
+from core.checkpoint.format import is_folder, load_values
 from core.checkpoint.resume import complete, require_finite_moments, restarted
 from core.checkpoint.search import CheckpointFile
 from core.files import kind_of
@@ -115,6 +115,8 @@ def enter_folder(
 
 
 def _named_checkpoint(path: Path) -> CheckpointFile:
+    if is_folder(path):
+        return CheckpointFile(path, None)
     if kind := kind_of(path):
         raise CheckpointError(f"{path} is {kind}: ckpt_filename is the name of a file in out_dir, or None")
     if not path.is_file():

@@ -14,9 +14,11 @@ from core import Callback, ConsoleLogger, JsonlLogger, Logger, LRScheduler, Runt
 from core.checkpoint.run_folder import CONFIG, is_own_config
 from core.commands import install_command
 from data.token_bins import TokenBins
+from extras.early_stopping import EarlyStopping
 from extras.epoch_meter import EpochMeter
 from extras.event_callbacks import EventCallback, needs_adapter
 from extras.finite_losses import FiniteLosses
+from extras.hugging_face.final_model import FinalModel
 from extras.iteration_clock import IterationClock
 from extras.objective_lines import ObjectiveLines
 from extras.progress_bar import ProgressBar
@@ -29,6 +31,7 @@ from wiring.loop import tokens_per_iter
 
 if TYPE_CHECKING:
     from config.options import Options
+    from core import Checkpointer
     from loss_modifiers import LossModifierPipeline
     from wiring.data import RunData
     from wiring.start import RunStart
@@ -115,6 +118,7 @@ def callbacks(
     scheduler: LRScheduler,
     console: Sequence[Logger],
     of_user: Sequence[Any] = (),
+    checkpointer: Checkpointer | None = None,
 ) -> list[Callback]:
     """Return the callbacks that the options ask for, then the user's own.
 
@@ -138,6 +142,12 @@ def callbacks(
     if options.unfreeze_at_iteration is not None and (options.freezes or options.trainable):
         drop = 1.0 if options.lr_schedule == "transfer" else options.unfreeze_lr_multiplier  # the schedule has it
         found.append(Unfreezing(options.unfreeze_at_iteration, drop, options.weight_decay))
+    if options.early_stopping_patience:
+        limits = options.early_stopping_patience, options.early_stopping_threshold
+        found.append(EarlyStopping(*limits, options.best_metric, options.best_mode))
+    writes_folders = checkpointer is not None and not checkpointer.writer.suffix
+    if writes_folders and options.final_model != "none" and not options.eval_only:
+        found.append(FinalModel(options.final_model))
     if options.eval_only:
         found.append(FiniteLosses())
     return [*found, *_adapted(options, runtime, data, of_user)]

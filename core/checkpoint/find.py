@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from core import files
-from core.checkpoint.format import handle_state_dict_prefixes, load_checkpoint
+from core.checkpoint.format import handle_state_dict_prefixes, is_folder, load_checkpoint
 from core.checkpoint.manager import CheckpointManager
 from core.errors import CheckpointError
 from core.optimizer import load_optimizer_state
@@ -25,11 +25,13 @@ def find_latest_checkpoint(out_dir: str | Path) -> Path:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return a checkpoint file: `path` itself, or for a run folder its `ckpt.pt` or else the newest good checkpoint.
+    """Return a checkpoint: `path` itself, or for a run folder its `ckpt.pt` or else the newest good checkpoint.
 
     Raises CheckpointError if there is none.
     """
     path = Path(path)
+    if is_folder(path):
+        return path
     if path.is_dir():
         return CheckpointManager(path).load(prefer_linked=True).path
     if kind := files.kind_of(path):

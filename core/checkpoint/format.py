@@ -13,7 +13,7 @@ import torch
 
 from core.checkpoint.numpy_numbers import ALLOWED
 from core.checkpoint.other_formats import kind_of_content, kind_of_file
-from core.checkpoint.weights import non_finite
+from core.checkpoint.weights import non_finite, read_tensors
 from core.commands import command
 from core.errors import CheckpointError
 
@@ -31,6 +31,7 @@ CHECKPOINT = {
     "tokenizer": "what the token ids stand for: the data set's meta.pkl; None without one, which means GPT-2's tokens",
     # what an exact resume needs as well
     "lowest_val_loss": "the lowest validation loss seen",
+    "saved_metric": "with another best_metric than the validation loss: its value at the last evaluation that saved",
     "evaluated_at": "iteration of the last evaluation, which a resume does not repeat; None before the first",
     "recovery": "rollbacks made (`history`), their factor on the learning rate, and the batches to skip (`left_out`)",
     "callbacks": "states of the callbacks that have one, by class name",
@@ -38,6 +39,8 @@ CHECKPOINT = {
     "scaler": "the gradient scaler's state dict; empty without float16",
     "ranks": "for each rank: its position, as below",
     "run": "id of the run, kept by an exact resume",
+    # only in a checkpoint that is a folder, whose `model` is empty
+    "weights": "for each weight, its name in the folder's safetensors files",
     # only in a checkpoint that tools.convert made, which has no ranks
     "objective": "state of the objective",
 }
@@ -62,6 +65,7 @@ MANIFEST = {
     "train_loss": "mean training loss of these weights; null if they were not evaluated",
     "val_loss": "mean validation loss of these weights; null if they were not evaluated",
     "lowest_val_loss": "the lowest validation loss seen; null before the first evaluation",
+    "best_metric": "name, mode and value of what decides which checkpoint is best; absent if it is the validation loss",
     "healthy": "nothing was unstable since the checkpoint before: a rollback may go back here",
     "finished": "the run has made its last update",
     "run": "id of the run, kept by an exact resume",
@@ -83,6 +87,7 @@ MANIFEST = {
     "beside": "checksum of what was ckpt.pt before this save; null if there was none",
 }
 
+STATE = "training.pt"  # in a checkpoint that is a folder: all but the weights
 FOREIGN_CLASS = re.compile(
     r"Unsupported global: GLOBAL (model|train_utils|training_utils)\b(?!\.GPT(Config)? )"
 )  # classes of legacy programs; `model.GPT` is a whole model of nanoGPT's, `model.GPTConfig` its config
@@ -103,10 +108,14 @@ def arrange(layout: Mapping[str, str], parts: Mapping[str, Any]) -> dict[str, An
 def load_checkpoint(path: str | Path, check: bool = True) -> dict[str, Any]:
     """Read a checkpoint of ours or of nanoGPT's into CPU memory. Code hidden in the file is refused, not run.
 
+    Of a folder, the weights are those in its safetensors files.
+
     check: compare the file's own checksums, which torch does not, and refuse weights that are not finite; not needed
            if the manifest's checksum was just compared
     """
     checkpoint = _read(path, check)
+    if is_folder(path):
+        checkpoint["model"] = read_tensors(Path(path), checkpoint.pop("weights", {}))
     if _needs_conversion(checkpoint):
         raise CheckpointError(CONVERT.format(path=path, convert=command("tools/convert.py")))
     checkpoint["model"] = handle_state_dict_prefixes(checkpoint["model"])
@@ -122,6 +131,11 @@ def load_checkpoint(path: str | Path, check: bool = True) -> dict[str, Any]:
 def load_values(path: str | Path) -> dict[str, Any]:
     """Read the plain values of a checkpoint; its tensors stay on the disk until they are used."""
     return _read(path, check=False, mapped=True)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Return whether a path is a checkpoint that is a folder."""
+    return Path(path, STATE).is_file()
 
 
 def identity(path: Path) -> tuple[str | None, int | None]:
@@ -143,6 +157,7 @@ def _read(path: str | Path, check: bool, mapped: bool = False) -> dict[str, Any]
 
     mapped: leave the tensors on the disk until they are used
     """
+    path = Path(path, STATE) if is_folder(path) else path
     try:
         is_zip = zipfile.is_zipfile(path)
         if check and is_zip:

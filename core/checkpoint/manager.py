@@ -10,7 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from core import files
-from core.checkpoint.manifest import Manifest, UnreadableError, describe, name_of, plain, require_present, sequence_of
+from core.checkpoint.manifest import (
+    Manifest,
+    UnreadableError,
+    describe,
+    name_of,
+    new_folder,
+    plain,
+    require_present,
+    sequence_of,
+)
 from core.checkpoint.manifest import write as write_manifest
 from core.checkpoint.other_formats import kind_of_folder
 from core.checkpoint.retention import to_keep
@@ -26,8 +35,9 @@ __all__ = ["CheckpointManager", "CheckpointFile"]
 class CheckpointManager:
     """Owns the checkpoints of one run folder, whatever their format: the caller of `save` hands in what writes.
 
-    A checkpoint `ckpt-000007.pt` never changes, and counts as soon as its manifest `ckpt-000007.json` exists. Their
-    order is that of their numbers. nanoGPT's `ckpt.pt` is a second name of one of them.
+    A checkpoint `ckpt-000007.pt`, or a folder `checkpoint-500` of iteration 500, never changes, and counts as soon as
+    its manifest `ckpt-000007.json` exists. Their order is that of the manifests' numbers. nanoGPT's `ckpt.pt` is a
+    second name of one of the files.
 
     keep_last: number of newest checkpoints to keep
     keep_best: number of checkpoints with the lowest validation loss to keep in addition
@@ -107,7 +117,8 @@ class CheckpointManager:
                 "the folder was removed, renamed or unmounted, with the checkpoints of this run: it is made again"
             )
         sequence = self._last = 1 + max(self._last, *before.names, 0)
-        path, manifest_path = self.folder / (name_of(sequence) + suffix), self.folder / f"{name_of(sequence)}.json"
+        manifest_path = self.folder / f"{name_of(sequence)}.json"
+        path = manifest_path.with_suffix(suffix) if suffix else new_folder(self.folder, notes["iter_num"])
         try:
             files.write_atomically(path, write)
             files.flush_folder(self.folder)
@@ -148,7 +159,7 @@ class CheckpointManager:
         linked = search.linked_numbers()
         kept = to_keep(good, last=self.keep_last, best=self.keep_best, linked=linked[-1] if linked else None)
         kept |= {newest, *search.unsure}
-        self._remove([self.path.name + files.PARTIAL])
+        self._remove([self.path.name + files.PARTIAL, *search.loose])
         for number, names in search.names.items():
             if number in kept:
                 names = [name for name in names if name.endswith(files.PARTIAL)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from core.errors import CheckpointError
 
 SEAL = "seal"  # the manifest's own checksum, so that damage to it is noticed
 UNSEALED = ("format", SEAL)  # a newer format may seal other fields, and its number must still be read
+FOLDER = re.compile(r"checkpoint-(\d+)(-\d+)?")  # name of a checkpoint that is a folder: of its iteration
 NOTES = ("iter_num", "val_loss", "healthy")  # fields that the caller of a save must give
 LARGEST_BYTES = 2**26
 Manifest = dict[str, Any]
@@ -46,6 +48,15 @@ def sequence_of(name: str) -> int | None:
     found = re.fullmatch(r"(ckpt-([0-9]{6,}))(\.pt|\.json)?(\.part)?", name)
     sequence = int(found[2]) if found else 0
     return sequence if found and found[1] == name_of(sequence) else None
+
+
+def new_folder(parent: Path, iter_num: int) -> Path:
+    """Return the path of a new folder for a checkpoint: `checkpoint-ITERATION`, with another number if it is there."""
+    path, number = parent / f"checkpoint-{iter_num}", 1
+    while os.path.lexists(path):
+        number += 1
+        path = parent / f"checkpoint-{iter_num}-{number}"
+    return path
 
 
 def plain(notes: Manifest) -> Manifest:
@@ -125,8 +136,10 @@ def _check(manifest: Manifest, path: Path) -> None:
             )
         if not right:
             raise CheckpointError(f"{path.name} is damaged: its {field!r} is missing or wrong")
-    if manifest["sequence"] != sequence_of(path.name) or manifest["file"] not in (path.stem, f"{path.stem}.pt"):
-        raise CheckpointError(f"{path.name} is the manifest of another checkpoint ({manifest['file']!r})")
+    file = manifest["file"]
+    is_named = file in (path.stem, f"{path.stem}.pt") or FOLDER.fullmatch(file)
+    if manifest["sequence"] != sequence_of(path.name) or not is_named:
+        raise CheckpointError(f"{path.name} is the manifest of another checkpoint ({file!r})")
     if manifest["format"] != FORMAT or manifest.get(SEAL) != _seal(manifest):
         raise CheckpointError(f"{path.name} is damaged: it is not as it was written")
 

@@ -1,6 +1,7 @@
 """Which checkpoints stay when a new one has been saved."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from core.checkpoint.manifest import Manifest
 
@@ -24,9 +25,21 @@ def to_keep(good: Iterable[Manifest], *, last: int, best: int, linked: int | Non
 def by_loss(manifests: Iterable[Manifest]) -> list[Manifest]:
     """Return those with a validation loss, the lowest first, of equal losses the older.
 
-    Losses on other data do not compare: only checkpoints with the data of the newest one count.
+    Losses on other data do not compare: only checkpoints with the data of the newest one count. If the newest one names
+    another metric that decides which is best, its values are compared in place of losses.
     """
     numbered = sorted(manifests, key=lambda manifest: manifest["sequence"])
     data = numbered[-1].get("data_fingerprint") if numbered else None
     measured = [m for m in numbered if m["val_loss"] is not None and m.get("data_fingerprint") == data]
-    return sorted(measured, key=lambda manifest: (manifest["val_loss"], manifest["sequence"]))
+    wanted = next((m["best_metric"] for m in reversed(numbered) if m.get("best_metric")), None)
+    if wanted is None:
+        return sorted(measured, key=lambda manifest: (manifest["val_loss"], manifest["sequence"]))
+    sign = 1 if wanted["mode"] == "min" else -1
+    alike = [(m, m["best_metric"]["value"]) for m in measured if _is_of(m, wanted)]
+    return [m for m, value in sorted(alike, key=lambda pair: (sign * pair[1], pair[0]["sequence"]))]
+
+
+def _is_of(manifest: Manifest, wanted: dict[str, Any]) -> bool:
+    """Return whether a manifest has a value of the metric that another one names."""
+    found = manifest.get("best_metric") or {}
+    return found.get("name") == wanted["name"] and found.get("value") is not None

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import re
 import socket
@@ -20,7 +21,10 @@ except ImportError:  # Windows
 log = logging.getLogger("coregpt")
 LOCK = ".lock"
 CHECKPOINT = re.compile(r"ckpt.*\.(pt|json)(\.part)?|ckpt\.pt\.foreign.*")
-CHECKPOINT_FOLDER = re.compile(r"ckpt-.*")
+CHECKPOINT_FOLDER = re.compile(r"ckpt-.*|checkpoint-\d+(-\d+)?\.part")
+FINAL = "final_model"  # folder with the model at the end of a run, for other programs
+OWN_FOLDER = re.compile(rf"checkpoint-(\d+)(-\d+)?|{FINAL}")  # other trainers have such folders as well
+OPTIONS = "options.yaml"  # in each of these folders: the options of the run
 CONFIG = "config.yaml"  # the options of the run
 CONFIG_MARK = "# written by coreGPT"  # its beginning; a file of the user has another one
 REPORTS = ("metrics.jsonl", "wandb", "ema.pt", CONFIG)  # ema.pt: averaged weights, see extras/ema.py
@@ -146,6 +150,11 @@ def is_own_config(path: Path) -> bool:
         return False
 
 
+def is_own_folder(path: Path) -> bool:
+    """Return whether the folder at `path` is a checkpoint, or the final model, of a run of this program."""
+    return is_own_config(path / OPTIONS)
+
+
 def keep_config(path: Path, save: Callable[[Path], None]) -> None:
     """Have `save(path)` write the options of a run, in place of a previous run's; the user's own file stays.
 
@@ -200,14 +209,17 @@ def _files_of_a_run(folder: Path) -> list[str]:
             if (entry.name in REPORTS and (entry.name != CONFIG or is_own_config(Path(entry.path))))
             or CHECKPOINT.fullmatch(entry.name)
             or (CHECKPOINT_FOLDER.fullmatch(entry.name) and entry.is_dir())
+            or (OWN_FOLDER.fullmatch(entry.name) and is_own_folder(Path(entry.path)))
         ]
 
 
-def _moving_order(name: str) -> tuple[bool, int, bool, str]:
+def _moving_order(name: str) -> tuple[bool, float, bool, str]:
     """Return a sort key: the order in which files are moved.
 
     First files without a number, as `ckpt.pt` may be older than the newest numbered checkpoint; then numbered ones, the
-    newest last, each after its manifest; then the reports, which belong to the checkpoint that is loaded.
+    newest last, each after its manifest; then folders, which do not load without a manifest; then the reports, which
+    belong to the checkpoint that is loaded.
     """
     number = re.match(r"ckpt-(\d+)", name)
-    return name in REPORTS, int(number[1]) if number else 0, not name.endswith(".json"), name
+    last = math.inf if OWN_FOLDER.fullmatch(name) else 0
+    return name in REPORTS, int(number[1]) if number else last, not name.endswith(".json"), name

@@ -7,9 +7,20 @@ from typing import NamedTuple
 
 from core import files
 from core.checkpoint.format import identity
-from core.checkpoint.manifest import FutureFormatError, Manifest, UnreadableError, name_of, read, sequence_of, verify
+from core.checkpoint.manifest import (
+    FOLDER,
+    FutureFormatError,
+    Manifest,
+    UnreadableError,
+    name_of,
+    read,
+    sequence_of,
+    verify,
+)
 from core.checkpoint.retention import by_loss
+from core.checkpoint.run_folder import is_own_folder
 from core.errors import CheckpointError
+from core.files import PARTIAL
 
 LINKED = "ckpt.pt"  # nanoGPT's name
 Digests = dict[tuple[int, ...] | None, str]
@@ -26,6 +37,7 @@ class CheckpointSearch:
     """One look at a folder.
 
     names:     the files of every number, temporary ones included
+    loose:     folders of checkpoints that no manifest names, temporary ones included
     manifests: by number, those that are intact and belong to their file name
     unsure:    numbers that the disk failed to read; it may succeed another time
     faults:    by name, the files that were checked and are not good, and why
@@ -46,12 +58,20 @@ class CheckpointSearch:
         self.unsure: set[int] = set()
         self.faults: dict[str, str] = {}
         self._unmanifested: dict[int, str] = {}  # numbers without an intact manifest, and why
-        for name in _names(folder):
+        found = _names(folder)
+        for name in found:
             if (sequence := sequence_of(name)) is not None:
                 self.names.setdefault(sequence, []).append(name)
         for sequence, names in self.names.items():
-            if complete := [name for name in names if not name.endswith(files.PARTIAL)]:
+            if complete := [name for name in names if not name.endswith(PARTIAL)]:
                 self._read_manifest(sequence, complete)
+        folders = {name for name in found if FOLDER.fullmatch(name) and is_own_folder(folder / name)}
+        for sequence, manifest in self.manifests.items():
+            if manifest["file"] in folders:
+                self.names[sequence].append(manifest["file"])
+                folders.remove(manifest["file"])
+        parts = [name for name in found if name.endswith(PARTIAL) and FOLDER.fullmatch(name.removesuffix(PARTIAL))]
+        self.loose = sorted(folders) + parts
 
     def newest(self, prefer_linked: bool = False) -> CheckpointFile | None:
         """Return the newest good checkpoint, or with `prefer_linked` the one that is `ckpt.pt`; None if there is none.
@@ -71,6 +91,9 @@ class CheckpointSearch:
 
     def numbered(self, healthy: bool = False) -> Iterator[CheckpointFile]:
         """Yield our good checkpoints, the newest first, or only the healthy ones. Each is verified when it is due."""
+        for name in self.loose if not healthy else ():
+            if not name.endswith(PARTIAL):
+                self.faults[name] = _without_manifest(name)
         for sequence in sorted({*self.manifests, *self._unmanifested}, reverse=True):
             manifest = self.manifests.get(sequence)
             if healthy and not (manifest and manifest["healthy"]):
@@ -115,14 +138,14 @@ class CheckpointSearch:
 
     def damaged(self) -> set[int]:
         """Return the numbers of the checkpoints that were checked and are not good."""
-        return {number for name in self.faults if (number := sequence_of(name)) is not None}
+        numbers = {manifest["file"]: number for number, manifest in self.manifests.items()}
+        found = (numbers.get(name, sequence_of(name)) for name in self.faults)
+        return {number for number in found if number is not None}
 
     def _read_manifest(self, sequence: int, complete: list[str]) -> None:
         path = self.folder / f"{name_of(sequence)}.json"
         if path.name not in complete:
-            self._unmanifested[sequence] = (
-                f"{complete[0]} has no manifest: its save was cut short, or the manifest is lost"
-            )
+            self._unmanifested[sequence] = _without_manifest(complete[0])
             return
         try:
             self.manifests[sequence] = read(path)
@@ -200,6 +223,10 @@ class CheckpointSearch:
             if stamp:
                 self.digests[stamp] = digest
         return digest
+
+
+def _without_manifest(name: str) -> str:
+    return f"{name} has no manifest: its save was cut short, or the manifest is lost"
 
 
 def _names(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,25 @@ def require_equal(state: Tensors, names: list[str]) -> None:
                 f"{names[0]} and {name} differ in the checkpoint, and this model ties them, so that it would not be "
                 "the network that was trained: use the checkpoint with the model.py of its own program"
             )
+
+
+def read_tensors(folder: Path, names: Mapping[str, str]) -> Tensors:
+    """Return weights from the safetensors files of a folder. names: for each weight, its name in the files
+
+    Raises CheckpointError if one is missing, or a file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: Tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as content:
+                found |= {name: content.get_tensor(name) for name in list(content.keys())}
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read {file} ({error}); put a good copy in its place") from None
+    if missing := [name for name in names.values() if name not in found]:
+        raise CheckpointError(f"{folder} lacks {missing[0]}: put a good copy in its place")
+    return {name: found[own] for name, own in names.items()}
 
 
 def tied_names(own: Tensors) -> list[list[str]]:

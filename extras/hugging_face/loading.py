@@ -57,6 +57,7 @@ def load_model(name: str, device: torch.device, attention: str, dropout: float |
         )
     made = HuggingFaceModel(model)
     _require_causal(made, name)
+    made.train()  # from_pretrained returns it in evaluation mode, without dropout
     log.info(
         f"model: {name}, a {type(model).__name__} with {made.get_num_params():,} parameters in float32, attention: "
         f"{model.config._attn_implementation}"
@@ -106,11 +107,6 @@ def read_config(name: str) -> Any:
     transformers = import_transformers()
     if not name or (name.startswith(LOCAL) and not Path(name).is_dir()):
         raise ConfigError(f"init_from={PREFIX}{name}: there is no such folder: give a folder {OF_SAVE_PRETRAINED}")
-    if Path(name, "adapter_config.json").is_file():
-        raise ConfigError(
-            f"init_from={PREFIX}{name}: the folder holds an adapter: merge it into its model first (peft's "
-            "merge_and_unload), and give the folder of the result"
-        )
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise ConfigError(
             f"init_from={PREFIX}{name}: the folder has no config.json: give a folder {OF_SAVE_PRETRAINED}"

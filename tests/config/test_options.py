@@ -29,7 +29,7 @@ OPTION_NAMES = {
         "run": "out_dir init_from resume_rng eval_only training_type model_mode ckpt_filename callbacks_file seed",
         "evaluation": "eval_interval eval_iters eval_rng",
         "checkpoints": "always_save_checkpoint save_interval save_minutes keep_last keep_best best_metric best_mode "
-        "early_stopping_patience early_stopping_threshold async_save time_limit",
+        "early_stopping_patience early_stopping_threshold final_model async_save time_limit",
         "logging": "log_interval wandb_log wandb_project wandb_run_name wandb_log_interval wandb_entity wandb_group "
         "wandb_tags sample_interval webhook",
         "data": "dataset data_source data_wait_sleep_seconds data_wait_timeout_seconds "

@@ -14,6 +14,7 @@ from transformers import AutoModelForSeq2SeqLM
 import coregpt
 import train
 from benchmark.soak.campaign import ranks
+from core.checkpoint.find import find_latest_checkpoint
 from core.checkpoint.format import load_checkpoint
 from tests.hf.conftest import WORDS
 from tools.run_hash import run_hash
@@ -95,7 +96,7 @@ def test_the_loss_is_the_mean_over_all_labels_of_an_update(rows: Path) -> None:
     seen = Batches()
     settings = ["--max_iters=0", "--dropout=0.0", "--grad_clip=0.0", "--gradient_accumulation_steps=4"]
     run = coregpt.train(["--init_from=hf:gpt2", *ARGV, f"--dataset={rows}", *settings], callbacks=[seen])
-    start = coregpt.load("out", device="cpu", checkpoint=next(Path("out").glob("ckpt-*.pt")))
+    start = coregpt.load("out", device="cpu", checkpoint=find_latest_checkpoint("out"))
     assert run.model is not None and start.model is not None
 
     from extras.hugging_face.loading import load_model

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 import coregpt
 import sample
 import train
+from core.checkpoint.find import find_latest_checkpoint
 from core.checkpoint.format import load_checkpoint
 from tests.hf.conftest import WORDS, make_gpt2
 from tools.export import export
@@ -109,11 +110,11 @@ def test_weights_are_float32_also_of_a_base_in_bfloat16(place: Path) -> None:
     small = ["--learning_rate=1e-5", "--eval_interval=1", "--weight_decay=0.0", "--lr_schedule=constant"]
     before = AutoModelForCausalLM.from_pretrained("half", dtype=torch.float32).state_dict()
     train.main(argv("half", "--max_iters=2", *small))
-    first = load_checkpoint(Path("out/ckpt.pt"))["model"]
+    first = load_checkpoint(find_latest_checkpoint("out"))["model"]
     assert {tensor.dtype for tensor in first.values()} == {torch.float32}
     train.main(["--init_from=resume", *ARGV, *small, "--max_iters=4"])
 
-    after = load_checkpoint(Path("out/ckpt.pt"))["model"]
+    after = load_checkpoint(find_latest_checkpoint("out"))["model"]
     assert {tensor.dtype for tensor in after.values()} == {torch.float32}
     name = "transformer.h.0.mlp.c_fc.weight"
     moved = (after[f"transformer.{name}"] - before[name]).abs()
@@ -141,7 +142,7 @@ def test_recomputed_activations_give_the_same_bits(place: Path) -> None:
     for name in ("none", "full"):
         options = [f"--activation_checkpointing={name}", f"--out_dir={name}", "--max_iters=3", "--eval_interval=2"]
         train.main(argv("gpt2", *options))
-    saved = [load_checkpoint(Path(name, "ckpt.pt"))["model"] for name in ("none", "full")]
+    saved = [load_checkpoint(find_latest_checkpoint(name))["model"] for name in ("none", "full")]
 
     run = coregpt.train(argv("gpt2", "--activation_checkpointing=full", "--max_iters=0", "--out_dir=other"))
     assert run.model.transformer.is_activation_checkpointing
@@ -172,7 +173,7 @@ def test_two_ranks_train_the_same_weights(place: Path) -> None:
     one = argv("gpt2", "--max_iters=3", "--eval_interval=2", "--dropout=0.0", "--out_dir=out-two")
     assert ranks(lambda: train.main(one)) == [0, 0]  # type: ignore[arg-type,return-value]
     train.main([*one, "--out_dir=out-one"])
-    first, second = (load_checkpoint(Path(name, "ckpt.pt")) for name in ("out-one", "out-two"))
+    first, second = (load_checkpoint(find_latest_checkpoint(name)) for name in ("out-one", "out-two"))
     assert len(second["ranks"]) == 2  # which draw other batches than one rank does
     moved = [(second["model"][name] - weight).abs().max().item() for name, weight in first["model"].items()]
     assert 0 < max(moved) < 0.1

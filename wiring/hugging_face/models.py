@@ -19,7 +19,8 @@ from extras.hugging_face.loading import (
     resume_model,
 )
 from extras.hugging_face.model import HuggingFaceModel
-from extras.hugging_face.tokenizer_import import give_other_ids, tokenizer_meta
+from extras.hugging_face.tokenizer_import import give_other_ids
+from wiring.lora import base_name, tokenizer_of
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -51,8 +52,9 @@ def tokens_of_start(start: RunStart) -> dict[str, Any] | None:
     That is what the checkpoint to resume says, or the tokenizer of a model of Hugging Face, if it has one.
     """
     if start.found is None and start.init_from.startswith(PREFIX):
-        read_config(name_of(start.init_from))  # what is wrong with the model is said first
-        return tokenizer_meta(name_of(start.init_from))
+        if (base := base_name(start.init_from)).startswith(PREFIX):
+            read_config(name_of(base))  # what is wrong with the model is said first
+        return tokenizer_of(start.init_from)
     return start.tokenizer()
 
 
@@ -60,7 +62,7 @@ def log_other_tokenizer(init_from: str, data: RunData) -> None:
     """Warn if a data set has another tokenizer than the model's folder."""
     if data.rows is None and not data.source.meta_path.exists():
         return  # then its ids are taken for those of the model's tokenizer
-    meta = tokenizer_meta(name_of(init_from))
+    meta = tokenizer_of(init_from)
     if meta is not None and give_other_ids(meta, data.source.meta):
         log.warning(f"{init_from}: its tokenizer gives other ids than that of {data.source.meta_path}")
 

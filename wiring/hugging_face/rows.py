@@ -29,6 +29,7 @@ from extras.hugging_face.tokenizer_export import to_hugging_face
 from extras.hugging_face.tokenizer_import import tokenizer_meta
 from wiring.hugging_face.dataset_file import CustomData, open_custom_data
 from wiring.hugging_face.models import tokens_of_start
+from wiring.lora import base_name
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -166,8 +167,8 @@ def _model_config(start: RunStart) -> dict[str, Any]:
         saved = load_values(start.found.path)["model_args"].get("hugging_face")
         found: dict[str, Any] = saved or {}
     else:
-        is_theirs = start.init_from.startswith(PREFIX)
-        found = read_config(name_of(start.init_from)).to_dict() if is_theirs else {}
+        name = base_name(start.init_from)
+        found = read_config(name_of(name)).to_dict() if name.startswith(PREFIX) else {}
     if not found:
         raise ConfigError(
             "rows of text are for models of Hugging Face: set init_from=hf:NAME, or prepare token bins of the text"

@@ -14,6 +14,7 @@ import torch
 
 from core import files
 from core.checkpoint.manager import CheckpointManager
+from core.checkpoint.run_folder import CONFIG_MARK
 from core.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -165,19 +166,71 @@ def test_messages_name_the_folder_as_the_user_wrote_it() -> None:
     assert CheckpointManager("./out//").out_dir == "./out//"
 
 
+def folder(path: Path) -> None:
+    """Write a checkpoint that is a folder."""
+    path.mkdir()
+    (path / "options.yaml").write_text(CONFIG_MARK)
+
+
 def test_a_checkpoint_folder_is_kept_like_a_file_but_not_linked(tmp_path: Path) -> None:
-    def write(path: Path) -> None:
-        path.mkdir()
-        (path / "weights").write_text("x")
-
     manager = CheckpointManager(tmp_path, keep_last=1, keep_best=0)
-    for _ in range(2):
-        manager.save(write, notes(), suffix="")
+    for iter_num in (4, 8):
+        manager.save(folder, notes(iter_num), suffix="")
 
-    assert names(tmp_path) == ["ckpt-000002", "ckpt-000002.json"] and manager.load().path.name == "ckpt-000002"
-    (tmp_path / "ckpt-000002" / "weights").write_text("y")
-    with pytest.raises(CheckpointError, match="ckpt-000002 is damaged"):
+    assert names(tmp_path) == ["checkpoint-8", "ckpt-000002.json"] and manager.load().path.name == "checkpoint-8"
+    (tmp_path / "checkpoint-8" / "options.yaml").write_text(f"{CONFIG_MARK}?")
+    with pytest.raises(CheckpointError, match="checkpoint-8 .*its manifest says"):
         manager.load()
+
+
+def test_a_folder_of_the_same_iteration_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    """After a rollback, or next to a folder of another trainer, which stays."""
+    (tmp_path / "checkpoint-3").mkdir()
+    manager = CheckpointManager(tmp_path, keep_last=2, keep_best=0)
+    for _ in range(3):
+        manager.save(folder, notes(3), suffix="")
+
+    folders = ["checkpoint-3", "checkpoint-3-2", "checkpoint-3-3", "checkpoint-3-4"]
+    assert [name for name in names(tmp_path) if "json" not in name] == [folders[0], *folders[2:]]
+    assert manager.load().path.name == "checkpoint-3-4"
+
+
+@pytest.mark.parametrize("ending", ["", ".part"])
+def test_a_folder_whose_save_was_cut_short_is_reported_and_removed(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = CheckpointManager(tmp_path, keep_last=2)
+    manager.save(folder, notes(1), suffix="")
+    folder(tmp_path / f"checkpoint-2{ending}")
+
+    assert manager.load().path.name == "checkpoint-1"
+    assert ("checkpoint-2 has no manifest: its save was cut short" in caplog.text) is (ending == "")
+    manager.save(folder, notes(2), suffix="")
+    assert [name for name in names(tmp_path) if "json" not in name] in (
+        [["checkpoint-1", "checkpoint-2"], ["checkpoint-1", "checkpoint-2-2"]][ending == ""],
+    )
+
+
+def test_the_best_folder_stays_and_a_damaged_one_goes(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep_last=1, keep_best=1)
+    for iter_num, loss in ((1, 3.0), (2, 1.0), (3, 2.0)):
+        manager.save(folder, notes(iter_num, loss), suffix="")
+    assert manager.load_best().path.name == "checkpoint-2"
+    (tmp_path / "checkpoint-2" / "options.yaml").unlink()
+    manager.save(folder, notes(4, 5.0), suffix="")
+
+    assert not any("checkpoint-2" in name for name in names(tmp_path) if (tmp_path / name / "options.yaml").exists())
+    assert manager.load_best().path.name in ("checkpoint-3", "checkpoint-4")
+
+
+def test_another_metric_decides_which_is_best(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep_last=1, keep_best=1)
+    for iter_num, value in enumerate((2.0, 7.0, None, 3.0)):
+        metric = {"best_metric": {"name": "val/bleu", "mode": "max", "value": value}}
+        manager.save(text("x"), {**notes(iter_num, 1.0 + iter_num), **metric})
+
+    assert kept(tmp_path) == [2, 4]
+    assert manager.load_best().path.name == "ckpt-000002.pt"
 
 
 # interrupted saves

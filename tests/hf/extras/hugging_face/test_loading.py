@@ -120,15 +120,12 @@ def test_a_model_without_attention_is_one_too(tmp_path: Path) -> None:
 
 def test_folders_of_other_kinds_are_one_message(made: Path, tmp_path: Path) -> None:
     config = json.loads((made / "gpt2" / "config.json").read_text())
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     for name, more in (("four-bits", {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}),):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({**config, **more}))
     for name, message in (
         ("", "init_from=hf:: there is no such folder"),
         (str(tmp_path / "gone"), "gone: there is no such folder: give a folder that save_pretrained has written"),
-        (str(tmp_path / "adapter"), "adapter: the folder holds an adapter: merge it into its model first"),
         (str(tmp_path / "four-bits"), "four-bits: the weights are quantised, and all weights train: give the folder"),
     ):
         with pytest.raises(ConfigError, match=message):
