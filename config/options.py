@@ -125,7 +125,8 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     activation: Literal["gelu", "gelu_tanh"] = opt("gelu", "activation of the MLPs; gelu_tanh is the approximation that OpenAI's GPT-2 was trained with, and nanoGPT uses gelu for it")
     attention: Literal["sdpa", "manual", "flash"] = opt("sdpa", "implementation of attention; flash needs a CUDA GPU and the flash-attn package")
     activation_checkpointing: Literal["none", "full"] = opt("none", "full: compute activations again in the backward pass, for less memory and more time; for models of Hugging Face (init_from=hf:...)")
-    quantization: Literal["none", "8bit", "4bit"] = opt("none", "load the frozen weights of a model of Hugging Face in 8 or 4 bits, for use_lora=True; needs a CUDA device and the bitsandbytes package")
+    quantization: Literal["none", "8bit", "4bit"] = opt("none", "load the frozen weights of a model of Hugging Face in 8 or 4 bits, for use_lora=True; needs the bitsandbytes package")
+    device_map: str | None = opt(None, "for configs of other trainers: a model that trains is on the device of its process, which auto means, too", min_length=1)
 
     opt = section("lora")
     use_lora: bool = opt(False, "freeze the model and train low-rank matrices next to some of its layers (LoRA), by the peft package")
@@ -277,7 +278,6 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
 
     NOT_YET: ClassVar[Any] = frozenset((
         "wandb_entity", "wandb_group", "wandb_tags", "sample_interval", "webhook",
-        "quantization",
         "auto_batch_size", "num_epochs", "epochs_per_job", "optimizer_type", "warmup_ratio", "lr_gamma", "cpu_threads",
     ))  # fmt: skip
 
@@ -406,6 +406,8 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
                 f"composition_config={self.composition_config!r}: there is no data/char_diffusion/config/"
                 f"{self.composition_config}.py; wanted the name of a file there, or None"
             )
+        if self.device_map not in (None, "auto", self.device):
+            yield f"device_map={self.device_map}: a model that trains is on one device, here device={self.device}: remove it"
         if self.use_lora and (self.freezes or self.trainable):
             yield "use_lora=True freezes the model itself: remove freeze_transformer, trainable and unfreeze_at_iteration"
         if self.init_from_checkpoint and self.init_from not in ("scratch", "resume", "auto"):
@@ -451,6 +453,8 @@ usage: python sample.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     init_from: str = opt("resume", "resume (the checkpoint in out_dir); gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2, in our own model; hf:NAME or hf:FOLDER: any causal language model of Hugging Face", text="path", min_length=1)
     out_dir: str = opt("out", "folder of the checkpoint, or the checkpoint file", text="path", min_length=1)
     checkpoint: str = opt("linked", "which checkpoint of out_dir: linked (nanoGPT's ckpt.pt), newest, best (with the lowest validation loss), or the name or path of a file", text="path", min_length=1)
+    quantization: Literal["none", "8bit", "4bit"] = opt("none", "load a model of Hugging Face, or the base of an adapter, in 8 or 4 bits; needs the bitsandbytes package")
+    device_map: str | None = opt(None, "where the layers of a model of Hugging Face go, such as auto, which fills all devices; None: to device", min_length=1)
 
     opt = section("text")
     start: str = opt("\n", "the prompt; FILE:path reads it from a file", text="prose")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core import ConfigError, LoadedModel, ModelInitializer, load_checkpoint
 from core.checkpoint.find import find_checkpoint
 from core.model_initializer import ModelSource, load_exactly
-from extras.hugging_face.loading import PREFIX, load_model, name_of
+from extras.hugging_face.loading import FULL, PREFIX, load_model, name_of
 from extras.hugging_face.lora import (
     Adapter,
     LoraSettings,
@@ -34,12 +34,22 @@ KEY = "adapter"  # in a checkpoint's model_args
 LoadBase = Callable[[str, dict[str, Any]], LoadedModel]  # of the name of a base, and model_args
 
 
-def base_loader(initializer: ModelInitializer, attention: str = "sdpa", dropout: float | None = None) -> LoadBase:
+def base_loader(
+    initializer: ModelInitializer,
+    attention: str = "sdpa",
+    dropout: float | None = None,
+    quantization: str = FULL,
+    device_map: str | None = None,
+) -> LoadBase:
     """Return what loads the model that an adapter belongs to: one of transformers, a GPT-2, or a run's checkpoint."""
 
     def load(base: str, model_args: dict[str, Any]) -> LoadedModel:
         if base.startswith(PREFIX):
-            return load_model(name_of(base), initializer.device, attention, dropout)
+            return load_model(name_of(base), initializer.device, attention, dropout, quantization, device_map)
+        if quantization != FULL:
+            raise ConfigError(
+                f"quantization={quantization} is for models of Hugging Face (init_from=hf:NAME): remove it"
+            )
         if not Path(base).exists() or Path(base, "config.json").is_file():
             return initializer.load_pretrained(base, model_args)
         checkpoint = load_checkpoint(find_checkpoint(base))
@@ -72,22 +82,34 @@ def adapted_source(
     transfer: that run's checkpoint
     """
     dropout = options.dropout if "dropout" in options.model_fields_set else None
-    load_base = base_loader(initializer, options.attention, dropout)
-    if checkpoint is not None and (adapter := adapter_of(checkpoint)):
-        return resumed_adapter(adapter, checkpoint, load_base)
+    adapter = adapter_of(checkpoint)
+    quantization = options.quantization if adapter is None else adapter.quantization
+    load_base = base_loader(initializer, options.attention, dropout, quantization)
+    if adapter is not None and checkpoint is not None:
+        if "quantization" in options.model_fields_set and options.quantization != quantization:
+            raise ConfigError(
+                f"quantization={options.quantization}, but the adapter was trained with {quantization}: remove it, or "
+                "begin a new one"
+            )
+        return resumed_adapter(adapter, checkpoint, load_base, quantization)
     if checkpoint is None and (folder := adapter_folder(init_from)):
-        return folder_adapter(folder, load_base)
+        return folder_adapter(folder, load_base, quantization)
     if transfer and options.use_lora:
         return lambda model_args: load_base(str(transfer), model_args)
     return None
 
 
-def resumed_adapter(adapter: Adapter, checkpoint: dict[str, Any], load_base: LoadBase) -> ModelSource:
-    """Return the source of a model with the adapter of a checkpoint; its base is loaded from where it came from."""
+def resumed_adapter(
+    adapter: Adapter, checkpoint: dict[str, Any], load_base: LoadBase, quantization: str = FULL
+) -> ModelSource:
+    """Return the source of a model with the adapter of a checkpoint; its base is loaded from where it came from.
+
+    quantization: of what `load_base` returns
+    """
 
     def source(model_args: dict[str, Any]) -> LoadedModel:
         loaded = load_base(adapter.base, model_args)
-        require_base(loaded.model, adapter)
+        require_base(loaded.model, adapter, quantization)
         insert(loaded.model, adapter)
         load_exactly(loaded.model, {**loaded.model.state_dict(), **checkpoint["model"]}, is_ours=False)
         return loaded._replace(model_args={**loaded.model_args, KEY: adapter._asdict()})
@@ -95,13 +117,13 @@ def resumed_adapter(adapter: Adapter, checkpoint: dict[str, Any], load_base: Loa
     return source
 
 
-def folder_adapter(folder: Path, load_base: LoadBase) -> ModelSource:
+def folder_adapter(folder: Path, load_base: LoadBase, quantization: str = FULL) -> ModelSource:
     """Return the source of a model with the adapter in a folder of peft's, or of a run of ours."""
 
     def source(model_args: dict[str, Any]) -> LoadedModel:
         config, base, weights = read_adapter(folder)
         loaded = load_base(base, model_args)
-        adapter = attach(loaded.model, config, base, weights, str(folder))
+        adapter = attach(loaded.model, config, base, weights, str(folder), quantization)
         sizes = loaded.model.model_args() if base.startswith(PREFIX) else loaded.model_args
         return LoadedModel(loaded.model, {**sizes, KEY: adapter._asdict()})
 
@@ -149,10 +171,15 @@ def with_lora(loaded: LoadedModel, options: Options, init_from: str, resumes: bo
             options.lora_target_modules,
             options.lora_modules_to_save,
         )
-        adapter = add_adapter(loaded.model, settings, options.init_from_checkpoint or init_from)
+        adapter = add_adapter(loaded.model, settings, init_from, options.quantization)
         loaded = loaded._replace(model_args={**loaded.model_args, KEY: adapter._asdict()})
     elif saved is not None:
         _require_same(saved["config"], options)
+    elif options.quantization != FULL:
+        raise ConfigError(
+            f"quantization={options.quantization}: weights in {options.quantization.removesuffix('bit')} bits cannot "
+            "train: set use_lora=True, for matrices next to them"
+        )
     if KEY in loaded.model_args:
         log.info(f"lora: {counts(loaded.model)}")
     return loaded

@@ -128,7 +128,7 @@ def load_model(
 ) -> tuple[core.LoadedModel, Mapping[str, Any]]:
     """Return the model, and its checkpoint; an empty one for a pretrained GPT-2. given: see `load_trained_model`"""
     if options.init_from == "resume" and _is_model_folder(Path(options.out_dir)):
-        return _load_folder(options.out_dir, initializer)
+        return _load_folder(options.out_dir, initializer, **options.pick("quantization", "device_map"))
     if options.init_from == "resume":
         found = _find_checkpoint(options)
         checkpoint = core.load_checkpoint(found.path)
@@ -142,7 +142,8 @@ def load_model(
                 "coregpt.load(..., model=...)"
             )
         if adapter := adapter_of(checkpoint):
-            source = resumed_adapter(adapter, checkpoint, base_loader(initializer))
+            place = options.pick("quantization", "device_map")
+            source = resumed_adapter(adapter, checkpoint, base_loader(initializer, **place), options.quantization)
             return initializer.initialize(source, {**SHAPE, **checkpoint["model_args"]}), checkpoint
         if is_of_hugging_face(checkpoint):
             loaded = resume_model(checkpoint, initializer.device, "sdpa", None)
@@ -150,7 +151,7 @@ def load_model(
             return loaded, checkpoint
         return initializer.resume_model_from_checkpoint(checkpoint, checkpoint["model_args"]), checkpoint
     if options.init_from.startswith(HUGGING_FACE):
-        return _load_folder(name_of(options.init_from), initializer)
+        return _load_folder(name_of(options.init_from), initializer, **options.pick("quantization", "device_map"))
     return initializer.load_pretrained(options.init_from, {"dropout": 0.0}), {}
 
 
@@ -160,12 +161,16 @@ def _is_model_folder(folder: Path) -> bool:
     return is_theirs and not is_folder(folder) and not any(folder.glob("ckpt*"))
 
 
-def _load_folder(name: str, initializer: core.ModelInitializer) -> tuple[core.LoadedModel, Mapping[str, Any]]:
+def _load_folder(
+    name: str, initializer: core.ModelInitializer, quantization: str, device_map: str | None
+) -> tuple[core.LoadedModel, Mapping[str, Any]]:
     """Return a model of transformers, by name or from a folder, or one with an adapter; and its tokenizer."""
     if is_adapter(Path(name)):
-        loaded = folder_adapter(Path(name), base_loader(initializer))(dict(SHAPE))
+        load_base = base_loader(initializer, quantization=quantization, device_map=device_map)
+        loaded = folder_adapter(Path(name), load_base, quantization)(dict(SHAPE))
         return loaded, {"tokenizer": tokenizer_of(HUGGING_FACE + name)}
-    return load_hugging_face(name, initializer.device, "sdpa", None), {"tokenizer": tokenizer_meta(name)}
+    loaded = load_hugging_face(name, initializer.device, quantization=quantization, device_map=device_map)
+    return loaded, {"tokenizer": tokenizer_meta(name)}
 
 
 def _find_checkpoint(options: SampleOptions) -> CheckpointFile:

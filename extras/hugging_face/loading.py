@@ -12,11 +12,12 @@ from torch import nn
 from core.errors import CheckpointError, ConfigError
 from core.model_initializer import LoadedModel, load_exactly
 from extras.hugging_face.model import HuggingFaceModel
-from extras.hugging_face.packages import import_transformers
+from extras.hugging_face.packages import import_bitsandbytes, import_transformers
 
 log = logging.getLogger("coregpt")
 
 PREFIX = "hf:"  # of init_from
+FULL = "none"  # of quantization
 ATTENTION = {"sdpa": "sdpa", "manual": "eager", "flash": "flash_attention_2"}  # ours, and transformers' names
 OF_SAVE_PRETRAINED = "that save_pretrained has written, with config.json and model.safetensors"
 FALLBACK = {"flash_attention_2": "sdpa", "sdpa": "eager"}  # for a kernel that cannot be had
@@ -30,20 +31,31 @@ def name_of(init_from: str) -> str:
     return os.path.expanduser(name) if name.startswith("~") else name
 
 
-def load_model(name: str, device: torch.device, attention: str, dropout: float | None) -> LoadedModel:
+def load_model(
+    name: str,
+    device: torch.device,
+    attention: str = "sdpa",
+    dropout: float | None = None,
+    quantization: str = FULL,
+    device_map: str | None = None,
+) -> LoadedModel:
     """Return a text model of Hugging Face with its weights, in float32.
 
-    name:      of the hub, or a folder
-    attention: sdpa, manual or flash; one that cannot be had falls back to another, which is logged
-    dropout:   of all layers; None: as in the model's own config
+    name:         of the hub, or a folder
+    attention:    sdpa, manual or flash; one that cannot be had falls back to another, which is logged
+    dropout:      of all layers; None: as in the model's own config
+    quantization: 8bit or 4bit: of the linear layers, which then cannot train
+    device_map:   of transformers, such as auto: spreads the layers over devices
 
     Raises ConfigError without the transformers package, and for a model that cannot be loaded completely.
     """
     config = read_config(name)
     _set_dropout(config, dropout)
+    placed = quantization != FULL or device_map is not None
+    place = {"device_map": device_map or {"": device}, **quantized(quantization)} if placed else {}
 
     def load(kernel: str) -> tuple[Any, dict[str, Any]]:
-        settings = {"dtype": torch.float32, "attn_implementation": kernel, "output_loading_info": True}
+        settings = {"dtype": torch.float32, "attn_implementation": kernel, "output_loading_info": True, **place}
         settings["trust_remote_code"] = False
         made: tuple[Any, dict[str, Any]] = _class_for(config).from_pretrained(name, config=config, **settings)
         return made
@@ -56,13 +68,16 @@ def load_model(name: str, device: torch.device, attention: str, dropout: float |
             "which would be random numbers: give a complete model"
         )
     made = HuggingFaceModel(model)
-    _require_causal(made, name)
+    if quantization == FULL:  # in 8 bits a later token may change how an earlier one is rounded
+        _require_causal(made, name)
+    else:
+        made.register_load_state_dict_pre_hook(_drop_constants)  # type: ignore[no-untyped-call]
     made.train()  # from_pretrained returns it in evaluation mode, without dropout
     log.info(
-        f"model: {name}, a {type(model).__name__} with {made.get_num_params():,} parameters in float32, attention: "
-        f"{model.config._attn_implementation}"
+        f"model: {name}, a {type(model).__name__} with {made.get_num_params():,} parameters in "
+        f"{'float32' if quantization == FULL else quantization}, attention: {model.config._attn_implementation}"
     )
-    return LoadedModel(made.to(device), made.model_args())
+    return LoadedModel(made if placed else made.to(device), made.model_args())
 
 
 def resume_model(
@@ -115,7 +130,7 @@ def read_config(name: str) -> Any:
     if getattr(config, "quantization_config", None):
         raise ConfigError(
             f"init_from={PREFIX}{name}: the weights are quantised, and all weights train: give the folder of the model "
-            "in full precision"
+            "in full precision, which quantization=4bit quantises as it is loaded"
         )
     return config
 
@@ -135,6 +150,37 @@ def with_attention(attention: str, device: torch.device, make: Callable[[str], A
             if kernel != "sdpa":  # which nobody has asked for
                 log.warning(f"attention=flash cannot be used here ({_first_line(error)}); using sdpa instead")
             kernel = FALLBACK[kernel]
+
+
+def quantized(quantization: str) -> dict[str, Any]:
+    """Return the argument of from_pretrained for weights in 8 or 4 bits; none for weights in full precision.
+
+    4 bits are normal floats (nf4) with quantised constants. Dettmers et al. 2023, https://arxiv.org/abs/2305.14314
+    """
+    if quantization == FULL:
+        return {}
+    import_bitsandbytes()
+    transformers = import_transformers()
+    if quantization == "8bit":
+        return {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)}
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    kind = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    return {"quantization_config": transformers.BitsAndBytesConfig(**four, bnb_4bit_compute_dtype=kind)}
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Return whether some of a model's weights are in 8 or 4 bits."""
+    return any(parameter.dtype in (torch.int8, torch.uint8) for parameter in model.parameters())
+
+
+def _drop_constants(module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    """Remove the constants of quantised weights from a state that is loaded: modules save them, but do not load them.
+
+    The weights never change, so that theirs are there already.
+    """
+    known = {*(name for name, _ in module.named_parameters(remove_duplicate=False)), *dict(module.named_buffers())}
+    for name in [name for name in state if name not in known]:
+        del state[name]
 
 
 def is_of_hugging_face(checkpoint: dict[str, Any] | None) -> bool:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from torch import nn
 from core.checkpoint.weights import Tensors, tied_names
 from core.commands import install_command
 from core.errors import CheckpointError, ConfigError
+from extras.hugging_face.loading import FULL
 from extras.hugging_face.model import HuggingFaceModel
 
 log = logging.getLogger("coregpt")
@@ -36,12 +37,16 @@ class Adapter(NamedTuple):
     base:        the model that it belongs to, as `init_from` or `init_from_checkpoint` named it
     fingerprint: of the base's weights
     also:        weights of the base that came with the adapter, such as embeddings of new tokens; saved with it
+    quantization: of the base while the adapter trains: none, 8bit or 4bit
+    unquantized: fingerprint of the weights that stay as they are when the others are quantised
     """
 
     config: dict[str, Any]
     base: str
     fingerprint: str
     also: list[str] = []
+    quantization: str = FULL
+    unquantized: str = ""
 
 
 class LoraSettings(NamedTuple):
@@ -73,8 +78,10 @@ def prefix_of(model: Any) -> str:
     return "transformer." if isinstance(model, HuggingFaceModel) else ""
 
 
-def add_adapter(model: Any, settings: LoraSettings, base: str) -> Adapter:
+def add_adapter(model: Any, settings: LoraSettings, base: str, quantization: str = FULL) -> Adapter:
     """Freeze a model, and put new matrices next to its target layers, in place; they change nothing at first.
+
+    quantization: of the model's weights as they are now
 
     Raises ConfigError if a target is no layer of the model, or shares its weights with another one.
     """
@@ -96,13 +103,13 @@ def add_adapter(model: Any, settings: LoraSettings, base: str) -> Adapter:
         target_modules=targets,
         exclude_modules=["lm_head"] if targets == ALL_LINEAR else None,
         modules_to_save=list(settings.saved) or None,
-        fan_in_fan_out=any(type(part).__name__ == "Conv1D" for part in core.modules()),
+        fan_in_fan_out=any(map(_is_conv1d, core.modules())),
         ensure_weight_tying=is_tied,
         task_type=_task_of(model),
         auto_mapping=None if isinstance(model, HuggingFaceModel) else OWN_CLASS,
         base_model_name_or_path=base.removeprefix("hf:"),
     )
-    found = Adapter(as_json(config), base, fingerprint(model))
+    found = Adapter(as_json(config), base, **_marks(model, quantization))
     insert(model, found)
     return found
 
@@ -229,13 +236,15 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def attach(model: Any, config: dict[str, Any], base: str, weights: Tensors, where: str) -> Adapter:
+def attach(
+    model: Any, config: dict[str, Any], base: str, weights: Tensors, where: str, quantization: str = FULL
+) -> Adapter:
     """Put an adapter that was read into its base, with its weights; both stay as they were trained.
 
     Embeddings in the file that are not the adapter's own, such as those of new tokens, replace the base's.
     Raises CheckpointError if it is of another base.
     """
-    made = Adapter(config, base, fingerprint(model))
+    made = Adapter(config, base, **_marks(model, quantization))
     _resize(model, weights)
     insert(model, made)
     names, own, prefix = adapter_names(model), model.state_dict(), prefix_of(model)
@@ -271,10 +280,15 @@ def write_adapter(folder: Path, adapter: Adapter, weights: Tensors) -> None:
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read it
 
 
-def fingerprint(model: Any) -> str:
-    """Return what identifies a model's weights: a hash of names, shapes, and numbers at even distances."""
+def fingerprint(model: Any, leaves_out: Collection[str] = ()) -> str:
+    """Return what identifies a model's weights: a hash of names, shapes, and numbers at even distances.
+
+    leaves_out: names of modules whose weights do not count
+    """
     digest = hashlib.sha256()
     for name, tensor in inner(model).state_dict().items():
+        if any(name.startswith(f"{module}.") for module in leaves_out):
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().flatten()
         chosen = flat[:: max(1, flat.numel() // SAMPLES)].cpu().contiguous()
@@ -282,13 +296,33 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def require_base(model: Any, adapter: Adapter) -> None:
-    """Raise CheckpointError unless a model is the one that an adapter was trained on, by its weights."""
-    if fingerprint(model) != adapter.fingerprint:
+def require_base(model: Any, adapter: Adapter, quantization: str = FULL) -> None:
+    """Raise CheckpointError unless a model is the one that an adapter was trained on, by its weights.
+
+    quantization: of the model; if it is another one than the adapter's, only weights that are never quantised count
+    """
+    marks = _marks(model, quantization)
+    mark = "fingerprint" if quantization == adapter.quantization else "unquantized"
+    if marks[mark] != getattr(adapter, mark):
         raise CheckpointError(
             f"the adapter was trained on other weights than {adapter.base} has now: put the model that it belongs to "
             "in its place"
         )
+
+
+def _marks(model: Any, quantization: str) -> dict[str, Any]:
+    """Return the fields of an adapter that identify its base."""
+    linear = [name for name, part in inner(model).named_modules() if isinstance(part, nn.Linear) or _is_conv1d(part)]
+    return {
+        "fingerprint": fingerprint(model),
+        "quantization": quantization,
+        "unquantized": fingerprint(model, leaves_out=linear),
+    }
+
+
+def _is_conv1d(part: nn.Module) -> bool:
+    """Return whether a layer is GPT-2's in transformers: linear, with transposed weights."""
+    return type(part).__name__ == "Conv1D"
 
 
 def as_json(config: Any) -> dict[str, Any]:

@@ -7,6 +7,17 @@ from core.commands import install_command
 from core.errors import ConfigError
 
 
+def import_bitsandbytes() -> Any:
+    """Return the bitsandbytes package. Raises ConfigError without it."""
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise ConfigError(
+            f"quantization needs the bitsandbytes package ({error}): {install_command('bitsandbytes')}"
+        ) from None
+    return bitsandbytes
+
+
 def import_transformers() -> Any:
     """Return the package, which takes seconds. Raises ConfigError without it. No progress bars but on a terminal."""
     try:

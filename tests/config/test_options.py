@@ -38,7 +38,7 @@ OPTION_NAMES = {
         "prompt_column response_column messages_column chat_template min_quality_score quality_column max_input_length "
         "max_target_length packing streaming shuffle_buffer drop_duplicates use_subset subset_size pad_to_multiple_of",
         "model": "n_layer n_head n_embd block_size dropout bias attention_type position_encoding activation attention "
-        "activation_checkpointing quantization",
+        "activation_checkpointing quantization device_map",
         "lora": "use_lora lora_r lora_alpha lora_dropout lora_target_modules lora_modules_to_save",
         "objective": "loss_mean num_token_classes class_weights guaranteed_unmasked_max guaranteed_unmasked_min "
         "random_mask_warmup p1_p2_ratio mask_token_id cls_token_id unmasking_model_checkpoint fill "
@@ -68,7 +68,7 @@ OPTION_NAMES = {
         "system": "device dtype cpu_autocast compile cpu_threads backend start_timeout",
     },
     SampleOptions: {
-        "model": "init_from out_dir checkpoint",
+        "model": "init_from out_dir checkpoint quantization device_map",
         "text": "start num_samples max_new_tokens temperature top_k seed interactive",
         "unmasking": "steps schedule masking_ratios order remask top_p mask_char judge judge_candidates show_steps",
         "labels": "show_probabilities original",

@@ -43,7 +43,7 @@ def hugging_face_source(
     if checkpoint is not None:
         return lambda _: resume_model(checkpoint, device, options.attention, dropout)
     name = name_of(init_from)
-    return lambda _: load_model(name, device, options.attention, dropout)
+    return lambda _: load_model(name, device, options.attention, dropout, options.quantization)
 
 
 def tokens_of_start(start: RunStart) -> dict[str, Any] | None:

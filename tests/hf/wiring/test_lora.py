@@ -224,3 +224,41 @@ def test_options_of_a_run_with_lora_load_again(place: Path) -> None:
     from configurator import configure
 
     assert configure(Options, [str(text)]).lora_target_modules == ["c_fc"]
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_a_quantized_base_resumes_and_merges_in_full_precision(place: Path, bits: str) -> None:
+    start = ["--init_from=hf:llama", f"--quantization={bits}", *LORA]
+    run(*start, "--max_iters=8", "--out_dir=whole")
+    run(*start, "--max_iters=3", "--out_dir=parts")
+    run("--init_from=resume", "--out_dir=parts", "--max_iters=8")
+    assert run_hash("parts") == run_hash("whole")
+
+    checkpoint = load_checkpoint(find_latest_checkpoint("whole"))
+    assert {tensor.dtype for tensor in checkpoint["model"].values()} == {torch.float32}
+    assert all(".lora_" in name for name in checkpoint["model"])
+    merged = AutoModelForCausalLM.from_pretrained(merge_lora(Path("whole")))
+    base = AutoModelForCausalLM.from_pretrained("llama")
+    then, now = (model.model.layers[0].self_attn.o_proj.weight for model in (base, merged))
+    assert torch.equal(then, now)  # no target, and not rounded
+    assert not torch.equal(base.model.layers[0].self_attn.q_proj.weight, merged.model.layers[0].self_attn.q_proj.weight)
+
+
+def test_quantized_weights_that_would_train_are_refused(place: Path) -> None:
+    with pytest.raises(ConfigError, match="quantization=4bit: weights in 4 bits cannot train: set use_lora=True"):
+        run("--init_from=hf:gpt2", "--quantization=4bit")
+    with pytest.raises(ConfigError, match="quantization=4bit is for models of Hugging Face"):
+        base_run(place)
+        run("--init_from_checkpoint=base", "--quantization=4bit", *LORA)
+    with pytest.raises(ConfigError, match="device_map=balanced: a model that trains is on one device, here device=cpu"):
+        run("--init_from=hf:gpt2", "--device_map=balanced")
+    run("--init_from=hf:gpt2", *LORA, "--max_iters=0", "--device_map=auto")
+    with pytest.raises(ConfigError, match="quantization=4bit, but the adapter was trained with none: remove it"):
+        run("--init_from=resume", "--quantization=4bit", "--max_iters=3")
+
+
+@pytest.mark.parametrize("how", ["--quantization=4bit", "--quantization=8bit", "--device_map=auto"])
+def test_sampling_with_less_memory_or_more_devices(place: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
+    run("--init_from=hf:llama", *LORA, "--max_iters=1")
+    for given in ("--out_dir=out", "--out_dir=out/final_model", "--init_from=hf:llama"):
+        assert "the king" in sampled(capsys, given, "--checkpoint=newest", how)
