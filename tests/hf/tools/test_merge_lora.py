@@ -44,6 +44,7 @@ def test_the_merged_folder_computes_what_peft_does(place: Path, capsys: pytest.C
 
     assert capsys.readouterr().out == "wrote merged\n" and not report["missing_keys"]
     assert (logits(merged) - logits(model)).abs().max() <= 1e-5
+    assert merged.config.tie_word_embeddings is (saved is None)
     assert AutoTokenizer.from_pretrained("merged").encode("the king") == AutoTokenizer.from_pretrained("gpt2").encode(
         "the king"
     )
