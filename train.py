@@ -18,10 +18,10 @@ def build(
     options: Options, runtime: core.Runtime, preemption: core.Preemption, given: GivenParts = NOTHING_GIVEN
 ) -> core.Trainer:
     """Make every part of a run, in the order in which things happen, and the trainer that runs them."""
-    numbers = wiring.loop_numbers(options, runtime)
     checkpoints = core.CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
     start = wiring.find_start(options, runtime, checkpoints)
     data = wiring.open_data(options, runtime, preemption, start, given)
+    options, numbers = wiring.with_run_length(options, runtime, data, start)
     console = wiring.console(options, runtime)
     logger = core.CompositeLogger(console)
     runtime.at_exit(logger.close)  # what registers later is closed earlier: the last save ends before the loggers
@@ -50,7 +50,7 @@ def build(
     settings = wiring.evaluation_settings(options, runtime, parallel, preemption, data, given.metrics)
     evaluator = core.Evaluator(parallel.unwrap(wrapped), objective, data.eval_draw, **settings)
     schedule = options.pick("learning_rate", "warmup_iters", "lr_decay_iters", "min_lr", "decay_lr")
-    scheduler = given.make_scheduler() or wiring.non_cosine_schedule(options) or core.CosineLRScheduler(**schedule)
+    scheduler = wiring.non_cosine_schedule(options, numbers, given) or core.CosineLRScheduler(**schedule)
     checkpointer = wiring.make_checkpointer(
         options, runtime, data, model, model_args, make_model, step, checkpoints, detector
     )

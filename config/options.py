@@ -277,8 +277,8 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     }  # fmt: skip
 
     NOT_YET: ClassVar[Any] = frozenset((
-        "wandb_entity", "wandb_group", "wandb_tags", "sample_interval", "webhook",
-        "auto_batch_size", "num_epochs", "epochs_per_job", "optimizer_type", "warmup_ratio", "lr_gamma", "cpu_threads",
+        "sample_interval", "webhook",
+        "auto_batch_size",
     ))  # fmt: skip
 
     NEAR_CONFIG: ClassVar[Any] = frozenset(("dataset_file",))
@@ -388,6 +388,15 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
             )
         return self
 
+    def _fine_tuning_conflicts(self) -> Iterator[str]:
+        """Yield a message for every conflict between options of LoRA, devices and optimizers."""
+        if self.device_map not in (None, "auto", self.device):
+            yield f"device_map={self.device_map}: a model that trains is on one device, here device={self.device}: remove it"
+        if self.optimizer_type == "adafactor" and (given := sorted({"beta1", "beta2"} & self.model_fields_set)):
+            yield f"optimizer_type=adafactor has no {' and no '.join(given)}: remove it"
+        if self.use_lora and (self.freezes or self.trainable):
+            yield "use_lora=True freezes the model itself: remove freeze_transformer, trainable and unfreeze_at_iteration"
+
     def _conflicts(self) -> Iterator[str]:
         """Yield a message for every conflict between options."""
         if self.training_type in ("token_classification", "sequence_scoring") and self.attention_type == "causal":
@@ -406,10 +415,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
                 f"composition_config={self.composition_config!r}: there is no data/char_diffusion/config/"
                 f"{self.composition_config}.py; wanted the name of a file there, or None"
             )
-        if self.device_map not in (None, "auto", self.device):
-            yield f"device_map={self.device_map}: a model that trains is on one device, here device={self.device}: remove it"
-        if self.use_lora and (self.freezes or self.trainable):
-            yield "use_lora=True freezes the model itself: remove freeze_transformer, trainable and unfreeze_at_iteration"
+        yield from self._fine_tuning_conflicts()
         if self.init_from_checkpoint and self.init_from not in ("scratch", "resume", "auto"):
             yield f"init_from={self.init_from} and init_from_checkpoint={self.init_from_checkpoint}: remove one of them"
         if self.training_type == "sequence_scoring" and self.block_size < 2:

@@ -167,6 +167,7 @@ class WandBLogger(Logger):
     also:          second names, under which values are sent as well
     saved:         the `state_dict` of a run to continue under the same id. Reports that the server has received since
                    that state are not sent again
+    place:         entity, group and tags of wandb.init, as far as they are given
     Raises ImportError if the package is missing.
     """
 
@@ -179,6 +180,7 @@ class WandBLogger(Logger):
         step_interval: int = 0,
         saved: dict[str, Any] | None = None,
         also: Mapping[str, str] | None = None,
+        place: Mapping[str, Any] | None = None,
     ) -> None:
         import wandb
 
@@ -187,6 +189,7 @@ class WandBLogger(Logger):
         self.modifiers: Metrics = {}  # their last metrics
 
         settings: dict[str, Any] = dict(project=project, name=run_name, config=config, dir=str(out_dir))
+        settings |= {name: value for name, value in (place or {}).items() if value}
         if saved:
             settings |= dict(id=saved["run_id"], resume="allow")
         wished: Any = os.environ.get("WANDB_MODE")

@@ -34,6 +34,7 @@ from core.scheduler import (
     InverseSqrtLRScheduler,
     LinearLRScheduler,
     LRScheduler,
+    StepLRScheduler,
     WSDLRScheduler,
 )
 from core.stability.detector import InstabilityDetector
@@ -85,6 +86,7 @@ __all__ = [
     "SaveError",
     "SaveSchedule",
     "StabilityMonitor",
+    "StepLRScheduler",
     "StepResult",
     "Trainer",
     "TrainingStep",

@@ -16,6 +16,7 @@ log = logging.getLogger("coregpt")
 Groups = list[list[torch.Tensor]]  # the parameters of each group of an optimizer
 EMBEDDINGS = ("wte.weight", "wpe.weight")  # nanoGPT's; before May 2023 they did not decay
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what Adam and AdamW keep of every parameter
+ROWS, FACTORED = "row_var", ("row_var", "col_var")  # what Adafactor keeps of a matrix: a column and a row of sums
 KERNELS = ("fused", "foreach", "capturable")  # how this device computes an update; the result is the same
 NOT_RESTORED = (*KERNELS, "is_head")  # is_head: which of a schedule's rates a group has
 UNFROZEN = "unfrozen"  # marks a group whose parameters were frozen when the optimizer was made
@@ -28,11 +29,24 @@ def make_adamw(
 
     fused: use the fused kernel, which rounds differently
     """
+    groups = _groups(model, weight_decay)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
+
+
+def make_adafactor(model: nn.Module, weight_decay: float, learning_rate: float) -> torch.optim.Adafactor:
+    """Return Adafactor for any model, with the groups of `make_adamw`: of a matrix it keeps a row and a column.
+
+    Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235
+    """
+    return torch.optim.Adafactor(_groups(model, weight_decay), lr=learning_rate)
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trainable parameters in two groups: tensors of two or more dimensions, which decay, and others."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": weight_decay}
     others = {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0}
-    groups = [group for group in (decayed, others) if group["params"]]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **({"fused": True} if fused else {}))
+    return [group for group in (decayed, others) if group["params"]]
 
 
 def load_optimizer_state(
@@ -190,6 +204,9 @@ def _cropped(moments: dict[str, Any], parameter: torch.Tensor) -> dict[str, Any]
     """Return the moments, those of more rows than the parameter cropped to its rows."""
     cropped = {}
     for name, value in moments.items():
+        if name in FACTORED:
+            cropped[name] = value[: len(parameter)].clone() if name == ROWS else value
+            continue
         is_moment = torch.is_tensor(value) and value.dim() == parameter.dim() > 0
         has_more_rows = is_moment and value.shape[1:] == parameter.shape[1:] and len(value) > len(parameter)
         cropped[name] = value[: len(parameter)].clone() if has_more_rows else value

@@ -79,6 +79,7 @@ class Runtime:
     """Sets up the process on entering and tears it down on leaving; in between it talks to the other ranks.
 
     start_timeout: minutes in which all processes must have joined the process group; GroupError after that
+    cpu_threads:   of this process, until it leaves; None: as they are
     preemption:    a request to stop ends all processes once their group has formed, or the wait for it
     """
 
@@ -91,6 +92,7 @@ class Runtime:
         seed: int = 1337,
         cpu_autocast: bool = False,
         start_timeout: float = 10.0,
+        cpu_threads: int | None = None,
         preemption: Preemption | None = None,
     ) -> None:
         self.rank, self.local_rank, self.world_size, self.distributed = Ranks.read(os.environ)
@@ -99,6 +101,7 @@ class Runtime:
         self.follows_earlier_group = False  # of this launch: the launcher has restarted the processes
         self.exchange: EmergencyExchange | None = None  # with the other processes of a gloo group
         self._start_timeout, self._preemption = start_timeout, preemption
+        self.cpu_threads = cpu_threads
         self._has_group = False
         self._at_exit = ExitStack()
         _notes_to_stderr(logging.INFO if self.is_master else logging.ERROR)
@@ -121,6 +124,9 @@ class Runtime:
             torch.cuda.set_device(self.device)
         if self.distributed:
             self._join_group()
+        if self.cpu_threads is not None:
+            self._at_exit.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(self.cpu_threads)
         backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
         for backend in backends:
             self._at_exit.callback(setattr, backend, "allow_tf32", backend.allow_tf32)

@@ -115,6 +115,25 @@ class LinearLRScheduler(LRScheduler):
         return fall(self.peak, self.floor, iter_num, self.warmup_iters, self.lr_decay_iters)
 
 
+class StepLRScheduler(LRScheduler):
+    """Linear warm-up to `learning_rate`, then multiplied by `gamma` after each epoch.
+
+    updates_per_epoch: may be a fraction; an epoch ends with the update that completes it
+    """
+
+    def __init__(self, learning_rate: float, warmup_iters: float, updates_per_epoch: float, gamma: float) -> None:
+        self.peak = learning_rate
+        self.warmup_iters = warmup_iters
+        self.updates_per_epoch = updates_per_epoch
+        self.gamma = gamma
+
+    def get_lr(self, iter_num: int) -> float:
+        """Return the learning rate of one iteration."""
+        lr = warmup(self.peak, iter_num, self.warmup_iters) if iter_num < self.warmup_iters else self.peak
+        completed = math.floor(max(iter_num, 0) / self.updates_per_epoch + 1e-9)
+        return float(lr * self.gamma**completed)
+
+
 class InverseSqrtLRScheduler(LRScheduler):
     """Linear warm-up to `learning_rate`, then falling with the square root of the iteration, never below `min_lr`.
 

@@ -41,6 +41,7 @@ class LoopNumbers(NamedTuple):
 
     sequences_per_iter: sequences that this process sees in an iteration, for the mfu
     tokens_per_iter:    tokens that all processes see in an iteration; 0: not known, and not reported
+    updates_per_epoch:  None unless the learning rate depends on it
     """
 
     max_iters: float
@@ -53,6 +54,7 @@ class LoopNumbers(NamedTuple):
     tokens_per_iter: int = 0
     best_metric: str = VAL_LOSS
     best_mode: str = "min"
+    updates_per_epoch: float | None = None
 
 
 class _RolledBack(Exception):

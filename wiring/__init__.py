@@ -4,10 +4,11 @@ from wiring.callbacks_file import user_callbacks
 from wiring.checkpoints import make_checkpointer, make_monitor
 from wiring.data import RunData, open_data
 from wiring.given_parts import NOTHING_GIVEN, GivenParts, given_callbacks
-from wiring.loop import evaluation_settings, loop_numbers, make_parallel, runtime_settings, step_settings
+from wiring.loop import evaluation_settings, make_parallel, runtime_settings, step_settings
 from wiring.model import check_task, find_transfer_source, make_initializer, model_maker
 from wiring.objective import make_objective
 from wiring.optimizer import make_optimizer, non_cosine_schedule
+from wiring.run_length import with_run_length
 from wiring.run_options import read_options
 from wiring.start import RunStart, enter_folder, find_start
 from wiring.watchers import callbacks, console, loggers, print_header
@@ -26,7 +27,6 @@ __all__ = [
     "find_transfer_source",
     "given_callbacks",
     "loggers",
-    "loop_numbers",
     "make_checkpointer",
     "make_initializer",
     "make_monitor",
@@ -41,4 +41,5 @@ __all__ = [
     "runtime_settings",
     "step_settings",
     "user_callbacks",
+    "with_run_length",
 ]

@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 def runtime_settings(options: Options, preemption: Preemption) -> dict[str, Any]:
     """Return the keyword arguments of `Runtime`. A request to stop ends the wait for the other processes."""
-    names = ("device", "dtype", "backend", "seed", "cpu_autocast", "start_timeout")
+    names = ("device", "dtype", "backend", "seed", "cpu_autocast", "start_timeout", "cpu_threads")
     return {**options.pick(*names), "preemption": preemption}
 
 
 def loop_numbers(options: Options, runtime: Runtime) -> LoopNumbers:
     """Return the plain numbers of the loop. Raises ConfigError if the processes cannot share an update evenly."""
     micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps)
-    names = [name for name in LoopNumbers._fields if name not in ("sequences_per_iter", "tokens_per_iter")]
+    computed = ("sequences_per_iter", "tokens_per_iter", "updates_per_epoch")
+    names = [name for name in LoopNumbers._fields if name not in computed]
     sequences = options.batch_size * micro_steps
     tokens = tokens_per_iter(options, runtime)
     return LoopNumbers(sequences_per_iter=sequences, tokens_per_iter=tokens, **options.pick(*names))

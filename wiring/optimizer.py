@@ -15,13 +15,15 @@ from core import (
     ConstantLRScheduler,
     InverseSqrtLRScheduler,
     LinearLRScheduler,
+    LoopNumbers,
     LRScheduler,
     Replicated,
     Runtime,
+    StepLRScheduler,
     WSDLRScheduler,
 )
 from core.model_initializer import require_method
-from core.optimizer import make_adamw
+from core.optimizer import make_adafactor, make_adamw
 from extras.freezing import mark_heads
 from extras.schedulers import AdaptiveScheduler, TransferLearningScheduler, WarmupOnlyScheduler
 from extras.unfreezing import replay
@@ -75,6 +77,8 @@ def make_optimizer(
     settings = (options.weight_decay, options.learning_rate, (options.beta1, options.beta2))
     if given.optimizer is not None:
         optimizer = given.make_optimizer(model)
+    elif options.optimizer_type == "adafactor":
+        optimizer = make_adafactor(model, options.weight_decay, options.learning_rate)
     elif given.model is not None and not hasattr(model, "configure_optimizers"):
         optimizer = make_adamw(model, *settings)
     else:
@@ -130,8 +134,15 @@ def surprises(options: Options, is_resumed: bool) -> Iterator[str]:
         )
 
 
-def non_cosine_schedule(options: Options) -> LRScheduler | None:
-    """Return the learning rate of every iteration; None for nanoGPT's cosine, which train.py makes."""
+def non_cosine_schedule(
+    options: Options, numbers: LoopNumbers | None = None, given: GivenParts = NOTHING_GIVEN
+) -> LRScheduler | None:
+    """Return the learning rate of every iteration; None for nanoGPT's cosine, which train.py makes.
+
+    numbers: of the loop, with the updates of an epoch for lr_schedule=step
+    """
+    if given.scheduler is not None:
+        return given.make_scheduler()
     peak, floor, warmup = options.learning_rate, options.min_lr, options.warmup_iters
     lowest_share = min(floor / peak, 1.0) if peak else 1.0
     make: dict[str, Callable[[], LRScheduler]] = {
@@ -141,6 +152,7 @@ def non_cosine_schedule(options: Options) -> LRScheduler | None:
         "wsd": lambda: WSDLRScheduler(
             peak, warmup, options.lr_decay_iters, floor, options.wsd_decay_iters or options.lr_decay_iters / 10
         ),
+        "step": lambda: StepLRScheduler(peak, warmup, (numbers and numbers.updates_per_epoch) or 1, options.lr_gamma),
         "transfer": lambda: TransferLearningScheduler(
             peak,
             options.head_lr_multiplier,

@@ -101,6 +101,7 @@ def _wandb(options: Options, saved: dict[str, Any]) -> list[Logger]:
                 options.wandb_log_interval,
                 saved=saved.get("WandBLogger"),
                 also=WANDB_NAMES,
+                place={"entity": options.wandb_entity, "group": options.wandb_group, "tags": options.wandb_tags},
             )
         ]
     except ImportError:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from data.rows.custom import count_labels
-from data.rows.encoding import learnt
+from data.rows.encoding import IGNORED, learnt
 from data.rows.items import Item, Items, TableItems
 
 log = logging.getLogger("coregpt")
@@ -23,7 +23,8 @@ class RowBatches:
                            micro-batches of an update, on all ranks, is the mean over all labelled tokens of the update
 
     Training batches are those of this rank: an update takes the next items, rank after rank, micro-step after
-    micro-step. An evaluation takes the first `eval_iters` batches of each split, always the same ones; they count as
+    micro-step; the last update of a run of so many epochs has fewer, and may have batches from which nothing is learnt.
+    An evaluation takes the first `eval_iters` batches of each split, always the same ones; they count as
     one update.
 
     training, validation: the items of each split; the evaluation of `train` has a source of its own
@@ -58,6 +59,16 @@ class RowBatches:
         self._starts = {split: items.state_dict() for split, items in evaluation.items()}
         self._evaluated: dict[str, list[Batch]] = {}
         self._evaluating = ""  # the split whose batches are drawn
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether it is known how many items an epoch has."""
+        return isinstance(self.training, TableItems)
+
+    def count_updates(self, epochs: float) -> int:
+        """Return the number of updates that so many epochs need."""
+        assert isinstance(self.training, TableItems)
+        return self.training.count_takes(self.micro_steps * self.world_size * self.batch_size, epochs)
 
     def get_batch(self, split: str) -> Batch:
         """Return the next micro-batch of training. split: train"""
@@ -96,16 +107,23 @@ class RowBatches:
         size = self.batch_size
         parts = [items[number * size : (number + 1) * size] for number in range(count)]
         if self.collates_all:
-            made = [self.collate(part) for part in parts]
+            made = [self._collated(part, items) for part in parts]
             labelled, batches = (
                 sum(count_labels(batch, self.shifts) for batch in made),
                 [made[number] for number in own],
             )
         else:
             labelled = sum(learnt(example, self.shifts) for item in items for example in item)
-            batches = [self.collate(parts[number]) for number in own]
+            batches = [self._collated(parts[number], items) for number in own]
         share = torch.tensor(count / max(labelled, 1), dtype=torch.float32)
         return [{**batch, "loss_share": share} for batch in batches]
+
+    def _collated(self, part: Sequence[Item], items: Sequence[Item]) -> Batch:
+        """Return the batch of some items; of none, at the end of the run, a batch from which nothing is learnt."""
+        if part:
+            return self.collate(part)
+        empty = self.collate(items[:1])
+        return {**empty, "labels": torch.full_like(empty["labels"], IGNORED)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the update at hand, and how many of its micro-batches have been drawn."""

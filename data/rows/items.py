@@ -1,5 +1,6 @@
 """The items that batches are made of: an example, or the examples of a pack. Both sources of them can be resumed."""
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,28 @@ class Look(NamedTuple):
         return sum(len(example.input_ids) for example in self.examples)
 
 
+class Ends(NamedTuple):
+    """Where an update must not go on with rows of the next epoch.
+
+    passes: epochs of the whole run, which may end within an epoch; None: endless
+    every:  a group of so many epochs ends as well; None: no groups
+    """
+
+    passes: float | None = None
+    every: int | None = None
+
+    def is_after(self, epoch: int) -> bool:
+        """Return whether there is an end after an epoch."""
+        of_group = self.every is not None and (epoch + 1) % self.every == 0
+        return of_group or (self.passes is not None and epoch + 1 >= self.passes)
+
+    def last_place(self, epoch: int, items: int) -> int:
+        """Return how many of an epoch's items come before the end, if that is within it; else all."""
+        if self.passes is None or not epoch < self.passes < epoch + 1:
+            return items
+        return max(1, round(items * (self.passes - epoch)))
+
+
 class Items(ABC):
     """An endless sequence of items, epoch after epoch."""
 
@@ -60,12 +83,19 @@ class TableItems(Items):
     lengths: tokens of each example
     seed:    of the order; None keeps the order of the table
     block:   pack examples into items of at most so many tokens; None: an item is one example
+    ends:    when a take must end, so that the next one begins a new epoch; by default nowhere
     """
 
     def __init__(
-        self, get: Callable[[int], Example], lengths: Sequence[int], seed: int | None, block: int | None
+        self,
+        get: Callable[[int], Example],
+        lengths: Sequence[int],
+        seed: int | None,
+        block: int | None,
+        ends: Ends | None = None,
     ) -> None:
         self.get, self.lengths, self.seed, self.block = get, lengths, seed, block
+        self.ends = ends or Ends()
         self._begin(0, 0)
 
     def __len__(self) -> int:
@@ -73,18 +103,36 @@ class TableItems(Items):
         return len(self._order)
 
     def take(self, count: int) -> list[Item]:
+        """Return the next items; fewer if an end comes first, but for a take that begins there."""
         taken: list[Item] = []
         while len(taken) < count:
-            if self.place == len(self._order):
+            last = self.ends.last_place(self.epoch, len(self._order))
+            if self.place >= last:
+                if taken and (last < len(self._order) or self.ends.is_after(self.epoch)):
+                    break
                 self._begin(self.epoch + 1, 0)
             taken.append([self.get(number) for number in self._order[self.place]])
             self.place += 1
         return taken
 
+    def count_takes(self, size: int, epochs: float) -> int:
+        """Return the number of takes of at most `size` items that so many epochs need."""
+        takes, waiting = 0, 0
+        for epoch in range(math.ceil(epochs)):
+            items = len(self.lengths) if self.block is None else len(self._plan(epoch))
+            waiting += Ends(passes=epochs).last_place(epoch, items)
+            if self.ends.is_after(epoch) or epoch + 1 >= epochs:
+                takes, waiting = takes + math.ceil(waiting / size), 0
+        return takes
+
     def _begin(self, epoch: int, place: int) -> None:
         self.epoch, self.place = epoch, place
+        self._order = self._plan(epoch)
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        """Return the items of an epoch, as numbers of examples."""
         order = _order(len(self.lengths), self.seed, epoch)
-        self._order = _packed([self.lengths[number] for number in order], order, self.block)
+        return _packed([self.lengths[number] for number in order], order, self.block)
 
     def state_dict(self) -> State:
         return {"epoch": self.epoch, "place": self.place}

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from core.errors import CheckpointError
-from core.optimizer import load_optimizer_state
+from core.optimizer import load_optimizer_state, make_adafactor
 from model import GPT
+from tests.comparing import assert_same
 
 DECAY, LR, BETAS = 0.1, 1e-2, (0.8, 0.9)
 
@@ -409,3 +410,40 @@ def test_an_unfreezing_is_not_undone_if_the_state_does_not_fit() -> None:
         load_optimizer_state(optimizer, before)
 
     assert parameters[1].requires_grad and len(optimizer.param_groups) == len(optimizer.state) == 2
+
+
+def updated(model: GPT, optimizer: torch.optim.Optimizer, count: int) -> None:
+    ids = torch.arange(16).reshape(2, 8)
+    for _ in range(count):
+        optimizer.zero_grad()
+        model(ids, ids)[1].backward()
+        optimizer.step()
+
+
+def test_adafactor_is_torchs_and_keeps_a_row_and_a_column(tiny_model: GPT) -> None:
+    optimizer = make_adafactor(tiny_model, weight_decay=0.1, learning_rate=1e-2)
+    updated(tiny_model, optimizer, 2)
+
+    assert type(optimizer) is torch.optim.Adafactor
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    assert all(p.dim() >= 2 for p in optimizer.param_groups[0]["params"])
+    weight = tiny_model.transformer.h[0].mlp.c_fc.weight
+    assert {"row_var", "col_var"} < optimizer.state[weight].keys()
+
+
+def test_adafactor_goes_on_as_if_uninterrupted(tiny_model: GPT) -> None:
+    """Also with positions that are cropped on the way."""
+    optimizer = make_adafactor(tiny_model, 0.1, 1e-2)
+    updated(tiny_model, optimizer, 2)
+    other = copy.deepcopy(tiny_model)
+    again = make_adafactor(other, 0.1, 1e-2)
+    load_optimizer_state(again, copy.deepcopy(optimizer.state_dict()))
+    updated(tiny_model, optimizer, 2)
+    updated(other, again, 2)
+    assert_same(tiny_model.state_dict(), other.state_dict())
+
+    other.crop_block_size(other.config.block_size // 2)
+    cropped = make_adafactor(other, 0.1, 1e-2)
+    load_optimizer_state(cropped, again.state_dict())
+    positions = other.transformer.wpe.weight
+    assert cropped.state[positions]["row_var"].shape == (len(positions), 1)

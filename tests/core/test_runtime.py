@@ -533,3 +533,10 @@ def test_another_rank_raises_the_error_of_the_master(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(ConfigError, match="^out_dir is in use$"):
         Runtime(device="cpu").on_master(lambda: pytest.fail("computed on rank 1"))
+
+
+def test_threads_are_set_inside_and_as_before_outside() -> None:
+    before = torch.get_num_threads()
+    with core.Runtime(device="cpu", cpu_threads=before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

@@ -13,6 +13,7 @@ from core.scheduler import (
     InverseSqrtLRScheduler,
     LinearLRScheduler,
     LRScheduler,
+    StepLRScheduler,
     WSDLRScheduler,
 )
 
@@ -194,3 +195,10 @@ def test_a_schedule_may_use_another_rate_for_some_groups() -> None:
 
     assert ByGroup().set_lr(groups, 0, scale=0.5) == 0.1
     assert groups[1]["lr"] == 5.0
+
+
+def test_a_step_schedule_falls_after_each_epoch() -> None:
+    schedule = StepLRScheduler(1.0, warmup_iters=2, updates_per_epoch=2.5, gamma=0.5)
+
+    assert [schedule.get_lr(i) for i in range(9)] == [1 / 3, 2 / 3, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    assert StepLRScheduler(1.0, 0, 3, 0.1).get_lr(3) == 0.1

@@ -13,7 +13,7 @@ import train
 import wiring
 from config.options import Options
 from tests.comparing import assert_same
-from wiring.loop import where_to_evaluate
+from wiring.loop import loop_numbers, where_to_evaluate
 
 
 def test_a_request_to_stop_can_end_the_start_of_the_runtime() -> None:
@@ -29,7 +29,7 @@ def test_a_request_to_stop_can_end_the_start_of_the_runtime() -> None:
 def test_loop_numbers_come_from_the_options(run: core.Runtime) -> None:
     options = Options(batch_size=3, gradient_accumulation_steps=4, block_size=10, max_iters=7, check_every_step=True)
 
-    numbers = wiring.loop_numbers(options, run)
+    numbers = loop_numbers(options, run)
 
     assert (numbers.sequences_per_iter, numbers.tokens_per_iter) == (12, 120)
     assert (numbers.max_iters, numbers.check_every_step, numbers.eval_interval) == (7, True, 2000)
@@ -38,7 +38,7 @@ def test_loop_numbers_come_from_the_options(run: core.Runtime) -> None:
 def test_micro_steps_are_divided_among_all_ranks(run: core.Runtime) -> None:
     run.world_size = 4
     options = Options(batch_size=3, gradient_accumulation_steps=8, block_size=10)
-    numbers = wiring.loop_numbers(options, run)
+    numbers = loop_numbers(options, run)
 
     assert (numbers.sequences_per_iter, numbers.tokens_per_iter) == (6, 240)
     assert wiring.step_settings(options, run)["gradient_accumulation_steps"] == 2

@@ -136,14 +136,15 @@ def test_wandb_gets_nanogpts_names_all_options_and_the_id_of_a_resumed_run(
     calls = []
 
     class RecordsArguments(core.Logger):
-        def __init__(self, *arguments: Any, saved: dict[str, Any] | None, also: dict[str, str]) -> None:
+        def __init__(self, *arguments: Any, saved: dict[str, Any] | None, also: dict[str, str], place: Any) -> None:
             calls.append((*arguments, saved))
+            assert place == {"entity": None, "group": "runs", "tags": []}
             assert also["loss"] == "train/loss" and "entropy_penalty" in also.values()
 
         log_step = log_eval = lambda self, metrics: None
 
     monkeypatch.setattr(wiring.watchers, "WandBLogger", RecordsArguments)
-    wandb_options = options.model_copy(update={"wandb_log": True, "wandb_run_name": "mine"})
+    wandb_options = options.model_copy(update={"wandb_log": True, "wandb_run_name": "mine", "wandb_group": "runs"})
     states = {"JsonlLogger": {"offset": 7}} | ({"WandBLogger": state} if state else {})
     loggers = wiring.loggers(wandb_options, run, None, {"loggers": states})
     close(loggers)

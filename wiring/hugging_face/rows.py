@@ -17,7 +17,7 @@ from data.rows.chat import ChatEncoder, TemplateError
 from data.rows.columns import Columns, find_columns
 from data.rows.custom import CheckedCollator
 from data.rows.encoding import POOR, Example, IdsEncoder, Marks, PairEncoder, SourceTargetEncoder, TextEncoder
-from data.rows.items import Items, StreamItems, TableItems, split_of
+from data.rows.items import Ends, Items, StreamItems, TableItems, split_of
 from data.rows.opening import RowSplits, open_rows
 from data.rows.order import shuffled
 from data.rows.report import report_rows, show_examples
@@ -137,12 +137,17 @@ def _custom_items(options: Options, custom: CustomData) -> tuple[Items, dict[str
 
     def items(rows: Sequence[Any], seed: int | None) -> TableItems:
         count = min(len(rows), options.subset_size) if options.use_subset else len(rows)
-        return TableItems(rows.__getitem__, [1] * count, seed, None)
+        return TableItems(rows.__getitem__, [1] * count, seed, None, None if seed is None else _ends(options))
 
     training, validation = items(custom.training, options.seed), items(custom.validation, None)
     log.info(f"data: {custom.path}: {len(training):,} rows for training, {len(validation):,} for validation")
     eval_iters = min(options.eval_iters, math.ceil(len(validation) / options.batch_size))
     return training, {"train": items(custom.training, None), "val": validation}, eval_iters
+
+
+def _ends(options: Options) -> Ends:
+    """Return where an update must not go on with rows of the next epoch."""
+    return Ends(options.num_epochs, options.epochs_per_job)
 
 
 def _refuse_without_effect(options: Options) -> None:
@@ -308,7 +313,7 @@ def _table_items(options: Options, source: RowSource, encode: Encode) -> tuple[I
         log.info(line)
     items_of = {split: TableItems(found.__getitem__, found.lengths, None, block) for split, found in examples.items()}
     batches = math.ceil(len(items_of["val"]) / options.batch_size)
-    train = TableItems(examples["train"].__getitem__, examples["train"].lengths, options.seed, block)
+    train = TableItems(examples["train"].__getitem__, examples["train"].lengths, options.seed, block, _ends(options))
     return train, dict(items_of), min(options.eval_iters, batches)
 
 
