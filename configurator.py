@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from config import mappings, python_files, spelling
+from config import foreign_systems, mappings, python_files, spelling
 from core.commands import as_typed
 from core.errors import ConfigError, exit_on_error, is_rank_0, print_and_exit
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     SchemaT = TypeVar("SchemaT", bound=Schema)
 
 LOCAL_RANK = re.compile(r"--local[-_]rank=\d+")  # added by `python -m torch.distributed.launch`, next to LOCAL_RANK
+CONFIG_FLAG = "--config"
 CONFIG_FILES = (".py", *mappings.ENDINGS)
 # origins: a base file, a file that was imported, the defaults in a file that `Schema.save` wrote
 NOT_THE_USERS = re.compile(r"(^|[/\\])base_\w+\.py:\d+$|:\?$| \(defaults\)$")
@@ -70,6 +71,18 @@ def configure(schema: type[SchemaT], argv: Sequence[str]) -> SchemaT:
     return options
 
 
+def without_config_flag(argv: Sequence[str]) -> list[str]:
+    """Return arguments with a bare file in place of `--config FILE` and `--config=FILE`."""
+    found: list[str] = []
+    for argument in argv:
+        is_file = found[-1:] == [CONFIG_FLAG] and not argument.startswith("-")
+        if is_file:
+            found.pop()
+        flag, _, file = argument.partition("=")
+        found.append(file if flag == CONFIG_FLAG and file else argument)
+    return found
+
+
 class Overrides:
     """Applies arguments to a dict of values, in place, and collects the errors."""
 
@@ -80,6 +93,8 @@ class Overrides:
         self.sections = schema.sections() if schema else {}
         self.aliases = schema.ALIASES if schema else {}
         self.dotted = [f"{heading}.{name}" for heading, names in self.sections.items() for name in names]
+        self.reads_others = schema is not None and schema.READS_OTHERS
+        self.combined = foreign_systems.LORA_PARTS if self.reads_others else {}
         self.initial = {name: values[name] for name in self.names}
         self.origins: dict[str, str] = {}
         self.errors: list[str] = []
@@ -89,7 +104,7 @@ class Overrides:
 
     def apply(self, arguments: Sequence[str]) -> None:
         """Apply config files and `--key=value` arguments, left to right."""
-        waiting = [argument for argument in arguments if not LOCAL_RANK.fullmatch(argument)]
+        waiting = [argument for argument in without_config_flag(arguments) if not LOCAL_RANK.fullmatch(argument)]
         while waiting:
             argument = waiting.pop(0)
             if argument.startswith("--"):
@@ -162,6 +177,9 @@ class Overrides:
         except ValueError as error:
             self.errors.append(str(error))
             return
+        if self.reads_others and (system := foreign_systems.recognise(content)):
+            self.apply_foreign(path, content, system)
+            return
         headings = {*self.sections, *(alias.split(".")[0] for alias in self.aliases if "." in alias)}
         for key, value in content.items():
             if value is None and key in headings:
@@ -171,11 +189,35 @@ class Overrides:
                     self.assign(str(inner), inner_value, f"{path} (defaults)")
             elif isinstance(value, dict) and key in headings:
                 for inner, inner_value in value.items():
-                    self.assign(f"{key}.{inner}", inner_value, path)
+                    self.assign_mapped(f"{key}.{inner}", inner_value, path)
             elif isinstance(value, dict) and key not in self.names:
                 self.errors.append(f"{path}: unknown section {key!r}, wanted one of {', '.join(self.sections)}")
             else:
-                self.assign(str(key), value, path)
+                self.assign_mapped(str(key), value, path)
+
+    def assign_mapped(self, key: str, value: Any, path: str) -> None:
+        """Set the option that a key of a mapping names; a name of transformers' TrainingArguments may be one."""
+        name = key.rpartition(".")[2]
+        translate = foreign_systems.TRAINING_ARGUMENTS.get(name) if self.reads_others else None
+        if translate is None or name in self.names or key in self.aliases:
+            self.assign(key, value, path)
+            return
+        try:
+            found = translate(value) if value is not None else {}
+        except (TypeError, ValueError):
+            self.errors.append(f"{path}: cannot read {key}={spelling.shown(value)}")
+            return
+        for option, meant in found.items():
+            self.assign(option, meant, path)
+
+    def apply_foreign(self, path: str, content: dict[Any, Any], system: foreign_systems.System) -> None:
+        """Apply a file of another system."""
+        found = foreign_systems.translate(path, content, system, self.names)
+        self.errors += found.errors
+        for name, value, is_written in found.options:
+            self.assign(name, value, path if is_written else f"{path} (defaults)")
+        for note in found.notes if is_rank_0() else ():
+            print(note, file=sys.stderr)
 
     def apply_python(self, path: str) -> None:
         """Execute a config file with the current values as its globals, and apply its assignments."""
@@ -201,7 +243,7 @@ class Overrides:
             origin, value = f"{path}:{lines.get(name, '?')}", self.values.get(name)
             if self.schema is None and name in self.names:
                 self.origins[name] = origin  # nanoGPT checks the types of flags, not of files
-            elif name in self.names or name in self.aliases:
+            elif name in self.names or name in self.aliases or name in self.combined:
                 self.values[name] = before.get(name, value)
                 self.assign(name, value, origin)
             elif self.unread.get(name) == path and (option := self.misspelt(name)):
@@ -274,11 +316,15 @@ class Overrides:
         others = (
             {*self.schema.ELSEWHERE, *self.schema.NOT_SUPPORTED, *self.schema.WITHOUT_EFFECT} if self.schema else set()
         )
-        return self.names | set(self.aliases) | others
+        return self.names | set(self.aliases) | set(self.combined) | others
 
     def assign(self, key: str, value: Any, origin: str) -> str | None:
         """Set the option that `key` names (flat, dotted or alias) and return its flat name; on an error return None."""
         name = key
+        if key in self.combined:
+            for option, meant in foreign_systems.lora_part(key, self.values).items() if _literal(value) else ():
+                self.assign(option, meant, origin)
+            return None
         if key in self.aliases:
             name, meaning = self.aliases[key]
             try:

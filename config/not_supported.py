@@ -7,8 +7,6 @@ NOT_SUPPORTED: dict[str, str] = {
     "add_sampler_head": "sampler head (a second head that fills masked positions one by one)",
     "share_main_matrices": "weight sharing between layers",
     "use_grpo": "reinforcement learning with group-relative rewards (GRPO)",
-    "use_lora_attn": "LoRA in attention layers",
-    "use_lora_mlp": "LoRA in feed-forward layers",
 }
 
 # settings of these options, ignored: the option they belong to
@@ -22,5 +20,4 @@ DETAILS: dict[str, str] = {
     "critic_target_scope": "add_critic_head",
     "start_sampler_iteration": "add_sampler_head",
     "sampler_min_neighbors_ratio": "add_sampler_head",
-    "lora_rank": "use_lora_attn",
 }

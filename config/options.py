@@ -276,6 +276,8 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
         "entropy_modifier_verbose": "it has no effect in the core line either",
     }  # fmt: skip
 
+    READS_OTHERS: ClassVar[bool] = True
+
     NOT_YET: ClassVar[Any] = frozenset((
         "sample_interval", "webhook",
         "auto_batch_size",
@@ -327,6 +329,8 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
         "monitoring.log_every_n_steps": ("log_interval", None),
         "monitoring.eval_every_n_steps": ("eval_interval", None),
         "wandb.project": ("wandb_project", None),
+        "model.checkpoint_dir": ("out_dir", None),
+        "lora_rank": ("lora_r", None),
     }
 
     def model_args(self, vocab_size: int | None) -> dict[str, Any]:

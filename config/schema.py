@@ -90,6 +90,7 @@ class Schema(BaseModel):
     UNLISTED: ClassVar[frozenset[str]] = frozenset()  # options that help leaves out: a fork's model.py lacks them
     FROM_MODEL: ClassVar[frozenset[str]] = frozenset()  # options that the config class of a fork's model.py declares
     NO_OPTION: ClassVar[frozenset[str]] = frozenset()  # fields of that class whose type no command line can give
+    READS_OTHERS: ClassVar[bool] = False  # its mappings may be files of other systems, see `config.foreign_systems`
     NOT_YET: ClassVar[Collection[str]] = ()  # options whose part does not exist yet: refused unless at their default
     NEAR_CONFIG: ClassVar[Collection[str]] = ()  # paths that a config file may give by the place next to itself
     SPELLINGS: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # option -> other trainers' values -> our values

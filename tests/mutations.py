@@ -314,7 +314,7 @@ MUTATIONS = [
     Mutation("forget the embeddings of new tokens", "extras/hugging_face/lora.py", "also=[name for name in others if name in own]", "also=[]", "tests/hf/extras/hugging_face/test_lora.py"),
     Mutation("train a loaded base without dropout", "extras/hugging_face/loading.py", "made.train()", "made.eval()", "tests/hf/wiring/test_lora.py"),
     Mutation("wrap a new adapter over the resumed one", "wiring/lora.py", "if saved is None and options.use_lora:", "if options.use_lora:", "tests/hf/wiring/test_lora.py"),
-    Mutation("copy the last checkpoint as the best", "extras/hugging_face/final_model.py", "if self.which == \"best\"", "if False", "tests/hf/wiring/test_lora.py"),
+    Mutation("copy the last checkpoint as the best", "extras/hugging_face/final_model.py", "if self.which == \"best\":", "if False:", "tests/hf/wiring/test_lora.py"),
     Mutation("compare a maximised metric as a minimised one", "core/checkpoint/retention.py", "sign = 1 if wanted", "sign = 1 if True or wanted", UNIT_MANAGER),
     Mutation("leave folders without a manifest", MANAGER, ", *search.loose]", "]", UNIT_MANAGER),
     Mutation("take over a folder of another trainer", "core/checkpoint/manifest.py", "    while os.path.lexists(path):", "    while False:", UNIT_MANAGER),
@@ -324,7 +324,11 @@ MUTATIONS = [
     Mutation("learn the filling of the last update", "data/rows/batches.py", "torch.full_like(empty[\"labels\"], IGNORED)", "empty[\"labels\"]", "tests/wiring/test_run_length.py"),
     Mutation("end a job with the first of its epochs", "wiring/run_length.py", "while count(groups * epochs) <= first:", "while count(groups * epochs) < first:", "tests/hf/wiring/test_run_length.py"),
     Mutation("count the numbers of epochs as the user's", "wiring/run_length.py", "found}, options.model_fields_set)", "found}, {*options.model_fields_set, *found})", "tests/wiring/test_run_length.py tests/hf/wiring/test_run_length.py"),
-    Mutation("crop the columns of Adafactor", "core/optimizer.py", "if name == ROWS else value", "if name else value", "tests/core/test_optimizer.py"),
+    Mutation("count accumulation of other systems once", "config/foreign_systems.py", "return int(text) if text.isdecimal() else 1", "return 1", "tests/config/test_foreign_systems.py"),
+    Mutation("count the defaults of another system as the user's", "configurator.py", 'path if is_written else f"{path} (defaults)"', "path", "tests/config/test_foreign_systems.py"),
+    Mutation("take a mixture for the first system", "config/foreign_systems.py", "if len(found) == 1", "if found", "tests/config/test_foreign_systems.py"),
+    Mutation("make max_steps + 1 updates", "config/foreign_systems.py", '"max_iters": int(value) - 1', '"max_iters": int(value)', "tests/config/test_foreign_systems.py"),
+    Mutation("forget the layers of the other LoRA switch", "config/foreign_systems.py", "[*named, *(", "[*(", "tests/config/test_foreign_systems.py"),
 ]  # fmt: skip
 
 

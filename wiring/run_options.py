@@ -34,8 +34,9 @@ def read_options(argv: Sequence[str], values: Mapping[str, Any] | None = None) -
     Rank 0 makes the data set; the others wait for rank 0 when they join it.
     """
     from config.options import Options
-    from configurator import configure
+    from configurator import configure, without_config_flag
 
+    argv = without_config_flag(argv)
     options = configure(with_model_fields(Options), argv)
     return with_data_set(as_saved(options.replace(**values) if values else options, argv))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,10 @@ class FinalModel(Callback):
         checkpoints = trainer.checkpointer.checkpoints
         target = checkpoints.folder / FINAL
         try:
-            found = checkpoints.load_best() if self.which == "best" else checkpoints.load()
+            found = checkpoints.load()
+            if self.which == "best":
+                with suppress(CheckpointError):  # none was evaluated: the run was shorter than eval_interval
+                    found = checkpoints.load_best()
             replace(found.path, target)
         except (CheckpointError, OSError) as error:
             log.warning(f"{target} could not be written ({reason(error)})")

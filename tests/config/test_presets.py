@@ -14,6 +14,7 @@ from configurator import configure
 NO_PRESETS = (
     "__init__",
     "mappings",
+    "foreign_systems",
     "not_supported",
     "options",
     "python_files",
