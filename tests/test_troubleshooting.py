@@ -34,6 +34,7 @@ PASSED_ON: dict[str, dict[str, str]] = {
         "self.without_value(argument, waiting)": "configurator.py: without_value",
         "self.without_value(argument, [] if following is None else following)": "",
         "line": "configurator.py: _note_missing_base",
+        "note": "config/foreign_systems.py: translate",
     },
     "config/options.py": {"'\\n'.join(errors)": "config/options.py: _conflicts"},
     "config/schema.py": {
