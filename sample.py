@@ -5,6 +5,7 @@ Write text with a trained model: a checkpoint of ours or of nanoGPT's, or OpenAI
     python sample.py --out_dir=out-quickstart --start="def " --num_samples=3 --max_new_tokens=200
     python sample.py --init_from=gpt2-xl --start=FILE:prompt.txt
     python sample.py --out_dir=out-quickstart --interactive=True    # a chat: continues what one types
+    python sample.py --out_dir=out-vision --image=page.png --start="Where is the button?"
 
 The kind of the model decides what is printed: an unmasking model fills masks, a token classifier labels the prompt's
 tokens, and a sequence scorer scores the prompt, or each line of a file.
@@ -30,6 +31,7 @@ from loss_modifiers import Judge
 from wiring import sampling
 from wiring.architecture import load_architecture
 from wiring.chat import make_chat
+from wiring.hugging_face.image_answers import answers_about_image
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,6 +63,8 @@ def answers(
 ) -> Iterable[str]:
     """Return what the model answers to the prompt; the texts are computed one by one."""
     model, decode, device = trained.model, trained.tokenizer.decode, initializer.device
+    if options.image is not None:
+        return answers_about_image(trained, prompt, options, device)
 
     if trained.kind == "language_model":
         settings = options.pick("num_samples", "max_new_tokens", "temperature", "top_k")

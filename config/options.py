@@ -40,7 +40,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
 
     opt = section("run")
     out_dir: str = opt("out", "folder for checkpoints and logs", text="path", min_length=1)
-    init_from: str = opt("scratch", "scratch; resume (from out_dir); auto (resume if out_dir has a good checkpoint, else scratch); gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2, in our own model; hf:NAME or hf:FOLDER: any causal language model of Hugging Face, in transformers", text="path", min_length=1)
+    init_from: str = opt("scratch", "scratch; resume (from out_dir); auto (resume if out_dir has a good checkpoint, else scratch); gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2, in our own model; hf:NAME or hf:FOLDER: any causal language model or image-text model of Hugging Face, in transformers", text="path", min_length=1)
     resume_rng: Literal["exact", "reseed"] = opt("exact", "on resume: exact restores the saved RNG state and batch; reseed seeds again and repeats the evaluation, as nanoGPT does")
     eval_only: bool = opt(False, "stop after the first evaluation; write no checkpoint and no metrics")
     training_type: Literal["language_model", "unmasking", "token_classification", "sequence_scoring"] = opt("language_model", "what the model learns: language_model predicts the next token, unmasking fills masked positions, token_classification finds replaced tokens, sequence_scoring estimates the ratio of machine-filled tokens in a text")
@@ -89,7 +89,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     enable_line_aligned_sequences: bool = opt(False, "masked texts start at a line and hold complete lines only; padding fills the rest")
 
     opt = section("rows")
-    dataset_file: str | None = opt(None, "Python file with get_custom_dataset(dataset_config, processor, split, split_ratio=0.8), and optionally get_data_collator(processor), in place of dataset; looked for next to the config file, in datasets/ and in the current folder", text="path")
+    dataset_file: str | None = opt(None, "Python file with get_custom_dataset(dataset_config, processor, split, split_ratio=0.8), and optionally get_data_collator(processor), in place of dataset; its rows may hold images; looked for next to the config file, in datasets/ and in the current folder", text="path")
     tokenizer: str | None = opt(None, "rows: name or folder of a Hugging Face tokenizer; None: that of the model", text="path")
     dataset_config: str | None = opt(None, "rows: name of one of the data set's configurations on the hub")
     train_split: str = opt("train", "rows: split of the data set that trains")
@@ -460,7 +460,7 @@ usage: python sample.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
   python sample.py --init_from=gpt2-xl --start=FILE:prompt.txt"""
 
     opt = section("model")
-    init_from: str = opt("resume", "resume (the checkpoint in out_dir); gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2, in our own model; hf:NAME or hf:FOLDER: any causal language model of Hugging Face", text="path", min_length=1)
+    init_from: str = opt("resume", "resume (the checkpoint in out_dir); gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a folder with a Hugging Face GPT-2, in our own model; hf:NAME or hf:FOLDER: any causal language model or image-text model of Hugging Face", text="path", min_length=1)
     out_dir: str = opt("out", "folder of the checkpoint, or the checkpoint file", text="path", min_length=1)
     checkpoint: str = opt("linked", "which checkpoint of out_dir: linked (nanoGPT's ckpt.pt), newest, best (with the lowest validation loss), or the name or path of a file", text="path", min_length=1)
     quantization: Literal["none", "8bit", "4bit"] = opt("none", "load a model of Hugging Face, or the base of an adapter, in 8 or 4 bits; needs the bitsandbytes package")
@@ -468,6 +468,7 @@ usage: python sample.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
 
     opt = section("text")
     start: str = opt("\n", "the prompt; FILE:path reads it from a file", text="prose")
+    image: str | None = opt(None, "file with a picture that the prompt asks about, for an image-text model; the model's chat template puts both together", text="path")
     num_samples: int = opt(10, "number of texts to generate", ge=1)
     max_new_tokens: int = opt(500, "tokens to add to the prompt; an unmasking model adds at most what fits in its block_size", ge=1)
     temperature: float = opt(0.8, "sampling temperature; below 1 more predictable, above 1 more varied; 0: always the most likely token", ge=0)
@@ -516,6 +517,8 @@ usage: python sample.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
             raise ValueError(f"masking_ratios={self.masking_ratios}: wanted at least one number, each between 0 and 1")
         if self.interactive and self.changed("num_samples") and self.num_samples > 1:
             raise ValueError(f"num_samples={self.num_samples}: interactive=True answers each line once: remove num_samples")
+        if self.interactive and self.image is not None:
+            raise ValueError(f"image={self.image}: interactive=True is a chat in words: remove one of them")
         if self.judge is None and self.changed("judge_candidates"):
             raise ValueError(f"judge_candidates={self.judge_candidates} needs a judge: set judge, or remove judge_candidates")
         return self

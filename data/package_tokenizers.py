@@ -113,6 +113,7 @@ class HuggingFaceTokenizer:
     special_tokens: its tokens by their meaning, such as eos_token
     chat_template:  how a chat becomes a text, in Jinja; None without one
     longest:        the most tokens of a text, as its folder says; None if it does not
+    processor:      of a model of text and images, the files of its processor by their names; None without one
 
     A corpus gets no start or end token. Raises DataError if the package is missing or cannot read the text.
     """
@@ -123,6 +124,7 @@ class HuggingFaceTokenizer:
         special_tokens: Mapping[str, str] | None = None,
         chat_template: str | None = None,
         longest: int | None = None,
+        processor: Mapping[str, str] | None = None,
     ) -> None:
         try:
             from tokenizers import Tokenizer
@@ -136,8 +138,12 @@ class HuggingFaceTokenizer:
             ) from error
         self._ordinary.encode_special_tokens = True
         self.special_tokens, self.chat_template, self.longest = dict(special_tokens or {}), chat_template, longest
-        self._text = text
+        self.json, self.processor = text, processor
         self.vocab_size = int(self.tokenizer.get_vocab_size())
+
+    def with_processor(self, files: Mapping[str, str]) -> "HuggingFaceTokenizer":
+        """Return this tokenizer with another processor."""
+        return HuggingFaceTokenizer(self.json, self.special_tokens, self.chat_template, self.longest, files)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a prompt, in which special tokens such as </s> are one id, after the start token if any."""
@@ -183,8 +189,8 @@ class HuggingFaceTokenizer:
 
     def meta(self) -> dict[str, Any]:
         """Return the entries of meta.pkl that hold the tokenizer."""
-        known: dict[str, Any] = {"tokenizer_json": self._text, "special_tokens": self.special_tokens}
-        more = {"chat_template": self.chat_template, "longest": self.longest}
+        known: dict[str, Any] = {"tokenizer_json": self.json, "special_tokens": self.special_tokens}
+        more = {"chat_template": self.chat_template, "longest": self.longest, "processor": self.processor}
         given = {name: value for name, value in more.items() if value is not None}
         return {"vocab_size": self.vocab_size, "tokenizer": HUGGING_FACE, **known, **given}
 

@@ -111,7 +111,7 @@ def tokenizer_from_meta(meta: Mapping[str, Any] | None) -> Tokenizer:
     if encoding is not None:
         return Gpt2Tokenizer() if encoding == "gpt2" else TiktokenTokenizer(encoding)
     if name == HUGGING_FACE and isinstance(meta.get("tokenizer_json"), str):
-        rest = (meta.get(name) for name in ("special_tokens", "chat_template", "longest"))
+        rest = (meta.get(name) for name in ("special_tokens", "chat_template", "longest", "processor"))
         return HuggingFaceTokenizer(meta["tokenizer_json"], *rest)
     if name == "byte" and (tables is None or _are_bytes(tables)):
         return ByteTokenizer()

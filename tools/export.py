@@ -24,7 +24,7 @@ from core.errors import ConfigError, exit_on_error
 from extras.hugging_face.gpt2_export import to_gpt2, write_folder
 from extras.hugging_face.lora import has_adapter
 from extras.hugging_face.model import HuggingFaceModel
-from extras.hugging_face.tokenizer_export import to_hugging_face
+from extras.hugging_face.processor import preprocessor_of
 from tools.output import replace_folder, require_room
 from wiring.architecture import load_architecture
 from wiring.sampling import load_trained_model
@@ -52,7 +52,7 @@ def export(out_dir: Path, folder: Path | None = None, checkpoint: str = "linked"
         merge = command("tools/merge_lora.py")
         raise ConfigError(f"{out_dir} holds an adapter: `{merge} {out_dir}` writes the complete model")
     model = model.transformer if isinstance(model, HuggingFaceModel) else to_gpt2(model)
-    tokenizer = None if ours is None else to_hugging_face(ours, trained.model.config.block_size)
+    tokenizer = None if ours is None else preprocessor_of(ours, trained.model.config.block_size)
     replace_folder(target, out_dir, lambda path: write_folder(model, tokenizer, path))
     if ours is not None and tokenizer is None:
         kind = type(ours).__name__

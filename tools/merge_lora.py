@@ -25,7 +25,7 @@ from data.tokenizers import tokenizer_from_meta
 from extras.hugging_face.gpt2_export import write_folder
 from extras.hugging_face.lora import merge
 from extras.hugging_face.model import HuggingFaceModel
-from extras.hugging_face.tokenizer_export import to_hugging_face
+from extras.hugging_face.processor import preprocessor_of
 from tools.output import replace_folder, require_room
 from wiring.architecture import load_architecture
 from wiring.lora import KEY
@@ -55,7 +55,7 @@ def merge_lora(source: Path, folder: Path | None = None, checkpoint: str = "link
     meta = found.get("tokenizer")
     if isinstance(model, HuggingFaceModel):
         tokenizer = None if meta is None else tokenizer_from_meta(meta)
-        theirs = None if tokenizer is None else to_hugging_face(tokenizer, model.config.block_size)
+        theirs = None if tokenizer is None else preprocessor_of(tokenizer, model.config.block_size)
         return replace_folder(target, source, lambda path: write_folder(model.transformer, theirs, path))
     model_args = {name: value for name, value in loaded.model_args.items() if name != KEY}
     kept = {name: found[name] for name in ("config", "tokenizer", "iter_num", "best_val_loss") if name in found}

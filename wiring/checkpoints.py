@@ -24,7 +24,7 @@ from data.token_meaning import storable
 from data.tokenizers import tokenizer_from_meta
 from extras.hugging_face.checkpoint_folder import CheckpointFolder
 from extras.hugging_face.model import HuggingFaceModel
-from extras.hugging_face.tokenizer_export import to_hugging_face
+from extras.hugging_face.processor import preprocessor_of
 from wiring.lora import adapter_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def make_writer(options: Options, data: RunData, model: Any, model_args: dict[st
     if not isinstance(model, HuggingFaceModel) and adapter is None:
         return None
     tokenizer = None if data.source.meta is None else tokenizer_from_meta(data.source.meta)
-    theirs = None if tokenizer is None else to_hugging_face(tokenizer, model.config.block_size)
+    theirs = None if tokenizer is None else preprocessor_of(tokenizer, model.config.block_size)
     return CheckpointFolder(model, adapter, theirs, options.as_yaml(f"{CONFIG_MARK}: the options of the run"))
 
 

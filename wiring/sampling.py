@@ -21,6 +21,7 @@ from core.checkpoint.search import CheckpointFile
 from core.files import require_file
 from core.model_initializer import load_exactly
 from data.meta import read_meta
+from data.rows.opening import are_rows
 from data.token_meaning import difference, sizes_differ
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
@@ -217,6 +218,7 @@ def find_tokenizer(checkpoint: Mapping[str, Any], vocab_size: int | None, is_for
     vocab_size: the model's, None if it does not say; DataError if nothing says what its tokens are
     """
     dataset = (checkpoint.get("config") or {}).get("dataset")
+    dataset = None if dataset and are_rows(dataset) else dataset  # rows have no meta.pkl
     path = data_folder(dataset or "") / "meta.pkl"
     has_meta = dataset is not None and os.path.lexists(path)  # a link to nowhere is an error, not GPT-2
     learnt = checkpoint.get("tokenizer")

@@ -38,10 +38,15 @@ class Replicated:
         return model
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model as the training step calls it; after compilation. All ranks then hold rank 0's weights."""
+        """Return the model as the training step calls it; after compilation. All ranks then hold rank 0's weights.
+
+        A model that has `leaves_weights_unused` set may leave weights without a gradient.
+        """
         if not self.distributed:
             return model
         settings: dict[str, Any] = {SYNC_BUFFERS: False}
+        if getattr(model, "leaves_weights_unused", False):
+            settings["find_unused_parameters"] = True
         if self.device.type == "cuda":
             settings["device_ids"] = [self.device]
         return DistributedDataParallel(model, **settings)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ log = logging.getLogger("coregpt")
 
 Batch = dict[str, Any]
 Collate = Callable[[Sequence[Item]], Batch]
+Make = Callable[[], Batch]
 
 
 class RowBatches:
@@ -53,11 +55,11 @@ class RowBatches:
         self.batch_size, self.micro_steps, self.eval_iters = batch_size, micro_steps, eval_iters
         self.shifts, self.rank, self.world_size, self.collates_all = shifts, rank, world_size, collates_all
         self.order_of = order_of
-        self._update: list[Batch] = []  # the micro-batches of this rank in the update at hand
+        self._update: list[Make] = []  # the micro-batches of this rank in the update at hand
         self._given = 0  # how many of them have been drawn
         self._before = training.state_dict()  # position of the update
         self._starts = {split: items.state_dict() for split, items in evaluation.items()}
-        self._evaluated: dict[str, list[Batch]] = {}
+        self._evaluated: dict[str, list[Make]] = {}
         self._evaluating = ""  # the split whose batches are drawn
 
     @property
@@ -77,7 +79,7 @@ class RowBatches:
             self._update = self._draw_update()
             self._before, self._given = before, 0
         self._given += 1
-        return self._update[self._given - 1]
+        return self._update[self._given - 1]()
 
     def get_eval_batch(self, split: str) -> Batch:
         """Return the next batch of an evaluation."""
@@ -90,33 +92,37 @@ class RowBatches:
             items.load_state_dict(self._starts[split])
             taken = items.take(self._eval_size(items))
             waiting += self._batches(taken, self.eval_iters, range(self.eval_iters))
-        return waiting.pop(0)
+        return waiting.pop(0)()
 
     def _eval_size(self, items: Items) -> int:
         """Return how many items an evaluation takes: all of a table, the last batch smaller, if it has hardly fewer."""
         wanted, least = self.eval_iters * self.batch_size, (self.eval_iters - 1) * self.batch_size
         return len(items) if isinstance(items, TableItems) and least < len(items) < wanted else wanted
 
-    def _draw_update(self) -> list[Batch]:
+    def _draw_update(self) -> list[Make]:
         count = self.micro_steps * self.world_size
         own = range(self.rank, count, self.world_size)
         return self._batches(self.training.take(count * self.batch_size), count, own)
 
-    def _batches(self, items: Sequence[Item], count: int, own: Sequence[int]) -> list[Batch]:
-        """Return some of the `count` micro-batches that the items make. own: the numbers of those"""
+    def _batches(self, items: Sequence[Item], count: int, own: Sequence[int]) -> list[Make]:
+        """Return what makes some of the `count` micro-batches of the items: images would fill the memory before.
+
+        own: the numbers of those
+        """
         size = self.batch_size
         parts = [items[number * size : (number + 1) * size] for number in range(count)]
+        made = [self._collated(part, items) for part in parts] if self.collates_all else []
         if self.collates_all:
-            made = [self._collated(part, items) for part in parts]
-            labelled, batches = (
-                sum(count_labels(batch, self.shifts) for batch in made),
-                [made[number] for number in own],
-            )
+            labelled = sum(count_labels(batch, self.shifts) for batch in made)
         else:
             labelled = sum(learnt(example, self.shifts) for item in items for example in item)
-            batches = [self._collated(parts[number], items) for number in own]
         share = torch.tensor(count / max(labelled, 1), dtype=torch.float32)
-        return [{**batch, "loss_share": share} for batch in batches]
+
+        def make(number: int) -> Batch:
+            batch = made[number] if made else self._collated(parts[number], items)
+            return {**batch, "loss_share": share}
+
+        return [partial(make, number) for number in own]
 
     def _collated(self, part: Sequence[Item], items: Sequence[Item]) -> Batch:
         """Return the batch of some items; of none, at the end of the run, a batch from which nothing is learnt."""

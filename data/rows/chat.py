@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from data.rows.encoding import BROKEN, CUT_OFF, EMPTY, IGNORED, SEAM, Example
 
-Message = dict[str, str]
+Message = dict[str, Any]  # role and content, both texts
 Render = Callable[[Sequence[Message], bool], str]  # (messages, ends with the beginning of an answer) -> text
 
 UNDIVIDED = "whose turns the chat template does not keep in order"
@@ -41,6 +41,21 @@ class Turn(NamedTuple):
     last: int
 
 
+class Part(NamedTuple):
+    """A part of a chat's text. ordinary: its ids, if people wrote it and it is encoded by itself"""
+
+    text: str
+    ordinary: list[int] | None = None
+
+
+class ChatText(NamedTuple):
+    """A chat as tokens. labels: IGNORED where nothing is learnt; parts: of the text, one after the other"""
+
+    ids: list[int]
+    labels: list[int]
+    parts: list[Part]
+
+
 class ChatEncoder:
     """Encodes a chat for a causal model, by the tokenizer's template.
 
@@ -71,15 +86,28 @@ class ChatEncoder:
         messages = read_messages(row.get(self.column))
         if isinstance(messages, str):
             return messages
+        found = self.read(messages)
+        if isinstance(found, str):
+            return found
+        ids, labels, _ = found
+        if self.start and ids[: len(self.start)] != self.start:
+            ids, labels = [*self.start, *ids], [*[IGNORED] * len(self.start), *labels]
+        if all(label == IGNORED for label in labels[: self.limit]):
+            return CUT_OFF
+        return Example(ids[: self.limit], labels[: self.limit], len(ids) > self.limit)
+
+    def read(self, messages: Sequence[Message]) -> ChatText | str:
+        """Return the tokens of a chat, without a limit or start ids, or why it cannot be learnt."""
         try:
             turns = self._turns(messages)
         except TemplateError:
             return REFUSED
         if isinstance(turns, str):
             return turns
-        spans = self._spans(messages)
-        if spans is None:
+        parts = self._parts(messages)
+        if parts is None:
             return CONTROL
+        spans = self._spans(parts)
         if any(first < edge < last for _, first, last in spans for turn in turns for edge in turn):
             return SEAM
         ids = [token for token, _, _ in spans]
@@ -87,11 +115,7 @@ class ChatEncoder:
             token if any(turn.first <= first and last <= turn.last for turn in turns) else IGNORED
             for token, first, last in spans
         ]
-        if self.start and ids[: len(self.start)] != self.start:
-            ids, labels = [*self.start, *ids], [*[IGNORED] * len(self.start), *labels]
-        if all(label == IGNORED for label in labels[: self.limit]):
-            return CUT_OFF
-        return Example(ids[: self.limit], labels[: self.limit], len(ids) > self.limit)
+        return ChatText(ids, labels, parts)
 
     def _turns(self, messages: Sequence[Message]) -> list[Turn] | str:
         """Return where the answers are in the whole text, or why that cannot be told."""
@@ -105,24 +129,33 @@ class ChatEncoder:
             turns.append(Turn(len(before), len(upto.rstrip())))  # not the line end after the mark
         return turns or UNANSWERED
 
-    def _spans(self, messages: Sequence[Message]) -> list[Span] | None:
-        """Return the tokens of the whole text; None if a control token in it cannot be told from the template's."""
+    def _parts(self, messages: Sequence[Message]) -> list[Part] | None:
+        """Return the parts of the complete text; None if a control token in it cannot be told from the template's."""
         whole = self.render(messages, False)
         if not any(control in message["content"] for message in messages for control in self.controls):
-            return self.tokens.marked_spans(whole)
+            return [Part(whole)]
         marked = self.render(
             [{**message, "content": MARK.format(number)} for number, message in enumerate(messages)], False
         )
+        pieces = SPLIT.split(marked)  # the template's parts, and between them the numbers of the messages
+        written = [messages[int(number)]["content"] for number in pieces[1::2]]
+        pieces[1::2] = written
+        if "".join(pieces) != whole:
+            return None
+        return [
+            Part(text, [token for token, _, _ in self.tokens.spans(text)] if number % 2 else None)
+            for number, text in enumerate(pieces)
+        ]
+
+    def _spans(self, parts: Sequence[Part]) -> list[Span]:
+        """Return the tokens of the complete text."""
         spans: list[Span] = []
         place = 0
-        for number, part in enumerate(SPLIT.split(marked)):  # the template's parts, and between them the numbers
-            text = messages[int(part)]["content"] if number % 2 else part
-            found = self.tokens.spans(text) if number % 2 else self.tokens.marked_spans(text)
+        for text, ordinary in parts:
+            found = self.tokens.marked_spans(text) if ordinary is None else self.tokens.spans(text)
             spans += [(token, first + place, last + place) for token, first, last in found]
-            if not whole.startswith(text, place):
-                return None
             place += len(text)
-        return spans if place == len(whole) else None
+        return spans
 
 
 def read_messages(value: Any) -> list[Message] | str:

@@ -1,6 +1,6 @@
 """Rows as token ids with labels: plain texts, and prompts with the response that is learnt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 IGNORED = -100  # the label of a token that is not learnt, as in transformers
@@ -14,18 +14,51 @@ EMPTY, BROKEN, POOR, CUT_OFF, SEAM = (
 )
 
 
+class ImageText(NamedTuple):
+    """What a processor makes the inputs of a row with images from.
+
+    text:     of the row; where people wrote a control token, a stand-in is in place of each token that they wrote
+    images:   returns the images, in the order of their marks in the text
+    stand_in: id of a token that the text has nowhere else
+    written:  the tokens that stand-ins are in place of, in their order
+    added:    tokens that the processor adds to the row, such as further image tokens
+    digest:   of the images' content
+    place:    of the row, in messages
+    """
+
+    text: str
+    images: Callable[[], list[Any]]
+    stand_in: int | None
+    written: list[int]
+    added: int
+    digest: int
+    place: str
+
+
 class Example(NamedTuple):
     """A row as the model sees it.
 
-    input_ids: token ids
+    input_ids: token ids; of a row with images, each image is one token
     labels:    the ids that are learnt, IGNORED elsewhere: as many as input_ids, each at the place of its own token;
                of a model with an encoder the ids of the response
     is_cut:    the length limit has cut something off
+    image_text: of a row with images
     """
 
     input_ids: list[int]
     labels: list[int]
     is_cut: bool = False
+    image_text: ImageText | None = None
+
+    @property
+    def length(self) -> int:
+        """The tokens that the model reads."""
+        return len(self.input_ids) + (self.image_text.added if self.image_text else 0)
+
+    def content(self) -> int:
+        """Return a number that differs for other ids, labels or images."""
+        images = (self.image_text.digest,) if self.image_text else ()
+        return hash((tuple(self.input_ids), tuple(self.labels), *images))
 
 
 class Tokens(Protocol):

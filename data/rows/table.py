@@ -47,7 +47,7 @@ class Examples:
             if isinstance(found, str):
                 self.counts[found] += 1
                 continue
-            content = hash((tuple(found.input_ids), tuple(found.labels)))
+            content = found.content()
             is_known = content in self.known
             self.known.add(content)
             if is_known and drops_duplicates:
@@ -57,8 +57,8 @@ class Examples:
             self.counts[KEPT] += 1
             self.cut += found.is_cut
             self.numbers.append(number)
-            self.lengths.append(len(found.input_ids))
-            tokens += len(found.input_ids)
+            self.lengths.append(found.length)
+            tokens += found.length
             if self._kept is not None:
                 self._kept.append(found)
                 if tokens > IN_MEMORY:

@@ -50,11 +50,13 @@ def to_gpt2(model: GPT) -> Any:
 def write_folder(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model of transformers: weights, config, generation config, and the tokenizer's files.
 
-    tokenizer: of transformers; None writes no files of one. The token that ends its texts ends generation, too
+    tokenizer: of transformers, or a processor, which holds one; None writes no files of one. The token that ends the
+               texts of a tokenizer ends generation, too
     """
-    if tokenizer is not None and tokenizer.eos_token_id is not None and model.config.eos_token_id is None:
+    end = getattr(tokenizer, "eos_token_id", None)
+    if end is not None and model.config.eos_token_id is None:
         for config in (model.config, model.generation_config):
-            config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
+            config.bos_token_id = config.eos_token_id = end
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     if tokenizer is not None:

@@ -13,6 +13,7 @@ from core.errors import CheckpointError, ConfigError
 from core.model_initializer import LoadedModel, load_exactly
 from extras.hugging_face.model import HuggingFaceModel
 from extras.hugging_face.packages import import_bitsandbytes, import_transformers
+from extras.hugging_face.processor import takes_images
 
 log = logging.getLogger("coregpt")
 
@@ -39,7 +40,7 @@ def load_model(
     quantization: str = FULL,
     device_map: str | None = None,
 ) -> LoadedModel:
-    """Return a text model of Hugging Face with its weights, in float32.
+    """Return a model of Hugging Face with its weights, in float32.
 
     name:         of the hub, or a folder
     attention:    sdpa, manual or flash; one that cannot be had falls back to another, which is logged
@@ -114,7 +115,7 @@ def _class_for(config: Any) -> Any:
 
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
-    return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForImageTextToText if takes_images(config) else transformers.AutoModelForCausalLM
 
 
 def read_config(name: str) -> Any:

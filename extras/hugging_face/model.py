@@ -1,4 +1,4 @@
-"""A text model of the transformers package, called, trained and sampled like our own GPT."""
+"""A model of the transformers package, called, trained and sampled like our own GPT."""
 
 import inspect
 import json
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.optimizer import make_adamw
+from extras.hugging_face.processor import takes_images
 from extras.token_draw import draw_tokens
 
 A100_FLOPS = 312e12  # bfloat16 peak, the reference of nanoGPT's MFU
@@ -44,16 +45,20 @@ class Shape:
 
 
 class HuggingFaceModel(nn.Module):
-    """A model of transformers behind the contract of `model.GPT`: a causal one, or one with encoder and decoder.
+    """A model of transformers behind the contract of `model.GPT`: causal, of images and text, or with an encoder.
 
     transformer: the model of transformers; parameter names begin with `transformer.`, as those of a GPT's body do
     config:      its sizes; a model of transformers itself has another one, which stays as it was loaded
+    leaves_weights_unused: such as a Llava, which reads the images of an inner layer
     """
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
         self.transformer = transformer
         self.config = Shape.of(transformer.config)
+        self.leaves_weights_unused = takes_images(transformer.config)
+        if takes_images(transformer.config):  # Mllama reads ids of images that its head does not write
+            self.config.vocab_size = max(self.config.vocab_size, transformer.get_input_embeddings().num_embeddings)
         takes = inspect.signature(transformer.forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
 
@@ -79,7 +84,7 @@ class HuggingFaceModel(nn.Module):
     def logits(self, labels: Tensor, **inputs: Tensor) -> Tensor:
         """Return the logits (B, T, V) of a batch of labelled rows; of a decoder, those that predict the labels (B, T).
 
-        inputs: what the model of transformers takes, such as input_ids and attention_mask
+        inputs: what the model of transformers takes, such as input_ids and attention_mask, or pixel_values
         """
         if self.has_encoder:  # the start token, then all labels but the last; padding in place of -100
             inputs["decoder_input_ids"] = self.transformer.prepare_decoder_input_ids_from_labels(labels=labels)
@@ -115,13 +120,12 @@ class HuggingFaceModel(nn.Module):
         A model with an encoder answers: its answer follows the prompt, and may be shorter.
         """
         if self.has_encoder:
-            draw = {"do_sample": True, "temperature": temperature, "top_k": top_k or 0} if temperature > 0 else {}
             end = self.transformer.config.eos_token_id
             if isinstance(end, int) and idx[0, -1] != end:  # as the encoder has learnt to read
                 prompt = torch.cat([idx, idx.new_full((len(idx), 1), end)], dim=1)
             else:
                 prompt = idx
-            answer = self.transformer.generate(prompt, max_new_tokens=max_new_tokens, **{"do_sample": False, **draw})
+            answer = self.transformer.generate(prompt, max_new_tokens=max_new_tokens, **_draws(temperature, top_k))
             return torch.cat([idx, answer[:, 1:]], dim=1)  # without the start token
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.config.block_size :])
@@ -129,9 +133,26 @@ class HuggingFaceModel(nn.Module):
             idx = torch.cat([idx, drawn[:, None]], dim=1)
         return idx
 
+    @torch.no_grad()
+    def answer(
+        self, inputs: dict[str, Tensor], max_new_tokens: int, temperature: float = 1.0, top_k: int | None = None
+    ) -> Tensor:
+        """Return the token ids (T,) that follow a text with images, until the model ends its turn.
+
+        inputs: one row, as the model's processor makes it
+        """
+        draws = _draws(temperature, top_k)
+        written: Tensor = self.transformer.generate(**inputs, max_new_tokens=max_new_tokens, **draws)
+        return written[0, inputs["input_ids"].size(1) :]
+
     def model_args(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the architecture: the sizes, and transformers' own configs."""
         found = {**vars(self.config), "hugging_face": json.loads(self.transformer.config.to_json_string())}
         if generation := getattr(self.transformer, "generation_config", None):
             found["generation_config"] = json.loads(generation.to_json_string())
         return found
+
+
+def _draws(temperature: float, top_k: int | None) -> dict[str, Any]:
+    """Return how transformers' `generate` draws a token."""
+    return {"do_sample": True, "temperature": temperature, "top_k": top_k or 0} if temperature else {"do_sample": False}

@@ -8,6 +8,7 @@ from core.errors import CoreGPTError
 from data.package_tokenizers import HuggingFaceTokenizer
 from data.tokenizers import tokenizer_from_meta
 from extras.hugging_face.packages import import_transformers
+from extras.hugging_face.processor import processor_files
 
 log = logging.getLogger("coregpt")
 
@@ -39,7 +40,8 @@ def tokenizer_meta(name: str) -> dict[str, Any] | None:
     template = getattr(tokenizer, "chat_template", None)
     template = template if isinstance(template, str) else None
     longest = tokenizer.model_max_length if tokenizer.model_max_length < UNKNOWN_LENGTH else None
-    return HuggingFaceTokenizer(backend.to_str(), special, template, longest).meta()
+    processor = processor_files(name)
+    return HuggingFaceTokenizer(backend.to_str(), special, template, longest, processor).meta()
 
 
 def give_other_ids(then: dict[str, Any], now: dict[str, Any] | None) -> bool:

@@ -69,7 +69,7 @@ OPTION_NAMES = {
     },
     SampleOptions: {
         "model": "init_from out_dir checkpoint quantization device_map",
-        "text": "start num_samples max_new_tokens temperature top_k seed interactive",
+        "text": "start image num_samples max_new_tokens temperature top_k seed interactive",
         "unmasking": "steps schedule masking_ratios order remask top_p mask_char judge judge_candidates show_steps",
         "labels": "show_probabilities original",
         "system": "device dtype cpu_autocast compile",

@@ -82,6 +82,28 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with `mllama` and `llava`, each with its processor."""
+    from tests.hf.tiny_images import make_llava, make_mllama, save
+
+    folder = tmp_path_factory.mktemp("pictured")
+    save(make_mllama, folder / "mllama")
+    save(make_llava, folder / "llava")
+    return folder
+
+
+@pytest.fixture
+def studio(pictured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder with copies of what `pictured` holds, and mine.py, rows with pictures."""
+    from tests.hf.tiny_images import ROWS
+
+    shutil.copytree(pictured, tmp_path / "studio")
+    monkeypatch.chdir(tmp_path / "studio")
+    Path("mine.py").write_text(ROWS)
+    return tmp_path / "studio"
+
+
 @pytest.fixture
 def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Work in an empty folder with copies of what `made` holds."""

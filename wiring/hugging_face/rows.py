@@ -28,6 +28,7 @@ from extras.hugging_face.loading import PREFIX, name_of, read_config
 from extras.hugging_face.tokenizer_export import to_hugging_face
 from extras.hugging_face.tokenizer_import import tokenizer_meta
 from wiring.hugging_face.dataset_file import CustomData, open_custom_data
+from wiring.hugging_face.image_rows import find_processor, have_images, image_coding, read_template, with_places
 from wiring.hugging_face.models import tokens_of_start
 from wiring.lora import base_name
 
@@ -66,9 +67,9 @@ class RowSource:
 def open_row_data(options: Options, runtime: Runtime, start: RunStart) -> tuple[RowSource, RowBatches]:
     """Return the rows of a run, and what makes batches of them. Raises ConfigError or DataError if there are none."""
     config = _model_config(start)
-    tokenizer = _find_tokenizer(options, start)
+    processor, tokenizer = find_processor(options, _find_tokenizer(options, start))
     writer = to_hugging_face(tokenizer, options.block_size)
-    custom = open_custom_data(options, writer) if options.dataset_file else None
+    custom = open_custom_data(options, processor or writer) if options.dataset_file else None
     rows = _open(options) if custom is None else _rows_of(custom)
     has_encoder = bool(config.get("is_encoder_decoder"))
     _refuse_without_effect(options)
@@ -76,19 +77,24 @@ def open_row_data(options: Options, runtime: Runtime, start: RunStart) -> tuple[
         raise ConfigError(f"{', '.join(no_effect)}: without effect next to dataset_file: remove it")
     if has_encoder and options.packing:
         raise ConfigError("packing=True is for causal models, and this one has an encoder: remove it")
+    takes_rows, has_images = custom is not None and custom.collate is not None, have_images(rows)
+    if has_images and not takes_rows:
+        rows = with_places(rows, str(custom.path) if custom else options.dataset)
     source = RowSource(options.dataset, tokenizer, rows, not has_encoder, options.packing)
+    collate: Any
     if custom is not None and custom.collate is not None:
-        training, evaluation, eval_iters = _custom_items(options, custom)
+        items, collate = _custom_items(options, custom), CheckedCollator(custom.collate, not has_encoder)
+    elif has_images:
+        read, collate = image_coding(options, tokenizer, processor, str(config.get("model_type")))
+        items = _table_items(options, source, _with_quality(options, source, read))
     else:
         make = _stream_items if options.streaming else _table_items
-        training, evaluation, eval_iters = make(options, source, _encoder(options, source, has_encoder))
+        items = make(options, source, _with_quality(options, source, _encoder(options, source, has_encoder)))
+        packs, padded = options.packing, options.pad_to_multiple_of
+        end = _end_id(tokenizer) or 0
+        collate = packing_collate(options.block_size, end) if packs else padding_collate(writer, padded)
+    training, evaluation, eval_iters = items
     micro_steps = runtime.micro_steps_per_rank(options.gradient_accumulation_steps)
-    if custom is not None and custom.collate is not None:
-        collate: Any = CheckedCollator(custom.collate, not has_encoder)
-    elif options.packing:
-        collate = packing_collate(options.block_size, _end_id(tokenizer) or 0)
-    else:
-        collate = padding_collate(writer, options.pad_to_multiple_of)
     batches = RowBatches(
         training,
         evaluation,
@@ -99,7 +105,7 @@ def open_row_data(options: Options, runtime: Runtime, start: RunStart) -> tuple[
         shifts=not has_encoder,
         rank=runtime.rank,
         world_size=runtime.world_size,
-        collates_all=custom is not None and custom.collate is not None,
+        collates_all=takes_rows,
         order_of=_order_of(options, training),
     )
     return source, batches
@@ -221,20 +227,15 @@ def _encoder(options: Options, source: RowSource, has_encoder: bool) -> Encode:
         assert columns.text is not None
         encode = TextEncoder(tokens, marks, columns.text, limit)
     if columns.context is not None:
-        encode = _with_context(encode, str(columns.prompt), columns.context)
-    least = options.min_quality_score
-    return encode if least is None else _with_quality(encode, options.quality_column, least, source.rows.columns)
+        return _with_context(encode, str(columns.prompt), columns.context)
+    return encode
 
 
 def _chat_encoder(options: Options, tokens: HuggingFaceTokenizer, column: str, marks: Marks) -> Encode:
     """Return what encodes chats. Raises ConfigError without a chat template, or if it cannot be run."""
     template = tokens.chat_template
     if options.chat_template:
-        path = Path(options.chat_template)
-        try:
-            template = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"chat_template={path} cannot be read ({error}): give a file with a template") from None
+        template = read_template(options.chat_template)
     if template is None:
         raise ConfigError(
             f"the column {column} holds chats, and the tokenizer has no chat template: set chat_template=FILE, or "
@@ -265,7 +266,11 @@ def _with_context(encode: Encode, prompt: str, context: str) -> Encode:
     return lambda row: encode(joined(row))
 
 
-def _with_quality(encode: Encode, column: str, least: float, known: list[str]) -> Encode:
+def _with_quality(options: Options, source: RowSource, encode: Encode) -> Encode:
+    """Return an encoder of the rows that are good enough, if the options ask for it."""
+    least, column, known = options.min_quality_score, options.quality_column, source.rows.columns
+    if least is None:
+        return encode
     if column not in known:
         raise ConfigError(
             f"min_quality_score={least:g}: there is no column {column}, only {', '.join(known)}: set quality_column, "
@@ -306,7 +311,8 @@ def _table_items(options: Options, source: RowSource, encode: Encode) -> tuple[I
         )
         if not len(found):
             reasons = ", ".join(f"{count} {reason}" for reason, count in found.counts.items()) or "there are no rows"
-            raise DataError(f"dataset={options.dataset}: no {split} row can be used ({reasons}): look at the data")
+            name = f"dataset_file={options.dataset_file}" if options.dataset_file else f"dataset={options.dataset}"
+            raise DataError(f"{name}: no {split} row can be used ({reasons}): look at the data")
     for line in show_examples(
         [examples["train"][number] for number in range(min(2, len(examples["train"])))], source.tokenizer
     ):

@@ -84,3 +84,21 @@ def test_a_last_batch_of_an_evaluation_may_be_smaller() -> None:
     assert [batch["numbers"] for batch in found] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
     mean = sum(labels(batch) * batch["loss_share"] for batch in found) / 4
     torch.testing.assert_close(mean, torch.tensor(1.0))
+
+
+def test_batches_are_made_when_they_are_drawn() -> None:
+    """Those of a whole evaluation, or update, would fill the memory with images."""
+    data, made = make(micro_steps=3), []
+    collate_items = data.collate
+
+    def collate(items: Sequence[Item]) -> dict[str, Any]:
+        made.append(items)
+        return collate_items(items)
+
+    data.collate = collate
+    for count in range(1, 4):
+        data.get_batch("train")
+        assert len(made) == count
+    for count in range(4, 7):
+        data.get_eval_batch("val")
+        assert len(made) == count

@@ -10,6 +10,7 @@ import pytest
 import train
 from core.checkpoint.find import find_latest_checkpoint
 from core.checkpoint.format import load_values
+from tests.config.test_foreign_systems import VISION_FILE
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--device=cpu", "--dtype=float32", "--compile=False", "--max_iters=1", "--eval_iters=1", "--out_dir=out"]
@@ -57,3 +58,28 @@ def test_pictures_have_one_image_and_turns() -> None:
     assert len(made) == 320 and {len(row["images"]) for row in made} == {1}
     assert {tuple(turn) for row in made for turn in row["texts"]} == {("user", "assistant")}
     assert len(example("pictures").get_custom_dataset(None, None, "test", 0.8)) == 80
+
+
+@pytest.mark.parametrize("name", ["finetune_llama_vision", "finetune_llama_vision_test"])
+def test_presets_of_pictures_train_a_tiny_mllama(studio: Path, name: str) -> None:
+    longer = [*SMALL, "--block_size=256", "--use_subset=True", "--subset_size=8"]
+    train.main([str(ROOT / "config" / f"{name}.yaml"), "--init_from=hf:mllama", *longer])
+    checkpoint = load_values(find_latest_checkpoint("out"))
+
+    assert checkpoint["iter_num"] == 2 and "adapter" in checkpoint["model_args"]
+    assert checkpoint["tokenizer"]["processor"].keys() >= {"processor_config.json", "chat_template.jinja"}
+
+
+def test_a_file_of_the_vision_pipeline_trains_job_after_job(studio: Path) -> None:
+    """Each job makes its epochs over 10 rows; the next one resumes."""
+    (studio / "datasets").mkdir()
+    (studio / "mine.py").rename(studio / "datasets" / "pictures.py")
+    (studio / "vision.yaml").write_text(VISION_FILE.replace("org/llama-vision", str(studio / "mllama")))
+    here = ["--device=cpu", "--dtype=float32", "--compile=False", "--wandb_log=False", "--block_size=64"]
+    here += ["--batch_size=4", "--epochs_per_job=1", "--eval_iters=1"]
+    for job, more in ((1, []), (2, ["--init_from=resume"])):
+        train.main(["vision.yaml", *here, *more])
+        assert load_values(find_latest_checkpoint("tuned/mine"))["iter_num"] == 2 * job
+
+    written = json.loads((studio / "tuned" / "mine" / "final_model" / "adapter_config.json").read_text())
+    assert written["r"] == 8 and sorted(written["target_modules"]) == ["q_proj", "v_proj"]

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from extras.hugging_face.model import UNLIMITED, HuggingFaceModel
 from tests.hf.conftest import VOCAB, make_gpt2, make_llama
+from tests.hf.tiny_images import make_mllama, picture
 
 MAKERS = pytest.mark.parametrize("make", [make_gpt2, make_llama])
 
@@ -80,3 +81,17 @@ def test_generation_is_greedy_at_temperature_0_and_crops_its_context() -> None:
     assert torch.equal(written[:, :32], expected) and written.shape == (1, 44)
     torch.manual_seed(0)
     assert not torch.equal(model.generate(prompt, 9, temperature=2.0), model.generate(prompt, 9, temperature=2.0))
+
+
+def test_a_model_of_images_reads_tokens_that_its_head_does_not_write() -> None:
+    """A Mllama has rows of its embedding for the image's mark, and none in its head."""
+    theirs, processor = make_mllama()
+    model, mark = HuggingFaceModel(theirs), processor.image_token_id
+    assert model.config.vocab_size > mark == theirs.config.text_config.vocab_size
+    assert model.leaves_weights_unused and not HuggingFaceModel(make_gpt2()).leaves_weights_unused
+
+    batch = dict(processor(text=["<|image|>the king"], images=[[picture(1)]], return_tensors="pt"))
+    logits = model(labels=batch["input_ids"], **batch)
+    assert torch.equal(logits, theirs(**batch).logits) and logits.size(-1) == mark
+    text, _ = model(batch["input_ids"][:, 2:])  # without an image
+    assert text.shape == (1, 1, mark) and text.isfinite().all()

@@ -74,7 +74,7 @@ def test_rows_with_ids_or_columns_need_no_collator(mine: Path) -> None:
             f"from helper import TEXTS\ndef get_custom_dataset(dataset_config, processor, split):\n    return {body}\n"
         )
         train.main(argv(mine, "--max_iters=1", "--eval_interval=1"))
-        assert load_checkpoint(find_latest_checkpoint("out"))["iter_num"] == 1
+        assert load_checkpoint(find_latest_checkpoint("out"))["iter_num"] == 2
 
 
 def test_the_file_is_found_next_to_the_config_and_in_its_folder(mine: Path) -> None:
