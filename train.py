@@ -20,7 +20,7 @@ def build(
     """Make every part of a run, in the order in which things happen, and the trainer that runs them."""
     checkpoints = core.CheckpointManager(options.out_dir, **options.pick("keep_last", "keep_best"))
     start = wiring.find_start(options, runtime, checkpoints)
-    data = wiring.open_data(options, runtime, preemption, start, given)
+    options, data = wiring.open_fitting_data(options, runtime, preemption, start, given)
     options, numbers = wiring.with_run_length(options, runtime, data, start)
     console = wiring.console(options, runtime)
     logger = core.CompositeLogger(console)

@@ -280,7 +280,6 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
 
     NOT_YET: ClassVar[Any] = frozenset((
         "sample_interval", "webhook",
-        "auto_batch_size",
     ))  # fmt: skip
 
     NEAR_CONFIG: ClassVar[Any] = frozenset(("dataset_file",))

@@ -197,7 +197,17 @@ class Schema(BaseModel):
         return {name: getattr(self, name) for name in names}
 
     def replace(self, **values: Any) -> Self:
-        """Return the options with other values, converted and checked. Raises ConfigError for a wrong name or value."""
+        """Return the options with other values, converted and checked, which count as set by the user.
+
+        Raises ConfigError for a wrong name or value.
+        """
+        return self._with(values, {*self.model_fields_set, *values})
+
+    def derive(self, **values: Any) -> Self:
+        """Return the options with values that follow from others: checked, and no more set by the user than before."""
+        return self._with(values, self.model_fields_set)
+
+    def _with(self, values: Mapping[str, Any], set_by_user: Iterable[str]) -> Self:
         fitted = self.model_dump()
         errors = []
         for name, value in sorted(values.items()):
@@ -210,7 +220,7 @@ class Schema(BaseModel):
         try:
             if errors:
                 raise ValueError("\n".join(errors))
-            return self.validated(fitted, {*self.model_fields_set, *values})
+            return self.validated(fitted, set_by_user)
         except ValueError as error:
             raise ConfigError(str(error)) from None
 

@@ -30,11 +30,13 @@ class RunSummary(Logger, Callback):
 
     It takes the losses from the reports, so that it never waits for the device.
 
-    device: to name in the command that samples; None: sample.py's default
+    device:     to name in the command that samples; None: sample.py's default
+    num_epochs: that give the length of the run; None: the iterations do
     """
 
-    def __init__(self, device: str | None = None) -> None:
+    def __init__(self, device: str | None = None, num_epochs: float | None = None) -> None:
         self.device = device
+        self.num_epochs = num_epochs
         self.train: Point | None = None  # of the last logged update
         self.val: Point | None = None  # of the last evaluation
         self.best: Point | None = None  # of this process
@@ -59,9 +61,19 @@ class RunSummary(Logger, Callback):
         if manifests:
             yield f"saved in {trainer.checkpointer.checkpoints.out_dir}: {_checkpoints(trainer, manifests)}"
         if not trainer.stop_request.is_preempted:  # else the message about that ends with the command
-            yield _next_command(trainer)
+            yield self._next_command(trainer)
         if manifests and not trainer.checkpointer.go_on:
             yield f"to sample: {sample_command(trainer.checkpointer.checkpoints.out_dir, self.device)}"
+
+    def _next_command(self, trainer: Trainer) -> str:
+        """Return the line with the command that goes on; after the last iteration, with a run of twice the length."""
+        config = Path(trainer.checkpointer.checkpoints.folder, CONFIG)
+        if trainer.iter_num <= trainer.max_iters or trainer.checkpointer.go_on or not is_own_config(config):
+            return f"to go on: {trainer.checkpointer.resume_command()}"
+        iters = f"--max_iters={max(2 * trainer.max_iters, 1):.0f}"
+        length = iters if self.num_epochs is None else f"--num_epochs={2 * self.num_epochs:g}"
+        longer = f"{shlex.quote(str(config))} --init_from=resume {length}"
+        return f"to train longer: {train_command(longer, trainer.runtime.world_size)}"
 
     def _losses(self, trainer: Trainer, manifests: dict[int, Manifest]) -> Iterator[str]:
         """Yield a line with the lowest and the last validation loss, and a line with the last training loss."""
@@ -117,12 +129,3 @@ def _checkpoints(trainer: Trainer, manifests: dict[int, Manifest]) -> str:
         uses.setdefault(name, []).append(use)
     shown = [f"{name} ({', '.join(use)})" for name, use in uses.items()]
     return ", ".join([*shown, *([LINKED] if trainer.checkpointer.checkpoints.path.is_file() else [])])
-
-
-def _next_command(trainer: Trainer) -> str:
-    """Return the line with the command that goes on; after the last iteration, with twice as many iterations."""
-    config = Path(trainer.checkpointer.checkpoints.folder, CONFIG)
-    if trainer.iter_num <= trainer.max_iters or trainer.checkpointer.go_on or not is_own_config(config):
-        return f"to go on: {trainer.checkpointer.resume_command()}"
-    longer = f"{shlex.quote(str(config))} --init_from=resume --max_iters={max(2 * trainer.max_iters, 1):.0f}"
-    return f"to train longer: {train_command(longer, trainer.runtime.world_size)}"

@@ -740,7 +740,8 @@ def test_every_function_of_wiring_is_called_and_its_values_arrive(
         monkeypatch.setattr(wiring, name, lambda *args, **kwargs: called.append(name) or real(*args, **kwargs))
 
     functions = [
-        "runtime_settings", "find_start", "open_data", "with_run_length", "console", "print_header", "make_initializer",
+        "runtime_settings", "find_start", "open_fitting_data", "with_run_length", "console", "print_header",
+        "make_initializer",
         "find_transfer_source", "model_maker", "check_task", "make_objective", "enter_folder", "make_parallel",
         "make_optimizer", "step_settings", "evaluation_settings", "non_cosine_schedule", "make_checkpointer",
         "make_monitor", "loggers", "callbacks",

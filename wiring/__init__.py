@@ -2,14 +2,15 @@
 
 from wiring.callbacks_file import user_callbacks
 from wiring.checkpoints import make_checkpointer, make_monitor
-from wiring.data import RunData, open_data
+from wiring.data import RunData
 from wiring.given_parts import NOTHING_GIVEN, GivenParts, given_callbacks
 from wiring.loop import evaluation_settings, make_parallel, runtime_settings, step_settings
 from wiring.model import check_task, find_transfer_source, make_initializer, model_maker
 from wiring.objective import make_objective
 from wiring.optimizer import make_optimizer, non_cosine_schedule
-from wiring.run_length import with_run_length
 from wiring.run_options import read_options
+from wiring.sizes.batch_size import open_fitting_data
+from wiring.sizes.run_length import with_run_length
 from wiring.start import RunStart, enter_folder, find_start
 from wiring.watchers import callbacks, console, loggers, print_header
 
@@ -35,7 +36,7 @@ __all__ = [
     "make_parallel",
     "model_maker",
     "non_cosine_schedule",
-    "open_data",
+    "open_fitting_data",
     "print_header",
     "read_options",
     "runtime_settings",

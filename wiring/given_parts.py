@@ -108,6 +108,8 @@ class GivenParts(NamedTuple):
             yield f"training_type={options.training_type}: with data that are handed in, hand in an objective, too"
         if self.data is not None and self.objective is None and options.uncertainty_factor:
             yield "uncertainty_factor needs a data set: remove it, or do not hand in data"
+        if self.optimizer is not None and options.optimizer_type != "adamw":
+            yield f"optimizer_type={options.optimizer_type}: an optimizer is handed in, too: remove one of them"
         if self.model is not None:
             for name in options.changed("freeze_transformer", "trainable", "init_from_checkpoint"):
                 yield f"{name} changes models that the options make: remove it, and change the model beforehand"

@@ -121,13 +121,18 @@ def _own_model(
     loaded = initializer.initialize(source, args)
     if checkpoint is None and start.init_from != "scratch":
         loaded = architecture.as_built(loaded, options)
-    if _trains_all(options):
-        number_bytes = torch.finfo(runtime.dtype).bits // 8
-        config, sequences = loaded.model.config, options.batch_size
-        require_memory(config, runtime.device, trains=True, sequences=sequences, number_bytes=number_bytes)
+    require_training_memory(loaded.model, options, runtime)
     if transfer:
         initializer.setup_transfer_learning(loaded.model, transfer)
     return loaded
+
+
+def require_training_memory(model: Any, options: Options, runtime: Runtime) -> None:
+    """Raise TooLargeError if all weights of a model are to train, and it or a batch cannot fit into the memory."""
+    if _trains_all(options):
+        settings = {"sequences": options.batch_size, "number_bytes": torch.finfo(runtime.dtype).bits // 8}
+        moments = 2 if options.optimizer_type == "adamw" else 0
+        require_memory(model.config, runtime.device, trains=True, moments=moments, **settings)
 
 
 def model_source(init_from: str, initializer: ModelInitializer, checkpoint: dict[str, Any] | None) -> ModelSource:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from config.options import Options
 
 WHICH_RUN = {"init_from", "out_dir", "ckpt_filename"}
-WHICH_MACHINE = {"device", "dtype", "compile", "backend", "time_limit"}
+WHICH_MACHINE = {"device", "dtype", "compile", "backend", "time_limit", "cpu_threads"}
 WHO_WATCHES = {"callbacks_file"}
 
 

@@ -54,7 +54,7 @@ def console(options: Options, runtime: Runtime) -> list[Logger]:
         return []
     found: list[Logger] = [ProgressBar(sys.stderr, options.max_iters)] if sys.stderr.isatty() else []
     if not options.eval_only:
-        found.append(RunSummary(options.device if "device" in options.model_fields_set else None))
+        found.append(RunSummary(options.device if "device" in options.model_fields_set else None, options.num_epochs))
     return [*found, ConsoleLogger()]
 
 

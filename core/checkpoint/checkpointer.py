@@ -261,9 +261,10 @@ class Checkpointer:
 
         Raises ConfigError if a callback's or logger's state could not be loaded again.
         """
-        if self.snapshot is not None:  # AdamW keeps two moments of every parameter
+        if self.snapshot is not None:
+            copies = 1 if isinstance(self.step.optimizer, torch.optim.Adafactor) else 3  # AdamW keeps two moments
             sizes = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in self.raw_model.parameters()}
-            self.snapshot.warm(size for size in sizes.values() for _ in range(3))
+            self.snapshot.warm(size for size in sizes.values() for _ in range(copies))
         require_loadable(state)
         optimizer = self.step.optimizer.state_dict()
         if self.make_model is None:  # nor can the moments of a resumed run be read again
@@ -346,11 +347,13 @@ class Checkpointer:
                 log.info(
                     f"resume: not where it was saved ({changes}): the last bits of the losses may differ from here on"
                 )
-        last = self.notes.config.get("max_iters", math.inf)
-        if checkpoint["iter_num"] > last and not self.notes.config.get("eval_only"):
+        options = self.notes.config
+        epochs, last = options.get("num_epochs"), options.get("max_iters", math.inf)
+        if checkpoint["iter_num"] > last and not options.get("eval_only"):
+            name, end = ("num_epochs", f" (num_epochs={epochs})") if epochs else ("max_iters", ", its max_iters")
             log.info(
-                f"nothing to do: the run has finished with iteration {last:g}, its max_iters; to go on, give the run's "
-                "config and a larger max_iters"
+                f"nothing to do: the run has finished with iteration {last:g}{end}; to go on, give the run's config "
+                f"and a larger {name}"
             )
         return True
 

@@ -11,7 +11,7 @@ from core.errors import ConfigError
 from core.files import size_text
 
 PARAMETER_BYTES = 4  # float32
-TRAINING_BYTES = 4 * PARAMETER_BYTES  # the parameter, its gradient, and AdamW's two moments
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")  # in errors of torch's allocators
 CGROUP_FILES = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # by controller: version 2, version 1
 
 
@@ -33,6 +33,11 @@ def total_memory(device: torch.device) -> int | None:
     return min([memory, *cgroup_limits()]) + swap()
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that memory has run out, of a GPU or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
+
+
 def cgroup_limits(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
     """Yield the limits in bytes of this process's cgroup; in a container that is the root."""
     for line in _lines(proc):
@@ -50,24 +55,32 @@ def swap(meminfo: Path = Path("/proc/meminfo")) -> int:
 
 
 def require_memory(
-    config: Any, device: torch.device, *, trains: bool = False, sequences: int = 0, number_bytes: int = PARAMETER_BYTES
+    config: Any,
+    device: torch.device,
+    *,
+    trains: bool = False,
+    moments: int = 2,
+    sequences: int = 0,
+    number_bytes: int = PARAMETER_BYTES,
 ) -> None:
     """Raise TooLargeError if a model cannot fit into a device's memory, however much of that is free.
 
     config:       of the model; one without `num_params`, such as a fork's, is not checked
-    trains:       with gradients and AdamW's moments for all parameters
+    trains:       with gradients and the optimizer's moments for all parameters
+    moments:      numbers that the optimizer keeps of each parameter: AdamW two
     sequences:    those of a batch that the model is trained on, of `config.block_size` tokens
     number_bytes: of a number in the products of a training step: 2 with autocast
     """
     if not hasattr(config, "num_params"):
         return
     count, total = config.num_params(), total_memory(device)
-    model = count * (TRAINING_BYTES if trains else PARAMETER_BYTES)
+    model = count * PARAMETER_BYTES * (2 + moments if trains else 1)
     batch = sequences * config.block_size * config.kept_per_token() * number_bytes if sequences else 0
     if total is None or model + batch <= total:
         return
     place = f"the GPU {device} has" if device.type == "cuda" else "this machine has"
-    purpose = " with their gradients and AdamW's moments" if trains else ""
+    kept = " and AdamW's moments" if moments else ""
+    purpose = f" with their gradients{kept}" if trains else ""
     text = f"the model's {count:,} parameters{purpose} need {size_text(model)}"
     remedy = "choose a smaller n_layer, n_embd, block_size or vocabulary"
     if model <= total:

@@ -72,6 +72,10 @@ class RowBatches:
         assert isinstance(self.training, TableItems)
         return self.training.count_takes(self.micro_steps * self.world_size * self.batch_size, epochs)
 
+    def longest_batch(self) -> Batch:
+        """Return the largest micro-batch that training may draw, as far as the rows are known. The position stays."""
+        return {**self.collate(self.training.longest(self.batch_size)), "loss_share": torch.tensor(1.0)}
+
     def get_batch(self, split: str) -> Batch:
         """Return the next micro-batch of training. split: train"""
         if self._given == len(self._update):

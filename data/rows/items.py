@@ -68,6 +68,10 @@ class Items(ABC):
         """Return the next items."""
 
     @abstractmethod
+    def longest(self, count: int) -> list[Item]:
+        """Return the longest items as far as they are known, repeated if there are fewer. The position stays."""
+
+    @abstractmethod
     def state_dict(self) -> State:
         """Return the position of the next item."""
 
@@ -114,6 +118,13 @@ class TableItems(Items):
             taken.append([self.get(number) for number in self._order[self.place]])
             self.place += 1
         return taken
+
+    def longest(self, count: int) -> list[Item]:
+        if self.block is not None:  # packs are all of one length
+            numbers = self._order[:count]
+        else:
+            numbers = [[n] for n in sorted(range(len(self.lengths)), key=lambda n: -self.lengths[n])[:count]]
+        return [[self.get(n) for n in numbers[place % len(numbers)]] for place in range(count)]
 
     def count_takes(self, size: int, epochs: float) -> int:
         """Return the number of takes of at most `size` items that so many epochs need."""
@@ -196,6 +207,13 @@ class StreamItems(Items):
                 self._begin({"epoch": self.epoch + 1, "first_row": 0, "stream": None, "place": 0})
             else:
                 self._first_row, self._place, self._items = self._first_row + self._rows_read, 0, None
+        return taken
+
+    def longest(self, count: int) -> list[Item]:
+        """Return the first items from the position at hand on: those of a stream are not known before."""
+        before = self.state_dict()
+        taken = self.take(count)
+        self.load_state_dict(before)
         return taken
 
     def look(self, rows: int = 1000) -> Look:

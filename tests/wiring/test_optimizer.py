@@ -13,6 +13,7 @@ from config.options import Options
 from extras.freezing import freeze_transformer
 from model import GPT, GPTConfig
 from tests.comparing import assert_same
+from wiring.data import open_data
 from wiring.optimizer import make_optimizer, non_cosine_schedule, surprises
 
 TINY_SCORER: dict[str, Any] = dict(
@@ -145,7 +146,7 @@ def test_a_transfer_schedule_has_a_head_rate_and_its_own_reduction(run: core.Run
     optimizer = make_optimizer(options, run, model, core.Replicated(), None)
     schedule = non_cosine_schedule(options)
     assert schedule is not None
-    data = wiring.open_data(options, run, core.Preemption())
+    data = open_data(options, run, core.Preemption())
     _, unfreezing = wiring.callbacks(options, run, data, None, schedule, [])
 
     schedule.set_lr(optimizer.param_groups, 2)

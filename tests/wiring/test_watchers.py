@@ -21,6 +21,7 @@ from extras.progress_bar import ProgressBar
 from extras.run_record import RunRecord
 from extras.run_summary import RunSummary
 from loss_modifiers import LossModifierPipeline
+from wiring.data import open_data
 from wiring.model import adapt
 from wiring.start import RunStart
 
@@ -31,7 +32,7 @@ def options(tmp_path: Path) -> Options:
 
 
 def made_callbacks(options: Options, run: core.Runtime, console: Any = (), of_user: Any = ()) -> list[core.Callback]:
-    data = wiring.open_data(options, run, core.Preemption())
+    data = open_data(options, run, core.Preemption())
     return wiring.callbacks(options, run, data, None, core.ConstantLRScheduler(1.0, 0), console, of_user)
 
 
@@ -84,7 +85,7 @@ def test_only_rank_0_has_loggers_and_a_progress_bar(
 def test_the_header_counts_the_tokens_of_all_ranks(
     options: Options, run: core.Runtime, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, start = wiring.open_data(options, run, core.Preemption()), RunStart("scratch", None, core.RunFolder("out"))
+    data, start = open_data(options, run, core.Preemption()), RunStart("scratch", None, core.RunFolder("out"))
     run.world_size = 4
     wiring.print_header(options, run, data, start, core.ConsoleLogger())
 

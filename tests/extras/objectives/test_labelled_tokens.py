@@ -52,3 +52,18 @@ def test_it_takes_batches_of_labelled_rows_alone() -> None:
     batch = {"input_ids": LABELS, "labels": LABELS, "loss_share": torch.tensor(1.0)}
     assert LabelledTokens(True).takes(batch)
     assert not LabelledTokens(True).takes((LABELS, LABELS)) and not LabelledTokens(True).takes({"input_ids": LABELS})
+
+
+def test_a_micro_batch_without_labels_has_no_loss_and_repeats_the_report() -> None:
+    model, objective = Known(), LabelledTokens(True)
+    batch = {"input_ids": LABELS, "labels": LABELS, "loss_share": torch.tensor(1.0)}
+    known = objective(model, batch, train=True)
+    empty = objective(model, {**batch, "labels": torch.full_like(LABELS, IGNORED)}, train=True)
+    empty.loss.backward()  # type: ignore[no-untyped-call]
+
+    assert empty.loss == 0 and model.logits.grad is not None and not model.logits.grad.any()
+    assert empty.reported == known.reported != 0
+    objective(model, {**batch, "labels": LABELS[[1, 1]]}, train=False)  # evaluations change nothing
+    resumed = LabelledTokens(True)
+    resumed.load_state_dict(objective.state_dict())
+    assert resumed(model, {**batch, "labels": torch.full_like(LABELS, IGNORED)}, train=True).reported == known.reported

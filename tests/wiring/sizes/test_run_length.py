@@ -15,7 +15,8 @@ from core import ConfigError
 from data.rows.batches import RowBatches
 from data.rows.encoding import IGNORED, Example
 from data.rows.items import Ends, TableItems
-from wiring.run_length import with_run_length
+from wiring.data import open_data
+from wiring.sizes.run_length import with_run_length
 
 
 def collate(items: Any) -> dict[str, torch.Tensor]:
@@ -110,7 +111,7 @@ def resolved(*argv: str) -> tuple[Options, core.LoopNumbers]:
     preemption = core.Preemption(None)
     runtime = core.Runtime(**wiring.runtime_settings(options, preemption))
     start = wiring.find_start(options, runtime, core.CheckpointManager("out"))
-    data = wiring.open_data(options, runtime, start=start)
+    data = open_data(options, runtime, start=start)
     return with_run_length(options, runtime, data, start)
 
 
