@@ -1,9 +1,10 @@
 """
-Convert a checkpoint of the train_run line or the core line into a checkpoint of this program.
+Convert a checkpoint of the train_run, the core or the D line into a checkpoint of this program.
 
     python -m tools.convert out/ckpt_unmasking_8000.pt              # writes out/ckpt_unmasking_8000-converted/ckpt.pt
     python -m tools.convert out-char-diffusion --out out-mlm        # the newest, by ckpt_meta.json or by its number
     python -m tools.convert out --dataset=shakespeare_char          # for a checkpoint that does not name its data set
+    python -m tools.convert best_model.pth                          # an OptimizedGPT2 of the D line
 
 The new checkpoint can be resumed (--init_from=resume --out_dir=FOLDER), sampled from, and used by other runs. Legacy
 files hold pickled objects of legacy classes: they are read as plain data, and no code in them is run. Notes name what
@@ -22,11 +23,14 @@ import torch
 from core import files
 from core.checkpoint.format import CHECKPOINT, arrange
 from core.checkpoint.other_formats import kind_of_content
+from core.checkpoint.resume import NEW_RUN_LOSS
 from core.commands import argument_parser
 from core.errors import CheckpointError, ConfigError, exit_on_error
 from data.meta import read_meta
 from tools.legacy_checkpoints import find, read
+from tools.legacy_gpt2 import convert_optimized_gpt2, weights_of
 from tools.legacy_model import (
+    LANGUAGE_MODEL,
     MODES,
     convert_model_args,
     convert_weights,
@@ -36,7 +40,7 @@ from tools.legacy_model import (
 )
 from tools.legacy_optimizer import convert_optimizer
 from tools.output import refuse_unwritable
-from wiring.data import data_folder
+from wiring.data import GPT2_TOKENS, data_folder
 
 __all__ = ["Converted", "convert", "find", "main", "read"]
 
@@ -53,14 +57,19 @@ class Converted(NamedTuple):
     notes: list[str]
 
 
-def convert(old: Any, mode: str | None = None, dataset: str | None = None) -> Converted:
+def convert(old: Any, mode: str | None = None, dataset: str | None = None, n_head: int | None = None) -> Converted:
     """Return a checkpoint of this program, made from a legacy checkpoint as `read` returns it.
 
     mode:    language_model or sequence_scorer, for a model with the heads of both; default: the mode it was trained in
     dataset: the data set that it was trained on; default: as the checkpoint says
+    n_head:  for bare weights of an OptimizedGPT2, which do not show it
 
     Raises CheckpointError if `old` is not a legacy checkpoint, or has parts that this program's model lacks.
     """
+    if (weights := weights_of(old)) is not None:
+        if mode not in (None, LANGUAGE_MODEL):
+            raise ConfigError(f"--mode={mode}: this checkpoint is a {LANGUAGE_MODEL}, and has no other head")
+        return _optimized_gpt2(old, weights, dataset, n_head)
     _require_legacy_checkpoint(old)
     state = legacy_weights(old)
     config, lost = _config(old.get("config"), dataset)
@@ -84,6 +93,17 @@ def convert(old: Any, mode: str | None = None, dataset: str | None = None) -> Co
         reason = error if isinstance(error, ValueError) else f"it is damaged, {type(error).__name__}: {error}"
         notes.append(f"no optimizer state ({reason}): other runs can use the new checkpoint, but it cannot be resumed")
     return Converted(arrange(CHECKPOINT, {**checkpoint, **_progress(old.get("training_context"), args)}), notes)
+
+
+def _optimized_gpt2(old: State, weights: State, dataset: str | None, n_head: int | None) -> Converted:
+    """Return a checkpoint made from an OptimizedGPT2 of the D line, whose tokens are GPT-2's."""
+    checkpoint, notes = convert_optimized_gpt2(old, weights, n_head)
+    args = checkpoint["model_args"]
+    if args["vocab_size"] < GPT2_TOKENS and not dataset:
+        notes += _config(None, None)[1]
+    config = {name: args[name] for name in (*SHAPE_OPTIONS, "activation") if name in args}
+    config |= {"training_type": LANGUAGE_MODEL, **({"dataset": dataset} if dataset else {})}
+    return Converted(arrange(CHECKPOINT, {**checkpoint, "best_val_loss": NEW_RUN_LOSS, "config": config}), notes)
 
 
 def _config(saved: Any, dataset: str | None) -> tuple[State, list[str]]:
@@ -113,6 +133,8 @@ def _check_vocabulary(dataset: str, size: int, is_given: bool) -> list[str]:
     Raises ConfigError if it is given, and has more tokens than the model; if the checkpoint names it, this is a note.
     """
     path = data_folder(dataset) / "meta.pkl"
+    if not path.exists() and size >= GPT2_TOKENS:
+        return []
     if not path.exists():
         return [f"there is no {path}, which sampling needs for the text of the tokens: prepare that data set"]
     if (found := read_meta(path)["vocab_size"]) <= size:
@@ -128,7 +150,7 @@ def _check_vocabulary(dataset: str, size: int, is_given: bool) -> list[str]:
 
 
 def _require_legacy_checkpoint(old: Any) -> None:
-    kind = "this is not a checkpoint of the train_run line or the core line"
+    kind = "this is not a checkpoint of the train_run, the core or the D line"
     given = old if isinstance(old, dict) else {}
     missing = [key for key in ("model", "model_args") if not isinstance(given.get(key), dict)]
     if missing:
@@ -168,6 +190,7 @@ def main(argv: Sequence[str]) -> Path:
     parser.add_argument(
         "--mode", choices=MODES, help="for a model with two heads; default: the mode that it was trained in"
     )
+    parser.add_argument("--n_head", type=int, help="for bare weights of an OptimizedGPT2: the number of heads")
     parser.add_argument("--dataset", help="the data set it was trained on; default: as the checkpoint says")
     given = parser.parse_args(argv)
     path = find(given.old)
@@ -178,9 +201,9 @@ def main(argv: Sequence[str]) -> Path:
     try:
         old = read(path)
         is_whole = isinstance(old, dict) and {"model", "model_args"} <= old.keys()
-        if not is_whole and (kind := kind_of_content(path, old)):
+        if not is_whole and weights_of(old) is None and (kind := kind_of_content(path, old)):
             raise CheckpointError(f"{path} is {kind}")
-        checkpoint, notes = convert(old, given.mode, given.dataset)
+        checkpoint, notes = convert(old, given.mode, given.dataset, given.n_head)
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     if isinstance(dataset := checkpoint["config"].get("dataset"), str):

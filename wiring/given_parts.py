@@ -25,6 +25,8 @@ from core.batch import Batch
 from core.checkpoint.checkpointer import MakeModel
 from core.evaluator import MeasureSplit
 from core.model_initializer import SHAPE_ARGS, load_exactly
+from extras.hugging_face.c_line_checkpoint import fit_moments
+from extras.hugging_face.loading import load_model
 from wiring.callbacks_file import user_callbacks
 
 if TYPE_CHECKING:
@@ -177,7 +179,11 @@ def ready_model(given: nn.Module, runtime: Runtime, start: RunStart) -> MakeMode
             raise SaveError("the model was handed in from Python, and there is no checkpoint to roll back to")
         runtime.seed_all()
         checkpoint = start.read_checkpoint()
-        if checkpoint is not None:
+        if checkpoint is not None and start.found and start.is_of_c_line:
+            weights = load_model(str(start.found.path), torch.device("cpu"), "sdpa", None).model.state_dict()
+            load_exactly(given, weights, is_ours=False)
+            checkpoint["optimizer"] = fit_moments(checkpoint["optimizer"], given, start.found.path)
+        elif checkpoint is not None:
             load_exactly(given, checkpoint["model"])
         made.append(given.to(runtime.device))
         config = getattr(given, "config", None)

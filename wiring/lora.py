@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from core.checkpoint.find import find_checkpoint
 from core.model_initializer import ModelSource, load_exactly
 from extras.hugging_face.loading import FULL, PREFIX, load_model, name_of
 from extras.hugging_face.lora import (
+    CONFIG,
     Adapter,
     LoraSettings,
     add_adapter,
@@ -122,7 +124,8 @@ def folder_adapter(folder: Path, load_base: LoadBase, quantization: str = FULL) 
 
     def source(model_args: dict[str, Any]) -> LoadedModel:
         config, base, weights = read_adapter(folder)
-        loaded = load_base(base, model_args)
+        with needed_by(folder):
+            loaded = load_base(base, model_args)
         adapter = attach(loaded.model, config, base, weights, str(folder), quantization)
         sizes = loaded.model.model_args() if base.startswith(PREFIX) else loaded.model_args
         return LoadedModel(loaded.model, {**sizes, KEY: adapter._asdict()})
@@ -134,6 +137,20 @@ def adapter_folder(init_from: str) -> Path | None:
     """Return the folder of an adapter that `init_from=hf:FOLDER` names, None if it names something else."""
     folder = Path(name_of(init_from))
     return folder if init_from.startswith(PREFIX) and is_adapter(folder) else None
+
+
+@contextmanager
+def needed_by(folder: Path | None) -> Iterator[None]:
+    """Add, to the error of a base that cannot be loaded, the adapter that needs it. folder: None if none does"""
+    try:
+        yield
+    except ConfigError as error:
+        if folder is None:
+            raise
+        raise ConfigError(
+            f"{folder} holds an adapter, whose base cannot be loaded: {error}, and name it in {folder / CONFIG}, as "
+            "base_model_name_or_path"
+        ) from None
 
 
 def base_name(init_from: str) -> str:

@@ -17,6 +17,7 @@ from core.machine.memory import require_memory
 from core.model_initializer import ModelSource
 from data.token_meaning import difference, sizes_differ
 from extras.freezing import freeze_transformer, train_only
+from extras.hugging_face.c_line_checkpoint import fit_moments
 from extras.hugging_face.loading import PREFIX as HUGGING_FACE
 from extras.hugging_face.loading import enable_checkpointing
 from extras.hugging_face.model import HuggingFaceModel
@@ -86,17 +87,21 @@ def model_maker(
     def make() -> tuple[LoadedModel, dict[str, Any] | None]:
         runtime.seed_all()
         args, checkpoint = model_args(options, data), start.read_checkpoint()
-        if source := adapted_source(options, start.init_from, initializer, checkpoint, transfer):
+        name, weights = start.model_name, None if start.is_of_c_line else checkpoint
+        if source := adapted_source(options, name, initializer, weights, transfer):
             loaded = initializer.initialize(source, args)
-        elif is_hugging_face(start.init_from, checkpoint):
-            source = hugging_face_source(options, start.init_from, runtime.device, checkpoint)
+        elif is_hugging_face(name, weights):
+            source = hugging_face_source(options, name, runtime.device, weights)
             loaded = initializer.initialize(source, args)
         else:
             loaded = _own_model(options, runtime, start, initializer, args, checkpoint, transfer)
         if isinstance(loaded.model, HuggingFaceModel):
             require_fitting(loaded.model, data)
         loaded = with_lora(loaded, options, str(transfer or start.init_from), resumes=checkpoint is not None)
-        return loaded._replace(model=adapt(loaded.model, options)), checkpoint
+        loaded = loaded._replace(model=adapt(loaded.model, options))
+        if checkpoint is not None and start.found and start.is_of_c_line:
+            checkpoint["optimizer"] = fit_moments(checkpoint["optimizer"], loaded.model, start.found.path)
+        return loaded, checkpoint
 
     return make
 

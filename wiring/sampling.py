@@ -25,6 +25,7 @@ from data.rows.opening import are_rows
 from data.token_meaning import difference, sizes_differ
 from data.tokenizers import Gpt2Tokenizer, Tokenizer, tokenizer_from_meta
 from data.vocabulary import Vocabulary
+from extras.hugging_face.c_line_checkpoint import is_model, newest
 from extras.hugging_face.loading import PREFIX as HUGGING_FACE
 from extras.hugging_face.loading import is_of_hugging_face, name_of, resume_model
 from extras.hugging_face.loading import load_model as load_hugging_face
@@ -128,8 +129,8 @@ def load_model(
     options: SampleOptions, initializer: core.ModelInitializer, given: torch.nn.Module | None = None
 ) -> tuple[core.LoadedModel, Mapping[str, Any]]:
     """Return the model, and its checkpoint; an empty one for a pretrained GPT-2. given: see `load_trained_model`"""
-    if options.init_from == "resume" and _is_model_folder(Path(options.out_dir)):
-        return _load_folder(options.out_dir, initializer, **options.pick("quantization", "device_map"))
+    if options.init_from == "resume" and (folder := _model_folder(options)):
+        return _load_folder(str(folder), initializer, **options.pick("quantization", "device_map"))
     if options.init_from == "resume":
         found = _find_checkpoint(options)
         checkpoint = core.load_checkpoint(found.path)
@@ -156,10 +157,18 @@ def load_model(
     return initializer.load_pretrained(options.init_from, {"dropout": 0.0}), {}
 
 
+def _model_folder(options: SampleOptions) -> Path | None:
+    """Return the folder of transformers or peft that the options name: out_dir, or a checkpoint of the C line in it.
+
+    None if they name a run or checkpoint of ours.
+    """
+    folder, named = Path(options.out_dir), Path(options.out_dir, options.checkpoint)
+    return next((path for path in (named, folder, newest(folder)) if path and _is_model_folder(path)), None)
+
+
 def _is_model_folder(folder: Path) -> bool:
     """Return whether a folder holds a model of transformers or an adapter, and no run or checkpoint of ours."""
-    is_theirs = is_adapter(folder) or (folder / "config.json").is_file()
-    return is_theirs and not is_folder(folder) and not any(folder.glob("ckpt*"))
+    return is_model(folder) and not is_folder(folder) and not any(folder.glob("ckpt*"))
 
 
 def _load_folder(

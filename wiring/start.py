@@ -23,7 +23,9 @@ from core.checkpoint.format import is_folder, load_values
 from core.checkpoint.resume import complete, require_finite_moments, restarted
 from core.checkpoint.search import CheckpointFile
 from core.files import kind_of
+from extras.hugging_face import c_line_checkpoint
 from extras.hugging_face.loading import PREFIX as HUGGING_FACE
+from wiring.lora import tokenizer_of
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -46,6 +48,10 @@ class RunStart(NamedTuple):
         """Return the checkpoint that the run resumes, read anew and completed; None for a fresh start."""
         if self.found is None:
             return None
+        if self.is_of_c_line:
+            checkpoint = complete({**c_line_checkpoint.read_state(self.found.path), "tokenizer": self.tokenizer()})
+            require_finite_moments(checkpoint["optimizer"])
+            return checkpoint
         is_verified = self.found.manifest is not None
         checkpoint = complete(load_checkpoint(self.found.path, check=not is_verified))
         if not is_verified:
@@ -54,7 +60,19 @@ class RunStart(NamedTuple):
 
     def tokenizer(self) -> dict[str, Any] | None:
         """Return what the token ids of the checkpoint to resume stand for (see `core.checkpoint.format`)."""
+        if self.is_of_c_line:
+            return tokenizer_of(self.model_name)
         return None if self.found is None else load_values(self.found.path).get("tokenizer")
+
+    @property
+    def is_of_c_line(self) -> bool:
+        """Whether the run resumes a checkpoint of the C line, whose weights are loaded as those of `hf:FOLDER`."""
+        return self.found is not None and c_line_checkpoint.is_c_line(self.found.path)
+
+    @property
+    def model_name(self) -> str:
+        """`init_from`, or `hf:FOLDER` for a checkpoint of the C line."""
+        return f"{HUGGING_FACE}{self.found.path}" if self.found and self.is_of_c_line else self.init_from
 
     @property
     def manifest(self) -> dict[str, Any] | None:
@@ -74,6 +92,8 @@ def find_start(options: Options, runtime: Runtime, checkpoints: CheckpointManage
             folder.claim(wait_s=30 if is_restarted else 0)
         if options.init_from == "resume" and options.ckpt_filename:
             return "resume", _named_checkpoint(Path(options.out_dir, options.ckpt_filename))
+        if options.init_from in ("resume", "auto") and (theirs := c_line_checkpoint.newest(Path(options.out_dir))):
+            return "resume", CheckpointFile(theirs, None)
         init_from, found = where_to_start(options.init_from, checkpoints, is_restarted)
         if init_from not in ("scratch", "resume") and not init_from.startswith(HUGGING_FACE):
             ModelInitializer.require_pretrained(init_from)
@@ -115,8 +135,12 @@ def enter_folder(
 
 
 def _named_checkpoint(path: Path) -> CheckpointFile:
-    if is_folder(path):
+    if is_folder(path) or c_line_checkpoint.is_c_line(path):
         return CheckpointFile(path, None)
+    if c_line_checkpoint.is_model(path):
+        raise CheckpointError(
+            f"{path} is a model without a state of training: begin with its weights, init_from=hf:{path}"
+        )
     if kind := kind_of(path):
         raise CheckpointError(f"{path} is {kind}: ckpt_filename is the name of a file in out_dir, or None")
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from core.commands import command
 
 HEAD_BYTES = 4096
 LLAMA2C_MAGIC = 0x616B3432  # of its exports from version 1 on
@@ -37,6 +40,7 @@ MAKE_CHECKPOINT = (
     "where N is its number of heads, which the weights do not show"
 )
 ATTENTION = "attn.c_attn.weight"  # ends a name in every layer of nanoGPT's model
+STEP = re.compile(r"checkpoint-(\d+)")  # name of a folder that other trainers save
 OWN_MODEL = (
     "; its weights have other names than nanoGPT's ({name}), so put the model.py that they were trained with next to "
     "train.py"
@@ -87,6 +91,10 @@ def kind_of_weights(weights: Mapping[str, Any]) -> str | None:
     """Return whose weights these are if they are not a GPT of nanoGPT's form, and the next step; else None."""
     if "tok_embeddings.weight" in weights:
         return LLAMA2C
+    if is_optimized_gpt2(weights):
+        return f"an OptimizedGPT2 of the D line: convert it with `{command('tools/convert.py')} FILE`"
+    if any(name.endswith("transformer_blocks.0.mha.qkv.weight") for name in weights):
+        return "a GPT2 of the D line, whose head is not tied to its embedding: it cannot be used here"
     if any(name.endswith("self_attn.q_proj.weight") for name in weights):
         return "a Hugging Face model of another architecture than GPT-2: it cannot be used here"
     for name, tensor in weights.items():
@@ -98,8 +106,13 @@ def kind_of_weights(weights: Mapping[str, Any]) -> str | None:
     return None
 
 
+def is_optimized_gpt2(weights: Mapping[str, Any]) -> bool:
+    """Return whether these are weights of the D line's OptimizedGPT2, by its scales of the residual connections."""
+    return any(name.endswith("blocks.0.ls1") for name in weights)
+
+
 def kind_of_folder(folder: Path) -> str | None:
-    """Return what a folder without checkpoints is, and the next step; None if that is not known."""
+    """Return what a folder without checkpoints is, or holds, and the next step; None if that is not known."""
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     if weights and (folder / "config.json").is_file():
         return f"{folder} is the folder of a Hugging Face model: if it is a GPT-2, use --init_from={folder}"
@@ -108,6 +121,10 @@ def kind_of_folder(folder: Path) -> str | None:
             f"{folder} is a checkpoint of torch.distributed: make one file of it with "
             f"`python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} ckpt.pt`"
         )
+    configs = [*folder.glob("checkpoint-*/config.json"), *folder.glob("checkpoint-*/adapter_config.json")]
+    if steps := {int(found[1]): path.parent for path in configs if (found := STEP.fullmatch(path.parent.name))}:
+        newest = steps[max(steps)]
+        return f"{newest} is of another trainer: begin with its weights, --init_from=hf:{newest}"
     return None
 
 

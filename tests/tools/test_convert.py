@@ -232,7 +232,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, save: Callabl
 
 def test_an_error_names_the_file(tmp_path: Path) -> None:
     torch.save({"weights": 1}, tmp_path / "ckpt.pt")
-    with pytest.raises(CheckpointError, match="ckpt.pt: this is not a checkpoint of the train_run line"):
+    with pytest.raises(CheckpointError, match="ckpt.pt: this is not a checkpoint of the train_run, the core"):
         main([str(tmp_path)])
     assert os.listdir(tmp_path) == ["ckpt.pt"]
 

@@ -20,7 +20,7 @@ from extras.hugging_face.loading import (
 )
 from extras.hugging_face.model import HuggingFaceModel
 from extras.hugging_face.tokenizer_import import give_other_ids
-from wiring.lora import base_name, tokenizer_of
+from wiring.lora import adapter_folder, base_name, needed_by, tokenizer_of
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -46,14 +46,23 @@ def hugging_face_source(
     return lambda _: load_model(name, device, options.attention, dropout, options.quantization)
 
 
+def config_of(init_from: str) -> dict[str, Any]:
+    """Return the config of the model that `hf:...` names, or of its base; {} if that is a run's, or no such model."""
+    base = base_name(init_from)
+    if not base.startswith(PREFIX):
+        return {}
+    with needed_by(adapter_folder(init_from)):
+        found: dict[str, Any] = read_config(name_of(base)).to_dict()
+    return found
+
+
 def tokens_of_start(start: RunStart) -> dict[str, Any] | None:
     """Return what the ids of a data set without meta.pkl stand for, as the start of the run tells; None: GPT-2's.
 
     That is what the checkpoint to resume says, or the tokenizer of a model of Hugging Face, if it has one.
     """
     if start.found is None and start.init_from.startswith(PREFIX):
-        if (base := base_name(start.init_from)).startswith(PREFIX):
-            read_config(name_of(base))  # what is wrong with the model is said first
+        config_of(start.init_from)  # what is wrong with the model is said first
         return tokenizer_of(start.init_from)
     return start.tokenizer()
 

@@ -24,13 +24,11 @@ from data.rows.report import report_rows, show_examples
 from data.rows.table import DUPLICATE, Examples
 from data.tokenizers import tokenizer_from_meta
 from extras.hugging_face.collation import packing_collate, padding_collate
-from extras.hugging_face.loading import PREFIX, name_of, read_config
 from extras.hugging_face.tokenizer_export import to_hugging_face
 from extras.hugging_face.tokenizer_import import tokenizer_meta
 from wiring.hugging_face.dataset_file import CustomData, open_custom_data
 from wiring.hugging_face.image_rows import find_processor, have_images, image_coding, read_template, with_places
-from wiring.hugging_face.models import tokens_of_start
-from wiring.lora import base_name
+from wiring.hugging_face.models import config_of, tokens_of_start
 
 if TYPE_CHECKING:
     from config.options import Options
@@ -174,12 +172,11 @@ def _refuse_without_effect(options: Options) -> None:
 
 def _model_config(start: RunStart) -> dict[str, Any]:
     """Return the config of the run's model. Raises ConfigError unless it is one of Hugging Face."""
-    if start.found is not None:
+    if start.found is not None and not start.is_of_c_line:
         saved = load_values(start.found.path)["model_args"].get("hugging_face")
         found: dict[str, Any] = saved or {}
     else:
-        name = base_name(start.init_from)
-        found = read_config(name_of(name)).to_dict() if name.startswith(PREFIX) else {}
+        found = config_of(start.model_name)
     if not found:
         raise ConfigError(
             "rows of text are for models of Hugging Face: set init_from=hf:NAME, or prepare token bins of the text"

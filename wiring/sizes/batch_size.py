@@ -135,7 +135,7 @@ class _Attempt:
 
 def _saved_size(start: RunStart, sequences: int) -> int | None:
     """Return the batch size of the checkpoint to resume if it was found for as many sequences; else None."""
-    saved = (load_values(start.found.path).get("config") or {}) if start.found else {}
+    saved = (load_values(start.found.path).get("config") or {}) if start.found and not start.is_of_c_line else {}
     size, steps = saved.get("batch_size"), saved.get("gradient_accumulation_steps")
     if saved.get("auto_batch_size") is not True or not (isinstance(size, int) and isinstance(steps, int)):
         return None

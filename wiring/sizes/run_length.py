@@ -69,7 +69,10 @@ def _counter(options: Options, runtime: Runtime, data: RunData, option: str) -> 
 
 def _first_iter(start: RunStart) -> int:
     """Return the iteration with which this process begins."""
-    return 0 if start.found is None else int(load_values(start.found.path)["iter_num"])
+    if start.found is None:
+        return 0
+    values = start.read_checkpoint() if start.is_of_c_line else load_values(start.found.path)
+    return int((values or {})["iter_num"])
 
 
 def _end_of_job(count: Callable[[float], int], epochs: int, first: int) -> int:
