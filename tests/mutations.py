@@ -346,6 +346,17 @@ MUTATIONS = [
     Mutation("take a mixture for the first system", "config/foreign_systems.py", "if len(found) == 1", "if found", "tests/config/test_foreign_systems.py"),
     Mutation("make max_steps + 1 updates", "config/foreign_systems.py", '"max_iters": int(value) - 1', '"max_iters": int(value)', "tests/config/test_foreign_systems.py"),
     Mutation("forget the layers of the other LoRA switch", "config/foreign_systems.py", "[*named, *(", "[*(", "tests/config/test_foreign_systems.py"),
+    Mutation("skip the checksum of a training state", "extras/hugging_face/c_line_checkpoint.py", "if record := file.testzip():", "if record := None:", "tests/hf/extras/hugging_face/test_c_line_checkpoint.py"),
+    Mutation("take a folder that was cut short", "extras/hugging_face/c_line_checkpoint.py", "(folder / STATE).is_file() and is_model", "is_model", "tests/hf/extras/hugging_face/test_c_line_checkpoint.py"),
+    Mutation("prefer another trainer's folder to our own", "extras/hugging_face/c_line_checkpoint.py", "or any(out_dir.glob(\"ckpt*\"))", "", "tests/hf/extras/hugging_face/test_c_line_checkpoint.py"),
+    Mutation("take the lowest step", "extras/hugging_face/c_line_checkpoint.py", "sorted(steps, reverse=True)", "sorted(steps)", "tests/hf/extras/hugging_face/test_c_line_checkpoint.py"),
+    Mutation("number moments in the order of the model", "extras/hugging_face/c_line_checkpoint.py", "enumerate([*decayed, *others])", "enumerate(trained)", "tests/hf/extras/hugging_face/test_c_line_checkpoint.py"),
+    Mutation("take moments of other shapes", "extras/hugging_face/c_line_checkpoint.py", "if state and state[\"exp_avg\"].shape", "if False and state[\"exp_avg\"].shape", "tests/hf/extras/hugging_face/test_c_line_checkpoint.py"),
+    Mutation("leave a scale out of the bias", "tools/legacy_gpt2.py", "block[scale] * block[f\"{layer}.bias\"]", "block[f\"{layer}.bias\"]", "tests/tools/test_legacy_gpt2.py"),
+    Mutation("leave the heads' order as it was", "tools/legacy_gpt2.py", "(heads, 3, -1)).transpose(0, 1)", "(heads, 3, -1))", "tests/tools/test_legacy_gpt2.py"),
+    Mutation("convert an untied head", "tools/legacy_gpt2.py", "if not torch.equal(state[LM_HEAD], state[TOKENS]):", "if False:", "tests/tools/test_legacy_gpt2.py"),
+    Mutation("compute the exact GELU in a converted model", "tools/legacy_gpt2.py", "\"activation\": \"gelu_tanh\"", "\"activation\": \"gelu\"", "tests/tools/test_legacy_gpt2.py"),
+    Mutation("convert weights that are not known", "tools/legacy_gpt2.py", "for name in state if name not in known", "for name in ()", "tests/tools/test_legacy_gpt2.py"),
 ]  # fmt: skip
 
 
