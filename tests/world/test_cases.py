@@ -629,7 +629,7 @@ OF_OTHER_TRAINERS = {
     "n_layers": "n_layer", "num_heads": "n_head", "n_embed": "n_embd", "d_model": "n_embd",
     "context_length": "block_size", "seq_len": "block_size", "max_seq_len": "block_size",
     "warmup_steps": "warmup_iters", "max_grad_norm": "grad_clip", "resume": "init_from", "resume_from": "init_from",
-    "eval_every": "eval_interval", "save_every": "save_interval", "bf16": "dtype", "config": None,
+    "eval_every": "eval_interval", "save_every": "save_interval", "bf16": "dtype",
     "data_dir": "dataset", "wd": "weight_decay",
 }  # fmt: skip
 
