@@ -78,7 +78,7 @@ usage: python train.py [CONFIG.py | OPTIONS.yaml | --option=value] ...
     wandb_group: str | None = opt(None, "Weights & Biases group of runs")
     wandb_tags: list[str] = opt([], "Weights & Biases tags of the run")
     sample_interval: int = opt(0, "iterations between samples of what the model writes; 0: none", ge=0)
-    webhook: str | None = opt(None, "address that is told when a run begins, ends or fails", text="prose")
+    webhook: str | None = opt(None, "address that gets a message when a run begins, ends or fails", text="prose")
 
     opt = section("data")
     dataset: str = opt("openwebtext", "folder under data/, or path of a folder, with train.bin, val.bin and optionally meta.pkl; or a text file, prepared by character; or rows of text for a model of Hugging Face: FILE.jsonl, FILE.parquet, hf:FILE, or hf:NAME of the hub", text="path", min_length=1)

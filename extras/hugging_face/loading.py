@@ -12,7 +12,7 @@ from torch import nn
 from core.errors import CheckpointError, ConfigError
 from core.model_initializer import LoadedModel, load_exactly
 from extras.hugging_face.model import HuggingFaceModel
-from extras.hugging_face.packages import import_bitsandbytes, import_transformers
+from extras.hugging_face.packages import first_line, import_bitsandbytes, import_transformers
 from extras.hugging_face.processor import takes_images
 
 log = logging.getLogger("coregpt")
@@ -149,7 +149,7 @@ def with_attention(attention: str, device: torch.device, make: Callable[[str], A
             if kernel not in FALLBACK or not _is_about_kernel(error):
                 raise
             if kernel != "sdpa":  # which nobody has asked for
-                log.warning(f"attention=flash cannot be used here ({_first_line(error)}); using sdpa instead")
+                log.warning(f"attention=flash cannot be used here ({first_line(error)}); using sdpa instead")
             kernel = FALLBACK[kernel]
 
 
@@ -209,7 +209,7 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except OSError as error:
-        cause = _first_line(error)
+        cause = first_line(error)
         if Path(name).is_dir():
             raise ConfigError(
                 f"init_from={PREFIX}{name} has no model that can be read ({cause}): give a folder {OF_SAVE_PRETRAINED}"
@@ -219,7 +219,7 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
             f"{OF_SAVE_PRETRAINED}"
         ) from None
     except (ValueError, KeyError, RuntimeError, ImportError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"init_from={PREFIX}{name} cannot be loaded: {_first_line(error)}") from None
+        raise ConfigError(f"init_from={PREFIX}{name} cannot be loaded: {first_line(error)}") from None
 
 
 def _set_dropout(config: Any, dropout: float | None) -> None:
@@ -250,7 +250,3 @@ def _require_causal(model: HuggingFaceModel, name: str) -> None:
             f"init_from={PREFIX}{name}: a {type(model.transformer).__name__} sees later tokens here, and would learn "
             "to copy them: give a causal language model, such as a GPT-2 or a Llama"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

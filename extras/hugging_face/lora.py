@@ -20,6 +20,7 @@ from core.commands import install_command
 from core.errors import CheckpointError, ConfigError
 from extras.hugging_face.loading import FULL
 from extras.hugging_face.model import HuggingFaceModel
+from extras.hugging_face.packages import first_line
 
 log = logging.getLogger("coregpt")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's names
@@ -215,7 +216,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], str, Tensors]:
         config = as_json(peft.PeftConfig.from_pretrained(str(folder)))
         weights = peft.utils.load_peft_weights(str(folder), device="cpu")
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} holds no adapter that can be read ({_first_line(error)})") from None
+        raise CheckpointError(f"{folder} holds no adapter that can be read ({first_line(error)})") from None
     return config, base, weights
 
 
@@ -225,7 +226,7 @@ def base_of(folder: Path) -> str:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         base, mapping = config.get("base_model_name_or_path"), config.get("auto_mapping") or {}
     except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder / CONFIG} cannot be read ({_first_line(error)})") from None
+        raise CheckpointError(f"{folder / CONFIG} cannot be read ({first_line(error)})") from None
     if not base or not isinstance(base, str):
         raise ConfigError(f"{folder / CONFIG} names no base model: set base_model_name_or_path in it")
     return base if mapping.get("parent_library") == OWN_CLASS["parent_library"] else f"hf:{base}"
@@ -365,10 +366,6 @@ def _task_of(model: Any) -> str | None:
     if not isinstance(model, HuggingFaceModel):
         return None
     return "SEQ_2_SEQ_LM" if model.has_encoder else "CAUSAL_LM"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

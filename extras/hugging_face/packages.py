@@ -1,4 +1,4 @@
-"""The transformers package, imported where it is needed."""
+"""Packages of Hugging Face, imported where they are needed, and the first line of their errors."""
 
 import sys
 from typing import Any
@@ -27,3 +27,8 @@ def import_transformers() -> Any:
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     return transformers
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or the name of its class, for a message of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,7 @@ from core.commands import install_command
 from core.errors import ConfigError
 from data.package_tokenizers import HuggingFaceTokenizer
 from data.tokenizers import Tokenizer
-from extras.hugging_face.packages import import_transformers
+from extras.hugging_face.packages import first_line, import_transformers
 from extras.hugging_face.tokenizer_export import to_hugging_face
 
 log = logging.getLogger("coregpt")
@@ -42,7 +42,7 @@ def processor_files(name: str) -> dict[str, str] | None:
     try:
         processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # of many kinds; the model may be fine without
-        log.warning(f"{name}: its processor of images cannot be read ({_first_line(error)})")
+        log.warning(f"{name}: its processor of images cannot be read ({first_line(error)})")
         return None
     return files_of(processor) if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer") else None
 
@@ -80,7 +80,7 @@ def make_processor(tokenizer: HuggingFaceTokenizer) -> Any:
             return transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # of many kinds
             raise ConfigError(
-                f"the model's processor of images cannot be made ({_first_line(error)}): install the "
+                f"the model's processor of images cannot be made ({first_line(error)}): install the "
                 "version of transformers that the model was trained with"
             ) from error
 
@@ -93,7 +93,3 @@ def preprocessor_of(tokenizer: Tokenizer, block_size: int) -> Any:
     if isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.processor is not None:
         return make_processor(tokenizer)
     return to_hugging_face(tokenizer, block_size)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
